@@ -1,0 +1,233 @@
+//! Bindings: one device's contact of an AOR, where it is reachable and how it is woken (RFC 3261 §10, RFC 8599).
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::UnixMillis;
+use crate::sip::flow::Flow;
+
+/// An address of record, `user@domain`: the user unescaped, the domain in lower case (RFC 3261 §10.3 step 5).
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Aor(Arc<str>);
+
+impl Aor {
+    pub fn new(user: &str, domain: &str) -> Self {
+        Self(format!("{user}@{}", domain.to_ascii_lowercase()).into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for Aor {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Aor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Aor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Aor({})", self.0)
+    }
+}
+
+/// The name of a device of an AOR: opaque, unguessable, and the same for as long as the device is the same
+/// (its `+sip.instance`, else its `label`, else its push token). Upstream it is the user part of the alias Contact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct DeviceId(pub [u8; 10]);
+
+impl DeviceId {
+    const ALPHABET: &'static [u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    /// Characters of the printed form.
+    pub const LENGTH: usize = 16;
+
+    /// Reads the printed form; `None` for anything that we did not print.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        if text.len() != Self::LENGTH {
+            return None;
+        }
+        let mut bits = 0u128;
+        for byte in text {
+            let digit = Self::ALPHABET.iter().position(|letter| letter == byte)?;
+            bits = bits << 5 | digit as u128;
+        }
+        let mut id = [0; 10];
+        id.copy_from_slice(bits.to_be_bytes().get(6..)?);
+        Some(Self(id))
+    }
+}
+
+impl fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut bits = [0; 16];
+        if let Some(low) = bits.get_mut(6..) {
+            low.copy_from_slice(&self.0);
+        }
+        let bits = u128::from_be_bytes(bits);
+        for place in (0..Self::LENGTH).rev() {
+            let digit = (bits >> (5 * place)) as usize & 31;
+            f.write_str(
+                Self::ALPHABET
+                    .get(digit)
+                    .map_or("", |letter| std::str::from_utf8(std::slice::from_ref(letter)).unwrap_or_default()),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// A push token (RFC 8599 calls it PRID). Whoever has it can wake the phone, so it never prints itself.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PushToken(Box<str>);
+
+impl PushToken {
+    pub fn new(token: impl Into<Box<str>>) -> Self {
+        Self(token.into())
+    }
+
+    /// The token itself, for the provider's request only.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PushToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PushToken(…)")
+    }
+}
+
+/// The push services, by their `pn-provider` names (RFC 8599 §14.5 and field practice).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Provider {
+    Fcm,
+    Apns,
+    /// APNs' sandbox, for apps in development.
+    ApnsDev,
+    WebPush,
+    Callback,
+}
+
+impl Provider {
+    pub const ALL: [Self; 5] = [Self::Fcm, Self::Apns, Self::ApnsDev, Self::WebPush, Self::Callback];
+
+    /// As in `pn-provider` and `+sip.pns`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fcm => "fcm",
+            Self::Apns => "apns",
+            Self::ApnsDev => "apns.dev",
+            Self::WebPush => "webpush",
+            Self::Callback => "callback",
+        }
+    }
+
+    pub fn parse(name: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|provider| name.eq_ignore_ascii_case(provider.name().as_bytes()))
+    }
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What wakes one device: `pn-provider`, `pn-prid` and `pn-param` of its Contact, unescaped.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PushTarget {
+    pub provider: Provider,
+    /// `pn-prid` as it came.
+    pub prid: PushToken,
+    /// `pn-param` (ECSS: `pn-params`) as it came; empty when there was none.
+    pub param: Box<str>,
+    pub tokens: Tokens,
+}
+
+/// The tokens in a `pn-prid`, told apart by what each may be used for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Tokens {
+    /// One token for everything: FCM, Web Push, callback. The PRID itself.
+    Single,
+    /// `pn-param=TEAM.bundle.voip&remote`, `pn-prid=T1:voip&T2:remote`, or only one of the two.
+    Apple {
+        /// Empty when pn-param does not name it.
+        team: Box<str>,
+        /// Empty when pn-param does not name it.
+        bundle: Box<str>,
+        voip: Option<PushToken>,
+        remote: Option<PushToken>,
+    },
+}
+
+/// One device's contact of an AOR.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Binding {
+    pub aor: Aor,
+    pub device: DeviceId,
+    /// `+sip.instance` and `reg-id` (RFC 5626 §4.2).
+    pub instance: Option<Box<str>>,
+    pub reg_id: Option<u32>,
+    /// ECSS's name of the device.
+    pub label: Option<Box<str>>,
+    /// The Contact URI byte for byte, without angle brackets.
+    pub contact: Box<[u8]>,
+    /// The Contact's header parameters without `expires`, each with its `;`, to be shown again in a 2xx.
+    pub contact_params: Box<[u8]>,
+    /// Path values of the REGISTER between the device and us, to be preloaded as Route (RFC 3327 §5.2).
+    pub path: Box<[u8]>,
+    /// Where the last accepted REGISTER came from.
+    pub flow: Flow,
+    pub call_id: Box<str>,
+    pub cseq: u32,
+    pub registered_at: UnixMillis,
+    /// End of reachability by the granted Expires. A binding with a push target outlives it.
+    pub expires_at: UnixMillis,
+    pub push: Option<PushTarget>,
+    /// Why push parameters of this contact are not used, for the operator.
+    pub push_refused: Option<Box<str>>,
+    pub user_agent: Option<Box<str>>,
+}
+
+impl Binding {
+    /// Whether the device may still be expected on its flow.
+    pub fn is_reachable(&self, now: UnixMillis) -> bool {
+        now < self.expires_at
+    }
+
+    /// Whether nothing is left to keep: no push target and its Expires is over (design: life of a binding).
+    pub fn is_over(&self, now: UnixMillis) -> bool {
+        self.push.is_none() && !self.is_reachable(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_id_prints_and_parses() {
+        for id in [[0; 10], [255; 10], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]] {
+            let text = DeviceId(id).to_string();
+            assert_eq!(text.len(), DeviceId::LENGTH);
+            assert_eq!(DeviceId::parse(text.as_bytes()), Some(DeviceId(id)));
+        }
+        assert_eq!(DeviceId::parse(b"ABCDEFGHIJKLMNOP"), None);
+        assert_eq!(DeviceId::parse(b"short"), None);
+    }
+
+    #[test]
+    fn push_token_does_not_print_itself() {
+        assert!(!format!("{:?}", PushToken::new("secret")).contains("secret"));
+    }
+}

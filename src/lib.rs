@@ -1,0 +1,17 @@
+//! sip-push-proxy: holds a SIP call while a push wakes the phone it is for.
+
+pub mod admin;
+pub mod binding;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod demo;
+pub mod driver;
+pub mod metrics;
+pub mod proxy;
+pub mod push;
+pub mod server;
+pub mod sip;
+pub mod store;
+pub mod transaction;
+pub mod transport;

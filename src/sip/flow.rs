@@ -1,0 +1,64 @@
+//! Flows: where a message came from, and where an answer can go back to (RFC 5626 §2).
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// The transports that we listen on and send by (RFC 3261 §18).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Transport {
+    Udp,
+    Tcp,
+}
+
+impl Transport {
+    /// As in the sent-protocol of a Via.
+    pub fn via_name(self) -> &'static str {
+        match self {
+            Self::Udp => "UDP",
+            Self::Tcp => "TCP",
+        }
+    }
+
+    /// As in the `transport` URI parameter.
+    pub fn uri_name(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+        }
+    }
+
+    /// A stream neither loses nor reorders, so transactions over it do not retransmit (RFC 3261 §17).
+    pub fn is_reliable(self) -> bool {
+        self == Self::Tcp
+    }
+}
+
+/// One accepted or opened connection. Numbers are never used twice, not even by a later run of the program, so a
+/// stored flow cannot come to mean somebody else's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ConnectionId(pub u64);
+
+impl ConnectionId {
+    /// What a UDP flow has.
+    pub const NONE: Self = Self(0);
+}
+
+/// A path on which a message came in and on which another can be sent back.
+///
+/// UDP: one of our sockets and the peer's source address. TCP: one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Flow {
+    pub transport: Transport,
+    /// Index into `sip.listen`.
+    pub listener: u8,
+    pub connection: ConnectionId,
+    pub remote: SocketAddr,
+}
+
+impl fmt::Display for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.transport.uri_name(), self.remote)
+    }
+}

@@ -1,0 +1,3 @@
+//! SIP messages (RFC 3261 §7): pure, and the only place that names `rsip`.
+
+pub mod flow;
