@@ -1,5 +1,5 @@
 //! Pushes: what wakes a phone, and what came of it.
-//!
+//! To be written.
 //! One [`Push`] is one attempt. Whether to try again is decided by the held call (or the missed_calls report) that
 //! wanted it, because only they know whether it still has a purpose.
 

@@ -1,5 +1,5 @@
 //! What outlives a call and a crash: bindings, push buckets, held calls.
-//!
+//! To be written.
 //! Reads are answered from memory ([`Table`]); a [`Change`] is durable before its [`Reply`] is sent, and the memory
 //! shows it from the moment it is durable. One writer applies all changes in order, many at a time (group commit).
 
