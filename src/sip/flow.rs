@@ -62,3 +62,35 @@ impl fmt::Display for Flow {
         write!(f, "{}:{}", self.transport.uri_name(), self.remote)
     }
 }
+
+/// Where a message is to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Destination {
+    /// Back on the flow that something came in on. A closed connection is an error, never reopened.
+    Flow(Flow),
+    /// To an address: a datagram from the listener's socket, or a connection to it, opened if there is none.
+    Address { transport: Transport, listener: u8, remote: SocketAddr },
+}
+
+impl Destination {
+    pub fn transport(&self) -> Transport {
+        match self {
+            Self::Flow(flow) => flow.transport,
+            Self::Address { transport, .. } => *transport,
+        }
+    }
+
+    pub fn remote(&self) -> SocketAddr {
+        match self {
+            Self::Flow(flow) => flow.remote,
+            Self::Address { remote, .. } => *remote,
+        }
+    }
+
+    pub fn listener(&self) -> u8 {
+        match self {
+            Self::Flow(flow) => flow.listener,
+            Self::Address { listener, .. } => *listener,
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Push parameters of a Contact URI (RFC 8599 §8.7), in ECSS's, Linphone's and the pre-RFC spelling.
+
+use std::borrow::Cow;
+
+use super::scan;
+use super::uri::Uri;
+use crate::binding::{Provider, PushTarget, PushToken, Tokens};
+
+/// Longest `pn-prid` that we keep, unescaped.
+const PRID_BYTES_MAX: usize = 4096;
+
+/// What a Contact URI says about push.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PushParams {
+    /// No `pn-provider`: an ordinary contact.
+    Absent,
+    /// `pn-provider` without `pn-prid`: asks what is supported (RFC 8599 §4.1.5). `None`: everything.
+    Query(Option<Box<str>>),
+    Target(PushTarget),
+    /// Something is missing, malformed, or of a provider without a name here; the contact is an ordinary one.
+    Refused {
+        provider: Box<str>,
+        reason: Box<str>,
+    },
+}
+
+impl PushParams {
+    pub fn read(uri: &Uri<'_>) -> Self {
+        let value = |name: &str| uri.param(name).map(|value| text(value.unwrap_or_default()));
+        match value("pn-provider") {
+            Some(provider) => {
+                let param = value("pn-param").or_else(|| value("pn-params")).unwrap_or_default();
+                Self::standard(provider, value("pn-prid"), &param)
+            }
+            None => match value("pn-type") {
+                Some(kind) => Self::legacy(&kind, &value("app-id").unwrap_or_default(), value("pn-tok")),
+                None => Self::Absent,
+            },
+        }
+    }
+
+    /// RFC 8599 §4.1, with ECSS's `pn-params` already taken for `pn-param`.
+    fn standard(provider: Cow<'_, str>, prid: Option<Cow<'_, str>>, param: &str) -> Self {
+        let Some(prid) = prid else {
+            return Self::Query((!provider.is_empty()).then(|| provider.into()));
+        };
+        let known = match Provider::parse(provider.as_bytes()) {
+            Some(known) => known,
+            None if provider.eq_ignore_ascii_case("firebase") || provider.eq_ignore_ascii_case("android") => {
+                Provider::Fcm
+            }
+            None => return refused(&provider, "pn-provider is not one of fcm, apns, apns.dev, webpush, callback"),
+        };
+        Self::target(known, &prid, param)
+    }
+
+    /// `pn-type`, `app-id`, `pn-tok`, as apps sent them before RFC 8599.
+    fn legacy(kind: &str, app_id: &str, token: Option<Cow<'_, str>>) -> Self {
+        let Some(token) = token else {
+            return refused(kind, "pn-type without pn-tok");
+        };
+        match kind {
+            "android" | "firebase" | "google" => Self::target(Provider::Fcm, &token, app_id),
+            "apple" => {
+                let (provider, app) = match (app_id.strip_suffix(".dev"), app_id.strip_suffix(".prod")) {
+                    (Some(app), _) => (Provider::ApnsDev, app),
+                    (None, Some(app)) => (Provider::Apns, app),
+                    (None, None) => (Provider::Apns, app_id),
+                };
+                let (bundle, is_voip) = match app.strip_suffix(".voip") {
+                    Some(bundle) => (bundle, true),
+                    None => (app, false),
+                };
+                let token = PushToken::new(&*token);
+                let (voip, remote) = if is_voip { (Some(token.clone()), None) } else { (None, Some(token.clone())) };
+                Self::checked(PushTarget {
+                    provider,
+                    prid: token,
+                    param: app_id.into(),
+                    tokens: Tokens::Apple { team: "".into(), bundle: bundle.into(), voip, remote },
+                })
+            }
+            _ => refused(kind, "pn-type is not one of apple, firebase, android, google"),
+        }
+    }
+
+    fn target(provider: Provider, prid: &str, param: &str) -> Self {
+        let tokens = match provider {
+            Provider::Apns | Provider::ApnsDev => match apple_tokens(prid, param) {
+                Ok(tokens) => tokens,
+                Err(reason) => return refused(provider.name(), reason),
+            },
+            Provider::Fcm | Provider::WebPush | Provider::Callback => Tokens::Single,
+        };
+        Self::checked(PushTarget { provider, prid: PushToken::new(prid), param: param.into(), tokens })
+    }
+
+    fn checked(target: PushTarget) -> Self {
+        let prid = target.prid.reveal();
+        let name = target.provider.name();
+        if prid.is_empty() {
+            return refused(name, "pn-prid is empty");
+        }
+        if prid.len() > PRID_BYTES_MAX {
+            return refused(name, "pn-prid is longer than 4096 bytes");
+        }
+        if !prid.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return refused(name, "pn-prid has a character that no push token has");
+        }
+        Self::Target(target)
+    }
+}
+
+/// Splits `TEAM.bundle.services` and `token:service&token:service` (RFC 8599 §10 and field practice: a VoIP and a
+/// remote token in one contact, in either order).
+fn apple_tokens(prid: &str, param: &str) -> Result<Tokens, &'static str> {
+    let (team, rest) = param.split_once('.').unwrap_or(("", param));
+    let (bundle, services) = match rest.rsplit_once('.') {
+        Some((bundle, last)) if last.split('&').all(|service| matches!(service, "voip" | "remote")) => (bundle, last),
+        Some(_) | None => (rest, "remote"),
+    };
+    let (mut voip, mut remote) = (None, None);
+    let count = prid.split('&').count();
+    if count != services.split('&').count() {
+        return Err("pn-prid and pn-param do not name the same number of services");
+    }
+    for part in prid.split('&') {
+        let (token, service) = match part.split_once(':') {
+            Some((token, service)) => (token, service),
+            None if count == 1 => (part, services),
+            None => return Err("pn-prid has two tokens, but one does not say for which service it is"),
+        };
+        if !services.split('&').any(|named| named == service) {
+            return Err("pn-prid names a service that pn-param does not");
+        }
+        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err("pn-prid is not a hexadecimal device token");
+        }
+        // Hexadecimal tokens are one token in either case.
+        let token = Some(PushToken::new(token.to_ascii_lowercase()));
+        match service {
+            "voip" if voip.is_none() => voip = token,
+            "remote" if remote.is_none() => remote = token,
+            _ => return Err("pn-prid names a service twice"),
+        }
+    }
+    Ok(Tokens::Apple { team: team.into(), bundle: bundle.into(), voip, remote })
+}
+
+fn refused(provider: &str, reason: &str) -> PushParams {
+    PushParams::Refused { provider: provider.into(), reason: reason.into() }
+}
+
+/// A parameter's value, unescaped (RFC 8599 §8.7 allows `%HH`).
+fn text(value: &[u8]) -> Cow<'_, str> {
+    match scan::unescape(value) {
+        Cow::Borrowed(value) => String::from_utf8_lossy(value),
+        Cow::Owned(value) => Cow::Owned(String::from_utf8_lossy(&value).into_owned()),
+    }
+}
+
+/// Whether a URI parameter tells of push, so that it must not reach anybody but us and the device
+/// (RFC 8599 §4.1, §13).
+pub fn is_push_param(name: &[u8]) -> bool {
+    name.get(..3).is_some_and(|start| start.eq_ignore_ascii_case(b"pn-")) || name.eq_ignore_ascii_case(b"app-id")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(params: &str) -> PushParams {
+        PushParams::read(&Uri::parse(format!("sip:a@h{params}").as_bytes()).unwrap())
+    }
+
+    fn target(params: &str) -> PushTarget {
+        match read(params) {
+            PushParams::Target(target) => target,
+            other => panic!("{params}: {other:?}"),
+        }
+    }
+
+    fn refusal(params: &str) -> String {
+        match read(params) {
+            PushParams::Refused { reason, .. } => reason.into(),
+            other => panic!("{params}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn fcm_tokens_are_kept_whole() {
+        let fcm = target(";pn-provider=FCM;pn-param=my-project;pn-prid=ab:CD%26e");
+        assert_eq!((fcm.provider, fcm.prid.reveal(), &*fcm.param), (Provider::Fcm, "ab:CD&e", "my-project"));
+        assert_eq!(target(";pn-provider=fcm;pn-params=1;pn-prid=x").param.as_ref(), "1");
+        assert_eq!(target(";pn-provider=fcm;pn-prid=x").tokens, Tokens::Single);
+    }
+
+    #[test]
+    fn apple_tokens_are_told_apart_in_either_order() {
+        for (param, prid) in [("voip&remote", "AA:voip&BB:remote"), ("remote&voip", "BB:remote&AA:voip")] {
+            let both = target(&format!(";pn-provider=apns;pn-param=TEAM.org.app.{param};pn-prid={prid}"));
+            assert_eq!(
+                both.tokens,
+                Tokens::Apple {
+                    team: "TEAM".into(),
+                    bundle: "org.app".into(),
+                    voip: Some(PushToken::new("aa")),
+                    remote: Some(PushToken::new("bb")),
+                }
+            );
+        }
+        let Tokens::Apple { voip, remote, .. } =
+            target(";pn-provider=apns;pn-param=DEF123GHIJ.com.example.yourexampleapp.voip;pn-prid=00fc13adff78512")
+                .tokens
+        else {
+            panic!("not Apple's")
+        };
+        assert!(voip.is_some() && remote.is_none());
+        let Tokens::Apple { voip, remote, bundle, .. } =
+            target(";pn-provider=apns.dev;pn-param=DEF123GHIJ.com.example.app;pn-prid=00fc").tokens
+        else {
+            panic!("not Apple's")
+        };
+        assert!(voip.is_none() && remote.is_some());
+        assert_eq!(&*bundle, "com.example.app");
+    }
+
+    #[test]
+    fn legacy_parameters_are_understood() {
+        let apple = target(";pn-type=apple;app-id=org.linphone.phone.voip.dev;pn-tok=00ff");
+        assert_eq!(apple.provider, Provider::ApnsDev);
+        assert!(matches!(apple.tokens, Tokens::Apple { voip: Some(_), remote: None, .. }));
+        assert_eq!(target(";pn-type=firebase;app-id=929724111839;pn-tok=a:b").prid.reveal(), "a:b");
+    }
+
+    #[test]
+    fn query_absent_and_refused_are_three_things() {
+        assert_eq!(read(""), PushParams::Absent);
+        assert_eq!(read(";pn-provider"), PushParams::Query(None));
+        assert_eq!(read(";pn-provider=acme"), PushParams::Query(Some("acme".into())));
+        assert!(refusal(";pn-provider=acme;pn-prid=x").contains("not one of"));
+        assert!(refusal(";pn-provider=apns;pn-param=T.b.voip&remote;pn-prid=aa").contains("same number"));
+        assert!(refusal(";pn-provider=apns;pn-param=T.b.voip;pn-prid=xyz").contains("hexadecimal"));
+        assert!(refusal(";pn-provider=fcm;pn-prid=").contains("empty"));
+        assert!(refusal(";pn-provider=fcm;pn-prid=a%00b").contains("character"));
+    }
+}
