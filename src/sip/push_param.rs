@@ -174,17 +174,13 @@ mod tests {
     }
 
     fn target(params: &str) -> PushTarget {
-        match read(params) {
-            PushParams::Target(target) => target,
-            other => panic!("{params}: {other:?}"),
-        }
+        let PushParams::Target(target) = read(params) else { panic!("{params} is no push target") };
+        target
     }
 
     fn refusal(params: &str) -> String {
-        match read(params) {
-            PushParams::Refused { reason, .. } => reason.into(),
-            other => panic!("{params}: {other:?}"),
-        }
+        let PushParams::Refused { reason, .. } = read(params) else { panic!("{params} is not refused") };
+        reason.into()
     }
 
     #[test]

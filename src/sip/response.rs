@@ -31,11 +31,9 @@ pub fn build(
         out.extend_from_slice(name.as_str().as_bytes());
         out.extend_from_slice(b": ");
         out.extend_from_slice(value);
-        if name == HeaderName::To && request.to_tag().is_none() {
-            if let Some(tag) = to_tag {
-                out.extend_from_slice(b";tag=");
-                out.extend_from_slice(tag.as_bytes());
-            }
+        if let Some(tag) = to_tag.filter(|_| name == HeaderName::To && request.to_tag().is_none()) {
+            out.extend_from_slice(b";tag=");
+            out.extend_from_slice(tag.as_bytes());
         }
         out.extend_from_slice(b"\r\n");
     }
