@@ -1,0 +1,121 @@
+//! What goes into the proxy and what comes out: two closed lists.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::binding::{Aor, Binding, DeviceId, Provider, PushTarget};
+use crate::push::{self, Push};
+use crate::sip::{Destination, Flow, Message, Transport};
+use crate::store::{self, Change};
+use crate::timeline::Step;
+use crate::transaction::SendTag;
+
+/// Something happened.
+#[derive(Debug)]
+pub enum Input {
+    /// A message from the network that is recognisably SIP. A response is one to a branch of this worker.
+    Received { flow: Flow, message: Message },
+    /// The transport could not send what [`Effect::Send`] asked for.
+    SendFailed { tag: SendTag },
+    /// The answer to an [`Effect::Save`].
+    Saved(store::Reply),
+    /// The answer to an [`Effect::Push`].
+    Pushed(push::Reply),
+    /// The answer to an [`Effect::Resolve`]; empty when the name leads nowhere.
+    Resolved { ticket: ResolveTicket, addresses: Vec<(Transport, SocketAddr)> },
+    /// A REGISTER was accepted by another worker or node.
+    Woken(Arc<Binding>),
+}
+
+/// Something is to be done. Effects of one input are to be performed in order.
+#[derive(Debug)]
+pub enum Effect {
+    Send { destination: Destination, bytes: Bytes, tag: SendTag },
+    /// Make durable, then answer with [`Input::Saved`].
+    Save { ticket: store::Ticket, change: Change },
+    /// Try to send, then answer with [`Input::Pushed`].
+    Push(Push),
+    /// Find addresses by RFC 3263 §4, then answer with [`Input::Resolved`].
+    Resolve { ticket: ResolveTicket, host: Box<str>, port: Option<u16>, transport: Option<Transport> },
+    /// From here on this worker must be told of each accepted REGISTER of the AOR. Precedes the look-up that the
+    /// caller relies on, so no wake falls between the two.
+    Watch(Aor),
+    /// The opposite, once for each [`Effect::Watch`].
+    Unwatch(Aor),
+    /// A REGISTER was accepted here: tell the other workers.
+    Woken(Arc<Binding>),
+    /// What happened to a call, for the people who will ask.
+    Step(CallStep),
+    /// A call that this proxy took charge of is over.
+    CallEnded(Outcome),
+    /// A pushed device registered: how long after the provider took the push.
+    WakeSeen { provider: Provider, after: Duration },
+    /// A message was not processed; for the counters.
+    Dropped(DropReason),
+    /// Our own fault. It ended one call and is to be logged.
+    Fault(&'static str),
+}
+
+/// One line of a call's story.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallStep {
+    pub call_ref: Box<str>,
+    pub step: Step,
+    pub device: Option<DeviceId>,
+    pub detail: Cow<'static, str>,
+    /// Empty where the step says all.
+    pub reason: Cow<'static, str>,
+}
+
+/// How a call ended, by the labels of `calls_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Outcome {
+    Answered,
+    /// A device said no.
+    Rejected,
+    Cancelled,
+    /// No device came back, or none answered, in time.
+    NoReturn,
+    /// No device could be woken.
+    PushFailed,
+    /// The INVITE's own Expires ran out.
+    Expired,
+    /// A limit of ours, or the store.
+    Overload,
+}
+
+/// Why a message went no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DropReason {
+    /// A response that is malformed, or that no transaction waits for.
+    Response,
+    /// An ACK that leads nowhere.
+    Ack,
+    /// A malformed request that cannot be answered.
+    Request,
+}
+
+/// Names a resolution to the one who asked for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ResolveTicket(pub u64);
+
+/// The contact table as the proxy reads it: always from memory, never waiting.
+pub trait Contacts {
+    fn of_aor(&self, aor: &Aor) -> Vec<Arc<Binding>>;
+    fn of_device(&self, device: DeviceId) -> Option<Arc<Binding>>;
+    /// Whether a reachable device is registered from this very address and transport.
+    fn is_device(&self, transport: Transport, remote: SocketAddr) -> bool;
+    /// Whether the device has missed calls that no push has reported.
+    fn has_missed(&self, device: DeviceId) -> bool;
+}
+
+/// Which push targets can be served, and if not, why not.
+pub trait PushSupport {
+    fn supports(&self, target: &PushTarget) -> Result<(), Box<str>>;
+    /// Providers to announce (RFC 8599 §5.6.1.2).
+    fn providers(&self) -> Vec<Provider>;
+}

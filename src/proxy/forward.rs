@@ -1,0 +1,177 @@
+//! The copy of a request that goes on (RFC 3261 §16.6), and of a response that goes back (§16.7 steps 3 and 9).
+
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use super::policy::Listener;
+use super::route::Routed;
+use crate::sip::response::header;
+use crate::sip::{Edits, HeaderName, Message, NameAddr, Transport, Uri, scan};
+use crate::transaction::Branch;
+
+/// What is different for one branch.
+#[derive(Debug, Clone, Copy)]
+pub struct Onward<'a> {
+    /// The target, where it is not the Request-URI as received.
+    pub uri: Option<&'a [u8]>,
+    /// Route values to go on top of those that remain: the Path of the target's binding (RFC 3327 §5.2).
+    pub routes: &'a [u8],
+    /// User part of our Record-Route; `None` where we need not see the rest of the dialog.
+    pub record_route: Option<&'a str>,
+    /// Where the request came in.
+    pub ingress: &'a Listener,
+    /// Where it leaves.
+    pub egress: &'a Listener,
+    /// What it leaves by; may differ from the listener's own transport.
+    pub transport: Transport,
+    pub branch: &'a Branch,
+}
+
+/// Steps 1-6, 8 and 9 of RFC 3261 §16.6. The first Via is stamped with the source that the request came from.
+pub fn request(request: &Message, source: SocketAddr, routed: &Routed<'_>, onward: &Onward<'_>) -> Bytes {
+    let mut edits = Edits::new();
+    let next_is_strict = onward.routes.is_empty() && routed.next_route.is_some_and(|route| !is_loose(route));
+    let uri = onward.uri.or(routed.uri_restored.then_some(routed.uri));
+    if next_is_strict {
+        swap_strict(request, routed, uri, &mut edits);
+    } else {
+        if let Some(uri) = uri {
+            edits.replace(request.uri_span(), |out| out.extend_from_slice(uri));
+        }
+        remove_values(request, HeaderName::Route, &routed.removed, &mut edits);
+    }
+    push_via(request, source, onward, &mut edits);
+    if let Some(user) = onward.record_route {
+        let at = first_line(request, HeaderName::RecordRoute);
+        edits.insert(at, |out| write_record_route(out, user, onward));
+    }
+    if !onward.routes.is_empty() {
+        edits.insert(first_line(request, HeaderName::Route), |out| header(out, "Route", onward.routes));
+    }
+    decrement_max_forwards(request, &mut edits);
+    if onward.transport.is_reliable() && request.fields(HeaderName::ContentLength).next().is_none() {
+        let length = request.body().len();
+        edits.insert(request.headers_end(), |out| header(out, "Content-Length", length.to_string().as_bytes()));
+    }
+    edits.apply(request.bytes())
+}
+
+/// Our own Via on top; what the client wrote into its own is completed (RFC 3261 §18.2.1, RFC 3581 §4).
+fn push_via(request: &Message, source: SocketAddr, onward: &Onward<'_>, edits: &mut Edits) {
+    let at = first_line(request, HeaderName::Via);
+    edits.insert(at, |out| {
+        out.extend_from_slice(b"Via: SIP/2.0/");
+        out.extend_from_slice(onward.transport.via_name().as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(onward.egress.sent_by.as_bytes());
+        out.extend_from_slice(b";rport;branch=");
+        out.extend_from_slice(onward.branch.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    });
+    let top = request.values(HeaderName::Via).next();
+    if let (Some(value), Some(via)) = (top, request.top_via()) {
+        edits.replace(request.span_of(value), |out| via.stamp(value, source, out));
+    }
+}
+
+/// Where the first line called `name` begins; else where the first Via does, so that it comes early.
+fn first_line(request: &Message, name: HeaderName) -> usize {
+    let line = |name| request.fields(name).next().map(|field| field.line().start);
+    line(name).or_else(|| line(HeaderName::Via)).unwrap_or_else(|| request.headers_end())
+}
+
+/// One value, or two where the sides differ, so that each side sees an address that it can use (RFC 5658 §4).
+fn write_record_route(out: &mut Vec<u8>, user: &str, onward: &Onward<'_>) {
+    let mut write = |listener: &Listener, transport: Transport| {
+        out.extend_from_slice(b"Record-Route: <sip:");
+        out.extend_from_slice(user.as_bytes());
+        out.push(b'@');
+        out.extend_from_slice(listener.sent_by.as_bytes());
+        if transport.is_reliable() {
+            out.extend_from_slice(b";transport=");
+            out.extend_from_slice(transport.uri_name().as_bytes());
+        }
+        out.extend_from_slice(b";lr>\r\n");
+    };
+    write(onward.egress, onward.transport);
+    let same = onward.egress.sent_by == onward.ingress.sent_by && onward.transport == onward.ingress.transport;
+    if !same {
+        write(onward.ingress, onward.ingress.transport);
+    }
+}
+
+/// RFC 3261 §16.6 step 3. An unreadable value counts as absent, which allows a full 70.
+fn decrement_max_forwards(request: &Message, edits: &mut Edits) {
+    let hops = match request.number(HeaderName::MaxForwards) {
+        Some(hops @ 1..=255) => hops - 1,
+        Some(_) | None => 70,
+    };
+    match request.fields(HeaderName::MaxForwards).next() {
+        Some(field) => edits.replace(field.value(), |out| out.extend_from_slice(hops.to_string().as_bytes())),
+        None => edits.insert(request.headers_end(), |out| header(out, "Max-Forwards", hops.to_string().as_bytes())),
+    }
+}
+
+fn is_loose(route: &[u8]) -> bool {
+    Uri::parse(route).is_ok_and(|uri| uri.has_param("lr"))
+}
+
+/// The next hop is a strict router: it gets itself as Request-URI, and the target as the last Route
+/// (RFC 3261 §16.6 step 6).
+fn swap_strict(request: &Message, routed: &Routed<'_>, uri: Option<&[u8]>, edits: &mut Edits) {
+    let Some(next) = routed.next_route else { return };
+    edits.replace(request.uri_span(), |out| out.extend_from_slice(next));
+    let next_value = request.values(HeaderName::Route).find(|value| {
+        NameAddr::parse(value).map_or(*value, |parsed| parsed.uri).as_ptr() == next.as_ptr()
+    });
+    let mut removed = routed.removed.clone();
+    removed.extend(next_value.map(|value| request.span_of(value)));
+    remove_values(request, HeaderName::Route, &removed, edits);
+    let after = request.fields(HeaderName::Route).last().map_or(request.headers_end(), |field| field.line().end);
+    let target = uri.unwrap_or(routed.uri);
+    edits.insert(after, |out| {
+        out.extend_from_slice(b"Route: <");
+        out.extend_from_slice(target);
+        out.extend_from_slice(b">\r\n");
+    });
+}
+
+/// Takes values out of the lists called `name`; a field that loses all goes with its line.
+pub fn remove_values(message: &Message, name: HeaderName, removed: &[Range<usize>], edits: &mut Edits) {
+    if removed.is_empty() {
+        return;
+    }
+    for field in message.fields(name) {
+        let values = || scan::values(message.slice(field.value()));
+        let keeps = |value: &&[u8]| !removed.contains(&message.span_of(value));
+        match values().filter(keeps).count() {
+            0 => edits.remove(field.line()),
+            kept if kept == values().count() => {}
+            _ => edits.replace(field.value(), |out| {
+                for (index, value) in values().filter(keeps).enumerate() {
+                    if index > 0 {
+                        out.extend_from_slice(b", ");
+                    }
+                    out.extend_from_slice(value);
+                }
+            }),
+        }
+    }
+}
+
+/// Takes our own Via off a response (RFC 3261 §16.7 step 3).
+pub fn remove_top_via(response: &Message, edits: &mut Edits) {
+    if let Some(top) = response.values(HeaderName::Via).next() {
+        let span = response.span_of(top);
+        remove_values(response, HeaderName::Via, &[span], edits);
+    }
+}
+
+/// A response as it goes back to whom the request came from.
+pub fn response(response: &Message) -> Bytes {
+    let mut edits = Edits::new();
+    remove_top_via(response, &mut edits);
+    edits.apply(response.bytes())
+}

@@ -1,0 +1,214 @@
+//! Response context (RFC 3261 §16.7): the branches of one request and what they answered.
+//!
+//! A pure value: it is told what happened and says what follows; the proxy does it.
+
+use smallvec::SmallVec;
+
+use crate::binding::DeviceId;
+use crate::sip::{Destination, Message};
+use crate::transaction::ClientId;
+
+/// Where one branch goes, kept for the next address or transport if the first fails (RFC 3263 §4.3).
+#[derive(Debug, Clone)]
+pub struct Hop {
+    /// The target, where it is not the Request-URI as received.
+    pub uri: Option<Box<[u8]>>,
+    /// Route values of the target's Path.
+    pub routes: Box<[u8]>,
+    /// User part of our Record-Route.
+    pub record_route: Option<Box<str>>,
+    /// Addresses to try, the next one last.
+    pub destinations: Vec<Destination>,
+    /// The device it leads to, when it does.
+    pub device: Option<DeviceId>,
+}
+
+/// One target's share of a request.
+#[derive(Debug)]
+pub struct Branch {
+    pub hop: Hop,
+    /// `None` until its address is known, and after the last attempt.
+    pub client: Option<ClientId>,
+    pub state: BranchState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BranchState {
+    /// No response yet.
+    Calling,
+    /// A provisional response above 100 came.
+    Ringing,
+    /// Its final response came, or there will be none.
+    Ended,
+}
+
+/// What a response leads to.
+#[derive(Debug)]
+pub enum Reaction {
+    /// Nothing to be sent now.
+    Wait,
+    /// To be forwarded at once (RFC 3261 §16.7 step 5).
+    Forward,
+    /// A 2xx: forward it and CANCEL all other branches (step 10).
+    Answer,
+    /// A 6xx: CANCEL all other branches; the best response goes when they have ended.
+    CancelOthers,
+}
+
+/// The branches of one request, in the order they were started.
+#[derive(Debug, Default)]
+pub struct ResponseContext {
+    pub branches: SmallVec<[Branch; 1]>,
+    /// Finals that were not forwarded at once.
+    finals: SmallVec<[Message; 1]>,
+    /// Whether a final response went back.
+    pub is_final: bool,
+    /// Whether the client CANCELled, so that no branch may be started.
+    pub is_cancelled: bool,
+}
+
+impl ResponseContext {
+    /// Adds a branch; the index names it from now on.
+    pub fn start(&mut self, hop: Hop) -> usize {
+        self.branches.push(Branch { hop, client: None, state: BranchState::Calling });
+        self.branches.len() - 1
+    }
+
+    /// The pending branch to a device.
+    pub fn branch_to(&self, device: DeviceId) -> Option<usize> {
+        self.branches.iter().position(|branch| branch.hop.device == Some(device) && branch.state != BranchState::Ended)
+    }
+
+    /// Whether no branch can bring a response any more.
+    pub fn all_ended(&self) -> bool {
+        self.branches.iter().all(|branch| branch.state == BranchState::Ended)
+    }
+
+    pub fn has_declined(&self) -> bool {
+        self.finals.iter().any(|response| response.status() >= Some(600))
+    }
+
+    /// A response of branch `index`. The response is kept here unless it is to be forwarded at once.
+    pub fn receive(&mut self, index: usize, response: &Message, is_invite: bool) -> Reaction {
+        let Some(branch) = self.branches.get_mut(index) else { return Reaction::Wait };
+        let status = response.status().unwrap_or_default();
+        match (status, branch.state) {
+            (0..=100, _) => Reaction::Wait,
+            (101..=199, BranchState::Calling | BranchState::Ringing) => {
+                branch.state = BranchState::Ringing;
+                if self.is_final { Reaction::Wait } else { Reaction::Forward }
+            }
+            (101..=199, BranchState::Ended) => Reaction::Wait,
+            // Every 2xx to an INVITE goes back, also one after the final and a repeated one.
+            (200..=299, _) if is_invite || !self.is_final => {
+                branch.state = BranchState::Ended;
+                self.is_final = true;
+                Reaction::Answer
+            }
+            (_, BranchState::Ended) => Reaction::Wait,
+            (_, BranchState::Calling | BranchState::Ringing) => {
+                branch.state = BranchState::Ended;
+                self.finals.push(response.clone());
+                if status >= 600 { Reaction::CancelOthers } else { Reaction::Wait }
+            }
+        }
+    }
+
+    /// The branch will bring no response: timeout, or nothing could be sent.
+    pub fn end(&mut self, index: usize) {
+        if let Some(branch) = self.branches.get_mut(index) {
+            branch.state = BranchState::Ended;
+            branch.client = None;
+        }
+    }
+
+    /// The best of the finals (RFC 3261 §16.7 step 6), and all others that carry a challenge.
+    pub fn best(&self) -> Option<&Message> {
+        self.finals.iter().min_by_key(|response| rank(response.status().unwrap_or_default()))
+    }
+
+    /// The 401 and 407 responses other than `best`, whose challenges go along with it (step 8).
+    pub fn other_challenges<'a>(&'a self, best: &'a Message) -> impl Iterator<Item = &'a Message> {
+        self.finals.iter().filter(move |response| {
+            matches!(response.status(), Some(401 | 407)) && !std::ptr::eq(*response, best)
+        })
+    }
+}
+
+/// Lower is better: any 6xx, else the lowest class; within 4xx first those that tell the client what to do.
+fn rank(status: u16) -> (u8, u8, u16) {
+    match status {
+        600.. => (0, 0, status),
+        401 | 407 => (4, 0, status),
+        415 | 420 | 484 => (4, 1, status),
+        // Nobody was there; whatever else another device said tells more.
+        408 => (4, 3, status),
+        400..=499 => (4, 2, status),
+        503 => (5, 1, status),
+        _ => (u8::try_from(status / 100).unwrap_or(9), 0, status),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn response(status: u16) -> Message {
+        Message::parse(format!("SIP/2.0 {status} x\r\nCSeq: 1 INVITE\r\n\r\n").into(), 128).unwrap()
+    }
+
+    fn context(branches: usize) -> ResponseContext {
+        let mut context = ResponseContext::default();
+        for _ in 0..branches {
+            let hop = Hop { uri: None, routes: [].into(), record_route: None, destinations: vec![], device: None };
+            context.start(hop);
+        }
+        context
+    }
+
+    fn best_of(statuses: &[u16]) -> Option<u16> {
+        let mut context = context(statuses.len());
+        for (index, status) in statuses.iter().enumerate() {
+            context.receive(index, &response(*status), true);
+        }
+        assert!(context.all_ended());
+        context.best().and_then(Message::status)
+    }
+
+    #[test]
+    fn best_response_is_chosen_by_class_and_use() {
+        assert_eq!(best_of(&[486, 603, 302]), Some(603));
+        assert_eq!(best_of(&[486, 302, 500]), Some(302));
+        assert_eq!(best_of(&[404, 486, 407]), Some(407));
+        assert_eq!(best_of(&[408, 486]), Some(486));
+        assert_eq!(best_of(&[503, 500]), Some(500));
+        assert_eq!(best_of(&[]), None);
+    }
+
+    #[test]
+    fn provisional_and_2xx_go_at_once_and_nothing_provisional_after_a_final() {
+        let mut context = context(2);
+        assert!(matches!(context.receive(0, &response(100), true), Reaction::Wait));
+        assert!(matches!(context.receive(0, &response(180), true), Reaction::Forward));
+        assert!(matches!(context.receive(1, &response(200), true), Reaction::Answer));
+        assert!(matches!(context.receive(1, &response(200), true), Reaction::Answer), "a repeated 2xx goes, too");
+        assert!(matches!(context.receive(0, &response(183), true), Reaction::Wait));
+        assert!(matches!(context.receive(0, &response(487), true), Reaction::Wait));
+        assert!(context.all_ended() && context.is_final);
+    }
+
+    #[test]
+    fn a_second_2xx_to_a_non_invite_does_not_go() {
+        let mut context = context(2);
+        assert!(matches!(context.receive(0, &response(200), false), Reaction::Answer));
+        assert!(matches!(context.receive(1, &response(200), false), Reaction::Wait));
+    }
+
+    #[test]
+    fn a_decline_cancels_the_others() {
+        let mut context = context(2);
+        assert!(matches!(context.receive(0, &response(600), true), Reaction::CancelOthers));
+        assert!(!context.all_ended());
+        assert!(context.has_declined());
+    }
+}

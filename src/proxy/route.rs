@@ -1,0 +1,71 @@
+//! Route preprocessing (RFC 3261 §16.4): which Route values are ours, and what the rest of the request then says.
+
+use std::ops::Range;
+
+use smallvec::SmallVec;
+
+use super::policy::Policy;
+use super::secret::{Keys, TokenRead};
+use crate::sip::{HeaderName, Message, NameAddr, Uri};
+
+/// A request as it stands after preprocessing. Nothing is copied: the edits are made when it is forwarded.
+#[derive(Debug, Clone)]
+pub struct Routed<'m> {
+    /// The Request-URI, or what a strict router before us put in its place.
+    pub uri: &'m [u8],
+    /// Whether `uri` is not the one in the Request-Line.
+    pub uri_restored: bool,
+    /// Where the Route values stand that are ours, or that became the Request-URI.
+    pub removed: SmallVec<[Range<usize>; 2]>,
+    /// URI of the first Route that remains.
+    pub next_route: Option<&'m [u8]>,
+    /// What the user part of our own Route value says.
+    pub token: TokenRead,
+}
+
+pub fn preprocess<'m>(request: &'m Message, policy: &Policy, keys: &Keys) -> Routed<'m> {
+    let mut routed = Routed {
+        uri: request.uri(),
+        uri_restored: false,
+        removed: SmallVec::new(),
+        next_route: None,
+        token: TokenRead::NoToken,
+    };
+    let mut routes: SmallVec<[&[u8]; 4]> = request.values(HeaderName::Route).collect();
+    if let Some(token) = own_token(request.uri(), policy, keys) {
+        routed.token = token;
+        restore_uri(request, &mut routes, &mut routed);
+    }
+    let mut ours = true;
+    for route in routes {
+        let uri = NameAddr::parse(route).map_or(route, |parsed| parsed.uri);
+        ours &= Uri::parse(uri).is_ok_and(|uri| policy.is_own(&uri));
+        if !ours {
+            routed.next_route = Some(uri);
+            break;
+        }
+        routed.removed.push(request.span_of(route));
+        if routed.token == TokenRead::NoToken {
+            routed.token = own_token(uri, policy, keys).unwrap_or(TokenRead::NoToken);
+        }
+    }
+    routed
+}
+
+/// What a URI of ours has in its user part, if that has the form of a token.
+fn own_token(uri: &[u8], policy: &Policy, keys: &Keys) -> Option<TokenRead> {
+    let uri = Uri::parse(uri).ok().filter(|uri| policy.is_own(uri))?;
+    match keys.read(uri.user?) {
+        TokenRead::NoToken => None,
+        token @ (TokenRead::Token(_) | TokenRead::Forged) => Some(token),
+    }
+}
+
+/// A strict router before us put our Record-Route value into the Request-URI and the real one at the end of Route.
+fn restore_uri<'m>(request: &'m Message, routes: &mut SmallVec<[&'m [u8]; 4]>, routed: &mut Routed<'m>) {
+    if let Some(last) = routes.pop() {
+        routed.removed.push(request.span_of(last));
+        routed.uri = NameAddr::parse(last).map_or(last, |parsed| parsed.uri);
+        routed.uri_restored = true;
+    }
+}
