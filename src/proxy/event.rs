@@ -41,11 +41,6 @@ pub enum Effect {
     Push(Push),
     /// Find addresses by RFC 3263 §4, then answer with [`Input::Resolved`].
     Resolve { ticket: ResolveTicket, host: Box<str>, port: Option<u16>, transport: Option<Transport> },
-    /// From here on this worker must be told of each accepted REGISTER of the AOR. Precedes the look-up that the
-    /// caller relies on, so no wake falls between the two.
-    Watch(Aor),
-    /// The opposite, once for each [`Effect::Watch`].
-    Unwatch(Aor),
     /// A REGISTER was accepted here: tell the other workers.
     Woken(Arc<Binding>),
     /// What happened to a call, for the people who will ask.
@@ -107,10 +102,15 @@ pub struct ResolveTicket(pub u64);
 pub trait Contacts {
     fn of_aor(&self, aor: &Aor) -> Vec<Arc<Binding>>;
     fn of_device(&self, device: DeviceId) -> Option<Arc<Binding>>;
-    /// Whether a reachable device is registered from this very address and transport.
-    fn is_device(&self, transport: Transport, remote: SocketAddr) -> bool;
+    /// The reachable device that registered from this very address and transport.
+    fn on_flow(&self, transport: Transport, remote: SocketAddr) -> Option<DeviceId>;
     /// Whether the device has missed calls that no push has reported.
     fn has_missed(&self, device: DeviceId) -> bool;
+    /// From here on this worker must be told ([`Input::Woken`]) of each REGISTER of the AOR that is accepted
+    /// elsewhere. Comes before the look-up that a held call relies on, so that no wake falls between the two.
+    fn watch(&self, aor: &Aor);
+    /// The opposite, once for each [`Contacts::watch`].
+    fn unwatch(&self, aor: &Aor);
 }
 
 /// Which push targets can be served, and if not, why not.

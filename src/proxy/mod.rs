@@ -1,1 +1,366 @@
-//! To be written.
+//! The proxy core (RFC 3261 §16, RFC 8599 §5): a pure value. A message goes in as [`Input`] with the present time,
+//! what is to be done comes out as [`Effect`]s.
+
+mod branches;
+mod caller;
+mod cancel;
+mod context;
+mod digest;
+pub mod event;
+mod forward;
+mod held_call;
+mod hold;
+mod missed_calls;
+pub mod policy;
+mod random;
+mod register;
+mod registrar;
+mod request;
+mod response_context;
+mod route;
+pub mod secret;
+mod validate;
+
+use std::borrow::Cow;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use smallvec::SmallVec;
+
+pub use event::{CallStep, Contacts, DropReason, Effect, Input, Outcome, PushSupport, ResolveTicket};
+pub use policy::Policy;
+
+use context::Context;
+use random::Random;
+use secret::Keys;
+
+use crate::binding::{Aor, DeviceId};
+use crate::clock::Now;
+use crate::push;
+use crate::sip::response::{self, reason_phrase};
+use crate::sip::{Flow, Message, Method};
+use crate::store;
+use crate::timeline::Step;
+use crate::transaction::timer::TimerQueue;
+use crate::transaction::{Branch, ClientId, Event, ServerId, Settings, Transactions};
+
+/// One worker's share of all calls.
+pub struct Proxy {
+    policy: Arc<Policy>,
+    keys: Keys,
+    transactions: Transactions,
+    contexts: HashMap<ServerId, Box<Context>>,
+    /// Which branch of which request a client transaction serves.
+    clients: HashMap<ClientId, (ServerId, usize)>,
+    /// Open calls by the AOR that they wait for.
+    waiting: HashMap<Aor, SmallVec<[ServerId; 1]>>,
+    timers: TimerQueue<Timer>,
+    saves: HashMap<store::Ticket, SavePurpose>,
+    pushes: HashMap<push::Ticket, PushPurpose>,
+    resolutions: HashMap<ResolveTicket, (ServerId, usize)>,
+    missed: missed_calls::Reports,
+    nonces: digest::Nonces,
+    held_calls: usize,
+    tickets: u64,
+    random: Random,
+    effects: VecDeque<Effect>,
+}
+
+/// What this layer waits for. Transactions have their own timers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Timer {
+    /// RFC 3261 §16.6 step 11.
+    C(ServerId, usize),
+    /// The wait for devices is over.
+    Hold(ServerId),
+    /// Our provisional response is due again (RFC 3261 §13.3.1.1).
+    Provisional(ServerId),
+    /// A device with a live flow was silent for `hold.probe_ms`.
+    Probe(ServerId, DeviceId),
+    /// A refused push of a call is due again.
+    Retry(ServerId, DeviceId),
+    /// A refused missed_calls push is due again.
+    Report(DeviceId),
+}
+
+/// Who waits for a change to be durable.
+#[derive(Debug)]
+enum SavePurpose {
+    /// The 2xx of a REGISTER.
+    Registration(ServerId),
+    /// The pushes of a call, to these devices.
+    Hold(ServerId, SmallVec<[DeviceId; 1]>),
+    /// A missed_calls push.
+    Claim(DeviceId),
+}
+
+/// Who waits for a push.
+#[derive(Debug)]
+enum PushPurpose {
+    Call(ServerId, DeviceId),
+    Missed(DeviceId),
+}
+
+/// A request that we answer ourselves with a failure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reject {
+    pub status: u16,
+    /// Reason phrase; says nothing of our insides.
+    pub reason: Cow<'static, str>,
+    /// Whole header lines.
+    pub headers: Vec<u8>,
+}
+
+impl Reject {
+    pub fn new(status: u16, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, reason: reason.into(), headers: Vec::new() }
+    }
+
+    pub fn of(status: u16) -> Self {
+        Self::new(status, reason_phrase(status))
+    }
+
+    /// 503: try again in `seconds` (RFC 3261 §21.5.4).
+    pub fn busy(seconds: u32) -> Self {
+        let mut reject = Self::of(503);
+        response::header(&mut reject.headers, "Retry-After", seconds.to_string().as_bytes());
+        reject
+    }
+}
+
+/// Seconds in the Retry-After of a 503.
+const BUSY_RETRY_AFTER_S: u32 = 5;
+
+impl Proxy {
+    /// `seed` must be unguessable in production; a test's own number makes its run repeatable.
+    pub fn new(policy: Arc<Policy>, settings: Settings, seed: [u64; 2]) -> Self {
+        let mut random = Random::new(seed);
+        Self {
+            keys: Keys::new(&policy.secret),
+            nonces: digest::Nonces::new(&policy.secret),
+            transactions: Transactions::new(settings, random.draw()),
+            policy,
+            contexts: HashMap::new(),
+            clients: HashMap::new(),
+            waiting: HashMap::new(),
+            timers: TimerQueue::new(),
+            saves: HashMap::new(),
+            pushes: HashMap::new(),
+            resolutions: HashMap::new(),
+            missed: missed_calls::Reports::default(),
+            held_calls: 0,
+            tickets: 0,
+            random,
+            effects: VecDeque::new(),
+        }
+    }
+
+    /// Takes new settings for what comes from now on. Listeners and secret must be the same.
+    pub fn reload(&mut self, policy: Arc<Policy>) {
+        self.policy = policy;
+    }
+
+    /// Something happened.
+    pub fn handle(&mut self, input: Input, contacts: &dyn Contacts, now: Now) {
+        match input {
+            Input::Received { flow, message } if message.is_request() => {
+                self.receive_request(message, flow, contacts, now);
+            }
+            Input::Received { message, .. } => self.receive_response(message, contacts, now),
+            Input::SendFailed { tag } => {
+                if let Some(event) = self.transactions.send_failed(tag, now.instant) {
+                    self.transaction_event(event, contacts, now);
+                }
+            }
+            Input::Saved(reply) => self.saved(reply, contacts, now),
+            Input::Pushed(reply) => self.pushed(reply, contacts, now),
+            Input::Resolved { ticket, addresses } => self.resolved(ticket, &addresses, contacts, now),
+            Input::Woken(binding) => self.wake(&binding, contacts, now),
+        }
+        self.collect_sends();
+    }
+
+    /// When [`Proxy::expire`] is due next.
+    pub fn poll_timeout(&mut self) -> Option<Instant> {
+        match (self.timers.poll_timeout(), self.transactions.poll_timeout()) {
+            (Some(own), Some(transactions)) => Some(own.min(transactions)),
+            (own, transactions) => own.or(transactions),
+        }
+    }
+
+    /// Lets everything happen that was due by `now`.
+    pub fn expire(&mut self, contacts: &dyn Contacts, now: Now) {
+        while let Some(event) = self.transactions.expire(now.instant) {
+            self.transaction_event(event, contacts, now);
+        }
+        while let Some(timer) = self.timers.expire(now.instant) {
+            match timer {
+                Timer::C(server, branch) => self.timer_c(server, branch, contacts, now),
+                Timer::Hold(server) => self.hold_over(server, contacts, now),
+                Timer::Provisional(server) => self.repeat_provisional(server, now),
+                Timer::Probe(server, device) => self.probe_over(server, device, contacts, now),
+                Timer::Retry(server, device) => self.retry_due(server, device, contacts, now),
+                Timer::Report(device) => self.report_due(device, contacts, now),
+            }
+        }
+        self.collect_sends();
+    }
+
+    /// The next thing to be done.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// Calls that wait for a device.
+    pub fn held_calls(&self) -> usize {
+        self.held_calls
+    }
+
+    /// Whether nothing is left: no transaction, call, timer or outstanding answer.
+    pub fn is_idle(&mut self) -> bool {
+        self.transactions.is_empty()
+            && self.contexts.is_empty()
+            && self.clients.is_empty()
+            && self.waiting.is_empty()
+            && self.saves.is_empty()
+            && self.pushes.is_empty()
+            && self.resolutions.is_empty()
+            && self.effects.is_empty()
+            && self.poll_timeout().is_none()
+    }
+
+    fn receive_response(&mut self, response: Message, contacts: &dyn Contacts, now: Now) {
+        if !crate::sip::validity::response_is_sound(&response) {
+            self.effects.push_back(Effect::Dropped(DropReason::Response));
+            return;
+        }
+        let stray = self.transactions.stray();
+        if let Some(event) = self.transactions.receive_response(response, now.instant) {
+            self.transaction_event(event, contacts, now);
+        } else if self.transactions.stray() > stray {
+            self.effects.push_back(Effect::Dropped(DropReason::Response));
+        }
+    }
+
+    fn transaction_event(&mut self, event: Event, contacts: &dyn Contacts, now: Now) {
+        match event {
+            Event::Response { client, response } => self.branch_response(client, &response, contacts, now),
+            Event::Timeout { client } => self.branch_failed(client, 408, contacts, now),
+            Event::SendFailed { client } => self.branch_failed(client, 503, contacts, now),
+            Event::ClientEnded { client } => {
+                self.clients.remove(&client);
+            }
+            Event::ServerEnded { server } => self.forget(server, contacts, now),
+        }
+    }
+
+    fn saved(&mut self, reply: store::Reply, contacts: &dyn Contacts, now: Now) {
+        match self.saves.remove(&reply.ticket) {
+            Some(SavePurpose::Registration(server)) => self.registration_saved(server, reply.result, contacts, now),
+            Some(SavePurpose::Hold(server, devices)) => {
+                self.hold_saved(server, &devices, reply.result, contacts, now);
+            }
+            Some(SavePurpose::Claim(device)) => self.claimed(device, reply.result, contacts, now),
+            None => {}
+        }
+    }
+
+    fn pushed(&mut self, reply: push::Reply, contacts: &dyn Contacts, now: Now) {
+        match self.pushes.remove(&reply.ticket) {
+            Some(PushPurpose::Call(server, device)) => self.call_pushed(server, device, reply, contacts, now),
+            Some(PushPurpose::Missed(device)) => self.report_pushed(device, reply, contacts, now),
+            None => {}
+        }
+    }
+
+    /// Takes a context out of the table for the time of `work`, and puts it back.
+    fn with_context(&mut self, server: ServerId, work: impl FnOnce(&mut Self, &mut Context)) {
+        if let Some(mut context) = self.contexts.remove(&server) {
+            work(self, &mut context);
+            self.contexts.insert(server, context);
+        }
+    }
+
+    /// The server transaction is gone, and with it the reason for everything done for the request.
+    fn forget(&mut self, server: ServerId, contacts: &dyn Contacts, now: Now) {
+        let Some(mut context) = self.contexts.remove(&server) else { return };
+        if !context.responses.is_final {
+            self.end_call(&mut context, hold::Ending::Cancelled { seen: false }, contacts, now);
+        }
+        for index in 0..context.responses.branches.len() {
+            self.drop_branch(&mut context, index);
+        }
+    }
+
+    /// Answers a request with a response of our own.
+    fn respond(&mut self, context: &Context, status: u16, reason: &str, headers: &[u8], now: Now) {
+        let tag = (status > 100).then_some(&*context.to_tag);
+        let bytes = response::build(&context.request, context.flow.remote, status, reason, tag, |out| {
+            out.extend_from_slice(headers);
+        });
+        self.transactions.respond(context.server, status, bytes, now.instant);
+    }
+
+    fn reject(&mut self, context: &mut Context, reject: &Reject, now: Now) {
+        context.responses.is_final = true;
+        self.respond(context, reject.status, &reject.reason, &reject.headers, now);
+    }
+
+    /// An answer without a transaction: to what cannot have one.
+    fn respond_stateless(&mut self, request: &Message, flow: Flow, reject: &Reject) {
+        if request.method() == Method::ACK || request.top_via().is_none() {
+            self.effects.push_back(Effect::Dropped(DropReason::Request));
+            return;
+        }
+        let tag = self.random.tag();
+        let bytes = response::build(request, flow.remote, reject.status, &reject.reason, Some(&tag), |out| {
+            out.extend_from_slice(&reject.headers);
+        });
+        self.send_stateless(crate::sip::Destination::Flow(flow), bytes);
+    }
+
+    fn send_stateless(&mut self, destination: crate::sip::Destination, bytes: bytes::Bytes) {
+        let tag = crate::transaction::SendTag::NONE;
+        self.effects.push_back(Effect::Send { destination, bytes, tag });
+    }
+
+    /// Brings what the transactions want sent into the order of effects.
+    fn collect_sends(&mut self) {
+        while let Some(send) = self.transactions.poll_send() {
+            self.effects.push_back(Effect::Send { destination: send.destination, bytes: send.bytes, tag: send.tag });
+        }
+    }
+
+    fn save(&mut self, change: store::Change, purpose: Option<SavePurpose>) {
+        // What was queued to be sent before must be sent before: a REGISTER's 2xx before what follows from it.
+        self.collect_sends();
+        self.tickets += 1;
+        let ticket = store::Ticket(self.tickets);
+        if let Some(purpose) = purpose {
+            self.saves.insert(ticket, purpose);
+        }
+        self.effects.push_back(Effect::Save { ticket, change });
+    }
+
+    fn step(
+        &mut self,
+        call_ref: &str,
+        step: Step,
+        device: Option<DeviceId>,
+        detail: impl Into<Cow<'static, str>>,
+        reason: impl Into<Cow<'static, str>>,
+    ) {
+        self.effects.push_back(Effect::Step(CallStep {
+            call_ref: call_ref.into(),
+            step,
+            device,
+            detail: detail.into(),
+            reason: reason.into(),
+        }));
+    }
+
+    fn new_branch(&mut self, context: &Context) -> Branch {
+        self.transactions.new_branch(context.loop_hash)
+    }
+}

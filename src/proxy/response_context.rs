@@ -30,6 +30,8 @@ pub struct Branch {
     /// `None` until its address is known, and after the last attempt.
     pub client: Option<ClientId>,
     pub state: BranchState,
+    /// What counts as its response where none came: 408 after silence, 503 when nothing could be sent.
+    pub failure: Option<u16>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +72,7 @@ pub struct ResponseContext {
 impl ResponseContext {
     /// Adds a branch; the index names it from now on.
     pub fn start(&mut self, hop: Hop) -> usize {
-        self.branches.push(Branch { hop, client: None, state: BranchState::Calling });
+        self.branches.push(Branch { hop, client: None, state: BranchState::Calling, failure: None });
         self.branches.len() - 1
     }
 
@@ -114,10 +116,11 @@ impl ResponseContext {
         }
     }
 
-    /// The branch will bring no response: timeout, or nothing could be sent.
-    pub fn end(&mut self, index: usize) {
+    /// The branch will bring no response; `failure` counts for it.
+    pub fn end(&mut self, index: usize, failure: u16) {
         if let Some(branch) = self.branches.get_mut(index) {
             branch.state = BranchState::Ended;
+            branch.failure = Some(failure);
             branch.client = None;
         }
     }

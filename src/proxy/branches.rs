@@ -1,0 +1,349 @@
+//! Branches of a request: sending them, their responses, and the one that goes back (RFC 3261 §16.6-16.9).
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+
+use super::context::{Context, Purpose};
+use super::event::{Contacts, Effect, ResolveTicket};
+use super::policy::Policy;
+use super::response_context::{BranchState, Hop, Reaction};
+use super::route;
+use super::{Proxy, Reject, Timer, forward};
+use crate::clock::Now;
+use crate::sip::response::header;
+use crate::sip::{Destination, Edits, HeaderName, Message, Method, Transport};
+use crate::transaction::{Branch, ClientId, ServerId};
+
+/// Larger requests go by a stream, since they might not fit into the path's MTU (RFC 3261 §18.1.1).
+const DATAGRAM_BYTES_MAX: usize = 1300;
+
+/// What the CANCEL of a branch says when another one was answered (RFC 3326 §3.1).
+pub(super) const ANSWERED_ELSEWHERE: &[u8] = b"Reason: SIP;cause=200;text=\"Call completed elsewhere\"\r\n";
+
+impl Proxy {
+    /// Adds a branch and sends it to the first of its addresses that takes it.
+    pub(super) fn start_branch(&mut self, context: &mut Context, hop: Hop, now: Now) {
+        let index = context.responses.start(hop);
+        self.send_branch(context, index, 503, now);
+    }
+
+    /// Sends branch `index` to its next address (RFC 3263 §4.3: with a new branch). When there is none it ends as if
+    /// `failure` had come.
+    fn send_branch(&mut self, context: &mut Context, index: usize, failure: u16, now: Now) {
+        while let Some(destination) = self.next_destination(context, index) {
+            let branch = self.new_branch(context);
+            let Some(bytes) = self.branch_bytes(context, index, destination, &branch) else { continue };
+            let Ok(request) = Message::parse(bytes, usize::MAX) else {
+                self.effects.push_back(Effect::Fault("a forwarded request does not parse"));
+                continue;
+            };
+            match self.transactions.send(request, branch, destination, now.instant) {
+                Ok(client) => {
+                    self.clients.insert(client, (context.server, index));
+                    if let Some(branch) = context.responses.branches.get_mut(index) {
+                        branch.client = Some(client);
+                        branch.state = BranchState::Calling;
+                    }
+                    if context.is_invite() {
+                        self.timers.set(Timer::C(context.server, index), now.instant + self.policy.timer_c);
+                    }
+                    return;
+                }
+                Err(_) => break,
+            }
+        }
+        context.responses.end(index, failure);
+    }
+
+    fn next_destination(&self, context: &mut Context, index: usize) -> Option<Destination> {
+        let branch = context.responses.branches.get_mut(index)?;
+        branch.hop.destinations.pop()
+    }
+
+    /// Writes the request of one branch. A large one that would go by UDP to an address goes by TCP, and by UDP only
+    /// when that fails; a device's flow is kept whatever the size, since nothing else reaches it.
+    fn branch_bytes(
+        &self,
+        context: &mut Context,
+        index: usize,
+        destination: Destination,
+        branch: &Branch,
+    ) -> Option<Bytes> {
+        let policy: &Policy = &self.policy;
+        let routed = route::preprocess(&context.request, policy, &self.keys);
+        let state = context.responses.branches.get(index)?;
+        let onward = forward::Onward {
+            uri: state.hop.uri.as_deref(),
+            routes: &state.hop.routes,
+            record_route: state.hop.record_route.as_deref(),
+            ingress: policy.listener(context.flow.listener)?,
+            egress: policy.listener(destination.listener())?,
+            transport: destination.transport(),
+            branch,
+        };
+        let outgoing = context.onward.as_ref().unwrap_or(&context.request);
+        // A REGISTER written anew has its Route values elsewhere, and none that are ours.
+        let rewritten;
+        let routed = if context.onward.is_some() {
+            rewritten = route::preprocess(outgoing, policy, &self.keys);
+            &rewritten
+        } else {
+            &routed
+        };
+        Some(forward::request(outgoing, context.flow.remote, routed, &onward))
+    }
+
+    /// A stream first for what is too large for a datagram (RFC 3261 §18.1.1); the datagram stays as the way out.
+    pub(super) fn prefer_stream(&self, request: &Message, destinations: &mut Vec<Destination>) {
+        if request.bytes().len() + 200 <= DATAGRAM_BYTES_MAX {
+            return;
+        }
+        let streams: Vec<_> = destinations
+            .iter()
+            .filter_map(|destination| match *destination {
+                Destination::Address { transport: Transport::Udp, remote, .. } => {
+                    let listener = self.policy.listener_for(Transport::Tcp, remote.ip())?;
+                    Some(Destination::Address { transport: Transport::Tcp, listener, remote })
+                }
+                Destination::Address { .. } | Destination::Flow(_) => None,
+            })
+            .collect();
+        destinations.extend(streams);
+    }
+
+    /// Adds a branch to the softswitch; its name is resolved first if it is one.
+    pub(super) fn start_upstream(&mut self, context: &mut Context, hop: Hop, now: Now) {
+        let Some(softswitch) = self.policy.softswitch.clone() else {
+            return self.reject(context, &Reject::of(403), now);
+        };
+        let mut destinations = self.upstream_addresses();
+        if !destinations.is_empty() {
+            self.prefer_stream(context.outgoing(), &mut destinations);
+            return self.start_branch(context, Hop { destinations, ..hop }, now);
+        }
+        let index = context.responses.start(hop);
+        self.tickets += 1;
+        let ticket = ResolveTicket(self.tickets);
+        self.resolutions.insert(ticket, (context.server, index));
+        self.effects.push_back(Effect::Resolve {
+            ticket,
+            host: softswitch.host,
+            port: softswitch.port,
+            transport: softswitch.transport,
+        });
+    }
+
+    /// The softswitch's address, where `softswitch.uri` is numeric.
+    pub(super) fn upstream_addresses(&self) -> Vec<Destination> {
+        let Some(softswitch) = &self.policy.softswitch else { return Vec::new() };
+        let Some(ip) = crate::sip::uri::host_ip(softswitch.host.as_bytes()) else { return Vec::new() };
+        let transport = softswitch.transport.unwrap_or(Transport::Udp);
+        let remote = SocketAddr::new(ip, softswitch.port.unwrap_or(5060));
+        self.address(transport, remote).into_iter().collect()
+    }
+
+    fn address(&self, transport: Transport, remote: SocketAddr) -> Option<Destination> {
+        let listener = self
+            .policy
+            .listener_for(transport, remote.ip())
+            .or_else(|| transport.is_reliable().then(|| self.policy.listener_for(Transport::Udp, remote.ip())).flatten())?;
+        Some(Destination::Address { transport, listener, remote })
+    }
+
+    /// The softswitch's name was looked up.
+    pub(super) fn resolved(
+        &mut self,
+        ticket: ResolveTicket,
+        addresses: &[(Transport, SocketAddr)],
+        contacts: &dyn Contacts,
+        now: Now,
+    ) {
+        let Some((server, index)) = self.resolutions.remove(&ticket) else { return };
+        // The best address is tried first, and destinations are taken from the end.
+        let mut destinations: Vec<_> =
+            addresses.iter().rev().filter_map(|(transport, remote)| self.address(*transport, *remote)).collect();
+        self.with_context(server, |proxy, context| {
+            if context.responses.is_cancelled {
+                destinations.clear();
+            }
+            proxy.prefer_stream(context.outgoing(), &mut destinations);
+            if let Some(branch) = context.responses.branches.get_mut(index) {
+                branch.hop.destinations = destinations;
+            }
+            proxy.send_branch(context, index, 503, now);
+            proxy.conclude(context, contacts, now);
+        });
+    }
+
+    /// A response came for a branch.
+    pub(super) fn branch_response(
+        &mut self,
+        client: ClientId,
+        response: &Message,
+        contacts: &dyn Contacts,
+        now: Now,
+    ) {
+        let Some((server, index)) = self.clients.get(&client).copied() else { return };
+        self.with_context(server, |proxy, context| {
+            let status = response.status().unwrap_or_default();
+            if status > 100 && status < 200 {
+                let due = now.instant + proxy.policy.timer_c;
+                proxy.timers.set(Timer::C(server, index), due);
+            } else if status >= 200 {
+                proxy.timers.cancel(&Timer::C(server, index));
+                // A server that is overloaded or gone: its other addresses may serve (RFC 3263 §4.3).
+                let has_more = context.responses.branches.get(index).is_some_and(|branch| !branch.hop.destinations.is_empty());
+                if status == 503 && has_more && !context.responses.is_cancelled {
+                    return proxy.send_branch(context, index, 503, now);
+                }
+            }
+            proxy.device_answered(context, index, response, contacts, now);
+            match context.responses.receive(index, response, context.is_invite()) {
+                Reaction::Wait => {}
+                Reaction::Forward => proxy.forward_response(context, response, now),
+                Reaction::Answer => {
+                    if let Purpose::Registration(_) = context.purpose {
+                        return proxy.registration_accepted(context, response, contacts, now);
+                    }
+                    proxy.forward_response(context, response, now);
+                    proxy.cancel_branches(context, ANSWERED_ELSEWHERE, now);
+                    proxy.call_answered(context, contacts, now);
+                }
+                Reaction::CancelOthers => proxy.cancel_branches(context, b"", now),
+            }
+            proxy.conclude(context, contacts, now);
+        });
+    }
+
+    fn forward_response(&mut self, context: &Context, response: &Message, now: Now) {
+        let status = response.status().unwrap_or_default();
+        self.transactions.respond(context.server, status, forward::response(response), now.instant);
+    }
+
+    /// A branch got no final response, or could not be sent: its next address, or as if `status` had come
+    /// (RFC 3261 §16.7, §16.8, §16.9).
+    pub(super) fn branch_failed(&mut self, client: ClientId, status: u16, contacts: &dyn Contacts, now: Now) {
+        let Some((server, index)) = self.clients.remove(&client) else { return };
+        self.with_context(server, |proxy, context| {
+            proxy.timers.cancel(&Timer::C(server, index));
+            let Some(branch) = context.responses.branches.get_mut(index) else { return };
+            if branch.client != Some(client) {
+                return;
+            }
+            branch.client = None;
+            if branch.state == BranchState::Calling && !context.responses.is_cancelled {
+                proxy.send_branch(context, index, status, now);
+            } else {
+                context.responses.end(index, status);
+            }
+            let branch = context.responses.branches.get(index);
+            if let Some(device) = branch.filter(|branch| branch.client.is_none()).and_then(|branch| branch.hop.device) {
+                proxy.device_unreachable(context, device, status, contacts, now);
+            }
+            proxy.conclude(context, contacts, now);
+        });
+    }
+
+    /// Timer C (RFC 3261 §16.8): a branch that rang is CANCELled, a silent one counts as timed out.
+    pub(super) fn timer_c(&mut self, server: ServerId, index: usize, contacts: &dyn Contacts, now: Now) {
+        self.with_context(server, |proxy, context| {
+            let Some(branch) = context.responses.branches.get_mut(index) else { return };
+            let Some(client) = branch.client else { return };
+            match branch.state {
+                BranchState::Ringing => proxy.transactions.cancel(client, b"", now.instant),
+                BranchState::Calling => {
+                    proxy.drop_branch(context, index);
+                    context.responses.end(index, 408);
+                }
+                BranchState::Ended => {}
+            }
+            proxy.conclude(context, contacts, now);
+        });
+    }
+
+    /// CANCELs all pending branches (RFC 3261 §16.7 step 10).
+    pub(super) fn cancel_branches(&mut self, context: &mut Context, reason: &[u8], now: Now) {
+        for branch in &mut context.responses.branches {
+            if branch.state == BranchState::Ended {
+                continue;
+            }
+            match branch.client {
+                Some(client) if context.request.method() == Method::INVITE => {
+                    self.transactions.cancel(client, reason, now.instant);
+                }
+                Some(_) => {}
+                None => branch.state = BranchState::Ended,
+            }
+        }
+    }
+
+    /// Forgets a branch: no timer, and nothing more is heard of it.
+    pub(super) fn drop_branch(&mut self, context: &mut Context, index: usize) {
+        self.timers.cancel(&Timer::C(context.server, index));
+        if let Some(client) = context.responses.branches.get_mut(index).and_then(|branch| branch.client.take()) {
+            self.transactions.abandon(client);
+            self.clients.remove(&client);
+        }
+    }
+
+    /// Sends the final response if nothing better can come any more (RFC 3261 §16.7 step 5).
+    pub(super) fn conclude(&mut self, context: &mut Context, contacts: &dyn Contacts, now: Now) {
+        let waits = context.call().is_some_and(super::held_call::HeldCall::is_waiting);
+        let may_wait = waits && !context.responses.has_declined() && !context.responses.is_cancelled;
+        if context.responses.is_final || !context.responses.all_ended() || may_wait {
+            return;
+        }
+        context.responses.is_final = true;
+        match context.responses.best() {
+            Some(best) => {
+                let (status, bytes) = final_response(context, best);
+                match bytes {
+                    Some(bytes) => self.transactions.respond(context.server, status, bytes, now.instant),
+                    None => self.respond(context, status, crate::sip::response::reason_phrase(status), &[], now),
+                }
+                self.call_failed(context, Some(status), contacts, now);
+            }
+            None => self.conclude_unanswered(context, contacts, now),
+        }
+    }
+
+    /// No branch brought a response.
+    fn conclude_unanswered(&mut self, context: &mut Context, contacts: &dyn Contacts, now: Now) {
+        if context.call().is_some() {
+            return self.call_unanswered(context, contacts, now);
+        }
+        let timed_out = context.responses.branches.iter().any(|branch| branch.failure == Some(408));
+        let in_dialog = context.request.to_tag().is_some();
+        match (timed_out, context.is_invite()) {
+            (true, true) => self.reject(context, &Reject::of(408), now),
+            // The client of a non-INVITE has timed out as well, and a 408 would only do harm (RFC 4320 §4.2).
+            (true, false) => self.transactions.forget(context.server),
+            // The flow of a dialog's phone is gone (RFC 5626 §5.3).
+            (false, _) if in_dialog => self.reject(context, &Reject::of(430), now),
+            // A transport error counts as 503, and a 503 is not passed on (RFC 3261 §16.9, §16.7 step 6).
+            (false, _) => self.reject(context, &Reject::of(500), now),
+        }
+    }
+}
+
+/// The response to go back: the best one with all challenges (RFC 3261 §16.7 step 8), or `None` and 500 for a 503,
+/// which would make the softswitch stop sending to us (step 6).
+fn final_response(context: &Context, best: &Message) -> (u16, Option<Bytes>) {
+    let status = best.status().unwrap_or_default();
+    if status == 503 {
+        return (500, None);
+    }
+    let mut edits = Edits::new();
+    forward::remove_top_via(best, &mut edits);
+    if matches!(status, 401 | 407) {
+        for other in context.responses.other_challenges(best) {
+            for name in [HeaderName::WwwAuthenticate, HeaderName::ProxyAuthenticate] {
+                for field in other.fields(name) {
+                    edits.insert(best.headers_end(), |out| header(out, name.as_str(), other.slice(field.value())));
+                }
+            }
+        }
+    }
+    (status, Some(edits.apply(best.bytes())))
+}

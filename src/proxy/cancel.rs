@@ -1,0 +1,100 @@
+//! CANCEL (RFC 3261 §9.2, §16.10).
+
+use super::context::{Context, Purpose};
+use super::event::Contacts;
+use super::response_context::ResponseContext;
+use super::{Proxy, Reject, hold};
+use crate::clock::Now;
+use crate::sip::{Flow, HeaderName, Message, scan};
+use crate::transaction::ServerId;
+
+impl Proxy {
+    /// CANCEL is hop by hop: answered here, whatever becomes of the INVITE.
+    ///
+    /// Differs from RFC 3261 §16.10: a CANCEL that matches nothing is answered 481, not forwarded statelessly, because
+    /// the branches it would have to match downstream are ours and unknown to its sender.
+    pub(super) fn receive_cancel(
+        &mut self,
+        request: Message,
+        flow: Flow,
+        cancel: ServerId,
+        invite: Option<ServerId>,
+        contacts: &dyn Contacts,
+        now: Now,
+    ) {
+        let mut context = Box::new(Context {
+            server: cancel,
+            to_tag: self.random.tag(),
+            onward: None,
+            flow,
+            loop_hash: 0,
+            responses: ResponseContext::default(),
+            purpose: Purpose::Plain,
+            request,
+        });
+        match invite.filter(|invite| self.contexts.contains_key(invite)) {
+            Some(invite) => {
+                context.responses.is_final = true;
+                self.respond(&context, 200, "OK", &[], now);
+                self.collect_sends();
+                let reasons = reason_lines(&context.request);
+                let seen = is_dealt_with(&context.request);
+                self.with_context(invite, |proxy, invite| proxy.cancel(invite, &reasons, seen, contacts, now));
+            }
+            None => self.reject(&mut context, &Reject::of(481), now),
+        }
+        self.contexts.insert(cancel, context);
+    }
+
+    /// Ends what a request waits for. A held call that reached no device ends at once, else its branches' 487 do it.
+    fn cancel(&mut self, context: &mut Context, reasons: &[u8], seen: bool, contacts: &dyn Contacts, now: Now) {
+        if context.responses.is_final || context.responses.is_cancelled {
+            return;
+        }
+        context.responses.is_cancelled = true;
+        self.cancel_branches(context, reasons, now);
+        if context.call().is_some() {
+            self.end_call(context, hold::Ending::Cancelled { seen }, contacts, now);
+        }
+        if context.responses.all_ended() {
+            self.reject(context, &Reject::of(487), now);
+        }
+    }
+}
+
+/// The Reason lines of a CANCEL, to go into ours (RFC 3326 §2).
+fn reason_lines(cancel: &Message) -> Vec<u8> {
+    let mut lines = Vec::new();
+    for field in cancel.fields(HeaderName::Reason) {
+        crate::sip::response::header(&mut lines, "Reason", cancel.slice(field.value()));
+    }
+    lines
+}
+
+/// Whether the caller's side says that the call was taken or declined elsewhere, so that nobody missed it
+/// (RFC 3326 §3.1). Any other reason, or none, means that the caller gave up.
+fn is_dealt_with(cancel: &Message) -> bool {
+    cancel.values(HeaderName::Reason).any(|value| {
+        let (protocol, params) = scan::split_once(value, b';').unwrap_or((value, b""));
+        let cause = scan::param(params, "cause").flatten().and_then(scan::number);
+        scan::trim(protocol).eq_ignore_ascii_case(b"SIP") && matches!(cause, Some(200 | 600 | 603))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_call_taken_or_declined_elsewhere_is_not_missed() {
+        let cancel = |reason: &str| {
+            Message::parse(format!("CANCEL sip:a@h SIP/2.0\r\nReason: {reason}\r\n\r\n").into(), 128).unwrap()
+        };
+        for reason in ["SIP;cause=200;text=\"Call completed elsewhere\"", "Q.850;cause=16, sip ; cause = 200", "SIP;cause=603"] {
+            assert!(is_dealt_with(&cancel(reason)), "{reason}");
+        }
+        for reason in ["Q.850;cause=16", "SIP;cause=487", "Q.850;cause=200", "SIP"] {
+            assert!(!is_dealt_with(&cancel(reason)), "{reason}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! One request that the proxy is responsible for until its server transaction ends.
+
+use super::held_call::HeldCall;
+use super::register::Registration;
+use super::response_context::ResponseContext;
+use crate::sip::{Flow, Message, Method};
+use crate::transaction::ServerId;
+
+/// See the module's text. Lives in the proxy's table under its server transaction.
+#[derive(Debug)]
+pub struct Context {
+    pub server: ServerId,
+    /// As it came, byte for byte.
+    pub request: Message,
+    /// What is forwarded instead of it, where that differs in more than the proxy's own headers (REGISTER).
+    pub onward: Option<Message>,
+    pub flow: Flow,
+    pub loop_hash: u64,
+    /// Tag of our own responses (RFC 3261 §8.2.6.2): the 182 and the final after it have the same.
+    pub to_tag: Box<str>,
+    pub responses: ResponseContext,
+    pub purpose: Purpose,
+}
+
+/// What a request is about, beyond being forwarded.
+#[derive(Debug)]
+pub enum Purpose {
+    Plain,
+    Registration(Box<Registration>),
+    Call(Box<HeldCall>),
+}
+
+impl Context {
+    pub fn is_invite(&self) -> bool {
+        self.request.method() == Method::INVITE
+    }
+
+    /// The message that branches are made from.
+    pub fn outgoing(&self) -> &Message {
+        self.onward.as_ref().unwrap_or(&self.request)
+    }
+
+    pub fn call(&self) -> Option<&HeldCall> {
+        match &self.purpose {
+            Purpose::Call(call) => Some(call),
+            Purpose::Plain | Purpose::Registration(_) => None,
+        }
+    }
+
+    pub fn call_mut(&mut self) -> Option<&mut HeldCall> {
+        match &mut self.purpose {
+            Purpose::Call(call) => Some(call),
+            Purpose::Plain | Purpose::Registration(_) => None,
+        }
+    }
+}

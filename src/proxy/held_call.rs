@@ -1,0 +1,286 @@
+//! A held call: an INVITE (or MESSAGE) that waits for devices to wake (RFC 8599 §5.6.2).
+//!
+//! ```text
+//!            ┌────────────── Woke ───────────────────────────────────────────┐
+//!            │                                                               ▼
+//!  asleep ► Recording ─Recorded► Pushing ─Accepted, Limited► Waiting ─Woke► Joined
+//!              ▲  │                │ ▲ │                                      ▲
+//!       Silent │  │ Unrecorded     │ │ └TryAgain► Retrying                    │
+//!              │  ▼                │ └──RetryDue────┘                         │
+//!  awake ► Probing    Unwakeable ◄─┴ Dead, Refused                            │
+//!              └───────────────── Answered, Woke ─────────────────────────────┘
+//! ```
+//!
+//! [`next`] is the whole machine of one device; every race between push, wake, store and timer is a line of its match.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use smallvec::SmallVec;
+
+use super::caller::Caller;
+use crate::binding::{Aor, Binding, DeviceId};
+use crate::clock::Now;
+use crate::store::HeldCallId;
+
+/// Attempts of one push, the first included.
+const ATTEMPTS_MAX: u8 = 2;
+/// Pause before the second attempt where the provider names none.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// One call of one AOR (or of one device of it) that this worker takes care of.
+#[derive(Debug)]
+pub struct HeldCall {
+    pub id: HeldCallId,
+    pub call_ref: Box<str>,
+    pub aor: Aor,
+    pub caller: Caller,
+    /// Set when the request names one device by its alias.
+    pub only: Option<DeviceId>,
+    pub since: Now,
+    pub until: Instant,
+    /// Whether the INVITE's own Expires sets the end, not `hold.wait_s` (RFC 3261 §13.3.1).
+    pub ends_by_expires: bool,
+    /// Whether devices may still join.
+    pub is_open: bool,
+    /// Whether the store has it, so that its end must be stored, too.
+    pub is_recorded: bool,
+    /// Whether the store refused it, so that no device could be pushed.
+    pub store_failed: bool,
+    pub devices: SmallVec<[HeldDevice; 1]>,
+}
+
+/// One device of a held call.
+#[derive(Debug)]
+pub struct HeldDevice {
+    pub binding: Arc<Binding>,
+    pub state: DeviceState,
+    /// Pushes sent so far.
+    pub attempts: u8,
+    /// When the provider took the push.
+    pub accepted_at: Option<Instant>,
+    /// Whether its bucket has, or is about to have, an entry of this call that is not settled.
+    pub has_entry: bool,
+}
+
+/// Where a device stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceState {
+    /// Its live flow has the INVITE; it has said nothing yet.
+    Probing,
+    /// Its bucket entry is on the way to be durable.
+    Recording,
+    /// A push is with the provider.
+    Pushing,
+    /// The provider has passing trouble; there will be another push.
+    Retrying,
+    /// The provider took the push.
+    Waiting,
+    /// It has the INVITE, and is awake.
+    Joined,
+    /// No push can wake it. It may still come by itself.
+    Unwakeable,
+}
+
+/// What can happen to a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceInput {
+    Recorded,
+    Unrecorded,
+    Accepted,
+    /// Enough pushes went to this token already; one of them may wake it.
+    Limited,
+    Dead,
+    Refused,
+    /// With the provider's Retry-After.
+    TryAgain(Option<Duration>),
+    RetryDue,
+    /// It registered.
+    Woke,
+    /// `hold.probe_ms` are over, or its flow is gone.
+    Silent,
+    /// It answered the INVITE, whatever it said.
+    Answered,
+}
+
+/// What is to be done next for a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deed {
+    Nothing,
+    /// Make its bucket entry durable.
+    Record,
+    Push,
+    PushAfter(Duration),
+    /// Give it the INVITE on its present flow, unless that flow has it already.
+    Join,
+    /// See whether anybody is left to wait for.
+    Conclude,
+}
+
+/// The machine of one device. `attempts` counts pushes sent, `left` is what remains of the wait.
+pub fn next(state: DeviceState, input: DeviceInput, attempts: u8, left: Duration) -> (DeviceState, Deed) {
+    use DeviceInput as In;
+    use DeviceState as Is;
+    match (state, input) {
+        // A wake ends every kind of waiting. A second one gives the INVITE again only to another flow.
+        (
+            Is::Probing | Is::Recording | Is::Pushing | Is::Retrying | Is::Waiting | Is::Joined | Is::Unwakeable,
+            In::Woke,
+        ) => (Is::Joined, Deed::Join),
+        // An answer to the probe does the same.
+        (Is::Probing | Is::Recording | Is::Pushing | Is::Retrying | Is::Waiting | Is::Unwakeable, In::Answered) => {
+            (Is::Joined, Deed::Nothing)
+        }
+
+        (Is::Probing, In::Silent) => (Is::Recording, Deed::Record),
+
+        (Is::Recording, In::Recorded) => (Is::Pushing, Deed::Push),
+        (Is::Recording, In::Unrecorded) => (Is::Unwakeable, Deed::Conclude),
+
+        (Is::Pushing, In::Accepted | In::Limited) => (Is::Waiting, Deed::Nothing),
+        (Is::Pushing, In::Dead | In::Refused) => (Is::Unwakeable, Deed::Conclude),
+        (Is::Pushing, In::TryAgain(after)) => {
+            let pause = after.unwrap_or(RETRY_AFTER);
+            if attempts < ATTEMPTS_MAX && pause < left {
+                (Is::Retrying, Deed::PushAfter(pause))
+            } else {
+                (Is::Unwakeable, Deed::Conclude)
+            }
+        }
+        (Is::Retrying, In::RetryDue) => (Is::Pushing, Deed::Push),
+
+        // What comes too late, or for a state that is over, changes nothing.
+        (Is::Probing, In::Recorded | In::Unrecorded | In::RetryDue)
+        | (Is::Probing, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_))
+        | (Is::Recording, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_))
+        | (Is::Recording, In::RetryDue | In::Silent)
+        | (Is::Pushing, In::Recorded | In::Unrecorded | In::RetryDue | In::Silent)
+        | (Is::Retrying, In::Recorded | In::Unrecorded | In::Silent)
+        | (Is::Retrying, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_))
+        | (Is::Waiting, In::Recorded | In::Unrecorded | In::RetryDue | In::Silent)
+        | (Is::Waiting, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_))
+        | (Is::Joined, In::Recorded | In::Unrecorded | In::RetryDue | In::Silent | In::Answered)
+        | (Is::Joined, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_))
+        | (Is::Unwakeable, In::Recorded | In::Unrecorded | In::RetryDue | In::Silent)
+        | (Is::Unwakeable, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_)) => {
+            (state, Deed::Nothing)
+        }
+    }
+}
+
+impl HeldDevice {
+    pub fn new(binding: Arc<Binding>, state: DeviceState) -> Self {
+        Self { binding, state, attempts: 0, accepted_at: None, has_entry: false }
+    }
+
+    /// Whether something may still bring it into the call without its own doing.
+    pub fn is_expected(&self) -> bool {
+        match self.state {
+            DeviceState::Recording | DeviceState::Pushing | DeviceState::Retrying | DeviceState::Waiting => true,
+            DeviceState::Probing | DeviceState::Joined | DeviceState::Unwakeable => false,
+        }
+    }
+}
+
+impl HeldCall {
+    pub fn device(&mut self, device: DeviceId) -> Option<&mut HeldDevice> {
+        self.devices.iter_mut().find(|held| held.binding.device == device)
+    }
+
+    /// Whether the call still waits for a device to wake.
+    pub fn is_waiting(&self) -> bool {
+        self.is_open && self.devices.iter().any(HeldDevice::is_expected)
+    }
+
+    pub fn left(&self, now: Instant) -> Duration {
+        self.until.saturating_duration_since(now)
+    }
+
+    /// Tells a device's machine what happened.
+    pub fn tell(&mut self, device: DeviceId, input: DeviceInput, now: Instant) -> Deed {
+        let left = self.left(now);
+        let Some(held) = self.device(device) else { return Deed::Nothing };
+        let (state, deed) = next(held.state, input, held.attempts, left);
+        held.state = state;
+        deed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATES: [DeviceState; 7] = [
+        DeviceState::Probing,
+        DeviceState::Recording,
+        DeviceState::Pushing,
+        DeviceState::Retrying,
+        DeviceState::Waiting,
+        DeviceState::Joined,
+        DeviceState::Unwakeable,
+    ];
+    const INPUTS: [DeviceInput; 11] = [
+        DeviceInput::Recorded,
+        DeviceInput::Unrecorded,
+        DeviceInput::Accepted,
+        DeviceInput::Limited,
+        DeviceInput::Dead,
+        DeviceInput::Refused,
+        DeviceInput::TryAgain(None),
+        DeviceInput::RetryDue,
+        DeviceInput::Woke,
+        DeviceInput::Silent,
+        DeviceInput::Answered,
+    ];
+
+    /// Each state's row: what each input of `INPUTS` leads to. `-` nothing, else the new state's letter and the deed's.
+    #[test]
+    fn every_state_and_input() {
+        let rows = [
+            //Recd Unrec Acc  Lim  Dead Ref  Try  Due  Woke Sil  Ans
+            ["-", "-", "-", "-", "-", "-", "-", "-", "Jj", "Rr", "J-"], // Probing
+            ["Pp", "Uc", "-", "-", "-", "-", "-", "-", "Jj", "-", "J-"], // Recording
+            ["-", "-", "W-", "W-", "Uc", "Uc", "Ta", "-", "Jj", "-", "J-"], // Pushing
+            ["-", "-", "-", "-", "-", "-", "-", "Pp", "Jj", "-", "J-"], // Retrying
+            ["-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "J-"], // Waiting
+            ["-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "-"], // Joined
+            ["-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "J-"], // Unwakeable
+        ];
+        for (state, row) in STATES.into_iter().zip(rows) {
+            for (input, expected) in INPUTS.into_iter().zip(row) {
+                let (after, deed) = next(state, input, 1, Duration::from_secs(28));
+                let letter = match after {
+                    DeviceState::Probing => 'O',
+                    DeviceState::Recording => 'R',
+                    DeviceState::Pushing => 'P',
+                    DeviceState::Retrying => 'T',
+                    DeviceState::Waiting => 'W',
+                    DeviceState::Joined => 'J',
+                    DeviceState::Unwakeable => 'U',
+                };
+                let deed = match deed {
+                    Deed::Nothing => '-',
+                    Deed::Record => 'r',
+                    Deed::Push => 'p',
+                    Deed::PushAfter(_) => 'a',
+                    Deed::Join => 'j',
+                    Deed::Conclude => 'c',
+                };
+                let got = if after == state && deed == '-' { "-".to_owned() } else { format!("{letter}{deed}") };
+                assert_eq!(got, expected, "{state:?} and {input:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_push_is_tried_twice_at_most_and_never_beyond_the_wait() {
+        let second = |attempts, after, left| {
+            next(DeviceState::Pushing, DeviceInput::TryAgain(after), attempts, Duration::from_secs(left))
+        };
+        let gives_up = (DeviceState::Unwakeable, Deed::Conclude);
+        assert_eq!(second(1, None, 5), (DeviceState::Retrying, Deed::PushAfter(RETRY_AFTER)));
+        assert_eq!(second(2, None, 5), gives_up);
+        assert_eq!(second(1, Some(Duration::from_secs(60)), 28), gives_up);
+        assert_eq!(second(1, None, 0), gives_up);
+    }
+}

@@ -1,0 +1,651 @@
+//! Calls to phones: which devices get the request at once, which are pushed first, and how a call ends
+//! (RFC 8599 §5.6.2).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::caller::Caller;
+use super::context::{Context, Purpose};
+use super::event::{Contacts, Effect, Outcome};
+use super::held_call::{Deed, DeviceInput, DeviceState, HeldCall, HeldDevice};
+use super::policy::PushWhen;
+use super::request::call_ref;
+use super::response_context::{BranchState, Hop};
+use super::secret::FlowToken;
+use super::{BUSY_RETRY_AFTER_S, Proxy, PushPurpose, Reject, SavePurpose, Timer};
+use crate::binding::{Aor, Binding, DeviceId, PushTarget, Tokens};
+use crate::clock::Now;
+use crate::push::{self, Notice, Push};
+use crate::sip::response::reason_phrase;
+use crate::sip::{Destination, HeaderName, Message, Method};
+use crate::store::{self, Applied, BucketEntry, Change, EntryState, HeldCallId, Settlement, StoreError};
+use crate::timeline::Step;
+use crate::transaction::ServerId;
+
+/// A non-INVITE must be answered before its client gives up after 64*T1 (RFC 8599 §5.6.2).
+const NON_INVITE_WAIT_MAX: Duration = Duration::from_secs(25);
+/// Other proxies' Timer C is kept from firing (RFC 3261 §13.3.1.1).
+const PROVISIONAL_EVERY: Duration = Duration::from_secs(60);
+
+/// How a call ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    Answered,
+    /// A device said no.
+    Rejected,
+    /// `seen`: it was taken or declined elsewhere.
+    Cancelled { seen: bool },
+    NoReturn,
+    Expired,
+    PushFailed,
+    Overload,
+}
+
+/// What is known of a device before the call is tried.
+enum Reach {
+    /// It gets the request at once.
+    Now,
+    /// It gets the request at once, and a push if it stays silent.
+    Probe,
+    Asleep,
+    /// Neither reachable nor to be woken, and why.
+    Never(String),
+}
+
+impl Proxy {
+    /// A request for phones.
+    pub(super) fn call_phones(
+        &mut self,
+        context: &mut Context,
+        aor: Aor,
+        bindings: &[Arc<Binding>],
+        only: Option<DeviceId>,
+        contacts: &dyn Contacts,
+        now: Now,
+    ) {
+        let request = context.request.clone();
+        if request.method() == Method::OPTIONS && bindings.iter().any(|binding| binding.push.is_some()) {
+            // A softswitch that asks whether its contact is alive would take a sleeping phone for a dead one.
+            return self.answer_options(context, now);
+        }
+        let holds = request.to_tag().is_none() && self.policy.hold.holds(request.method(), request.method_text());
+        if !holds {
+            return self.forward_to_reachable(context, bindings, now);
+        }
+        if self.held_calls >= self.policy.held_calls_max {
+            self.effects.push_back(Effect::CallEnded(Outcome::Overload));
+            return self.reject(context, &Reject::busy(BUSY_RETRY_AFTER_S), now);
+        }
+        contacts.watch(&aor);
+        let call = self.new_call(context, aor, only, now);
+        self.waiting.entry(call.aor.clone()).or_default().push(context.server);
+        self.held_calls += 1;
+        let call_ref = call.call_ref.clone();
+        let detail = format!("{} to {}, {} device(s)", call.caller.number, call.aor, bindings.len());
+        self.step(&call_ref, Step::Received, None, detail, "");
+        context.purpose = Purpose::Call(Box::new(call));
+        for binding in bindings {
+            self.take_device(context, binding, now);
+        }
+        self.record(context, now);
+        if let Some(call) = context.call() {
+            self.timers.set(Timer::Hold(context.server), call.until);
+        }
+        self.conclude(context, contacts, now);
+    }
+
+    fn new_call(&mut self, context: &Context, aor: Aor, only: Option<DeviceId>, now: Now) -> HeldCall {
+        let request = &context.request;
+        let wait = if context.is_invite() { self.policy.hold.wait } else { self.policy.hold.wait.min(NON_INVITE_WAIT_MAX) };
+        let expires = request.number(HeaderName::Expires).filter(|_| context.is_invite()).map(Duration::from_secs);
+        let ends_by_expires = expires.is_some_and(|expires| expires < wait);
+        HeldCall {
+            id: HeldCallId(self.random.draw_wide()),
+            call_ref: call_ref(request, &self.policy.missed.call_ref_header),
+            aor,
+            caller: Caller::of(request),
+            only,
+            since: now,
+            until: now.instant + expires.map_or(wait, |expires| expires.min(wait)),
+            ends_by_expires,
+            is_open: true,
+            is_recorded: false,
+            store_failed: false,
+            devices: SmallVec::new(),
+        }
+    }
+
+    /// Sends the request to a device that is awake, or notes that it must be woken.
+    fn take_device(&mut self, context: &mut Context, binding: &Arc<Binding>, now: Now) {
+        let reach = self.reach(binding, &context.request, now);
+        let Some(call) = context.call_mut() else { return };
+        let call_ref = call.call_ref.clone();
+        let device = binding.device;
+        let state = match &reach {
+            Reach::Now => DeviceState::Joined,
+            Reach::Probe => DeviceState::Probing,
+            Reach::Asleep => DeviceState::Recording,
+            Reach::Never(_) => DeviceState::Unwakeable,
+        };
+        call.devices.push(HeldDevice::new(Arc::clone(binding), state));
+        match reach {
+            Reach::Now => self.join(context, binding, now),
+            Reach::Probe => {
+                let due = now.instant + self.policy.hold.probe;
+                self.timers.set(Timer::Probe(context.server, device), due);
+                self.join(context, binding, now);
+            }
+            Reach::Asleep => self.step(&call_ref, Step::DeviceFound, Some(device), provider_of(binding), ""),
+            Reach::Never(reason) => self.step(&call_ref, Step::DeviceSkipped, Some(device), "", reason),
+        }
+    }
+
+    fn reach(&self, binding: &Binding, request: &Message, now: Now) -> Reach {
+        let is_reachable = binding.is_reachable(now.unix);
+        let Some(target) = &binding.push else {
+            return match &binding.push_refused {
+                _ if is_reachable => Reach::Now,
+                Some(reason) => Reach::Never(format!("registration expired, and its push parameters are unusable: {reason}")),
+                None => Reach::Never("registration expired, and it has no push parameters".to_owned()),
+            };
+        };
+        let is_fresh = now.unix.since(binding.registered_at) < self.policy.hold.fresh;
+        let is_pushable = self
+            .policy
+            .push
+            .supports(target)
+            .and_then(|()| can_be_told(target, request.method()).map_err(Into::into));
+        match (is_pushable, self.policy.hold.push_when) {
+            (_, PushWhen::Always | PushWhen::Unreachable) if is_reachable && is_fresh => Reach::Now,
+            (Err(_), _) if is_reachable => Reach::Now,
+            (Err(reason), _) => Reach::Never(reason.into()),
+            (Ok(()), PushWhen::Unreachable) if is_reachable => Reach::Probe,
+            (Ok(()), PushWhen::Always | PushWhen::Unreachable) => Reach::Asleep,
+        }
+    }
+
+    /// Requests that are not held go to devices whose registration has not expired.
+    fn forward_to_reachable(&mut self, context: &mut Context, bindings: &[Arc<Binding>], now: Now) {
+        let reachable: Vec<_> = bindings.iter().filter(|binding| binding.is_reachable(now.unix)).collect();
+        if reachable.is_empty() {
+            return self.reject(context, &Reject::of(480), now);
+        }
+        for binding in reachable {
+            let hop = self.hop_to(context, binding);
+            self.start_branch(context, hop, now);
+        }
+    }
+
+    fn hop_to(&self, context: &Context, binding: &Binding) -> Hop {
+        let token = FlowToken { device: binding.device, flow: binding.flow };
+        let is_dialog = context.is_invite() || matches!(context.request.method_text(), b"SUBSCRIBE" | b"REFER" | b"NOTIFY");
+        Hop {
+            uri: Some(binding.contact.clone()),
+            routes: binding.path.clone(),
+            record_route: is_dialog.then(|| self.keys.write(&token).into()),
+            destinations: vec![Destination::Flow(binding.flow)],
+            device: Some(binding.device),
+        }
+    }
+
+    /// Gives the request to a device on its present flow. What that flow has already is not sent again, except that a
+    /// silent one is reminded at once.
+    fn join(&mut self, context: &mut Context, binding: &Arc<Binding>, now: Now) {
+        if let Some(index) = context.responses.branch_to(binding.device)
+            && let Some(branch) = context.responses.branches.get(index)
+        {
+            let Some(client) = branch.client else { return };
+            if branch.state == BranchState::Ringing {
+                return;
+            }
+            if self.transactions.destination(client) == Some(Destination::Flow(binding.flow)) {
+                return self.transactions.resend(client, now.instant);
+            }
+            self.drop_branch(context, index);
+            context.responses.end(index, 408);
+        }
+        let tried = |branch: &super::response_context::Branch| {
+            branch.hop.device == Some(binding.device) && branch.failure.is_none()
+        };
+        if context.responses.branches.iter().any(tried) {
+            return;
+        }
+        if let Some(call) = context.call() {
+            let call_ref = call.call_ref.clone();
+            self.step(&call_ref, Step::Forwarded, Some(binding.device), binding.flow.to_string(), "");
+        }
+        let hop = self.hop_to(context, binding);
+        self.start_branch(context, hop, now);
+    }
+
+    /// Makes the bucket entries of all devices that are about to be pushed durable, before any push.
+    fn record(&mut self, context: &mut Context, now: Now) {
+        let is_invite = context.is_invite();
+        let (server, flow) = (context.server, context.flow);
+        let (invite, to_tag) = (context.request.bytes().clone(), context.to_tag.clone());
+        let Some(call) = context.call_mut() else { return };
+        let recording = |held: &&HeldDevice| held.state == DeviceState::Recording;
+        let devices: SmallVec<[DeviceId; 1]> =
+            call.devices.iter().filter(recording).map(|held| held.binding.device).collect();
+        if devices.is_empty() {
+            return;
+        }
+        if !is_invite {
+            // No call, no entry (design: life of a held call).
+            return self.tell_all(context, &devices, DeviceInput::Recorded, now);
+        }
+        let wait = call.until.saturating_duration_since(call.since.instant);
+        let change = Change::Hold {
+            call: store::HeldCall {
+                id: call.id,
+                call_ref: call.call_ref.clone(),
+                aor: call.aor.clone(),
+                invite: (&*invite).into(),
+                flow,
+                to_tag,
+                held_at: call.since.unix,
+                until: call.since.unix.after(wait),
+                devices: devices.to_vec(),
+            },
+            entry: BucketEntry {
+                call_ref: call.call_ref.clone(),
+                remote_uri: call.caller.number.clone(),
+                display_name: call.caller.display_name.clone(),
+                anonymous: call.caller.anonymous,
+                invited_at: call.since.unix,
+                state: EntryState::Live,
+            },
+        };
+        call.is_recorded = true;
+        for held in call.devices.iter_mut().filter(|held| devices.contains(&held.binding.device)) {
+            held.has_entry = true;
+        }
+        self.save(change, Some(SavePurpose::Hold(server, devices)));
+    }
+
+    pub(super) fn hold_saved(
+        &mut self,
+        server: ServerId,
+        devices: &[DeviceId],
+        result: Result<Applied, StoreError>,
+        contacts: &dyn Contacts,
+        now: Now,
+    ) {
+        self.with_context(server, |proxy, context| {
+            let input = match &result {
+                Ok(_) => DeviceInput::Recorded,
+                Err(_) => DeviceInput::Unrecorded,
+            };
+            let Some(call) = context.call_mut().filter(|call| call.is_open) else { return };
+            let call_ref = call.call_ref.clone();
+            if result.is_err() {
+                call.store_failed = true;
+                for held in call.devices.iter_mut().filter(|held| devices.contains(&held.binding.device)) {
+                    held.has_entry = false;
+                }
+            }
+            for device in devices {
+                match &result {
+                    Ok(_) => proxy.step(&call_ref, Step::Held, Some(*device), "", ""),
+                    Err(error) => proxy.step(&call_ref, Step::Failed, Some(*device), "", error.to_string()),
+                }
+            }
+            proxy.tell_all(context, devices, input, now);
+            if result.is_ok() {
+                proxy.send_provisional(context, now);
+            }
+            proxy.conclude(context, contacts, now);
+        });
+    }
+
+    fn tell_all(&mut self, context: &mut Context, devices: &[DeviceId], input: DeviceInput, now: Now) {
+        for device in devices {
+            self.tell(context, *device, input, now);
+        }
+    }
+
+    /// Tells a device's machine what happened, and does what it says.
+    fn tell(&mut self, context: &mut Context, device: DeviceId, input: DeviceInput, now: Now) {
+        let Some(call) = context.call_mut().filter(|call| call.is_open) else { return };
+        match call.tell(device, input, now.instant) {
+            Deed::Nothing | Deed::Conclude => {}
+            Deed::Record => self.record(context, now),
+            Deed::Push => self.push(context, device, now),
+            Deed::PushAfter(pause) => {
+                let due = now.instant + pause;
+                self.timers.set(Timer::Retry(context.server, device), due);
+            }
+            Deed::Join => {
+                if let Some(binding) = call.device(device).map(|held| Arc::clone(&held.binding)) {
+                    self.join(context, &binding, now);
+                }
+            }
+        }
+    }
+
+    fn push(&mut self, context: &mut Context, device: DeviceId, now: Now) {
+        let is_invite = context.is_invite();
+        let server = context.server;
+        let Some(call) = context.call_mut() else { return };
+        let (ttl, call_ref) = (call.left(now.instant), call.call_ref.clone());
+        let notice = if is_invite {
+            Notice::Invite { number: call.caller.number.clone(), display_name: call.caller.display_name.clone() }
+        } else {
+            Notice::Message
+        };
+        let Some(held) = call.device(device) else { return };
+        let Some(target) = held.binding.push.clone() else { return };
+        held.attempts += 1;
+        let step = if held.attempts == 1 { Step::PushSent } else { Step::PushRetried };
+        let provider = target.provider.name();
+        self.tickets += 1;
+        let ticket = push::Ticket(self.tickets);
+        self.pushes.insert(ticket, PushPurpose::Call(server, device));
+        self.step(&call_ref, step, Some(device), provider, "");
+        self.effects.push_back(Effect::Push(Push { ticket, target, notice, date: now.unix, ttl }));
+    }
+
+    /// The provider answered.
+    pub(super) fn call_pushed(
+        &mut self,
+        server: ServerId,
+        device: DeviceId,
+        reply: push::Reply,
+        contacts: &dyn Contacts,
+        now: Now,
+    ) {
+        let sent_at = crate::clock::UnixMillis(now.unix.0.saturating_sub(millis(reply.took)));
+        if let push::Outcome::TokenDead { since, .. } = &reply.outcome {
+            self.token_dead(device, *since, sent_at, contacts);
+        }
+        self.with_context(server, |proxy, context| {
+            let Some(call) = context.call_mut() else { return };
+            let call_ref = call.call_ref.clone();
+            let took = format!("{} ms", millis(reply.took));
+            let (input, step, reason) = match reply.outcome {
+                push::Outcome::Accepted => {
+                    if let Some(held) = call.device(device) {
+                        held.accepted_at = Some(now.instant);
+                    }
+                    (DeviceInput::Accepted, Step::PushAccepted, "".into())
+                }
+                push::Outcome::Limited => {
+                    (DeviceInput::Limited, Step::PushRefused, "too many pushes to this token in the last minute".into())
+                }
+                push::Outcome::TokenDead { reason, .. } => (DeviceInput::Dead, Step::PushRefused, reason),
+                push::Outcome::Refused { reason } => (DeviceInput::Refused, Step::PushRefused, reason),
+                push::Outcome::TryAgain { after, reason } => (DeviceInput::TryAgain(after), Step::PushRefused, reason),
+            };
+            proxy.step(&call_ref, step, Some(device), took, String::from(reason));
+            proxy.tell(context, device, input, now);
+            proxy.conclude(context, contacts, now);
+        });
+    }
+
+    /// The binding ends, unless the device has registered since.
+    pub(super) fn token_dead(
+        &mut self,
+        device: DeviceId,
+        dead_since: Option<crate::clock::UnixMillis>,
+        sent_at: crate::clock::UnixMillis,
+        contacts: &dyn Contacts,
+    ) {
+        let Some(binding) = contacts.of_device(device) else { return };
+        let Some(target) = &binding.push else { return };
+        let token = target.prid.clone();
+        self.save(Change::TokenDead { aor: binding.aor.clone(), device, token, sent_at, dead_since }, None);
+    }
+
+    pub(super) fn retry_due(&mut self, server: ServerId, device: DeviceId, contacts: &dyn Contacts, now: Now) {
+        self.with_context(server, |proxy, context| {
+            proxy.tell(context, device, DeviceInput::RetryDue, now);
+            proxy.conclude(context, contacts, now);
+        });
+    }
+
+    pub(super) fn probe_over(&mut self, server: ServerId, device: DeviceId, contacts: &dyn Contacts, now: Now) {
+        self.with_context(server, |proxy, context| {
+            proxy.tell(context, device, DeviceInput::Silent, now);
+            proxy.conclude(context, contacts, now);
+        });
+    }
+
+    /// A REGISTER was accepted, here or elsewhere: calls that wait for its device go on.
+    pub(super) fn wake(&mut self, binding: &Arc<Binding>, contacts: &dyn Contacts, now: Now) {
+        let Some(waiting) = self.waiting.get(&binding.aor).cloned() else { return };
+        for server in waiting {
+            self.with_context(server, |proxy, context| {
+                proxy.wake_in(context, binding, now);
+                proxy.conclude(context, contacts, now);
+            });
+        }
+    }
+
+    fn wake_in(&mut self, context: &mut Context, binding: &Arc<Binding>, now: Now) {
+        let open = |call: &&mut HeldCall| call.is_open && call.only.is_none_or(|only| only == binding.device);
+        let Some(call) = context.call_mut().filter(open) else { return };
+        let call_ref = call.call_ref.clone();
+        match call.device(binding.device) {
+            Some(held) => {
+                held.binding = Arc::clone(binding);
+                if let (Some(accepted_at), Some(target)) = (held.accepted_at.take(), &binding.push) {
+                    let after = now.instant.saturating_duration_since(accepted_at);
+                    self.effects.push_back(Effect::WakeSeen { provider: target.provider, after });
+                }
+            }
+            // A device that nobody knew when the call came (RFC 3261 §16.5: targets may be added).
+            None => call.devices.push(HeldDevice::new(Arc::clone(binding), DeviceState::Unwakeable)),
+        }
+        self.step(&call_ref, Step::Registered, Some(binding.device), binding.flow.to_string(), "");
+        self.tell(context, binding.device, DeviceInput::Woke, now);
+    }
+
+    /// Our own provisional response, as if one branch led to a user agent in this proxy (RFC 3261 §16.7 step 6). It
+    /// would have to be reliable for a caller that requires 100rel, so that one gets none.
+    fn send_provisional(&mut self, context: &mut Context, now: Now) {
+        let status = self.policy.hold.provisional;
+        let fits = context.is_invite()
+            && !context.responses.is_final
+            && !context.request.has_option(HeaderName::Require, "100rel");
+        if status == 0 || !fits {
+            return;
+        }
+        self.respond(context, status, reason_phrase(status), &[], now);
+        self.timers.set(Timer::Provisional(context.server), now.instant + PROVISIONAL_EVERY);
+    }
+
+    pub(super) fn repeat_provisional(&mut self, server: ServerId, now: Now) {
+        self.with_context(server, |proxy, context| proxy.send_provisional(context, now));
+    }
+
+    /// The wait is over: devices that did not come are no longer waited for.
+    pub(super) fn hold_over(&mut self, server: ServerId, contacts: &dyn Contacts, now: Now) {
+        self.with_context(server, |proxy, context| {
+            if let Some(call) = context.call_mut() {
+                call.is_open = call.devices.iter().any(|held| held.state == DeviceState::Joined);
+                for held in &mut call.devices {
+                    if held.is_expected() {
+                        held.state = DeviceState::Unwakeable;
+                    }
+                }
+            }
+            proxy.conclude(context, contacts, now);
+        });
+    }
+
+    /// A device answered on its branch: it is awake, and it has seen the call.
+    pub(super) fn device_answered(
+        &mut self,
+        context: &mut Context,
+        index: usize,
+        response: &Message,
+        contacts: &dyn Contacts,
+        now: Now,
+    ) {
+        let status = response.status().unwrap_or_default();
+        let Some(branch) = context.responses.branches.get(index) else { return };
+        let (Some(device), BranchState::Calling | BranchState::Ringing) = (branch.hop.device, branch.state) else {
+            return;
+        };
+        let first = branch.state == BranchState::Calling;
+        let Some(call) = context.call_mut() else { return };
+        let (aor, id, call_ref) = (call.aor.clone(), call.id, call.call_ref.clone());
+        if status > 100 && status < 200 && first {
+            self.step(&call_ref, Step::Ringing, Some(device), status.to_string(), "");
+        } else if status >= 300 {
+            self.step(&call_ref, Step::Rejected, Some(device), status.to_string(), "");
+        }
+        // 487 follows our own CANCEL, 408 comes of silence: neither is the device's word.
+        let is_sign_of_life = status > 100 && !matches!(status, 408 | 487);
+        let held = call.device(device);
+        if let Some(held) = held.filter(|held| is_sign_of_life && held.has_entry) {
+            held.has_entry = false;
+            let devices = vec![(device, Settlement::Seen)];
+            self.save(Change::Settle { aor, id, call_ref, devices, ended: false }, None);
+        }
+        if status > 100 {
+            self.tell(context, device, DeviceInput::Answered, now);
+        }
+        let _ = contacts;
+    }
+
+    /// A device's branch failed without a response. A probe that failed is as good as a silent one.
+    pub(super) fn device_unreachable(
+        &mut self,
+        context: &mut Context,
+        device: DeviceId,
+        status: u16,
+        contacts: &dyn Contacts,
+        now: Now,
+    ) {
+        let Some(call) = context.call() else { return };
+        let call_ref = call.call_ref.clone();
+        let reason = if status == 408 { "the device did not answer the INVITE" } else { "the device's flow is gone" };
+        self.step(&call_ref, Step::Failed, Some(device), "", reason);
+        self.timers.cancel(&Timer::Probe(context.server, device));
+        self.tell(context, device, DeviceInput::Silent, now);
+        let _ = contacts;
+    }
+
+    /// A 2xx went back. One that crossed with a CANCEL takes back what the CANCEL left in the buckets.
+    pub(super) fn call_answered(&mut self, context: &mut Context, contacts: &dyn Contacts, now: Now) {
+        let was_over = context.call().is_some_and(|call| call.is_recorded) && context.responses.is_cancelled;
+        if let Some(call) = context.call().filter(|_| was_over) {
+            let devices = call.devices.iter().map(|held| (held.binding.device, Settlement::Seen)).collect();
+            let (aor, id, call_ref) = (call.aor.clone(), call.id, call.call_ref.clone());
+            self.save(Change::Settle { aor, id, call_ref, devices, ended: true }, None);
+        }
+        self.end_call(context, Ending::Answered, contacts, now);
+    }
+
+    /// A final failure of a device went back.
+    pub(super) fn call_failed(&mut self, context: &mut Context, status: Option<u16>, contacts: &dyn Contacts, now: Now) {
+        let ending = match status {
+            Some(408) => Ending::NoReturn,
+            Some(487) => Ending::Cancelled { seen: false },
+            Some(_) | None => Ending::Rejected,
+        };
+        self.end_call(context, ending, contacts, now);
+    }
+
+    /// No device brought a response: our own final says why.
+    pub(super) fn call_unanswered(&mut self, context: &mut Context, contacts: &dyn Contacts, now: Now) {
+        let Some(call) = context.call() else { return };
+        let is_over = now.instant >= call.until;
+        let was_forwarded = !context.responses.branches.is_empty();
+        let (ending, reject) = match (context.responses.is_cancelled, is_over) {
+            (true, _) => (Ending::Cancelled { seen: false }, Reject::of(487)),
+            (false, true) if call.ends_by_expires => (Ending::Expired, Reject::of(487)),
+            (false, true) => (Ending::NoReturn, Reject::of(self.policy.hold.no_return_status)),
+            (false, false) if was_forwarded => (Ending::NoReturn, Reject::of(if context.is_invite() { 408 } else { 480 })),
+            (false, false) if call.store_failed => (Ending::Overload, Reject::busy(BUSY_RETRY_AFTER_S)),
+            (false, false) => (Ending::PushFailed, Reject::of(480)),
+        };
+        self.reject(context, &reject, now);
+        self.end_call(context, ending, contacts, now);
+    }
+
+    /// The call is over: nobody may join, its entries are settled, and the story gets its end.
+    pub(super) fn end_call(&mut self, context: &mut Context, ending: Ending, contacts: &dyn Contacts, now: Now) {
+        let server = context.server;
+        let Some(call) = context.call_mut() else { return };
+        if !self.leave_waiting(&call.aor, server) {
+            return;
+        }
+        call.is_open = false;
+        contacts.unwatch(&call.aor);
+        self.timers.cancel(&Timer::Hold(server));
+        self.timers.cancel(&Timer::Provisional(server));
+        let call_ref = call.call_ref.clone();
+        let (outcome, step) = match ending {
+            Ending::Answered => (Outcome::Answered, Step::Answered),
+            Ending::Rejected => (Outcome::Rejected, Step::Rejected),
+            Ending::Cancelled { .. } => (Outcome::Cancelled, Step::Cancelled),
+            Ending::NoReturn => (Outcome::NoReturn, Step::NoReturn),
+            Ending::Expired => (Outcome::Expired, Step::Expired),
+            Ending::PushFailed => (Outcome::PushFailed, Step::Failed),
+            Ending::Overload => (Outcome::Overload, Step::Failed),
+        };
+        let detail = format!("after {} ms", millis(now.instant.saturating_duration_since(call.since.instant)));
+        let seen = matches!(ending, Ending::Answered | Ending::Cancelled { seen: true });
+        let settlement = if seen { Settlement::Seen } else { Settlement::Missed };
+        let mut settled: Vec<_> = Vec::new();
+        for held in &mut call.devices {
+            self.timers.cancel(&Timer::Probe(server, held.binding.device));
+            self.timers.cancel(&Timer::Retry(server, held.binding.device));
+            if std::mem::take(&mut held.has_entry) {
+                settled.push((held.binding.device, settlement));
+            }
+        }
+        let (aor, id, is_recorded) = (call.aor.clone(), call.id, call.is_recorded);
+        self.step(&call_ref, step, None, detail, "");
+        for (device, settlement) in &settled {
+            if *settlement == Settlement::Missed {
+                self.step(&call_ref, Step::Missed, Some(*device), "", "");
+            }
+        }
+        if seen {
+            // The other devices of the AOR may have entries of the same call from a request of its own.
+            let others = contacts.of_aor(&aor).into_iter().map(|binding| (binding.device, Settlement::Seen));
+            let fresh: Vec<_> = others.filter(|(device, _)| settled.iter().all(|(other, _)| other != device)).collect();
+            settled.extend(fresh);
+        }
+        if is_recorded {
+            self.save(Change::Settle { aor, id, call_ref, devices: settled, ended: true }, None);
+        }
+        self.effects.push_back(Effect::CallEnded(outcome));
+    }
+
+    /// Takes a call out of those that wait; false if it was out already.
+    fn leave_waiting(&mut self, aor: &Aor, server: ServerId) -> bool {
+        let Some(calls) = self.waiting.get_mut(aor) else { return false };
+        let before = calls.len();
+        calls.retain(|call| *call != server);
+        let left = calls.len() < before;
+        if calls.is_empty() {
+            self.waiting.remove(aor);
+        }
+        self.held_calls -= usize::from(left);
+        left
+    }
+}
+
+/// Whether the target has a token for this kind of push: an iOS device is told of a message by its remote token only
+/// (VoIP pushes are for calls alone).
+fn can_be_told(target: &PushTarget, method: Method) -> Result<(), &'static str> {
+    match &target.tokens {
+        Tokens::Apple { remote: None, .. } if method != Method::INVITE => Err("the contact has no remote token"),
+        Tokens::Apple { .. } | Tokens::Single => Ok(()),
+    }
+}
+
+fn provider_of(binding: &Binding) -> &'static str {
+    binding.push.as_ref().map_or("", |target| target.provider.name())
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+

@@ -1,0 +1,125 @@
+//! missed_calls: one push that tells a device of all calls it never saw, when it is back.
+//!
+//! Claim the entries, push them, and only when the provider took the push remove them: a crash in between reports a
+//! call twice rather than never.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::event::Contacts;
+use super::{Proxy, PushPurpose, SavePurpose, Timer};
+use crate::binding::{Aor, Binding, DeviceId, PushTarget, Tokens};
+use crate::clock::{Now, UnixMillis};
+use crate::push::{self, Notice, Outcome, Push};
+use crate::store::{Applied, Change, StoreError};
+use crate::timeline::Step;
+
+/// How long a missed_calls push may be delivered (ECSS's figure).
+const TTL: Duration = Duration::from_secs(120);
+/// First pause after a refused push; doubled each time.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// Reports that are with the provider, and pushes that failed before.
+#[derive(Debug, Default)]
+pub struct Reports {
+    claimed: HashMap<DeviceId, Report>,
+    failures: HashMap<DeviceId, u32>,
+}
+
+#[derive(Debug)]
+struct Report {
+    aor: Aor,
+    call_refs: Vec<Box<str>>,
+    sent_at: UnixMillis,
+}
+
+impl Proxy {
+    /// A device registered after being away for `absence`.
+    pub(super) fn report_missed(&mut self, binding: &Arc<Binding>, absence: Duration, contacts: &dyn Contacts) {
+        let missed = &self.policy.missed;
+        if missed.enabled && absence >= missed.absence {
+            self.claim(binding, contacts);
+        }
+    }
+
+    fn claim(&mut self, binding: &Binding, contacts: &dyn Contacts) {
+        let can_be_told = binding.push.as_ref().is_some_and(|target| self.can_be_told(target));
+        if can_be_told && contacts.has_missed(binding.device) {
+            let change = Change::Claim { aor: binding.aor.clone(), device: binding.device };
+            self.save(change, Some(SavePurpose::Claim(binding.device)));
+        }
+    }
+
+    /// An iOS device without a remote token cannot be told; its entries wait for a REGISTER that brings one.
+    fn can_be_told(&self, target: &PushTarget) -> bool {
+        !matches!(target.tokens, Tokens::Apple { remote: None, .. }) && self.policy.push.supports(target).is_ok()
+    }
+
+    pub(super) fn claimed(
+        &mut self,
+        device: DeviceId,
+        result: Result<Applied, StoreError>,
+        contacts: &dyn Contacts,
+        now: Now,
+    ) {
+        let Ok(Applied::Claimed(entries)) = result else { return };
+        let (Some(first), Some(binding)) = (entries.first(), contacts.of_device(device)) else { return };
+        let Some(target) = binding.push.clone() else { return };
+        let _ = first;
+        let call_refs = entries.iter().map(|entry| entry.call_ref.clone()).collect();
+        self.missed.claimed.insert(device, Report { aor: binding.aor.clone(), call_refs, sent_at: now.unix });
+        self.tickets += 1;
+        let ticket = push::Ticket(self.tickets);
+        self.pushes.insert(ticket, PushPurpose::Missed(device));
+        let notice = Notice::MissedCalls(entries);
+        self.effects.push_back(super::Effect::Push(Push { ticket, target, notice, date: now.unix, ttl: TTL }));
+    }
+
+    pub(super) fn report_pushed(&mut self, device: DeviceId, reply: push::Reply, contacts: &dyn Contacts, now: Now) {
+        let Some(report) = self.missed.claimed.remove(&device) else { return };
+        let Report { aor, call_refs, sent_at } = report;
+        match reply.outcome {
+            Outcome::Accepted => {
+                self.missed.failures.remove(&device);
+                for call_ref in &call_refs {
+                    self.step(call_ref, Step::MissedReported, Some(device), "", "");
+                }
+                self.save(Change::Reported { aor, device, call_refs }, None);
+            }
+            Outcome::TokenDead { since, .. } => {
+                self.save(Change::Release { aor, device }, None);
+                self.token_dead(device, since, sent_at, contacts);
+            }
+            // The next REGISTER tries again; before it nothing would be different.
+            Outcome::Refused { .. } => self.save(Change::Release { aor, device }, None),
+            Outcome::TryAgain { after, .. } => {
+                self.save(Change::Release { aor, device }, None);
+                self.retry_report(device, after, now);
+            }
+            Outcome::Limited => {
+                self.save(Change::Release { aor, device }, None);
+                self.retry_report(device, Some(Duration::from_secs(60)), now);
+            }
+        }
+    }
+
+    fn retry_report(&mut self, device: DeviceId, after: Option<Duration>, now: Now) {
+        let failures = self.missed.failures.entry(device).or_default();
+        let back_off = RETRY_AFTER.saturating_mul(1 << (*failures).min(10)).min(RETRY_AFTER_MAX);
+        *failures += 1;
+        let pause = after.unwrap_or(back_off).max(back_off.min(RETRY_AFTER));
+        self.timers.set(Timer::Report(device), now.instant + pause);
+    }
+
+    /// Tries again, with whatever token the device has by then.
+    pub(super) fn report_due(&mut self, device: DeviceId, contacts: &dyn Contacts, _now: Now) {
+        match contacts.of_device(device) {
+            Some(binding) => self.claim(&binding, contacts),
+            None => {
+                self.missed.failures.remove(&device);
+            }
+        }
+    }
+}

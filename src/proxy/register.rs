@@ -1,0 +1,576 @@
+//! REGISTER (RFC 3261 §10, RFC 8599 §5.6.1): what its Contacts say, and in relay mode its way to the softswitch and back.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::context::{Context, Purpose};
+use super::event::Contacts;
+use super::policy::{Mode, UpstreamContact};
+use super::response_context::Hop;
+use super::secret::FlowToken;
+use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, SavePurpose, forward};
+use crate::binding::{Aor, Binding, DeviceId, Provider, PushTarget};
+use crate::clock::Now;
+use crate::sip::push_param::{PushParams, is_push_param};
+use crate::sip::response::header;
+use crate::sip::{Edits, HeaderName, Message, NameAddr, Uri, scan};
+use crate::store::{Applied, Change, Removal, StoreError};
+use crate::transaction::ServerId;
+
+/// Contacts in one REGISTER; more are refused.
+const CONTACTS_MAX: usize = 10;
+/// Refresh before expiry that a device is asked for which can wake itself (RFC 8599 §8.4: more than 120).
+const PNSREG_S: u32 = 121;
+
+/// A REGISTER that is on its way: what will be saved when it is accepted.
+#[derive(Debug)]
+pub struct Registration {
+    pub aor: Aor,
+    pub contacts: Vec<RegisterContact>,
+    /// `Contact: *`: all bindings of the AOR end.
+    pub is_star: bool,
+    /// Feature-Caps values for the 2xx (RFC 8599 §5.6.1.1).
+    pub feature_caps: Vec<u8>,
+    /// The upstream 2xx, while the change is on its way to be durable; `None` in local mode.
+    pub accepted: Option<Message>,
+    /// What is being saved, and for how long each device was away before.
+    pub put: Vec<(Arc<Binding>, Duration)>,
+}
+
+/// One Contact of a REGISTER.
+#[derive(Debug, Clone)]
+pub struct RegisterContact {
+    pub device: DeviceId,
+    /// Where its value and its URI stand in the request.
+    pub value: Range<usize>,
+    pub uri: Range<usize>,
+    /// Header parameters but `expires`, each with its `;`.
+    pub params: Box<[u8]>,
+    /// Asked for by `expires` or Expires; `None`: the registrar decides.
+    pub expires: Option<u32>,
+    pub instance: Option<Box<str>>,
+    pub reg_id: Option<u32>,
+    pub label: Option<Box<str>>,
+    pub push: Option<PushTarget>,
+    pub push_refused: Option<Box<str>>,
+    /// Whether it names its binding by more than an address, so that expires=0 ends that for good.
+    pub names_device: bool,
+    /// Other bindings of the same device under older names.
+    pub replaced: Vec<DeviceId>,
+}
+
+impl Proxy {
+    pub(super) fn register(&mut self, context: &mut Context, contacts: &dyn Contacts, now: Now) {
+        match self.read_registration(&context.request, contacts, now) {
+            Ok(registration) if self.policy.mode == Mode::Relay => self.relay(context, registration, now),
+            Ok(registration) => self.register_locally(context, registration, contacts, now),
+            Err(reject) => self.reject(context, &reject, now),
+        }
+    }
+
+    /// Everything that can be known before the registrar speaks.
+    fn read_registration(&self, request: &Message, contacts: &dyn Contacts, now: Now) -> Result<Registration, Reject> {
+        let to = request.to().ok_or_else(|| Reject::of(400))?;
+        let uri = to.parse_uri().map_err(|_| Reject::new(400, "Bad To"))?;
+        if !self.policy.serves(uri.host) {
+            return Err(Reject::new(403, "Domain Not Served"));
+        }
+        let aor = uri.aor().ok_or_else(|| Reject::new(400, "Bad Address Of Record"))?;
+        let existing = contacts.of_aor(&aor);
+        let values: Vec<&[u8]> = request.values(HeaderName::Contact).collect();
+        if values.len() > CONTACTS_MAX {
+            return Err(Reject::new(403, "Too Many Contacts"));
+        }
+        let is_star = values.contains(&&b"*"[..]);
+        if is_star && (values.len() > 1 || request.number(HeaderName::Expires) != Some(0)) {
+            return Err(Reject::new(400, "Bad Contact"));
+        }
+        let mut registration =
+            Registration { aor, contacts: Vec::new(), is_star, feature_caps: Vec::new(), accepted: None, put: Vec::new() };
+        // A proxy nearer to the device takes care of its pushes (RFC 8599 §5.6.1.1).
+        let is_pushed_elsewhere = request.values(HeaderName::FeatureCaps).any(|value| {
+            scan::params(value).any(|param| param.name.eq_ignore_ascii_case(b"+sip.pns"))
+        });
+        for value in values.into_iter().filter(|_| !is_star) {
+            let contact =
+                self.read_contact(request, value, &mut registration, &existing, is_pushed_elsewhere)?;
+            registration.contacts.push(contact);
+        }
+        self.check_count(&registration, &existing, now)?;
+        Ok(registration)
+    }
+
+    fn read_contact(
+        &self,
+        request: &Message,
+        value: &[u8],
+        registration: &mut Registration,
+        existing: &[Arc<Binding>],
+        is_pushed_elsewhere: bool,
+    ) -> Result<RegisterContact, Reject> {
+        let bad = || Reject::new(400, "Bad Contact");
+        let parsed = NameAddr::parse(value).ok_or_else(bad)?;
+        let uri = parsed.parse_uri().map_err(|_| bad())?;
+        let param = |name: &str| parsed.param(name).flatten();
+        let expires = param("expires")
+            .map(|expires| scan::number(expires).unwrap_or(3600))
+            .or_else(|| request.number(HeaderName::Expires))
+            .map(|expires| u32::try_from(expires).unwrap_or(u32::MAX));
+        let params = if is_pushed_elsewhere { PushParams::Absent } else { PushParams::read(&uri) };
+        let wants_pnsreg = parsed.param("+sip.pnsreg").is_some();
+        let (push, push_refused) = self.accept_push(params, wants_pnsreg, &mut registration.feature_caps)?;
+        let label = uri.param("label").or_else(|| parsed.param("label")).flatten();
+        let mut contact = RegisterContact {
+            device: DeviceId([0; 10]),
+            value: request.span_of(value),
+            uri: request.span_of(parsed.uri),
+            params: params_without_expires(parsed.params),
+            expires,
+            instance: param("+sip.instance").map(|value| scan::text(&scan::unquote(value))),
+            reg_id: param("reg-id").and_then(scan::number).and_then(|id| u32::try_from(id).ok()),
+            label: label.map(|label| scan::text(&scan::unescape(&scan::unquote(label)))),
+            push,
+            push_refused,
+            names_device: false,
+            replaced: Vec::new(),
+        };
+        self.identify(&mut contact, &uri, &registration.aor, existing);
+        Ok(contact)
+    }
+
+    /// What push parameters come to: a target, or a reason why there is none.
+    fn accept_push(
+        &self,
+        params: PushParams,
+        wants_pnsreg: bool,
+        feature_caps: &mut Vec<u8>,
+    ) -> Result<(Option<PushTarget>, Option<Box<str>>), Reject> {
+        let refuse = |reason: Box<str>| {
+            if self.policy.registrar.refuse_unsupported_pns { Err(Reject::of(555)) } else { Ok((None, Some(reason))) }
+        };
+        match params {
+            PushParams::Absent => Ok((None, None)),
+            PushParams::Query(asked) => {
+                let providers = self.policy.push.providers();
+                let asked_for = |provider: &Provider| {
+                    asked.as_ref().is_none_or(|name| name.eq_ignore_ascii_case(provider.name()))
+                };
+                let answer: Vec<_> = providers.into_iter().filter(asked_for).collect();
+                if answer.is_empty() && asked.is_some() && self.policy.registrar.refuse_unsupported_pns {
+                    return Err(Reject::of(555));
+                }
+                for provider in answer {
+                    announce(feature_caps, provider, wants_pnsreg);
+                }
+                Ok((None, None))
+            }
+            PushParams::Refused { reason, .. } => refuse(reason),
+            PushParams::Target(target) => match self.policy.push.supports(&target) {
+                Ok(()) => {
+                    announce(feature_caps, target.provider, wants_pnsreg);
+                    Ok((Some(target), None))
+                }
+                Err(reason) => refuse(reason),
+            },
+        }
+    }
+
+    /// Finds which device a Contact is: the one that its instance, else its label, else its push token, else its
+    /// address names; and the older names of the same device. A device keeps the first name that it got.
+    fn identify(&self, contact: &mut RegisterContact, uri: &Uri<'_>, aor: &Aor, existing: &[Arc<Binding>]) {
+        let by_instance = |binding: &&Arc<Binding>| {
+            contact.instance.is_some() && binding.instance == contact.instance && binding.reg_id == contact.reg_id
+        };
+        let by_label = |binding: &&Arc<Binding>| contact.label.is_some() && binding.label == contact.label;
+        let by_push = |binding: &&Arc<Binding>| contact.push.is_some() && binding.push == contact.push;
+        let by_address =
+            |binding: &&Arc<Binding>| Uri::parse(&binding.contact).is_ok_and(|known| known.is_same(uri));
+        let strong: Vec<DeviceId> = [
+            existing.iter().filter(by_instance).collect::<Vec<_>>(),
+            existing.iter().filter(by_label).collect(),
+            existing.iter().filter(by_push).collect(),
+        ]
+        .into_iter()
+        .flatten()
+        .map(|binding| binding.device)
+        .collect();
+        let is_anonymous = contact.instance.is_none() && contact.label.is_none() && contact.push.is_none();
+        let by_address = existing.iter().find(by_address).filter(|_| is_anonymous).map(|binding| binding.device);
+        contact.names_device = !strong.is_empty();
+        contact.device = strong.first().copied().or(by_address).unwrap_or_else(|| self.new_device(contact, uri, aor));
+        contact.replaced = strong.into_iter().filter(|device| *device != contact.device).collect();
+    }
+
+    fn new_device(&self, contact: &RegisterContact, uri: &Uri<'_>, aor: &Aor) -> DeviceId {
+        let reg_id = contact.reg_id.unwrap_or(0).to_be_bytes();
+        match (&contact.instance, &contact.label, &contact.push) {
+            (Some(instance), _, _) => self.keys.device_id(aor, "instance", &[instance.as_bytes(), &reg_id]),
+            (None, Some(label), _) => self.keys.device_id(aor, "label", &[label.as_bytes()]),
+            (None, None, Some(push)) => {
+                let mark = [push.provider.name().as_bytes(), push.prid.reveal().as_bytes(), push.param.as_bytes()];
+                self.keys.device_id(aor, "push", &mark)
+            }
+            (None, None, None) => {
+                let port = uri.port.unwrap_or(0).to_be_bytes();
+                let mark = [uri.user.unwrap_or_default(), &uri.host.to_ascii_lowercase(), &port];
+                self.keys.device_id(aor, "address", &mark)
+            }
+        }
+    }
+
+    /// `contacts_per_aor_max` is kept by refusing the newcomer: nobody is thrown out.
+    fn check_count(&self, registration: &Registration, existing: &[Arc<Binding>], now: Now) -> Result<(), Reject> {
+        let stays = |binding: &&Arc<Binding>| {
+            !binding.is_over(now.unix)
+                && registration.contacts.iter().all(|contact| {
+                    contact.device != binding.device && !contact.replaced.contains(&binding.device)
+                })
+        };
+        let added = registration.contacts.iter().filter(|contact| contact.expires != Some(0)).count();
+        let is_new = registration.contacts.iter().any(|contact| {
+            contact.expires != Some(0) && existing.iter().all(|binding| binding.device != contact.device)
+        });
+        let count = existing.iter().filter(stays).count() + added;
+        if is_new && count > self.policy.registrar.contacts_per_aor_max {
+            return Err(Reject::new(403, "Too Many Contacts"));
+        }
+        Ok(())
+    }
+
+    /// Sends the REGISTER on, with our contact in the place of the phone's.
+    fn relay(&mut self, context: &mut Context, registration: Registration, now: Now) {
+        let mut edits = Edits::new();
+        for contact in &registration.contacts {
+            self.edit_contact(&context.request, contact, &mut edits);
+        }
+        if let Some(contact) = registration.contacts.first()
+            && self.policy.upstream_contact == UpstreamContact::Path
+        {
+            let token = self.keys.write(&FlowToken { device: contact.device, flow: context.flow });
+            self.insert_path(&context.request, &token, &mut edits);
+        }
+        if !registration.feature_caps.is_empty() {
+            edits.insert(context.request.headers_end(), |out| out.extend_from_slice(&registration.feature_caps));
+        }
+        match Message::parse(edits.apply(context.request.bytes()), usize::MAX) {
+            Ok(onward) => context.onward = Some(onward),
+            Err(_) => return self.reject(context, &Reject::of(500), now),
+        }
+        context.purpose = Purpose::Registration(Box::new(registration));
+        let hop = Hop { uri: None, routes: [].into(), record_route: None, destinations: Vec::new(), device: None };
+        self.start_upstream(context, hop, now);
+    }
+
+    fn edit_contact(&self, request: &Message, contact: &RegisterContact, edits: &mut Edits) {
+        match self.policy.upstream_contact {
+            UpstreamContact::Alias => {
+                let expires = contact.expires;
+                edits.replace(contact.value.clone(), |out| {
+                    self.write_alias(out, contact.device);
+                    write_upstream_params(out, &contact.params, expires);
+                });
+            }
+            UpstreamContact::Path => {
+                let uri = request.slice(contact.uri.clone());
+                edits.replace(contact.uri.clone(), |out| write_uri_without_push(out, uri));
+            }
+        }
+    }
+
+    /// `<sip:ALIAS@advertise>`, by which the softswitch will call the device.
+    fn write_alias(&self, out: &mut Vec<u8>, device: DeviceId) {
+        let upstream = self.upstream_addresses().into_iter().next();
+        let listener = upstream.and_then(|destination| self.policy.listener(destination.listener()));
+        let Some(listener) = listener.or_else(|| self.policy.listeners.first()) else { return };
+        out.extend_from_slice(b"<sip:");
+        out.extend_from_slice(device.to_string().as_bytes());
+        out.push(b'@');
+        out.extend_from_slice(listener.sent_by.as_bytes());
+        if listener.transport.is_reliable() {
+            out.extend_from_slice(b";transport=");
+            out.extend_from_slice(listener.transport.uri_name().as_bytes());
+        }
+        out.push(b'>');
+    }
+
+    /// RFC 3327 §5.2. Differs from it: inserted also where the phone does not say `Supported: path`, because the
+    /// operator chose `register.contact = "path"` for a registrar that understands it.
+    fn insert_path(&self, request: &Message, token: &str, edits: &mut Edits) {
+        let upstream = self.upstream_addresses().into_iter().next();
+        let listener = upstream.and_then(|destination| self.policy.listener(destination.listener()));
+        let Some(listener) = listener.or_else(|| self.policy.listeners.first()) else { return };
+        let at = request.fields(HeaderName::Path).next().map_or(request.headers_end(), |field| field.line().start);
+        edits.insert(at, |out| {
+            out.extend_from_slice(b"Path: <sip:");
+            out.extend_from_slice(token.as_bytes());
+            out.push(b'@');
+            out.extend_from_slice(listener.sent_by.as_bytes());
+            out.extend_from_slice(b";lr>\r\n");
+        });
+        if !request.has_option(HeaderName::Supported, "path") {
+            edits.insert(at, |out| header(out, "Supported", b"path"));
+        }
+    }
+
+    /// The softswitch accepted: save first, answer then.
+    pub(super) fn registration_accepted(
+        &mut self,
+        context: &mut Context,
+        response: &Message,
+        contacts: &dyn Contacts,
+        now: Now,
+    ) {
+        context.responses.is_final = false;
+        let request = context.request.clone();
+        let flow = context.flow;
+        let mode = self.policy.upstream_contact;
+        let Purpose::Registration(registration) = &mut context.purpose else { return };
+        if registration.accepted.is_some() {
+            return;
+        }
+        let default = u32::try_from(self.policy.registrar.expires_default.as_secs()).unwrap_or(u32::MAX);
+        let granted: Vec<u32> = registration
+            .contacts
+            .iter()
+            .map(|contact| granted_expires(response, &request, contact, mode).or(contact.expires).unwrap_or(default))
+            .collect();
+        registration.accepted = Some(response.clone());
+        let change = registration.change(&request, flow, &granted, contacts, now);
+        self.save(change, Some(SavePurpose::Registration(context.server)));
+    }
+
+    /// The bindings are durable, so the phone may be told; calls that wait for it go on.
+    pub(super) fn registration_saved(
+        &mut self,
+        server: ServerId,
+        result: Result<Applied, StoreError>,
+        contacts: &dyn Contacts,
+        now: Now,
+    ) {
+        let mut woken = Vec::new();
+        self.with_context(server, |proxy, context| {
+            let Purpose::Registration(registration) = &mut context.purpose else { return };
+            if result.is_err() {
+                return proxy.reject(context, &Reject::busy(BUSY_RETRY_AFTER_S), now);
+            }
+            woken = std::mem::take(&mut registration.put);
+            let accepted = registration.accepted.take();
+            context.responses.is_final = true;
+            let bytes = match accepted {
+                Some(response) => proxy.relayed_2xx(context, &response, contacts),
+                None => proxy.own_2xx(context, contacts, now),
+            };
+            proxy.transactions.respond(server, 200, bytes, now.instant);
+        });
+        self.collect_sends();
+        for (binding, absence) in woken {
+            self.effects.push_back(super::Effect::Woken(Arc::clone(&binding)));
+            self.wake(&binding, contacts, now);
+            self.report_missed(&binding, absence, contacts);
+        }
+    }
+
+    /// The softswitch's 2xx as the phone is to see it: its own Contact again, and which pushes it can count on.
+    fn relayed_2xx(&self, context: &Context, response: &Message, contacts: &dyn Contacts) -> bytes::Bytes {
+        let Purpose::Registration(registration) = &context.purpose else { return response.bytes().clone() };
+        let mut edits = Edits::new();
+        forward::remove_top_via(response, &mut edits);
+        for value in response.values(HeaderName::Contact) {
+            self.restore_contact(context, registration, response, value, contacts, &mut edits);
+        }
+        if !registration.feature_caps.is_empty() {
+            edits.insert(response.headers_end(), |out| out.extend_from_slice(&registration.feature_caps));
+        }
+        edits.apply(response.bytes())
+    }
+
+    fn restore_contact(
+        &self,
+        context: &Context,
+        registration: &Registration,
+        response: &Message,
+        value: &[u8],
+        contacts: &dyn Contacts,
+        edits: &mut Edits,
+    ) {
+        let Some(listed) = NameAddr::parse(value) else { return };
+        let Ok(uri) = listed.parse_uri() else { return };
+        let own = registration.contacts.iter().find(|contact| is_listed(&uri, &context.request, contact));
+        let own_uri = own.map(|contact| context.request.slice(contact.uri.clone()));
+        if let (Some(contact), Some(own_uri)) = (own, own_uri) {
+            return edits.replace(response.span_of(value), |out| {
+                write_contact(out, own_uri, &contact.params);
+                if let Some(expires) = listed.param("expires").flatten() {
+                    out.extend_from_slice(b";expires=");
+                    out.extend_from_slice(expires);
+                }
+            });
+        }
+        // Another device of the same user: its address, not what wakes it (RFC 8599 §13).
+        let other = uri.user.and_then(DeviceId::parse).and_then(|device| contacts.of_device(device));
+        if let Some(other) = other.filter(|_| self.policy.is_own_host(uri.host)) {
+            edits.replace(response.span_of(listed.uri), |out| write_uri_without_push(out, &other.contact));
+        }
+    }
+}
+
+impl Registration {
+    /// The change that this registration is, with the seconds granted to each contact.
+    pub fn change(
+        &mut self,
+        request: &Message,
+        flow: crate::sip::Flow,
+        granted: &[u32],
+        contacts: &dyn Contacts,
+        now: Now,
+    ) -> Change {
+        let existing = contacts.of_aor(&self.aor);
+        let mut remove: Vec<Removal> = Vec::new();
+        if self.is_star {
+            remove.extend(existing.iter().map(|binding| Removal { device: binding.device, heir: None }));
+        }
+        for (contact, granted) in self.contacts.iter().zip(granted) {
+            let known = existing.iter().find(|binding| binding.device == contact.device);
+            let keeps = known.is_some_and(|known| known.push.is_some() && !contact.names_device);
+            if *granted == 0 && !keeps {
+                remove.push(Removal { device: contact.device, heir: None });
+                continue;
+            }
+            let replaced = contact.replaced.iter();
+            remove.extend(replaced.map(|device| Removal { device: *device, heir: Some(contact.device) }));
+            let mut binding = new_binding(&self.aor, request, contact, flow, *granted, now);
+            if let Some(known) = known.filter(|_| *granted == 0) {
+                // Gone from its address, but it named neither itself nor its token: it can still be pushed.
+                binding = Binding { expires_at: now.unix, ..Binding::clone(known) };
+            }
+            let absence = known.map_or(Duration::MAX, |known| now.unix.since(known.registered_at));
+            self.put.push((Arc::new(binding), absence));
+        }
+        let put = self.put.iter().map(|(binding, _)| Binding::clone(binding)).collect();
+        self.put.retain(|(binding, _)| binding.is_reachable(now.unix));
+        Change::Register { aor: self.aor.clone(), put, remove }
+    }
+}
+
+fn new_binding(
+    aor: &Aor,
+    request: &Message,
+    contact: &RegisterContact,
+    flow: crate::sip::Flow,
+    granted: u32,
+    now: Now,
+) -> Binding {
+    let paths: Vec<&[u8]> = request.values(HeaderName::Path).collect();
+    Binding {
+        aor: aor.clone(),
+        device: contact.device,
+        instance: contact.instance.clone(),
+        reg_id: contact.reg_id,
+        label: contact.label.clone(),
+        contact: request.slice(contact.uri.clone()).into(),
+        contact_params: contact.params.clone(),
+        path: paths.join(&b", "[..]).into(),
+        flow,
+        call_id: scan::text(request.call_id()),
+        cseq: request.cseq().map_or(0, |cseq| cseq.number),
+        registered_at: now.unix,
+        expires_at: now.unix.after(Duration::from_secs(granted.into())),
+        push: contact.push.clone(),
+        push_refused: contact.push_refused.clone(),
+        user_agent: request.first(HeaderName::UserAgent).map(scan::text),
+    }
+}
+
+/// Whether a Contact in a 2xx is the one that a REGISTER of ours sent.
+fn is_listed(listed: &Uri<'_>, request: &Message, contact: &RegisterContact) -> bool {
+    listed.user.and_then(DeviceId::parse) == Some(contact.device) || {
+        let mut stripped = Vec::new();
+        write_uri_without_push(&mut stripped, request.slice(contact.uri.clone()));
+        Uri::parse(&stripped).is_ok_and(|sent| sent.is_same(listed))
+    }
+}
+
+/// Seconds that the registrar granted (RFC 3261 §10.2.4): with the Contact, else for the whole response.
+fn granted_expires(
+    response: &Message,
+    request: &Message,
+    contact: &RegisterContact,
+    _mode: UpstreamContact,
+) -> Option<u32> {
+    if contact.expires == Some(0) {
+        return Some(0);
+    }
+    let listed = response.values(HeaderName::Contact).filter_map(NameAddr::parse).find(|listed| {
+        listed.parse_uri().is_ok_and(|uri| is_listed(&uri, request, contact))
+    });
+    let expires = listed.and_then(|listed| listed.param("expires").flatten()).and_then(scan::number);
+    let expires = expires.or_else(|| response.number(HeaderName::Expires))?;
+    Some(u32::try_from(expires).unwrap_or(u32::MAX))
+}
+
+/// `Feature-Caps: *;+sip.pns="…"` (RFC 8599 §8.2, §8.4).
+fn announce(lines: &mut Vec<u8>, provider: Provider, wants_pnsreg: bool) {
+    let mut value = format!("*;+sip.pns=\"{provider}\"");
+    if wants_pnsreg {
+        value.push_str(&format!(";+sip.pnsreg=\"{PNSREG_S}\""));
+    }
+    let before = lines.len();
+    header(lines, "Feature-Caps", value.as_bytes());
+    let line = lines.split_off(before);
+    if !lines.windows(line.len()).any(|known| known == line) {
+        lines.extend(line);
+    }
+}
+
+fn params_without_expires(params: &[u8]) -> Box<[u8]> {
+    let mut out = Vec::with_capacity(params.len());
+    for param in scan::params(params).filter(|param| !param.name.eq_ignore_ascii_case(b"expires")) {
+        write_param(&mut out, &param);
+    }
+    out.into()
+}
+
+fn write_param(out: &mut Vec<u8>, param: &scan::Param<'_>) {
+    out.push(b';');
+    out.extend_from_slice(param.name);
+    if let Some(value) = param.value {
+        out.push(b'=');
+        out.extend_from_slice(value);
+    }
+}
+
+/// What goes upstream with an alias. `reg-id` asks for flows that an alias does not have (RFC 5626 §6), and nothing
+/// about push leaves.
+fn write_upstream_params(out: &mut Vec<u8>, params: &[u8], expires: Option<u32>) {
+    for param in scan::params(params) {
+        if !param.name.eq_ignore_ascii_case(b"reg-id") && !is_push_param(param.name) {
+            write_param(out, &param);
+        }
+    }
+    if let Some(expires) = expires {
+        out.extend_from_slice(format!(";expires={expires}").as_bytes());
+    }
+}
+
+/// `<uri>;params`.
+pub(super) fn write_contact(out: &mut Vec<u8>, uri: &[u8], params: &[u8]) {
+    out.push(b'<');
+    out.extend_from_slice(uri);
+    out.push(b'>');
+    out.extend_from_slice(params);
+}
+
+/// A URI without anything that tells of push (RFC 8599 §4.1, §13).
+pub(super) fn write_uri_without_push(out: &mut Vec<u8>, text: &[u8]) {
+    let Some(params) = Uri::parse(text).ok().map(|uri| uri.params).filter(|params| !params.is_empty()) else {
+        return out.extend_from_slice(text);
+    };
+    let span = scan::span_in(text, params);
+    out.extend_from_slice(text.get(..span.start).unwrap_or_default());
+    for param in scan::params(params).filter(|param| !is_push_param(param.name)) {
+        write_param(out, &param);
+    }
+    out.extend_from_slice(text.get(span.end..).unwrap_or_default());
+}
+

@@ -1,0 +1,295 @@
+//! Where a request goes (RFC 3261 §16.4, §16.5), and who may send it there.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::context::{Context, Purpose};
+use super::event::{Contacts, DropReason, Effect};
+use super::policy::{Mode, transport_param};
+use super::response_context::{Hop, ResponseContext};
+use super::route::{self, Routed};
+use super::secret::{FlowToken, TokenRead};
+use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, forward, validate};
+use crate::binding::{Aor, Binding, DeviceId};
+use crate::clock::Now;
+use crate::sip::response::header;
+use crate::sip::{Destination, Flow, HeaderName, Message, Method, Transport, Uri};
+use crate::transaction::Incoming;
+
+/// Methods we say in Allow: everything passes through, so everything that is in use.
+const ALLOW: &[u8] =
+    b"INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, MESSAGE, INFO, PRACK, UPDATE, REFER, SUBSCRIBE, NOTIFY, PUBLISH";
+
+/// A device without a name: of a flow that nobody registered from.
+const NO_DEVICE: DeviceId = DeviceId([0; 10]);
+
+/// Which side of us a request comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Softswitch,
+    Phone,
+}
+
+/// Where a request may go.
+enum Target {
+    /// A request within a dialog, to the flow that its Route names.
+    Flow(FlowToken),
+    /// A request of a phone.
+    Softswitch,
+    /// A request for one or all devices of an AOR.
+    Phones { aor: Aor, bindings: Vec<Arc<Binding>>, only: Option<DeviceId> },
+    /// The request is for this proxy itself.
+    Ourselves,
+}
+
+impl Proxy {
+    pub(super) fn receive_request(&mut self, request: Message, flow: Flow, contacts: &dyn Contacts, now: Now) {
+        match self.transactions.receive_request(&request, flow, now.instant) {
+            Incoming::Absorbed => {}
+            Incoming::Full => self.respond_stateless(&request, flow, &Reject::busy(BUSY_RETRY_AFTER_S)),
+            Incoming::Ack => self.forward_ack(&request, flow, contacts, now),
+            Incoming::Cancel { cancel, invite } => self.receive_cancel(request, flow, cancel, invite, contacts, now),
+            Incoming::Request(server) => {
+                let loop_hash = validate::loop_hash(&request, &self.policy.secret);
+                let mut context = Box::new(Context {
+                    server,
+                    to_tag: self.random.tag(),
+                    onward: None,
+                    flow,
+                    loop_hash,
+                    responses: ResponseContext::default(),
+                    purpose: Purpose::Plain,
+                    request,
+                });
+                match validate::request(&context.request, &self.policy, loop_hash) {
+                    Some(reject) => self.reject(&mut context, &reject, now),
+                    None => self.route_request(&mut context, contacts, now),
+                }
+                self.contexts.insert(server, context);
+            }
+        }
+    }
+
+    fn route_request(&mut self, context: &mut Context, contacts: &dyn Contacts, now: Now) {
+        if context.request.method() == Method::REGISTER {
+            return self.register(context, contacts, now);
+        }
+        let policy = Arc::clone(&self.policy);
+        let request = context.request.clone();
+        let routed = route::preprocess(&request, &policy, &self.keys);
+        match self.target(&request, &routed, context.flow, contacts) {
+            Ok(Target::Flow(token)) => self.forward_in_dialog(context, &token, contacts, now),
+            Ok(Target::Softswitch) => self.forward_to_softswitch(context, &routed, contacts, now),
+            Ok(Target::Ourselves) => self.answer_ourselves(context, now),
+            Ok(Target::Phones { aor, bindings, only }) => {
+                self.call_phones(context, aor, &bindings, only, contacts, now);
+            }
+            Err(reject) => self.reject(context, &reject, now),
+        }
+    }
+
+    fn target(
+        &self,
+        request: &Message,
+        routed: &Routed<'_>,
+        flow: Flow,
+        contacts: &dyn Contacts,
+    ) -> Result<Target, Reject> {
+        if routed.token == TokenRead::Forged {
+            return Err(Reject::new(403, "Forbidden Flow Token"));
+        }
+        let uri = Uri::parse(routed.uri).map_err(|_| Reject::of(416))?;
+        if self.side(flow, routed.token, contacts) == Side::Phone {
+            return if routed.next_route.is_none() && uri.user.is_none() && self.policy.is_own(&uri) {
+                Ok(Target::Ourselves)
+            } else if self.policy.mode == Mode::Relay || routed.token != TokenRead::NoToken {
+                Ok(Target::Softswitch)
+            } else {
+                Err(Reject::of(403))
+            };
+        }
+        if let TokenRead::Token(token) = routed.token {
+            let starts_dialog = request.to_tag().is_none();
+            return match contacts.of_device(token.device).filter(|_| starts_dialog) {
+                Some(binding) => {
+                    let only = Some(binding.device);
+                    Ok(Target::Phones { aor: binding.aor.clone(), bindings: vec![binding], only })
+                }
+                None => Ok(Target::Flow(token)),
+            };
+        }
+        self.phones(&uri, contacts)
+    }
+
+    /// The location service (RFC 3261 §16.5): an alias names one device, an AOR all of its devices.
+    fn phones(&self, uri: &Uri<'_>, contacts: &dyn Contacts) -> Result<Target, Reject> {
+        let own = self.policy.is_own_host(uri.host);
+        let Some(user) = uri.user else {
+            return if own { Ok(Target::Ourselves) } else { Err(Reject::of(404)) };
+        };
+        if own && let Some(binding) = DeviceId::parse(user).and_then(|device| contacts.of_device(device)) {
+            let only = Some(binding.device);
+            return Ok(Target::Phones { aor: binding.aor.clone(), bindings: vec![binding], only });
+        }
+        if !self.policy.serves(uri.host) {
+            return Err(Reject::new(403, "Domain Not Served"));
+        }
+        let mut candidates: Vec<Aor> = uri.aor().into_iter().collect();
+        if own {
+            // A trunk that sends numbers to our address means the users of our domains.
+            candidates.extend(self.policy.domains.iter().filter_map(|domain| uri.aor_in(domain)));
+        }
+        candidates
+            .into_iter()
+            .find_map(|aor| {
+                let bindings = contacts.of_aor(&aor);
+                (!bindings.is_empty()).then_some(Target::Phones { aor, bindings, only: None })
+            })
+            .ok_or_else(|| Reject::of(404))
+    }
+
+    /// The softswitch is known by its address. A phone may share that address (behind one NAT, or on one machine), so
+    /// what comes on a device's own flow is the device's.
+    fn side(&self, flow: Flow, token: TokenRead, contacts: &dyn Contacts) -> Side {
+        let is_next_hop = self.policy.softswitch.as_ref().is_some_and(|softswitch| {
+            crate::sip::uri::host_ip(softswitch.host.as_bytes())
+                .is_some_and(|ip| SocketAddr::new(ip, softswitch.port.unwrap_or(5060)) == flow.remote)
+        });
+        let is_token_flow = matches!(token, TokenRead::Token(token) if token.flow.remote == flow.remote);
+        let is_phone = !is_next_hop
+            && (is_token_flow
+                || !self.policy.is_trusted(flow.remote.ip())
+                || contacts.on_flow(flow.transport, flow.remote).is_some());
+        if is_phone { Side::Phone } else { Side::Softswitch }
+    }
+
+    /// To a phone within a dialog: its present flow where it has registered since, else the one of the dialog's start.
+    fn forward_in_dialog(&mut self, context: &mut Context, token: &FlowToken, contacts: &dyn Contacts, now: Now) {
+        let hop = Hop {
+            uri: None,
+            routes: [].into(),
+            record_route: self.record_route(&context.request, token),
+            destinations: vec![Destination::Flow(present_flow(token, contacts, now))],
+            device: None,
+        };
+        self.start_branch(context, hop, now);
+    }
+
+    fn forward_to_softswitch(
+        &mut self,
+        context: &mut Context,
+        routed: &Routed<'_>,
+        contacts: &dyn Contacts,
+        now: Now,
+    ) {
+        let device = contacts.on_flow(context.flow.transport, context.flow.remote).unwrap_or(NO_DEVICE);
+        let record_route = self.record_route(&context.request, &FlowToken { device, flow: context.flow });
+        let hop = Hop { uri: None, routes: [].into(), record_route, destinations: Vec::new(), device: None };
+        match self.trusted_destination(routed, contacts) {
+            Some(destination) => self.start_branch(context, Hop { destinations: vec![destination], ..hop }, now),
+            None => self.start_upstream(context, hop, now),
+        }
+    }
+
+    /// Where Route or Request-URI lead, if that is the softswitch's side: a phone reaches nothing else through us.
+    fn trusted_destination(&self, routed: &Routed<'_>, contacts: &dyn Contacts) -> Option<Destination> {
+        let uri = Uri::parse(routed.next_route.unwrap_or(routed.uri)).ok()?;
+        let ip = uri.host_ip()?;
+        let remote = SocketAddr::new(ip, uri.port.unwrap_or(5060));
+        let transport = transport_param(&uri).unwrap_or(Transport::Udp);
+        let reaches_softswitch = self.policy.is_trusted(ip)
+            && !self.policy.is_own(&uri)
+            && contacts.on_flow(transport, remote).is_none();
+        let listener = self.policy.listener_for(transport, ip).filter(|_| reaches_softswitch)?;
+        Some(Destination::Address { transport, listener, remote })
+    }
+
+    /// Requests that form or may refresh a dialog keep us on its path (RFC 3261 §16.6 step 4).
+    fn record_route(&self, request: &Message, token: &FlowToken) -> Option<Box<str>> {
+        let keeps = matches!(request.method_text(), b"INVITE" | b"SUBSCRIBE" | b"REFER" | b"NOTIFY");
+        keeps.then(|| self.keys.write(token).into())
+    }
+
+    /// A request to the proxy itself: OPTIONS tells that we are alive (RFC 3261 §11), nothing else has a meaning.
+    fn answer_ourselves(&mut self, context: &mut Context, now: Now) {
+        if context.request.method() == Method::OPTIONS {
+            self.answer_options(context, now);
+        } else {
+            self.reject(context, &Reject::of(404), now);
+        }
+    }
+
+    pub(super) fn answer_options(&mut self, context: &mut Context, now: Now) {
+        let mut headers = Vec::new();
+        header(&mut headers, "Allow", ALLOW);
+        header(&mut headers, "Supported", b"path");
+        context.responses.is_final = true;
+        self.respond(context, 200, "OK", &headers, now);
+    }
+
+    /// The ACK of a 2xx is end-to-end and has no transaction (RFC 3261 §13.2.2.4, §17.1.1.3).
+    fn forward_ack(&mut self, request: &Message, flow: Flow, contacts: &dyn Contacts, now: Now) {
+        if let Err(reason) = self.try_forward_ack(request, flow, contacts, now) {
+            self.effects.push_back(Effect::Dropped(reason));
+        }
+    }
+
+    fn try_forward_ack(
+        &mut self,
+        request: &Message,
+        flow: Flow,
+        contacts: &dyn Contacts,
+        now: Now,
+    ) -> Result<(), DropReason> {
+        let policy = Arc::clone(&self.policy);
+        let loop_hash = validate::loop_hash(request, &policy.secret);
+        if validate::request(request, &policy, loop_hash).is_some() {
+            return Err(DropReason::Ack);
+        }
+        let routed = route::preprocess(request, &policy, &self.keys);
+        let destination = match self.target(request, &routed, flow, contacts) {
+            Ok(Target::Flow(token)) => Destination::Flow(present_flow(&token, contacts, now)),
+            Ok(Target::Softswitch) => self
+                .trusted_destination(&routed, contacts)
+                .or_else(|| self.upstream_addresses().into_iter().next_back())
+                .ok_or(DropReason::Ack)?,
+            Ok(Target::Phones { .. } | Target::Ourselves) | Err(_) => return Err(DropReason::Ack),
+        };
+        let (ingress, egress) = policy
+            .listener(flow.listener)
+            .zip(policy.listener(destination.listener()))
+            .ok_or(DropReason::Ack)?;
+        let branch = self.transactions.new_branch(loop_hash);
+        let onward = forward::Onward {
+            uri: None,
+            routes: &[],
+            record_route: None,
+            ingress,
+            egress,
+            transport: destination.transport(),
+            branch: &branch,
+        };
+        let bytes = forward::request(request, flow.remote, &routed, &onward);
+        self.collect_sends();
+        self.send_stateless(destination, bytes);
+        Ok(())
+    }
+}
+
+/// Where a dialog's phone is: it may have changed address since the dialog began.
+fn present_flow(token: &FlowToken, contacts: &dyn Contacts, now: Now) -> Flow {
+    match contacts.of_device(token.device) {
+        Some(binding) if binding.is_reachable(now.unix) => binding.flow,
+        Some(_) | None => token.flow,
+    }
+}
+
+/// The header that names the call to the operator and the bucket, else Call-ID (design of ECSS's call_ref).
+pub(super) fn call_ref(request: &Message, header: &str) -> Box<str> {
+    let named = |field: &&crate::sip::message::Field| {
+        request.slice(field.name_span()).eq_ignore_ascii_case(header.as_bytes())
+    };
+    let value = request.all_fields().iter().find(named).map(|field| request.slice(field.value()));
+    let value = value.filter(|value| !header.is_empty() && !value.is_empty());
+    crate::sip::scan::text(value.unwrap_or_else(|| request.first(HeaderName::CallId).unwrap_or_default()))
+}
