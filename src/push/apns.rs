@@ -166,6 +166,9 @@ impl Account {
                 return Err(format!("contact has no remote token, and a voip token cannot take {kind}"));
             }
         };
+        if !is_path_segment(token.reveal()) {
+            return Err("a token in pn-prid is not one of APNs".to_owned());
+        }
         let topic = HeaderValue::try_from(topic).map_err(|_| "the bundle id in pn-param is not one".to_owned())?;
         Ok(Delivery { token, endpoint, topic, push_type })
     }
@@ -234,6 +237,11 @@ fn roots(settings: &Settings, table: &str) -> Result<Vec<Certificate>, SettingsE
         return Err(SettingsError::file(key, file, "must hold certificates in PEM form (-----BEGIN CERTIFICATE-----)"));
     }
     Ok(certificates)
+}
+
+/// Apple's tokens are hexadecimal, of no promised length; whatever else means something in a path must not get there.
+fn is_path_segment(token: &str) -> bool {
+    !token.is_empty() && token.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '~'))
 }
 
 fn device_url(delivery: &Delivery<'_>) -> Url {
