@@ -224,3 +224,28 @@ pub(super) fn strict_jwt(token: &str) -> Option<Jwt<'_>> {
 pub(super) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jwt_is_read_strictly() {
+        // {"a":">>>"} and {}, where the standard alphabet differs and padding would be.
+        let good = "eyJhIjoiPj4-In0.e30.Pj4-";
+        let jwt = strict_jwt(good).unwrap();
+        assert_eq!((jwt.header["a"].as_str(), jwt.signature.as_slice()), (Some(">>>"), b">>>".as_slice()));
+        let bad = [
+            "eyJhIjoiPj4+In0.e30.Pj4-",
+            "eyJhIjoiPj4-In0=.e30.Pj4-",
+            "eyJhIjoiPj4-In0.e30=.Pj4-",
+            "e30.e30",
+            "e30.e30.e30=",
+            "",
+            "..",
+        ];
+        for token in bad {
+            assert!(strict_jwt(token).is_none(), "{token}");
+        }
+    }
+}

@@ -48,6 +48,9 @@ fn builder(version: Version, timeout: Duration) -> ClientBuilder {
         .connect_timeout(timeout)
         .pool_idle_timeout(None)
         .tcp_nodelay(true)
+        // A peer that vanished must not keep the next push waiting for it as well: the connection ends with the
+        // first attempt that it lets down.
+        .tcp_user_timeout(timeout)
         .http2_keep_alive_interval(PING_INTERVAL)
         .http2_keep_alive_timeout(PING_TIMEOUT)
         .http2_keep_alive_while_idle(true);

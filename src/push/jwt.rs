@@ -101,6 +101,22 @@ fn part(value: &impl Serialize) -> Result<String, SigningError> {
 mod tests {
     use super::*;
 
+    /// By `openssl ecparam -name prime256v1 -genkey -noout | openssl pkcs8 -topk8 -nocrypt`, as a `.p8` file has it.
+    const THROWAWAY_P8: &[u8] = b"-----BEGIN PRIVATE KEY-----\n\
+        MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg6VjMymgzU1DkpVzC\n\
+        +Ei+6dfVkuvgtf+vTTgM+Z7xTvWhRANCAAShXk/7cb7HQNH64fn5sIwkUfYIA+pQ\n\
+        Jl586r/ztfImoiyvGJ4eON5RGtqRIy42UpO70LFcHWrXMh4xnYujpmlW\n\
+        -----END PRIVATE KEY-----\n";
+
+    #[test]
+    fn key_made_by_openssl_signs() {
+        let key = SigningKey::es256(THROWAWAY_P8).unwrap();
+        let token = key.sign(&serde_json::json!({"alg": "ES256"}), &serde_json::json!({"iat": 1})).unwrap();
+        let [header, claims, signature] = token.split('.').collect::<Vec<_>>().try_into().unwrap();
+        assert_eq!((header, claims), ("eyJhbGciOiJFUzI1NiJ9", "eyJpYXQiOjF9"));
+        assert_eq!(URL_SAFE_NO_PAD.decode(signature).unwrap().len(), 64);
+    }
+
     #[test]
     fn wrong_keys_say_what_would_be_right() {
         let rsa = include_bytes!("../demo/throwaway_rsa.pem");

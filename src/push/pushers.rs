@@ -40,7 +40,8 @@ impl Default for Settings {
 /// Sends pushes. A clone is a handle to the same accounts, queue and limits.
 ///
 /// Each push is a task of its own on the runtime given at the start, because an attempt lasts as long as its provider
-/// takes and none may wait for another. Their number is bounded by `queue`.
+/// takes and none may wait for another. This departs from the rule that only the outermost modules spawn; the tasks
+/// are bounded by `queue`, and each ends by itself within its time to live and the time of one attempt.
 #[derive(Clone)]
 pub struct Pushers(Arc<Inner>);
 

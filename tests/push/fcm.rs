@@ -88,6 +88,17 @@ async fn refused_access_token_is_fetched_anew_once() {
 }
 
 #[tokio::test]
+async fn access_token_that_has_ended_is_not_sent() {
+    let double = FcmDouble::start().await.unwrap();
+    let pushers = fcm_pushers(&double);
+    double.set_token_lifetime_s(0);
+    for fetches in 1..4 {
+        assert_eq!(outcome(&pushers, invite(fcm_target("a"))).await, Outcome::Accepted);
+        assert_eq!(double.token_fetches(), fetches);
+    }
+}
+
+#[tokio::test]
 async fn account_that_google_refuses_is_our_fault_and_an_endpoint_in_trouble_is_not() {
     let double = FcmDouble::start().await.unwrap();
     let pushers = fcm_pushers(&double);
