@@ -1,13 +1,33 @@
 //! Pushes: what wakes a phone, and what came of it.
-//! To be written.
+//!
 //! One [`Push`] is one attempt. Whether to try again is decided by the held call (or the missed_calls report) that
-//! wanted it, because only they know whether it still has a purpose.
+//! wanted it, because only they know whether it still has a purpose. [`Pushers`] makes the attempts.
 
-use std::time::Duration;
+pub mod apns;
+mod apns_answer;
+pub mod fcm;
+mod fcm_answer;
+mod http;
+mod jwt;
+mod oauth;
+pub mod payload;
+mod provider_token;
+mod pushers;
 
-use crate::binding::PushTarget;
-use crate::clock::UnixMillis;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use sha2::{Digest, Sha256};
+
+use crate::binding::{Provider, PushTarget, PushToken};
+use crate::clock::{Now, UnixMillis};
 use crate::store::BucketEntry;
+
+pub use pushers::{Pushers, Settings};
+
+/// How long a missed_calls push may still be delivered (ECSS: `time_to_live` 120).
+pub const MISSED_CALLS_TTL: Duration = Duration::from_secs(120);
 
 /// One attempt to wake one device.
 #[derive(Debug, Clone)]
@@ -17,7 +37,7 @@ pub struct Push {
     pub notice: Notice,
     /// When it is sent, by our wall clock.
     pub date: UnixMillis,
-    /// How long it may still be delivered: what is left of the wait.
+    /// How long it may still be delivered: what is left of the wait, or [`MISSED_CALLS_TTL`].
     pub ttl: Duration,
 }
 
@@ -36,6 +56,48 @@ pub enum Notice {
     MissedCalls(Vec<BucketEntry>),
 }
 
+impl Notice {
+    pub fn kind(&self) -> NoticeKind {
+        match self {
+            Self::Invite { .. } => NoticeKind::Invite,
+            Self::Message => NoticeKind::Message,
+            Self::MissedCalls(_) => NoticeKind::MissedCalls,
+        }
+    }
+
+    fn calls(&self) -> &[BucketEntry] {
+        match self {
+            Self::Invite { .. } | Self::Message => &[],
+            Self::MissedCalls(entries) => entries,
+        }
+    }
+}
+
+/// A [`Notice`] without its content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum NoticeKind {
+    Invite,
+    Message,
+    MissedCalls,
+}
+
+impl NoticeKind {
+    /// As in the `type` of a payload.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Invite => "invite",
+            Self::Message => "message",
+            Self::MissedCalls => "missed_calls",
+        }
+    }
+}
+
+impl fmt::Display for NoticeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// Names a push to the one who asked for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
@@ -44,7 +106,11 @@ pub struct Ticket(pub u64);
 #[derive(Debug)]
 pub struct Reply {
     pub ticket: Ticket,
+    pub provider: Provider,
+    pub notice: NoticeKind,
     pub outcome: Outcome,
+    /// The oldest calls of a missed_calls push that did not fit in and were not told to the phone.
+    pub left_out: usize,
     /// From submission to the provider's answer.
     pub took: Duration,
 }
@@ -63,4 +129,126 @@ pub enum Outcome {
     /// Not sent, because `push.per_token_per_min` pushes went to this token in the last minute. An earlier one may
     /// still wake the phone.
     Limited,
+}
+
+impl Outcome {
+    fn dead(since: Option<UnixMillis>, reason: impl Into<Box<str>>) -> Self {
+        Self::TokenDead { since, reason: reason.into() }
+    }
+
+    fn try_again(after: Option<Duration>, reason: impl Into<Box<str>>) -> Self {
+        Self::TryAgain { after, reason: reason.into() }
+    }
+
+    fn refused(reason: impl Into<Box<str>>) -> Self {
+        Self::Refused { reason: reason.into() }
+    }
+
+    /// A word for logs and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::TokenDead { .. } => "token_dead",
+            Self::TryAgain { .. } => "try_again",
+            Self::Refused { .. } => "refused",
+            Self::Limited => "limited",
+        }
+    }
+}
+
+/// Not taken, because `limits.push_queue` pushes are under way already. There will be no [`Reply`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the push queue is full")]
+pub struct Busy;
+
+/// A setting, or a file it names, with which no push can be sent. It is for people, at start-up.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// What the key's value should be.
+    #[error("{key}: {problem}")]
+    Value { key: String, problem: String },
+    /// What the named file should be.
+    #[error("{key} = {file:?}: {problem}")]
+    File { key: String, file: PathBuf, problem: String },
+}
+
+impl SettingsError {
+    fn value(key: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Value { key: key.into(), problem: problem.into() }
+    }
+
+    fn file(key: impl Into<String>, file: &Path, problem: impl Into<String>) -> Self {
+        Self::File { key: key.into(), file: file.to_owned(), problem: problem.into() }
+    }
+}
+
+/// How a push token is shown to people: whoever reads a log must not be able to wake the phone.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TokenHash([u8; 8]);
+
+impl TokenHash {
+    pub fn of(token: &PushToken) -> Self {
+        let digest = Sha256::digest(token.reveal().as_bytes());
+        let mut start = [0; 8];
+        start.iter_mut().zip(digest).for_each(|(place, byte)| *place = byte);
+        Self(start)
+    }
+}
+
+impl fmt::Display for TokenHash {
+    /// Eight hexadecimal digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().take(4).try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for TokenHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What an account made of one attempt.
+struct Sent {
+    outcome: Outcome,
+    left_out: usize,
+}
+
+impl From<Outcome> for Sent {
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, left_out: 0 }
+    }
+}
+
+/// What an answer of a provider means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Verdict {
+    Final(Outcome),
+    /// Our credential is out of date; the same push with a fresh one may be taken at once.
+    StaleCredential(Box<str>),
+    /// A shorter body may be taken at once.
+    TooLarge(Box<str>),
+}
+
+#[expect(clippy::disallowed_methods, reason = "credentials are dated, and attempts timed, by the real clocks")]
+fn clock() -> Now {
+    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Now { instant: Instant::now(), unix: UnixMillis::default().after(unix) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_hash_is_the_start_of_sha_256() {
+        // printf abc | sha256sum
+        assert_eq!(TokenHash::of(&PushToken::new("abc")).to_string(), "ba7816bf");
+    }
+
+    #[test]
+    fn settings_errors_name_key_file_and_problem() {
+        let error = SettingsError::file("push.fcm[0].service_account", Path::new("fcm.json"), "no such file");
+        assert_eq!(error.to_string(), "push.fcm[0].service_account = \"fcm.json\": no such file");
+    }
 }

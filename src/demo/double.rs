@@ -1,0 +1,251 @@
+//! What the doubles of the push services share: an HTTP server on loopback, what it recorded, strict JWTs.
+
+use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{HeaderMap, Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+/// Requests that nobody asked for are forgotten, oldest first, beyond this number.
+const RECORDS_MAX: usize = 10_000;
+/// No push service takes requests that are larger.
+const REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// An accepted push, as it came.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    pub token: String,
+    pub path: String,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Recorded {
+    /// The body as JSON; `Null` when it is none.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
+    /// A header as text; empty when it is missing.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+}
+
+/// Accepted pushes in the order of their arrival, until they are taken.
+#[derive(Debug, Default)]
+pub(super) struct Records {
+    queue: Mutex<VecDeque<Recorded>>,
+    arrived: Notify,
+}
+
+impl Records {
+    pub(super) fn push(&self, record: Recorded) {
+        let mut queue = self.queue.lock();
+        if queue.len() == RECORDS_MAX {
+            queue.pop_front();
+        }
+        queue.push_back(record);
+        drop(queue);
+        self.arrived.notify_one();
+    }
+
+    /// Waits for the next one. Safe to drop.
+    pub(super) async fn next(&self) -> Recorded {
+        loop {
+            let arrived = self.arrived.notified();
+            if let Some(record) = self.try_next() {
+                return record;
+            }
+            arrived.await;
+        }
+    }
+
+    pub(super) fn try_next(&self) -> Option<Recorded> {
+        let mut queue = self.queue.lock();
+        let record = queue.pop_front();
+        if !queue.is_empty() {
+            // One permit is kept at most: whoever else waits must hear of the rest.
+            self.arrived.notify_one();
+        }
+        record
+    }
+}
+
+/// What is answered to the next pushes of each token.
+#[derive(Debug)]
+pub(super) struct Script<Answer>(Mutex<HashMap<String, VecDeque<Answer>>>);
+
+impl<Answer> Default for Script<Answer> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<Answer> Script<Answer> {
+    pub(super) fn add(&self, token: &str, answers: impl IntoIterator<Item = Answer>) {
+        self.0.lock().entry(token.to_owned()).or_default().extend(answers);
+    }
+
+    pub(super) fn next(&self, token: &str) -> Option<Answer> {
+        self.0.lock().get_mut(token)?.pop_front()
+    }
+}
+
+/// What a handler may do to the connection that its request came by.
+#[derive(Debug, Default)]
+pub(super) struct Connection {
+    go_away: Notify,
+    cut: Notify,
+    used: AtomicBool,
+}
+
+impl Connection {
+    /// Whether this is its first request.
+    pub(super) fn is_new(&self) -> bool {
+        !self.used.swap(true, Ordering::Relaxed)
+    }
+
+    /// No further requests by this connection (RFC 9113 §6.8).
+    pub(super) fn go_away(&self) {
+        self.go_away.notify_one();
+    }
+
+    /// Closes it at once, answers or not.
+    pub(super) fn cut(&self) {
+        self.cut.notify_one();
+    }
+}
+
+/// Listens on loopback; port 0 takes a free one.
+pub(super) async fn listen(port: u16) -> io::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+/// Takes connections until it is dropped, and ends them when it is.
+pub(super) async fn serve<H, F>(listener: TcpListener, http2_only: bool, handler: H)
+where
+    H: Fn(Request<Incoming>, Arc<Connection>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+{
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                if let Ok((stream, _)) = accepted {
+                    connections.spawn(serve_connection(stream, http2_only, handler.clone()));
+                }
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+/// One connection, from its first byte to its end.
+pub(super) async fn serve_connection<S, H, F>(stream: S, http2_only: bool, handler: H)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Fn(Request<Incoming>, Arc<Connection>) -> F + Send + Sync + 'static,
+    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+{
+    let connection = Arc::new(Connection::default());
+    let service = service_fn(|request| {
+        let answer = handler(request, Arc::clone(&connection));
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let builder = if http2_only { builder.http2_only() } else { builder };
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    loop {
+        tokio::select! {
+            _ = serving.as_mut() => return,
+            () = connection.go_away.notified() => serving.as_mut().graceful_shutdown(),
+            () = connection.cut.notified() => return,
+        }
+    }
+}
+
+/// The whole body; `None` when it is too large or breaks off.
+pub(super) async fn body(request: Request<Incoming>) -> Option<Bytes> {
+    Limited::new(request.into_body(), REQUEST_BYTES_MAX).collect().await.ok().map(|body| body.to_bytes())
+}
+
+pub(super) fn answer(status: u16, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response
+}
+
+/// A token in compact form, its parts not verified yet.
+pub(super) struct Jwt<'a> {
+    pub(super) header: Value,
+    pub(super) claims: Value,
+    /// What is signed.
+    pub(super) input: &'a str,
+    pub(super) signature: Vec<u8>,
+}
+
+/// Reads it as RFC 7515 §7.1 says: base64url, without padding and without any other character.
+pub(super) fn strict_jwt(token: &str) -> Option<Jwt<'_>> {
+    let (input, signature) = token.rsplit_once('.')?;
+    let (header, claims) = input.split_once('.')?;
+    let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).ok();
+    Some(Jwt {
+        header: serde_json::from_slice(&decode(header)?).ok()?,
+        claims: serde_json::from_slice(&decode(claims)?).ok()?,
+        input,
+        signature: decode(signature)?,
+    })
+}
+
+#[expect(clippy::disallowed_methods, reason = "a double checks the age of tokens by the real clock, as its original")]
+pub(super) fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jwt_is_read_strictly() {
+        // {"a":">>>"} and {}, where the standard alphabet differs and padding would be.
+        let good = "eyJhIjoiPj4-In0.e30.Pj4-";
+        let jwt = strict_jwt(good).unwrap();
+        assert_eq!((jwt.header["a"].as_str(), jwt.signature.as_slice()), (Some(">>>"), b">>>".as_slice()));
+        let bad = [
+            "eyJhIjoiPj4+In0.e30.Pj4-",
+            "eyJhIjoiPj4-In0=.e30.Pj4-",
+            "eyJhIjoiPj4-In0.e30=.Pj4-",
+            "e30.e30",
+            "e30.e30.e30=",
+            "",
+            "..",
+        ];
+        for token in bad {
+            assert!(strict_jwt(token).is_none(), "{token}");
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Firebase Cloud Messaging: the accounts we push by, and the sending (FCM HTTP v1, "projects.messages: send").
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::{Client, Url};
+use tokio::sync::Semaphore;
+
+use super::fcm_answer::{legacy_verdict, verdict};
+use super::http::{self, Answer};
+use super::jwt::SigningKey;
+use super::oauth::{AccessToken, AccessTokens, ServiceAccount};
+use super::payload::{self, Body};
+use super::{Outcome, Push, Sent, SettingsError, Verdict, clock};
+use crate::binding::PushToken;
+
+/// Pushes that may wait for an answer of FCM at once. Over `http://` each has its own connection.
+const IN_FLIGHT_MAX: usize = 256;
+
+/// One Firebase project: a `[[push.fcm]]` table.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Key file as Firebase's console exports it. In the legacy profile it may be a file with the server key alone.
+    pub service_account: PathBuf,
+    /// What apps may send as `pn-param` instead of the project id; empty when they do not.
+    pub project_number: String,
+    pub endpoint: String,
+    pub profile: Profile,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            service_account: "fcm.json".into(),
+            project_number: String::new(),
+            endpoint: "https://fcm.googleapis.com".into(),
+            profile: Profile::V1,
+        }
+    }
+}
+
+/// The form on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Profile {
+    #[default]
+    V1,
+    /// `POST /fcm/send`, which Google shut down in 2024: for private gateways that still speak it.
+    Legacy,
+}
+
+/// A project ready to push.
+pub(super) struct Account {
+    project_id: Box<str>,
+    project_number: Box<str>,
+    url: Url,
+    profile: Profile,
+    credential: Credential,
+    client: Client,
+    pub(super) in_flight: Semaphore,
+}
+
+enum Credential {
+    ServiceAccount(AccessTokens),
+    ServerKey(HeaderValue),
+}
+
+/// What one request is authorized by.
+enum Authorization {
+    Access(Arc<AccessToken>),
+    ServerKey(HeaderValue),
+}
+
+impl Authorization {
+    fn header(&self) -> HeaderValue {
+        match self {
+            Self::Access(token) => token.authorization.clone(),
+            Self::ServerKey(key) => key.clone(),
+        }
+    }
+}
+
+impl Account {
+    /// `table` names the configuration table in errors.
+    pub(super) fn open(settings: &Settings, table: &str, timeout: Duration) -> Result<Self, SettingsError> {
+        let endpoint = http_url(&settings.endpoint)
+            .ok_or_else(|| SettingsError::value(format!("{table}.endpoint"), "must be an http:// or https:// URL"))?;
+        let client = http::client(http::Version::Negotiated, timeout, &[])
+            .map_err(|error| SettingsError::value(table, http::in_words(error)))?;
+        let key = format!("{table}.service_account");
+        let file = &settings.service_account;
+        let content = read(&key, file)?;
+        let wrong = |problem: String| SettingsError::file(&key, file, problem);
+        if settings.profile == Profile::Legacy && !content.trim_ascii_start().starts_with(b"{") {
+            return Ok(Self {
+                project_id: "".into(),
+                project_number: settings.project_number.as_str().into(),
+                url: legacy_url(endpoint),
+                profile: Profile::Legacy,
+                credential: Credential::ServerKey(server_key(&content).ok_or_else(|| {
+                    wrong("must hold the server key on one line, or a service account's JSON".to_owned())
+                })?),
+                client,
+                in_flight: Semaphore::new(IN_FLIGHT_MAX),
+            });
+        }
+        let account: ServiceAccount = serde_json::from_slice(&content).map_err(|error| {
+            wrong(format!("{error}; must be a service account's key file as Firebase's console exports it"))
+        })?;
+        let signing_key = SigningKey::rs256(account.private_key.as_bytes())
+            .map_err(|error| wrong(format!("private_key: {error}")))?;
+        let token_uri = http_url(&account.token_uri)
+            .ok_or_else(|| wrong("token_uri must be an http:// or https:// URL".to_owned()))?;
+        let project_id = account.project_id.clone();
+        let url = match settings.profile {
+            Profile::V1 => v1_url(endpoint, &project_id),
+            Profile::Legacy => legacy_url(endpoint),
+        };
+        let tokens = AccessTokens::new(account, signing_key, token_uri, client.clone(), timeout);
+        Ok(Self {
+            project_id,
+            project_number: settings.project_number.as_str().into(),
+            url,
+            profile: settings.profile,
+            credential: Credential::ServiceAccount(tokens),
+            client,
+            in_flight: Semaphore::new(IN_FLIGHT_MAX),
+        })
+    }
+
+    /// Whether `pn-param` names this project.
+    pub(super) fn is_named(&self, param: &str) -> bool {
+        !param.is_empty() && (param == &*self.project_id || param == &*self.project_number)
+    }
+
+    /// One attempt. A stale access token is renewed once and an oversized report shortened once within it.
+    pub(super) async fn send(&self, push: &Push, token: &PushToken) -> Sent {
+        let (mut limit, mut renewed) = (payload::BYTES_MAX, false);
+        loop {
+            let authorization = match self.authorization().await {
+                Ok(authorization) => authorization,
+                Err(outcome) => return outcome.into(),
+            };
+            let Body { bytes, left_out } = self.body(push, token, limit);
+            let outcome = match self.post(bytes, authorization.header()).await {
+                Verdict::StaleCredential(_) if !renewed && self.renew(&authorization) => {
+                    renewed = true;
+                    continue;
+                }
+                Verdict::TooLarge(_) if push.notice.calls().len() > left_out && limit == payload::BYTES_MAX => {
+                    limit /= 2;
+                    continue;
+                }
+                Verdict::StaleCredential(reason) | Verdict::TooLarge(reason) => Outcome::Refused { reason },
+                Verdict::Final(outcome) => outcome,
+            };
+            return Sent { outcome, left_out };
+        }
+    }
+
+    fn body(&self, push: &Push, token: &PushToken, limit: usize) -> Body {
+        match self.profile {
+            Profile::V1 => payload::fcm_v1(push, token.reveal(), limit),
+            Profile::Legacy => payload::fcm_legacy(push, token.reveal(), limit),
+        }
+    }
+
+    async fn authorization(&self) -> Result<Authorization, Outcome> {
+        match &self.credential {
+            Credential::ServiceAccount(tokens) => Ok(Authorization::Access(tokens.current(clock()).await?)),
+            Credential::ServerKey(key) => Ok(Authorization::ServerKey(key.clone())),
+        }
+    }
+
+    /// Whether there will be another authorization than `refused`.
+    fn renew(&self, refused: &Authorization) -> bool {
+        match (&self.credential, refused) {
+            (Credential::ServiceAccount(tokens), Authorization::Access(token)) => {
+                tokens.invalidate(token);
+                true
+            }
+            (Credential::ServiceAccount(_) | Credential::ServerKey(_), _) => false,
+        }
+    }
+
+    async fn post(&self, body: Vec<u8>, authorization: HeaderValue) -> Verdict {
+        let request = self
+            .client
+            .post(self.url.clone())
+            .header(AUTHORIZATION, authorization)
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .body(body);
+        match request.send().await {
+            Ok(response) => {
+                let answer = Answer::read(response).await;
+                match self.profile {
+                    Profile::V1 => verdict(&answer),
+                    Profile::Legacy => legacy_verdict(&answer),
+                }
+            }
+            Err(error) => Verdict::Final(http::no_answer(error)),
+        }
+    }
+}
+
+fn v1_url(mut endpoint: Url, project_id: &str) -> Url {
+    if let Ok(mut path) = endpoint.path_segments_mut() {
+        path.pop_if_empty().extend(["v1", "projects", project_id, "messages:send"]);
+    }
+    endpoint
+}
+
+fn legacy_url(mut endpoint: Url) -> Url {
+    if let Ok(mut path) = endpoint.path_segments_mut() {
+        path.pop_if_empty().extend(["fcm", "send"]);
+    }
+    endpoint
+}
+
+fn server_key(content: &[u8]) -> Option<HeaderValue> {
+    let key = std::str::from_utf8(content).ok()?.trim();
+    if key.is_empty() || key.contains(|c: char| !c.is_ascii_graphic()) {
+        return None;
+    }
+    let mut header = HeaderValue::try_from(format!("key={key}")).ok()?;
+    header.set_sensitive(true);
+    Some(header)
+}
+
+pub(super) fn http_url(text: &str) -> Option<Url> {
+    Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+}
+
+pub(super) fn read(key: &str, file: &Path) -> Result<Vec<u8>, SettingsError> {
+    std::fs::read(file).map_err(|error| SettingsError::file(key, file, format!("cannot be read: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls() {
+        let url = |endpoint: &str| v1_url(http_url(endpoint).unwrap(), "my-project").to_string();
+        assert_eq!(
+            url("https://fcm.googleapis.com"),
+            "https://fcm.googleapis.com/v1/projects/my-project/messages:send"
+        );
+        assert_eq!(url("http://[::1]:8080/fcm/"), "http://[::1]:8080/fcm/v1/projects/my-project/messages:send");
+        assert_eq!(legacy_url(http_url("http://gateway").unwrap()).as_str(), "http://gateway/fcm/send");
+        for wrong in ["", "fcm.googleapis.com", "ftp://host", "http:"] {
+            assert!(http_url(wrong).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn wrong_files_are_named_with_what_would_be_right() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("fcm.json");
+        let problem = |content: Option<&str>, profile: Profile| {
+            if let Some(content) = content {
+                std::fs::write(&file, content).unwrap();
+            }
+            let settings = Settings { service_account: file.clone(), profile, ..Settings::default() };
+            let error = Account::open(&settings, "push.fcm[0]", Duration::from_secs(1)).err().unwrap().to_string();
+            assert!(error.starts_with("push.fcm[0].service_account = \""), "{error}");
+            assert!(error.contains("fcm.json"), "{error}");
+            error
+        };
+        assert!(problem(None, Profile::V1).contains("cannot be read: No such file"));
+        assert!(problem(Some("{}"), Profile::V1).contains("missing field `project_id`"));
+        let garbage = r#"{"project_id":"p","client_email":"e","private_key":"k"}"#;
+        assert!(problem(Some(garbage), Profile::V1).contains("private_key: it is not a private key in PEM form"));
+        assert!(problem(Some("two words"), Profile::Legacy).contains("server key on one line"));
+    }
+}

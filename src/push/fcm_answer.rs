@@ -1,0 +1,152 @@
+//! What FCM's answers mean (Firebase, "ErrorCode"; "FCM throttling and quotas").
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::http::{Answer, plain};
+use super::{Outcome, Verdict};
+
+/// Firebase's advice for a 429 without Retry-After.
+const QUOTA_PAUSE: Duration = Duration::from_secs(60);
+
+/// FCM's own error code decides, else the API's status, else the HTTP class: gateways on the way answer in HTML.
+pub(super) fn verdict(answer: &Answer) -> Verdict {
+    if (200..300).contains(&answer.status) {
+        return Verdict::Final(Outcome::Accepted);
+    }
+    let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let error = body.get("error").unwrap_or(&Value::Null);
+    let code = error_code(error).or_else(|| error.get("status").and_then(Value::as_str)).unwrap_or_default();
+    let reason = format!("{} {}", answer.status, plain(code)).trim_end().to_owned();
+    match code {
+        "UNREGISTERED" | "SENDER_ID_MISMATCH" => Verdict::Final(Outcome::dead(None, reason)),
+        "INVALID_ARGUMENT" if names_the_token(error) => {
+            Verdict::Final(Outcome::dead(None, format!("{reason}: message.token")))
+        }
+        "INVALID_ARGUMENT" if says_too_big(error) => Verdict::TooLarge(reason.into()),
+        "UNAUTHENTICATED" => Verdict::StaleCredential(reason.into()),
+        "QUOTA_EXCEEDED" | "RESOURCE_EXHAUSTED" => {
+            Verdict::Final(Outcome::try_again(answer.retry_after.or(Some(QUOTA_PAUSE)), reason))
+        }
+        "UNAVAILABLE" | "INTERNAL" => Verdict::Final(Outcome::try_again(answer.retry_after, reason)),
+        "INVALID_ARGUMENT" | "THIRD_PARTY_AUTH_ERROR" | "PERMISSION_DENIED" | "NOT_FOUND" => {
+            Verdict::Final(Outcome::refused(reason))
+        }
+        _ => by_status(answer, reason),
+    }
+}
+
+fn by_status(answer: &Answer, reason: String) -> Verdict {
+    match answer.status {
+        401 => Verdict::StaleCredential(reason.into()),
+        413 => Verdict::TooLarge(reason.into()),
+        429 => Verdict::Final(Outcome::try_again(answer.retry_after.or(Some(QUOTA_PAUSE)), reason)),
+        408 | 500..=599 => Verdict::Final(Outcome::try_again(answer.retry_after, reason)),
+        _ => Verdict::Final(Outcome::refused(reason)),
+    }
+}
+
+/// `details[].errorCode` of the entry of type `google.firebase.fcm.v1.FcmError`.
+fn error_code(error: &Value) -> Option<&str> {
+    details(error).find_map(|detail| detail.get("errorCode")?.as_str())
+}
+
+/// Whether a `google.rpc.BadRequest` among the details is about the token.
+fn names_the_token(error: &Value) -> bool {
+    details(error)
+        .filter_map(|detail| detail.get("fieldViolations")?.as_array())
+        .flatten()
+        .any(|violation| violation.get("field").and_then(Value::as_str) == Some("message.token"))
+}
+
+/// FCM has no code of its own for a message over its limit.
+fn says_too_big(error: &Value) -> bool {
+    error.get("message").and_then(Value::as_str).is_some_and(|message| message.contains("too big"))
+}
+
+fn details(error: &Value) -> impl Iterator<Item = &Value> {
+    error.get("details").and_then(Value::as_array).into_iter().flatten()
+}
+
+/// The legacy API says 200 to a failed push and has the error in `results`.
+pub(super) fn legacy_verdict(answer: &Answer) -> Verdict {
+    let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let error = body.pointer("/results/0/error").and_then(Value::as_str);
+    let Some(error) = error else {
+        return match answer.status {
+            200..=299 => Verdict::Final(Outcome::Accepted),
+            status => by_status(answer, status.to_string()),
+        };
+    };
+    let reason = format!("{} {}", answer.status, plain(error));
+    match error {
+        "NotRegistered" | "InvalidRegistration" | "MismatchSenderId" => Verdict::Final(Outcome::dead(None, reason)),
+        "MessageTooBig" => Verdict::TooLarge(reason.into()),
+        "Unavailable" | "InternalServerError" | "DeviceMessageRateExceeded" => {
+            Verdict::Final(Outcome::try_again(answer.retry_after, reason))
+        }
+        _ => Verdict::Final(Outcome::refused(reason)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, body: &str) -> Answer {
+        Answer { status, retry_after: None, body: body.as_bytes().to_vec() }
+    }
+
+    #[test]
+    fn unknown_bodies_go_by_http_class() {
+        let html = "<html><body><h1>502 Bad Gateway</h1></body></html>";
+        let try_again = |status: u16| Verdict::Final(Outcome::try_again(None, status.to_string()));
+        let refused = |status: u16| Verdict::Final(Outcome::refused(status.to_string()));
+        for status in [500, 502, 503, 504, 408] {
+            assert_eq!(verdict(&answer(status, html)), try_again(status));
+            assert_eq!(legacy_verdict(&answer(status, html)), try_again(status));
+        }
+        for status in [301, 302, 307, 400, 403, 404, 405] {
+            assert_eq!(verdict(&answer(status, html)), refused(status));
+            assert_eq!(verdict(&answer(status, "[1")), refused(status));
+            assert_eq!(verdict(&answer(status, r#"{"error":[{"details":7}]}"#)), refused(status));
+            assert_eq!(legacy_verdict(&answer(status, html)), refused(status));
+        }
+        assert_eq!(verdict(&answer(401, html)), Verdict::StaleCredential("401".into()));
+        assert_eq!(verdict(&answer(413, html)), Verdict::TooLarge("413".into()));
+        assert_eq!(verdict(&answer(429, html)), Verdict::Final(Outcome::try_again(Some(QUOTA_PAUSE), "429")));
+        assert_eq!(verdict(&answer(200, html)), Verdict::Final(Outcome::Accepted));
+    }
+
+    #[test]
+    fn own_code_comes_before_the_status() {
+        let body = r#"{"error":{"code":404,"status":"NOT_FOUND","details":[{"@type":"other"},
+            {"@type":"type.googleapis.com/google.firebase.fcm.v1.FcmError","errorCode":"UNREGISTERED"}]}}"#;
+        assert_eq!(verdict(&answer(404, body)), Verdict::Final(Outcome::dead(None, "404 UNREGISTERED")));
+        let body = r#"{"error":{"code":404,"status":"NOT_FOUND","message":"Project not found"}}"#;
+        assert_eq!(verdict(&answer(404, body)), Verdict::Final(Outcome::refused("404 NOT_FOUND")));
+    }
+
+    #[test]
+    fn message_over_the_limit_is_to_be_shortened() {
+        let body = r#"{"error":{"code":400,"status":"INVALID_ARGUMENT","message":"Android message is too big"}}"#;
+        assert_eq!(verdict(&answer(400, body)), Verdict::TooLarge("400 INVALID_ARGUMENT".into()));
+    }
+
+    #[test]
+    fn legacy_answers() {
+        let check = |error: &str, expected: Verdict| {
+            let body = format!(r#"{{"multicast_id":1,"success":0,"failure":1,"results":[{{"error":"{error}"}}]}}"#);
+            assert_eq!(legacy_verdict(&answer(200, &body)), expected);
+        };
+        check("NotRegistered", Verdict::Final(Outcome::dead(None, "200 NotRegistered")));
+        check("InvalidRegistration", Verdict::Final(Outcome::dead(None, "200 InvalidRegistration")));
+        check("MismatchSenderId", Verdict::Final(Outcome::dead(None, "200 MismatchSenderId")));
+        check("MessageTooBig", Verdict::TooLarge("200 MessageTooBig".into()));
+        check("Unavailable", Verdict::Final(Outcome::try_again(None, "200 Unavailable")));
+        check("InvalidParameters", Verdict::Final(Outcome::refused("200 InvalidParameters")));
+        let body = r#"{"multicast_id":1,"success":1,"failure":0,"results":[{"message_id":"1:08"}]}"#;
+        assert_eq!(legacy_verdict(&answer(200, body)), Verdict::Final(Outcome::Accepted));
+    }
+}

@@ -1,0 +1,143 @@
+//! What all providers need of HTTP: a client, bounded answers, Retry-After (RFC 9110 §10.2.3), errors in words.
+
+use std::error::Error;
+use std::time::Duration;
+
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::redirect::Policy;
+use reqwest::{Certificate, Client, ClientBuilder, Response};
+
+use super::{Outcome, clock};
+
+/// More of an answer than this is not read: error bodies are a few hundred bytes.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Often enough for firewalls to keep a connection that carries no push, seldom enough for APNs to tolerate.
+const PING_INTERVAL: Duration = Duration::from_secs(60);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest text of a peer that goes into a reason.
+const REASON_CHARS_MAX: usize = 80;
+
+/// Which HTTP is spoken where TLS does not settle it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Version {
+    /// HTTP/1.1 over `http://`, by ALPN over `https://`.
+    Negotiated,
+    /// HTTP/2 always.
+    Http2,
+}
+
+/// A client that keeps its connections, never follows a redirect, and trusts the system's roots and `extra_roots`.
+pub(super) fn client(version: Version, timeout: Duration, extra_roots: &[Certificate]) -> reqwest::Result<Client> {
+    // Fails when one is installed already, which is just as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match builder(version, timeout).tls_certs_merge(extra_roots.iter().cloned()).build() {
+        Ok(client) => Ok(client),
+        // A system without root certificates can still push by http:// or to what `extra_roots` vouch for.
+        Err(error) => {
+            tracing::warn!(error = %in_words(error), "no system certificates; only ca_file is trusted");
+            builder(version, timeout).tls_certs_only(extra_roots.iter().cloned()).build()
+        }
+    }
+}
+
+fn builder(version: Version, timeout: Duration) -> ClientBuilder {
+    let builder = Client::builder()
+        .user_agent(concat!("sip-push-proxy/", env!("CARGO_PKG_VERSION")))
+        .redirect(Policy::none())
+        .no_proxy()
+        .connect_timeout(timeout)
+        .pool_idle_timeout(None)
+        .tcp_nodelay(true)
+        // A peer that vanished must not keep the next push waiting for it as well: the connection ends with the
+        // first attempt that it lets down.
+        .tcp_user_timeout(timeout)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .http2_keep_alive_timeout(PING_TIMEOUT)
+        .http2_keep_alive_while_idle(true);
+    match version {
+        Version::Negotiated => builder,
+        Version::Http2 => builder.http2_prior_knowledge(),
+    }
+}
+
+/// A provider's answer, read as far as it matters.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) retry_after: Option<Duration>,
+    pub(super) body: Vec<u8>,
+}
+
+impl Answer {
+    /// The status decides; a body that breaks off is as good as none.
+    pub(super) async fn read(mut response: Response) -> Self {
+        let mut body = Vec::new();
+        while let Ok(Some(chunk)) = response.chunk().await {
+            let room = ANSWER_BYTES_MAX.saturating_sub(body.len());
+            body.extend_from_slice(chunk.get(..room.min(chunk.len())).unwrap_or_default());
+            if body.len() == ANSWER_BYTES_MAX {
+                break;
+            }
+        }
+        Self { status: response.status().as_u16(), retry_after: retry_after(response.headers()), body }
+    }
+}
+
+/// Seconds, or a date by our clock.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = jiff::fmt::rfc2822::parse(value).ok()?.timestamp().as_second();
+    let now = clock().unix.seconds();
+    Some(Duration::from_secs(u64::try_from(date).ok()?.saturating_sub(now)))
+}
+
+/// The outcome when no answer came: only a request that could not even be built will not do better next time.
+pub(super) fn no_answer(error: reqwest::Error) -> Outcome {
+    if error.is_builder() { Outcome::refused(in_words(error)) } else { Outcome::try_again(None, in_words(error)) }
+}
+
+/// The root of the trouble, without the URL: APNs has the token in it.
+pub(super) fn in_words(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut root: &dyn Error = &error;
+    while let Some(source) = root.source() {
+        root = source;
+    }
+    let kind = if error.is_connect() { "no connection" } else { "no answer" };
+    format!("{kind}: {}", plain(&root.to_string()))
+}
+
+/// A peer's text as it may stand in a reason: short, printable ASCII.
+pub(super) fn plain(text: &str) -> String {
+    let printable = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { '?' };
+    text.chars().take(REASON_CHARS_MAX).map(printable).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use reqwest::header::HeaderValue;
+
+    use super::*;
+
+    fn after(value: &str) -> Option<Duration> {
+        retry_after(&HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_str(value).unwrap())]))
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        assert_eq!(after("120"), Some(Duration::from_secs(120)));
+        assert_eq!(after("Fri, 31 Dec 1999 23:59:59 GMT"), Some(Duration::ZERO));
+        assert!(after("Tue, 31 Dec 2199 23:59:59 GMT") > Some(Duration::from_secs(1_000_000)));
+        assert_eq!(after("soon"), None);
+        assert_eq!(retry_after(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn reasons_are_short_and_printable() {
+        assert_eq!(plain("a\nb\u{1F600}"), "a?b?");
+        assert_eq!(plain(&"x".repeat(1000)).len(), REASON_CHARS_MAX);
+    }
+}

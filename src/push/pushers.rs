@@ -1,0 +1,253 @@
+//! The sending side: which account a push goes by, how many go at once, and one reply for each.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc};
+
+use super::{Busy, NoticeKind, Outcome, Push, Reply, Sent, SettingsError, TokenHash, apns, clock, fcm};
+use crate::binding::{Provider, PushTarget, PushToken, Tokens};
+
+/// What pushes are sent with. An empty list of accounts switches their provider off.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// For one attempt, including a renewal of credentials within it.
+    pub timeout: Duration,
+    /// Pushes to one token in a minute; 0 for any number.
+    pub per_token_per_min: u32,
+    /// Pushes that may be under way at once, waiting ones included (`limits.push_queue`).
+    pub queue: usize,
+    pub fcm: Vec<fcm::Settings>,
+    pub apns: Vec<apns::Settings>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(5),
+            per_token_per_min: 30,
+            queue: 10_000,
+            fcm: Vec::new(),
+            apns: Vec::new(),
+        }
+    }
+}
+
+/// Sends pushes. A clone is a handle to the same accounts, queue and limits.
+///
+/// Each push is a task of its own on the runtime given at the start, because an attempt lasts as long as its provider
+/// takes and none may wait for another. This departs from the rule that only the outermost modules spawn; the tasks
+/// are bounded by `queue`, and each ends by itself within its time to live and the time of one attempt.
+#[derive(Clone)]
+pub struct Pushers(Arc<Inner>);
+
+struct Inner {
+    runtime: Handle,
+    timeout: Duration,
+    queue: Arc<Semaphore>,
+    limits: TokenLimits,
+    fcm: Vec<fcm::Account>,
+    apns: Vec<apns::Account>,
+}
+
+/// The way of one notice to one contact.
+enum Route<'a> {
+    Fcm { account: &'a fcm::Account, token: &'a PushToken },
+    Apns { account: &'a apns::Account, delivery: apns::Delivery<'a> },
+}
+
+impl Pushers {
+    /// Reads the credentials that `settings` name. Pushes run on `runtime`, whichever thread submits them.
+    ///
+    /// Nothing is sent yet; `check` opens and drops it to see whether the files are right.
+    pub fn open(settings: &Settings, runtime: Handle) -> Result<Self, SettingsError> {
+        if settings.timeout.is_zero() {
+            return Err(SettingsError::value("push.timeout_ms", "must be more than 0"));
+        }
+        if settings.queue == 0 || settings.queue > Semaphore::MAX_PERMITS {
+            return Err(SettingsError::value("limits.push_queue", "must be more than 0"));
+        }
+        let fcm = numbered(&settings.fcm, "push.fcm")
+            .map(|(table, settings_of)| fcm::Account::open(settings_of, &table, settings.timeout));
+        let apns = numbered(&settings.apns, "push.apns")
+            .map(|(table, settings_of)| apns::Account::open(settings_of, &table, settings.timeout));
+        Ok(Self(Arc::new(Inner {
+            runtime,
+            timeout: settings.timeout,
+            queue: Arc::new(Semaphore::new(settings.queue)),
+            limits: TokenLimits::new(settings.per_token_per_min),
+            fcm: fcm.collect::<Result<_, _>>()?,
+            apns: apns.collect::<Result<_, _>>()?,
+        })))
+    }
+
+    /// Makes one attempt, and sends exactly one [`Reply`] for it.
+    pub fn submit(&self, push: Push, reply_to: mpsc::Sender<Reply>) -> Result<(), Busy> {
+        let place = Arc::clone(&self.0.queue).try_acquire_owned().map_err(|_| Busy)?;
+        let inner = Arc::clone(&self.0);
+        self.0.runtime.spawn(async move {
+            let reply = inner.deliver(push).await;
+            // Whoever asked may be gone; then nobody misses the reply.
+            let _ = reply_to.send(reply).await;
+            // A reply that is not taken yet counts as a push under way, so replies cannot pile up.
+            drop(place);
+        });
+        Ok(())
+    }
+
+    /// Whether an invite can be pushed to a contact; else why not, in words for the operator.
+    pub fn supports(&self, target: &PushTarget) -> Result<(), String> {
+        self.supports_notice(target, NoticeKind::Invite)
+    }
+
+    /// Whether such a notice can be pushed to a contact: one with only a voip token takes invites and nothing else.
+    pub fn supports_notice(&self, target: &PushTarget, kind: NoticeKind) -> Result<(), String> {
+        self.0.route(target, kind).map(drop)
+    }
+
+    /// The providers that are switched on, for `+sip.pns`.
+    pub fn providers(&self) -> Vec<Provider> {
+        Provider::ALL.into_iter().filter(|provider| self.0.serves(*provider)).collect()
+    }
+}
+
+impl Inner {
+    fn serves(&self, provider: Provider) -> bool {
+        match provider {
+            Provider::Fcm => !self.fcm.is_empty(),
+            Provider::Apns | Provider::ApnsDev => self.apns.iter().any(|account| account.serves(provider)),
+            Provider::WebPush | Provider::Callback => false,
+        }
+    }
+
+    fn route<'a>(&'a self, target: &'a PushTarget, kind: NoticeKind) -> Result<Route<'a>, String> {
+        let provider = target.provider;
+        if !self.serves(provider) {
+            return Err(format!("provider {provider} is switched off"));
+        }
+        match provider {
+            Provider::Fcm => {
+                let account = named_or_only(&self.fcm, |account| account.is_named(&target.param))
+                    .ok_or_else(|| format!("no [[push.fcm]] for project {:?}", target.param))?;
+                if target.prid.reveal().is_empty() {
+                    return Err("contact has no token".to_owned());
+                }
+                Ok(Route::Fcm { account, token: &target.prid })
+            }
+            Provider::Apns | Provider::ApnsDev => {
+                let team = match &target.tokens {
+                    Tokens::Apple { team, .. } => team,
+                    Tokens::Single => "",
+                };
+                let account = named_or_only(&self.apns, |account| account.is_named(team))
+                    .ok_or_else(|| format!("no [[push.apns]] for team {team:?}"))?;
+                let delivery = account.delivery(provider, &target.tokens, kind)?;
+                Ok(Route::Apns { account, delivery })
+            }
+            Provider::WebPush | Provider::Callback => Err(format!("provider {provider} is switched off")),
+        }
+    }
+
+    async fn deliver(&self, push: Push) -> Reply {
+        let submitted = clock().instant;
+        let (ticket, provider, notice) = (push.ticket, push.target.provider, push.notice.kind());
+        let target = push.target.clone();
+        let sent = match self.route(&target, notice) {
+            Err(reason) => Outcome::refused(reason).into(),
+            Ok(route) if !self.limits.admit(route.token()) => Outcome::Limited.into(),
+            Ok(route) => self.attempt(&route, push, submitted).await,
+        };
+        let Sent { outcome, left_out } = sent;
+        let took = clock().instant.saturating_duration_since(submitted);
+        let token = TokenHash::of(&target.prid);
+        tracing::debug!(ticket = ticket.0, %provider, %notice, %token, ?outcome, ?took, "push");
+        if left_out > 0 && outcome == Outcome::Accepted {
+            tracing::info!(ticket = ticket.0, %token, left_out, "missed calls left out of a push that was full");
+        }
+        Reply { ticket, provider, notice, outcome, left_out, took }
+    }
+
+    /// Waits for a place with the provider, as long as the push has a purpose, then sends it.
+    ///
+    /// A provider that fails again and again would be skipped here, before anything is waited for.
+    async fn attempt(&self, route: &Route<'_>, mut push: Push, submitted: Instant) -> Sent {
+        let purpose = if push.ttl.is_zero() { self.timeout } else { push.ttl };
+        let Ok(place) = tokio::time::timeout(purpose, route.in_flight().acquire()).await else {
+            return Outcome::try_again(None, "its time was over before its turn came").into();
+        };
+        let waited = clock().instant.saturating_duration_since(submitted);
+        push.ttl = push.ttl.saturating_sub(waited);
+        let limit = self.timeout.min(purpose.saturating_sub(waited));
+        let sent = tokio::time::timeout(limit, route.send(&push)).await;
+        drop(place);
+        sent.unwrap_or_else(|_| Outcome::try_again(None, format!("no answer within {} ms", limit.as_millis())).into())
+    }
+}
+
+impl Route<'_> {
+    fn token(&self) -> &PushToken {
+        match self {
+            Self::Fcm { token, .. } => token,
+            Self::Apns { delivery, .. } => delivery.token,
+        }
+    }
+
+    fn in_flight(&self) -> &Semaphore {
+        match self {
+            Self::Fcm { account, .. } => &account.in_flight,
+            Self::Apns { account, .. } => &account.in_flight,
+        }
+    }
+
+    async fn send(&self, push: &Push) -> Sent {
+        match self {
+            Self::Fcm { account, token } => account.send(push, token).await,
+            Self::Apns { account, delivery } => account.send(push, delivery).await,
+        }
+    }
+}
+
+/// `push.fcm[0]`, `push.fcm[1]` …
+fn numbered<'a, T>(tables: &'a [T], name: &'static str) -> impl Iterator<Item = (String, &'a T)> {
+    tables.iter().enumerate().map(move |(number, table)| (format!("{name}[{number}]"), table))
+}
+
+/// The account that the contact names, or the only one there is.
+fn named_or_only<T>(accounts: &[T], is_named: impl Fn(&T) -> bool) -> Option<&T> {
+    match accounts {
+        [only] => Some(only),
+        accounts => accounts.iter().find(|account| is_named(account)),
+    }
+}
+
+/// `push.per_token_per_min`: the whole number at once, then one at a time as the minute passes.
+struct TokenLimits {
+    limiter: Option<DefaultKeyedRateLimiter<TokenHash>>,
+    asked: AtomicU32,
+}
+
+impl TokenLimits {
+    /// Tokens that were not pushed for a minute are forgotten once in so many pushes, so what is remembered is this
+    /// many tokens and those of the last minute.
+    const SWEEP_EVERY: u32 = 4096;
+
+    fn new(per_min: u32) -> Self {
+        let limiter = NonZeroU32::new(per_min).map(|per_min| RateLimiter::keyed(Quota::per_minute(per_min)));
+        Self { limiter, asked: AtomicU32::new(0) }
+    }
+
+    fn admit(&self, token: &PushToken) -> bool {
+        let Some(limiter) = &self.limiter else {
+            return true;
+        };
+        if self.asked.fetch_add(1, Ordering::Relaxed) % Self::SWEEP_EVERY == Self::SWEEP_EVERY - 1 {
+            limiter.retain_recent();
+            limiter.shrink_to_fit();
+        }
+        limiter.check_key(&TokenHash::of(token)).is_ok()
+    }
+}

@@ -1,0 +1,235 @@
+//! FCM: what is sent, and what each answer comes to.
+
+use std::time::Duration;
+
+use sip_push_proxy::binding::{Provider, PushTarget};
+use sip_push_proxy::demo::fcm_double::{Answer, FcmDouble, SERVER_KEY};
+use sip_push_proxy::push::fcm::Profile;
+use sip_push_proxy::push::{NoticeKind, Outcome, Settings, fcm};
+
+use crate::bench::*;
+
+fn raw(status: u16, body: &str) -> Answer {
+    Answer::Raw { status, headers: Vec::new(), body: body.to_owned() }
+}
+
+#[tokio::test]
+async fn invite_arrives_as_ecss_clients_expect_it() {
+    let double = FcmDouble::start().await.unwrap();
+    let reply = send(&fcm_pushers(&double), invite(fcm_target("device_token"))).await;
+    assert_eq!((reply.outcome, reply.provider), (Outcome::Accepted, Provider::Fcm));
+    assert_eq!((reply.ticket.0, reply.notice, reply.left_out), (7, NoticeKind::Invite, 0));
+    let push = soon(double.next()).await;
+    assert_eq!(push.path, "/v1/projects/demo-project/messages:send");
+    assert_eq!(push.header("content-type"), "application/json");
+    assert_eq!(
+        String::from_utf8_lossy(&push.body),
+        r#"{"message":{"token":"device_token","data":{"type":"invite","date":"1623753491"},"android":{"priority":"HIGH","ttl":"28s"}}}"#
+    );
+}
+
+#[tokio::test]
+async fn hundred_pushes_at_once_fetch_one_access_token() {
+    let double = FcmDouble::start().await.unwrap();
+    let pushers = fcm_pushers(&double);
+    let outcomes = send_all(&pushers, (0..100).map(|n| invite(fcm_target(&format!("token-{n}"))))).await;
+    assert_eq!(outcomes, vec![Outcome::Accepted; 100]);
+    assert_eq!((double.requests(), double.token_fetches()), (100, 1));
+    assert_eq!(outcome(&pushers, invite(fcm_target("one more"))).await, Outcome::Accepted);
+    assert_eq!(double.token_fetches(), 1);
+}
+
+#[tokio::test]
+async fn each_answer_has_its_outcome() {
+    let double = FcmDouble::start().await.unwrap();
+    let pushers = fcm_pushers(&double);
+    let table = [
+        (Answer::Accept, Outcome::Accepted),
+        (Answer::Unregistered, dead("404 UNREGISTERED")),
+        (Answer::SenderIdMismatch, dead("403 SENDER_ID_MISMATCH")),
+        (Answer::InvalidToken, dead("400 INVALID_ARGUMENT: message.token")),
+        (Answer::QuotaExceeded { retry_after_s: Some(9) }, try_again(Some(9), "429 QUOTA_EXCEEDED")),
+        (Answer::QuotaExceeded { retry_after_s: None }, try_again(Some(60), "429 QUOTA_EXCEEDED")),
+        (Answer::Unavailable { retry_after_s: Some(3) }, try_again(Some(3), "503 UNAVAILABLE")),
+        (Answer::Unavailable { retry_after_s: None }, try_again(None, "503 UNAVAILABLE")),
+        (raw(500, r#"{"error":{"code":500,"status":"INTERNAL"}}"#), try_again(None, "500 INTERNAL")),
+        (raw(502, "<html>Bad Gateway</html>"), try_again(None, "502")),
+        (raw(400, r#"{"error":{"code":400,"status":"INVALID_ARGUMENT"}}"#), refused("400 INVALID_ARGUMENT")),
+        (raw(403, r#"{"error":{"code":403,"status":"PERMISSION_DENIED"}}"#), refused("403 PERMISSION_DENIED")),
+        (raw(404, r#"{"error":{"code":404,"status":"NOT_FOUND"}}"#), refused("404 NOT_FOUND")),
+        (
+            raw(401, r#"{"error":{"status":"UNAUTHENTICATED","details":[{"errorCode":"THIRD_PARTY_AUTH_ERROR"}]}}"#),
+            refused("401 THIRD_PARTY_AUTH_ERROR"),
+        ),
+        (raw(418, ""), refused("418")),
+        (raw(503, &"x".repeat(1_000_000)), try_again(None, "503")),
+    ];
+    for (number, (answer, expected)) in table.into_iter().enumerate() {
+        let token = format!("token-{number}");
+        double.script(&token, [answer.clone()]);
+        assert_eq!(outcome(&pushers, invite(fcm_target(&token))).await, expected, "{answer:?}");
+    }
+    assert_eq!(double.token_fetches(), 1);
+}
+
+#[tokio::test]
+async fn refused_access_token_is_fetched_anew_once() {
+    let double = FcmDouble::start().await.unwrap();
+    let pushers = fcm_pushers(&double);
+    assert_eq!(outcome(&pushers, invite(fcm_target("a"))).await, Outcome::Accepted);
+    double.revoke_access_tokens();
+    assert_eq!(outcome(&pushers, invite(fcm_target("b"))).await, Outcome::Accepted);
+    assert_eq!(double.token_fetches(), 2);
+
+    let unauthenticated = raw(401, r#"{"error":{"code":401,"status":"UNAUTHENTICATED"}}"#);
+    double.script("c", [unauthenticated.clone(), unauthenticated]);
+    assert_eq!(outcome(&pushers, invite(fcm_target("c"))).await, refused("401 UNAUTHENTICATED"));
+    assert_eq!((double.requests(), double.token_fetches()), (5, 3));
+}
+
+#[tokio::test]
+async fn access_token_that_has_ended_is_not_sent() {
+    let double = FcmDouble::start().await.unwrap();
+    let pushers = fcm_pushers(&double);
+    double.set_token_lifetime_s(0);
+    for fetches in 1..4 {
+        assert_eq!(outcome(&pushers, invite(fcm_target("a"))).await, Outcome::Accepted);
+        assert_eq!(double.token_fetches(), fetches);
+    }
+}
+
+#[tokio::test]
+async fn account_that_google_refuses_is_our_fault_and_an_endpoint_in_trouble_is_not() {
+    let double = FcmDouble::start().await.unwrap();
+    let pushers = fcm_pushers(&double);
+    double.refuse_tokens(Some(400));
+    assert_eq!(outcome(&pushers, invite(fcm_target("a"))).await, refused("token endpoint: 400"));
+    double.refuse_tokens(Some(503));
+    assert_eq!(outcome(&pushers, invite(fcm_target("a"))).await, try_again(None, "token endpoint: 503"));
+    double.refuse_tokens(None);
+    assert_eq!(outcome(&pushers, invite(fcm_target("a"))).await, Outcome::Accepted);
+}
+
+#[tokio::test]
+async fn silence_and_broken_connections_are_passing_trouble() {
+    let double = FcmDouble::start().await.unwrap();
+    let (_folder, settings) = fcm_settings(&double);
+    let pushers = open(&Settings { timeout: Duration::from_millis(200), ..settings });
+    double.script("a", [Answer::Hang]);
+    assert_eq!(outcome(&pushers, invite(fcm_target("a"))).await, try_again(None, "no answer within 200 ms"));
+    double.script("b", [Answer::Disconnect]);
+    assert!(trouble(&outcome(&pushers, invite(fcm_target("b"))).await).starts_with("no answer"));
+    assert_eq!(outcome(&pushers, invite(fcm_target("b"))).await, Outcome::Accepted);
+
+    drop(double);
+    let outcome = outcome(&pushers, invite(fcm_target("a-secret-token"))).await;
+    assert!(!trouble(&outcome).contains("secret"), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn attempt_ends_with_the_wait_it_is_for() {
+    let double = FcmDouble::start().await.unwrap();
+    let pushers = fcm_pushers(&double);
+    double.script("a", [Answer::Hang]);
+    let mut push = invite(fcm_target("a"));
+    push.ttl = Duration::from_millis(100);
+    assert!(trouble(&outcome(&pushers, push).await).starts_with("no answer within "));
+}
+
+#[tokio::test]
+async fn redirects_are_not_followed() {
+    let double = FcmDouble::start().await.unwrap();
+    let elsewhere = FcmDouble::start().await.unwrap();
+    let location = (
+        hyper::header::LOCATION,
+        format!("{}/v1/projects/demo-project/messages:send", elsewhere.url()).parse().unwrap(),
+    );
+    double.script("a", [Answer::Raw { status: 307, headers: vec![location], body: String::new() }]);
+    assert_eq!(outcome(&fcm_pushers(&double), invite(fcm_target("a"))).await, refused("307"));
+    assert_eq!(elsewhere.requests(), 0);
+}
+
+#[tokio::test]
+async fn report_that_is_too_large_is_shortened_once() {
+    let double = FcmDouble::start().await.unwrap();
+    let pushers = fcm_pushers(&double);
+    let reply = send(&pushers, missed_calls(fcm_target("a"), 200)).await;
+    let calls = |push: &sip_push_proxy::demo::Recorded| {
+        let calls = push.json()["message"]["data"]["calls"].as_str().unwrap().to_owned();
+        serde_json::from_str::<Vec<serde_json::Value>>(&calls).unwrap()
+    };
+    let full = calls(&soon(double.next()).await);
+    assert_eq!(reply.outcome, Outcome::Accepted);
+    assert_eq!(full.len() + reply.left_out, 200);
+    assert_eq!(full.last().unwrap()["remote_uri"], "299");
+
+    double.script("a", [raw(413, "")]);
+    let reply = send(&pushers, missed_calls(fcm_target("a"), 200)).await;
+    let shorter = calls(&soon(double.next()).await);
+    assert_eq!(reply.outcome, Outcome::Accepted);
+    assert!(shorter.len() < full.len());
+    assert_eq!(shorter.len() + reply.left_out, 200);
+    assert_eq!(shorter.last().unwrap()["remote_uri"], "299");
+
+    double.script("a", [raw(413, ""), raw(413, "")]);
+    assert_eq!(outcome(&pushers, missed_calls(fcm_target("a"), 200)).await, refused("413"));
+    double.script("a", [raw(413, "")]);
+    assert_eq!(outcome(&pushers, invite(fcm_target("a"))).await, refused("413"));
+}
+
+#[tokio::test]
+async fn legacy_profile_has_the_form_of_ecss_examples() {
+    let double = FcmDouble::start().await.unwrap();
+    let (folder, mut settings) = fcm_settings(&double);
+    settings.fcm[0].profile = Profile::Legacy;
+    assert_eq!(outcome(&open(&settings), invite(fcm_target("device_token"))).await, Outcome::Accepted);
+    let by_access_token = soon(double.next()).await;
+
+    settings.fcm[0].service_account = folder.path().join("server.key");
+    std::fs::write(&settings.fcm[0].service_account, format!("{SERVER_KEY}\n")).unwrap();
+    let pushers = open(&settings);
+    assert_eq!(outcome(&pushers, invite(fcm_target("device_token"))).await, Outcome::Accepted);
+    let by_server_key = soon(double.next()).await;
+    assert_eq!(by_server_key.header("authorization"), "key=throwaway-server-key");
+    for push in [by_access_token, by_server_key] {
+        assert_eq!(push.path, "/fcm/send");
+        assert_eq!(
+            String::from_utf8_lossy(&push.body),
+            r#"{"to":"device_token","priority":10,"data":{"type":"invite","date":1623753491},"time_to_live":28}"#
+        );
+    }
+    double.script("device_token", [raw(200, r#"{"failure":1,"results":[{"error":"NotRegistered"}]}"#)]);
+    assert_eq!(outcome(&pushers, invite(fcm_target("device_token"))).await, dead("200 NotRegistered"));
+    double.script("device_token", [raw(401, "")]);
+    assert_eq!(outcome(&pushers, invite(fcm_target("device_token"))).await, refused("401"));
+}
+
+#[tokio::test]
+async fn project_is_chosen_by_pn_param() {
+    let (first, second) = (FcmDouble::start().await.unwrap(), FcmDouble::start().await.unwrap());
+    let (folder, mut settings) = fcm_settings(&first);
+    let named = |param: &str| PushTarget { param: param.into(), ..fcm_target("token") };
+    // The only one takes them all.
+    assert_eq!(open(&settings).supports(&named("another")), Ok(()));
+
+    let other = folder.path().join("other.json");
+    std::fs::write(&other, second.service_account().replace("\"demo-project\"", "\"other-project\"")).unwrap();
+    settings.fcm.push(fcm::Settings {
+        service_account: other,
+        endpoint: second.url(),
+        project_number: "123456".to_owned(),
+        ..fcm::Settings::default()
+    });
+    let pushers = open(&settings);
+    assert_eq!(outcome(&pushers, invite(named("demo-project"))).await, Outcome::Accepted);
+    assert_eq!((first.requests(), second.requests()), (1, 0));
+    // The double serves another project than the file names, as a mix-up of two files would.
+    assert_eq!(outcome(&pushers, invite(named("123456"))).await, refused("404 NOT_FOUND"));
+    assert_eq!(outcome(&pushers, invite(named("other-project"))).await, refused("404 NOT_FOUND"));
+    assert_eq!(second.requests(), 2);
+    for unknown in ["", "another"] {
+        let reason = format!("no [[push.fcm]] for project {unknown:?}");
+        assert_eq!(pushers.supports(&named(unknown)), Err(reason.clone()));
+        assert_eq!(outcome(&pushers, invite(named(unknown))).await, refused(&reason));
+    }
+}

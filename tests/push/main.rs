@@ -1,0 +1,9 @@
+//! Pushes over real sockets against doubles of the push services.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
+mod apns;
+mod bench;
+mod fcm;
+mod limits;
+mod tls;
