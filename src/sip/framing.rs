@@ -65,6 +65,8 @@ pub enum FramingErrorKind {
 pub struct Framer {
     limits: FramingLimits,
     buffer: BytesMut,
+    /// Whether the buffer's allocation has held something before what it holds.
+    is_reused: bool,
     progress: Progress,
 }
 
@@ -85,7 +87,7 @@ enum Progress {
 
 impl Framer {
     pub fn new(limits: FramingLimits) -> Self {
-        Self { limits, buffer: BytesMut::new(), progress: Progress::StartLine }
+        Self { limits, buffer: BytesMut::new(), is_reused: false, progress: Progress::StartLine }
     }
 
     /// Takes what the stream gave. [`Framer::next_frame`] is to be called until it has no more, before feeding again;
@@ -141,14 +143,14 @@ impl Framer {
     fn skip_line_ends(&mut self) -> bool {
         loop {
             if self.buffer.starts_with(b"\r\n\r\n") {
-                self.buffer.advance(4);
+                self.consume(4);
                 return true;
             }
             match self.buffer.as_ref() {
                 // Whether this is half a ping is seen with the next bytes.
                 _ if !self.is_partial() => return false,
-                [b'\r', b'\n', ..] => self.buffer.advance(2),
-                [b'\n', ..] => self.buffer.advance(1),
+                [b'\r', b'\n', ..] => self.consume(2),
+                [b'\n', ..] => self.consume(1),
                 _ => return false,
             }
         }
@@ -206,15 +208,24 @@ impl Framer {
         Ok(message_bytes)
     }
 
-    /// A message that is alone in the buffer leaves with it. Among others it is copied out, because a held call keeps
+    /// A message that had the buffer to itself leaves with it. Among others it is copied out, because a held call keeps
     /// its INVITE for half a minute and must not keep its neighbours.
     fn take(&mut self, message_bytes: usize) -> Bytes {
-        if self.buffer.len() == message_bytes {
+        if self.buffer.len() == message_bytes && !self.is_reused {
             return std::mem::take(&mut self.buffer).freeze();
         }
         let message = Bytes::copy_from_slice(self.buffer.get(..message_bytes).unwrap_or_default());
-        self.buffer.advance(message.len());
+        self.consume(message.len());
         message
+    }
+
+    /// Drops the first bytes of the buffer, and its memory when nothing is left: most streams are silent most of the time.
+    fn consume(&mut self, bytes: usize) {
+        self.buffer.advance(bytes);
+        self.is_reused = !self.buffer.is_empty();
+        if !self.is_reused {
+            self.buffer = BytesMut::new();
+        }
     }
 
     fn fail(&mut self, kind: FramingErrorKind) -> FramingError {
@@ -485,8 +496,14 @@ mod tests {
     fn a_kept_message_does_not_keep_its_neighbours() {
         let mut framer = Framer::new(FramingLimits::default());
         framer.feed(&OPTIONS.repeat(100));
-        let Ok(Some(Frame::Message(first))) = framer.next_frame() else { panic!("a message") };
-        assert!(first.is_unique(), "its own allocation");
+        let mut count = 0;
+        while let Ok(Some(Frame::Message(message))) = framer.next_frame() {
+            count += 1;
+            let own = message.try_into_mut().expect("nobody else has it");
+            assert_eq!(own.capacity(), OPTIONS.len(), "nothing but its size");
+        }
+        assert_eq!(count, 100);
+        assert_eq!(framer.buffer.capacity(), 0, "a silent stream keeps nothing");
     }
 
     #[test]

@@ -272,7 +272,7 @@ impl Port {
 }
 
 fn datagram_error(error: &io::Error) -> SendError {
-    if error.raw_os_error() == Some(nix::errno::Errno::EMSGSIZE as i32) {
+    if error.raw_os_error() == Some(rustix::io::Errno::MSGSIZE.raw_os_error()) {
         SendError::TooLarge
     } else {
         SendError::Unreachable

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -48,14 +48,15 @@ pub(super) struct Link {
     queue: mpsc::Sender<Outgoing>,
     queued_bytes: AtomicUsize,
     queue_bytes_max: usize,
-    /// False while a connection is being opened.
-    is_up: AtomicBool,
+    /// The peer takes nothing at the moment.
+    is_blocked: AtomicBool,
     overflow: Notify,
 }
 
 impl Link {
-    /// Queues a message. A connection whose queue is full has a peer that does not read: it is closed, because what it
-    /// has missed is lost anyway. One that is still being opened only refuses.
+    /// Queues a message, unless the queue is full. A peer that takes nothing while its queue is full does not read: its
+    /// connection is closed, because what it misses is lost anyway. A queue that is full for any other reason only
+    /// refuses: the connection is being opened, or we are too busy to write.
     pub(super) fn send(&self, outgoing: Outgoing) -> Result<(), SendError> {
         let bytes = outgoing.bytes.len();
         let queued = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -70,7 +71,7 @@ impl Link {
         if sent.is_err() {
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
         }
-        if sent == Err(SendError::QueueFull) && self.is_up.load(Ordering::Relaxed) {
+        if sent == Err(SendError::QueueFull) && self.is_blocked.load(Ordering::Relaxed) {
             self.overflow.notify_one();
         }
         sent
@@ -128,7 +129,7 @@ impl Connection {
             queue: sender,
             queued_bytes: AtomicUsize::new(0),
             queue_bytes_max: limits.queue_bytes,
-            is_up: AtomicBool::new(false),
+            is_blocked: AtomicBool::new(false),
             overflow: Notify::new(),
         });
         let outbox = Outbox { queue, batch: VecDeque::new(), written: 0 };
@@ -154,7 +155,6 @@ impl Connection {
 
     /// Reads and writes until the connection ends, then tells the workers.
     pub(super) async fn serve(mut self, stream: impl AsyncRead + AsyncWrite + Unpin) {
-        self.link.is_up.store(true, Ordering::Relaxed);
         let (mut reader, mut writer) = tokio::io::split(stream);
         let end = tokio::select! {
             end = read(&self.shared, &self.link, &mut reader) => end,
@@ -199,8 +199,7 @@ impl Connection {
         writer.shutdown().await?;
         if matches!(end, End::Refused(_)) {
             // Closing with bytes unread resets the connection, and the answer would be lost with it.
-            let mut discarded = [0; 512];
-            while reader.read(&mut discarded).await? > 0 {}
+            tokio::io::copy(reader, &mut tokio::io::sink()).await?;
         }
         Ok(())
     }
@@ -311,7 +310,12 @@ impl Outbox {
             .iter()
             .map(|outgoing| IoSlice::new(outgoing.bytes.get(std::mem::take(&mut skip)..).unwrap_or_default()))
             .collect();
-        let mut count = writer.write_vectored(&slices).await?;
+        let mut count = std::future::poll_fn(|context| {
+            let written = Pin::new(&mut *writer).poll_write_vectored(context, &slices);
+            link.is_blocked.store(written.is_pending(), Ordering::Relaxed);
+            written
+        })
+        .await?;
         drop(slices);
         if count == 0 {
             return Err(io::ErrorKind::WriteZero.into());

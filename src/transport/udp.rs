@@ -1,4 +1,7 @@
 //! Datagrams (RFC 3261 §18), many per system call.
+//!
+//! Two crates, because each has a sound wrapper of one call: rustix lacks recvmmsg, and nix's sendmmsg tells how many
+//! were sent only by way of addresses that it never wrote.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
