@@ -114,9 +114,13 @@ impl End {
         }
     }
 
-    /// Whether what is queued may still be taken.
+    /// Whether the peer may still take what is queued, or is to get an answer.
     fn is_orderly(&self) -> bool {
-        matches!(self, Self::Closed | Self::Refused(_) | Self::Partial | Self::Stopped)
+        match self {
+            Self::Refused(error) => error.kind != FramingErrorKind::NotSip,
+            Self::Closed | Self::Partial | Self::Stopped => true,
+            Self::Stalled | Self::Overflow => false,
+        }
     }
 }
 
