@@ -8,6 +8,7 @@
 
 pub mod edit;
 pub mod flow;
+pub mod framing;
 pub mod header;
 pub mod message;
 pub mod method;
@@ -15,6 +16,7 @@ pub mod name_addr;
 pub mod push_param;
 pub mod response;
 pub mod scan;
+pub mod stun;
 pub mod uri;
 pub mod via;
 
