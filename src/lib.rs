@@ -13,5 +13,6 @@ pub mod push;
 pub mod server;
 pub mod sip;
 pub mod store;
+pub mod timeline;
 pub mod transaction;
 pub mod transport;

@@ -1,5 +1,12 @@
 //! What a configuration means, and the exact words for each thing that can be wrong with it.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::unwrap_in_result,
+    reason = "a test that cannot go on fails"
+)]
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
@@ -494,12 +501,13 @@ fn example_with_everything() -> String {
 fn values(prefix: &str, table: &toml::Table, found: &mut Vec<(String, toml::Value)>) {
     for (key, value) in table {
         let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-        match value {
-            toml::Value::Table(inner) => values(&name, inner, found),
-            toml::Value::Array(items) if items.iter().any(toml::Value::is_table) => {
-                items.iter().filter_map(toml::Value::as_table).for_each(|inner| values(&name, inner, found));
-            }
-            leaf => found.push((name, leaf.clone())),
+        let tables = value.as_array().filter(|items| items.iter().any(toml::Value::is_table));
+        if let Some(inner) = value.as_table() {
+            values(&name, inner, found);
+        } else if let Some(tables) = tables {
+            tables.iter().filter_map(toml::Value::as_table).for_each(|inner| values(&name, inner, found));
+        } else {
+            found.push((name, value.clone()));
         }
     }
 }
