@@ -103,8 +103,16 @@ impl Admin {
     /// Reads only `[admin]` of a file, for a client of the admin listener: whatever else is wrong in the file, and
     /// whatever other files it names, does not concern it.
     pub fn load(file: &Path) -> Result<Self, Problems> {
-        let source = Source::open(file)?;
-        let document = Document::parse(&source)?;
+        Self::read_source(&Source::open(file)?)
+    }
+
+    /// As [`Admin::load`], of a text.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, Problems> {
+        Self::read_source(&Source::new(file, text))
+    }
+
+    fn read_source(source: &Source) -> Result<Self, Problems> {
+        let document = Document::parse(source)?;
         let admin = Self::read(&document.section("admin"));
         document.finish(false)?;
         Ok(admin)
