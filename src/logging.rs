@@ -52,9 +52,7 @@ fn output(log: &Log) -> Output {
     match log.format {
         LogFormat::Text => layer.with_ansi(false).boxed(),
         // Spans that were opened under the other format cannot be written in this one.
-        LogFormat::Json => {
-            layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
-        }
+        LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
     }
 }
 

@@ -3,7 +3,11 @@
 /// The candidate with the fewest differing letters, if it is near enough to be meant.
 pub(super) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let limit = (word.chars().count() / 3).max(2);
-    let near = candidates.into_iter().map(|candidate| (distance(word, candidate), candidate));
+    let near = candidates.into_iter().map(|candidate| {
+        // A forgotten unit counts for nothing.
+        let bare = candidate.strip_suffix("_ms").or_else(|| candidate.strip_suffix("_s")).unwrap_or(candidate);
+        (distance(word, candidate).min(distance(word, bare)), candidate)
+    });
     near.filter(|(distance, candidate)| *distance <= limit && *distance < candidate.len())
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
@@ -41,6 +45,7 @@ mod tests {
     fn finds_only_what_may_be_meant() {
         let known = ["wait_s", "provisional", "push_when"];
         assert_eq!(nearest("wait", known), Some("wait_s"));
+        assert_eq!(nearest("wat", known), Some("wait_s"));
         assert_eq!(nearest("push_wen", known), Some("push_when"));
         assert_eq!(nearest("colour", known), None);
     }
