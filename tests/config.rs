@@ -373,7 +373,7 @@ fn apns_accounts() {
     assert_eq!(folder.load(&format!("{BASE}[[push.apns]]\nenabled = false\n")).unwrap().push.apns, []);
 }
 
-/// A service account's JSON whose key is of the wrong kind.
+/// A service account's JSON.
 fn service_account(private_key: &str) -> String {
     serde_json::json!({"project_id": "acme", "client_email": "a@example.org", "private_key": private_key}).to_string()
 }
@@ -396,6 +396,24 @@ fn fcm_accounts() {
     assert_eq!(
         folder.told("[[push.fcm]]\nservice_account = \"gone.json\"\n"),
         "config.toml:6:19: push.fcm[0].service_account: gone.json cannot be read: No such file or directory (os error 2)"
+    );
+}
+
+#[test]
+fn fcm_accounts_are_told_apart() {
+    let good = service_account(include_str!("../src/demo/throwaway_rsa.pem"));
+    let folder = Folder::new().with("fcm.json", &good).with("other.json", &good.replace("acme", "other"));
+    let account = "[[push.fcm]]\nproject_number = \"4711\"\n";
+    let config = folder.load(&format!("{BASE}{account}[[push.fcm]]\nservice_account = \"other.json\"\n")).unwrap();
+    assert_eq!(config.push.fcm.iter().map(|fcm| fcm.project_id.as_str()).collect::<Vec<_>>(), ["acme", "other"]);
+    assert_eq!(config.notes(), [""; 0]);
+    assert_eq!(
+        folder.told(&format!("{account}{account}service_account = \"other.json\"\n")),
+        "config.toml:8:18: push.fcm[1].project_number: an account above has the same number; leave one out"
+    );
+    assert_eq!(
+        folder.told("[[push.fcm]]\n[[push.fcm]]\n"),
+        "config.toml:6:1: push.fcm[1].service_account: project acme has an account already; leave one out"
     );
 }
 
