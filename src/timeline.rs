@@ -68,7 +68,8 @@ pub struct Timeline {
 
 #[derive(Debug, Default)]
 struct Calls {
-    by_ref: HashMap<Arc<str>, Call>,
+    /// Shared, so that whoever shows them holds the lock only for a moment.
+    by_ref: HashMap<Arc<str>, Arc<Call>>,
     /// Oldest first.
     order: VecDeque<Arc<str>>,
 }
@@ -118,12 +119,12 @@ impl Timeline {
     }
 
     /// One call; `None` when it is not remembered.
-    pub fn call(&self, call_ref: &str) -> Option<Call> {
+    pub fn call(&self, call_ref: &str) -> Option<Arc<Call>> {
         self.calls.lock().by_ref.get(cut(call_ref)).cloned()
     }
 
     /// The last `limit` calls, newest first.
-    pub fn calls(&self, limit: usize) -> Vec<Call> {
+    pub fn calls(&self, limit: usize) -> Vec<Arc<Call>> {
         let calls = self.calls.lock();
         calls.order.iter().rev().take(limit).filter_map(|call_ref| calls.by_ref.get(call_ref).cloned()).collect()
     }
@@ -132,7 +133,7 @@ impl Timeline {
         let call_ref = cut(call_ref);
         let mut calls = self.calls.lock();
         if let Some(call) = calls.by_ref.get_mut(call_ref) {
-            return change(call);
+            return change(Arc::make_mut(call));
         }
         if calls.order.len() >= self.capacity
             && let Some(oldest) = calls.order.pop_front()
@@ -143,7 +144,7 @@ impl Timeline {
         let mut call = Call { call_ref: Arc::clone(&call_ref), outcome: None, events: Vec::new(), left_out: 0 };
         change(&mut call);
         calls.order.push_back(Arc::clone(&call_ref));
-        calls.by_ref.insert(call_ref, call);
+        calls.by_ref.insert(call_ref, Arc::new(call));
     }
 }
 

@@ -123,7 +123,7 @@ async fn calls(Shared(state): Shared<State>, page: PageQuery) -> Response {
         Err(rejection) => return bad_query(rejection),
     };
     let calls = state.timeline.calls(limit);
-    Json(json!({ "calls": calls.iter().map(CallView::new).collect::<Vec<_>>() })).into_response()
+    Json(json!({ "calls": calls.iter().map(|call| CallView::new(call)).collect::<Vec<_>>() })).into_response()
 }
 
 async fn call(Shared(state): Shared<State>, Path(call_ref): Path<String>) -> Response {
