@@ -7,6 +7,7 @@ pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod driver;
+pub mod logging;
 pub mod metrics;
 pub mod proxy;
 pub mod push;

@@ -1,5 +1,20 @@
-//! placeholder, replaced at merge
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+//! What happened to the last calls, step by step with reasons: why a phone did or did not ring.
+//!
+//! Kept in memory only and bounded on all sides, so that it can be written to on every call.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use crate::binding::DeviceId;
+use crate::clock::UnixMillis;
+use crate::metrics::Outcome;
+
+/// Something that happened to a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Step {
     Received,
     DeviceFound,
@@ -20,4 +35,173 @@ pub enum Step {
     Failed,
     Missed,
     MissedReported,
+}
+
+/// A [`Step`] with its circumstances.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    pub at: UnixMillis,
+    pub step: Step,
+    pub device: Option<DeviceId>,
+    pub detail: Box<str>,
+    pub reason: Box<str>,
+}
+
+/// One call's story so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    pub call_ref: Arc<str>,
+    /// `None`: it goes on.
+    pub outcome: Option<Outcome>,
+    /// Oldest first.
+    pub events: Vec<Event>,
+    /// Events from the middle that are not kept.
+    pub left_out: u32,
+}
+
+/// The last calls, by call_ref.
+#[derive(Debug)]
+pub struct Timeline {
+    calls: Mutex<Calls>,
+    capacity: usize,
+}
+
+#[derive(Debug, Default)]
+struct Calls {
+    /// Shared, so that whoever shows them holds the lock only for a moment.
+    by_ref: HashMap<Arc<str>, Arc<Call>>,
+    /// Oldest first.
+    order: VecDeque<Arc<str>>,
+}
+
+impl Default for Timeline {
+    fn default() -> Self {
+        Self::new(Self::CALLS)
+    }
+}
+
+impl Timeline {
+    /// Calls that are remembered.
+    pub const CALLS: usize = 10_000;
+    /// Events of one call; from the middle of longer stories some are left out.
+    pub const EVENTS_PER_CALL: usize = 64;
+    /// Bytes of a call_ref, a detail or a reason; more is cut off.
+    const TEXT_BYTES: usize = 256;
+
+    /// Remembers the last `capacity` calls.
+    pub fn new(capacity: usize) -> Self {
+        Self { calls: Mutex::default(), capacity: capacity.max(1) }
+    }
+
+    /// Adds a step to a call, which begins with its first one.
+    pub fn record(
+        &self,
+        call_ref: &str,
+        at: UnixMillis,
+        step: Step,
+        device: Option<DeviceId>,
+        detail: &str,
+        reason: &str,
+    ) {
+        let event = Event { at, step, device, detail: cut(detail).into(), reason: cut(reason).into() };
+        self.with_call(call_ref, |call| {
+            if call.events.len() >= Self::EVENTS_PER_CALL {
+                call.events.remove(Self::EVENTS_PER_CALL / 2);
+                call.left_out = call.left_out.saturating_add(1);
+            }
+            call.events.push(event);
+        });
+    }
+
+    /// Says how a call ended.
+    pub fn end(&self, call_ref: &str, outcome: Outcome) {
+        self.with_call(call_ref, |call| call.outcome = Some(outcome));
+    }
+
+    /// One call; `None` when it is not remembered.
+    pub fn call(&self, call_ref: &str) -> Option<Arc<Call>> {
+        self.calls.lock().by_ref.get(cut(call_ref)).cloned()
+    }
+
+    /// The last `limit` calls, newest first.
+    pub fn calls(&self, limit: usize) -> Vec<Arc<Call>> {
+        let calls = self.calls.lock();
+        calls.order.iter().rev().take(limit).filter_map(|call_ref| calls.by_ref.get(call_ref).cloned()).collect()
+    }
+
+    fn with_call(&self, call_ref: &str, change: impl FnOnce(&mut Call)) {
+        let call_ref = cut(call_ref);
+        let mut calls = self.calls.lock();
+        if let Some(call) = calls.by_ref.get_mut(call_ref) {
+            return change(Arc::make_mut(call));
+        }
+        if calls.order.len() >= self.capacity
+            && let Some(oldest) = calls.order.pop_front()
+        {
+            calls.by_ref.remove(&oldest);
+        }
+        let call_ref: Arc<str> = call_ref.into();
+        let mut call = Call { call_ref: Arc::clone(&call_ref), outcome: None, events: Vec::new(), left_out: 0 };
+        change(&mut call);
+        calls.order.push_back(Arc::clone(&call_ref));
+        calls.by_ref.insert(call_ref, Arc::new(call));
+    }
+}
+
+fn cut(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(Timeline::TEXT_BYTES)).unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(timeline: &Timeline, call_ref: &str, at: u64, step: Step) {
+        timeline.record(call_ref, UnixMillis(at), step, None, "", "");
+    }
+
+    #[test]
+    fn tells_a_call_in_order() {
+        let timeline = Timeline::default();
+        record(&timeline, "a", 1, Step::Received);
+        record(&timeline, "b", 2, Step::Received);
+        timeline.record("a", UnixMillis(3), Step::PushRefused, Some(DeviceId([1; 10])), "fcm", "UNREGISTERED");
+        timeline.end("a", Outcome::PushFailed);
+        let call = timeline.call("a").unwrap();
+        assert_eq!(call.events.iter().map(|event| event.step).collect::<Vec<_>>(), [Step::Received, Step::PushRefused]);
+        assert_eq!(call.outcome, Some(Outcome::PushFailed));
+        assert_eq!(timeline.call("c"), None);
+        assert_eq!(timeline.calls(9).iter().map(|call| &*call.call_ref).collect::<Vec<_>>(), ["b", "a"]);
+    }
+
+    #[test]
+    fn forgets_the_oldest_call() {
+        let timeline = Timeline::new(2);
+        for call_ref in ["a", "b", "a", "c"] {
+            record(&timeline, call_ref, 1, Step::Received);
+        }
+        assert_eq!(timeline.calls(9).iter().map(|call| &*call.call_ref).collect::<Vec<_>>(), ["c", "b"]);
+    }
+
+    #[test]
+    fn keeps_beginning_and_end_of_a_long_story() {
+        let timeline = Timeline::new(1);
+        for at in 0..100 {
+            record(&timeline, "a", at, Step::PushRetried);
+        }
+        let call = timeline.call("a").unwrap();
+        assert_eq!(call.events.len(), Timeline::EVENTS_PER_CALL);
+        assert_eq!(call.left_out, 36);
+        let at = |index: usize| call.events[index].at.0;
+        assert_eq!((at(0), at(31), at(63)), (0, 31, 99));
+    }
+
+    #[test]
+    fn cuts_long_texts_between_characters() {
+        let timeline = Timeline::new(1);
+        let long = "é".repeat(300);
+        timeline.record(&long, UnixMillis(1), Step::Failed, None, &long, "x");
+        let call = timeline.call(&long).unwrap();
+        assert_eq!((call.call_ref.len(), call.events[0].detail.len()), (256, 256));
+    }
 }

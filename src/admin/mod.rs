@@ -1,1 +1,90 @@
-//! To be written.
+//! The operator's listener: health, metrics, and what the server knows of bindings, calls and buckets.
+
+mod guard;
+mod readiness;
+mod routes;
+mod views;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::binding::{Aor, Binding, DeviceId};
+use crate::config::Token;
+use crate::metrics::Metrics;
+use crate::store::{BucketEntry, StoreError};
+use crate::timeline::Timeline;
+pub use readiness::{Part, Readiness};
+
+/// What the server lets the operator see and do.
+pub trait Source: Send + Sync + 'static {
+    /// Bindings of an AOR; empty for an unknown one.
+    fn bindings(&self, aor: &Aor) -> Vec<Arc<Binding>>;
+    /// Bindings of the first `limit` AORs after `after`, ordered by AOR.
+    fn page(&self, after: Option<&Aor>, limit: usize) -> Vec<Arc<Binding>>;
+    /// A device's push bucket, oldest first.
+    fn bucket(&self, device: &DeviceId) -> Vec<Arc<BucketEntry>>;
+    /// Ends a binding; `false` when it is not there.
+    fn remove(&self, aor: Aor, device: DeviceId) -> Removing<'_>;
+    /// Sets the gauges, right before the metrics are shown.
+    fn measure(&self, metrics: &Metrics);
+}
+
+/// The end of [`Source::remove`].
+pub type Removing<'s> = Pin<Box<dyn Future<Output = Result<bool, StoreError>> + Send + 's>>;
+
+/// What the routes answer from.
+#[derive(Clone)]
+pub struct State {
+    pub source: Arc<dyn Source>,
+    pub timeline: Arc<Timeline>,
+    pub metrics: Arc<Metrics>,
+    pub readiness: Arc<Readiness>,
+    /// `None`: only requests from this machine are answered, without a token.
+    pub token: Option<Token>,
+}
+
+/// Connections at one time; more wait in the system's queue.
+const CONNECTIONS: usize = 64;
+/// How long a client may take to send its request, and may stay silent between requests.
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long to wait after the system refused to accept a connection: it lacks descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Serves `listener` until `stop` ends; connections that are open then are closed.
+pub async fn serve(listener: TcpListener, state: State, stop: impl Future<Output = ()>) {
+    let service = TowerToHyperService::new(routes::router(state));
+    let mut connections = JoinSet::new();
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => return,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(serve_connection(stream, service.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the admin listener cannot accept");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+async fn serve_connection(stream: TcpStream, service: TowerToHyperService<axum::Router>) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "an admin connection ended");
+    }
+}

@@ -1,0 +1,157 @@
+//! One function for each route of the admin listener. Errors are `{"error": "…"}`.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State as Shared};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get};
+use axum::{Json, Router, middleware};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::State;
+use super::guard;
+use super::views::{BindingView, CallView, EntryView};
+use crate::binding::{Aor, Binding, DeviceId};
+use crate::clock::UnixMillis;
+use crate::timeline::Timeline;
+
+/// AORs of one answer when `limit` does not say.
+const PAGE: usize = 1000;
+/// At most so many, whatever `limit` says.
+const PAGE_MAX: usize = 10_000;
+
+pub(super) fn router(state: State) -> Router {
+    let guard = middleware::from_fn_with_state(state.token.clone(), guard::check);
+    Router::new()
+        .route("/healthz", get(health))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/api/v1/bindings", get(bindings))
+        .route("/api/v1/bindings/{aor}/{id}", delete(remove_binding))
+        .route("/api/v1/calls", get(calls))
+        .route("/api/v1/calls/{call_ref}", get(call))
+        .route("/api/v1/buckets/{aor}", get(bucket))
+        .fallback(|| async { error(StatusCode::NOT_FOUND, "there is nothing here") })
+        .method_not_allowed_fallback(|| async { error(StatusCode::METHOD_NOT_ALLOWED, "not by this method") })
+        .layer(guard)
+        .with_state(state)
+}
+
+/// The answer to what cannot be done.
+pub(super) fn error(status: StatusCode, text: &str) -> Response {
+    (status, Json(json!({ "error": text }))).into_response()
+}
+
+async fn health() -> Json<Value> {
+    Json(json!({ "status": "ok" }))
+}
+
+async fn ready(Shared(state): Shared<State>) -> Response {
+    let report = state.readiness.report();
+    let status = if report.is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({ "status": report.status, "reasons": report.reasons }))).into_response()
+}
+
+async fn metrics(Shared(state): Shared<State>) -> Response {
+    state.source.measure(&state.metrics);
+    let format = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, format)], state.metrics.render()).into_response()
+}
+
+/// Which part of a list is asked for.
+#[derive(Deserialize)]
+struct Page {
+    aor: Option<String>,
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+impl Page {
+    fn limit(&self) -> usize {
+        self.limit.unwrap_or(PAGE).clamp(1, PAGE_MAX)
+    }
+}
+
+type PageQuery = Result<Query<Page>, QueryRejection>;
+
+fn bad_query(rejection: &QueryRejection) -> Response {
+    error(StatusCode::BAD_REQUEST, &rejection.body_text())
+}
+
+/// Bindings of one AOR, or of all by pages: `next` leads to the following one as `after`.
+async fn bindings(Shared(state): Shared<State>, page: PageQuery) -> Response {
+    let page = match page {
+        Ok(Query(page)) => page,
+        Err(rejection) => return bad_query(&rejection),
+    };
+    let now = now();
+    let view = |binding: &Binding| BindingView::new(binding, now);
+    if let Some(aor) = &page.aor {
+        let found = state.source.bindings(&parse_aor(aor));
+        return Json(json!({ "bindings": found.iter().map(|found| view(found)).collect::<Vec<_>>() })).into_response();
+    }
+    let after = page.after.as_deref().map(parse_aor);
+    let found = state.source.page(after.as_ref(), page.limit());
+    let mut answer = json!({ "bindings": found.iter().map(|found| view(found)).collect::<Vec<_>>() });
+    let aors = found.chunk_by(|one, other| one.aor == other.aor).count();
+    if let (Some(last), Some(answer), true) = (found.last(), answer.as_object_mut(), aors >= page.limit()) {
+        answer.insert("next".to_owned(), last.aor.as_str().into());
+    }
+    Json(answer).into_response()
+}
+
+async fn remove_binding(Shared(state): Shared<State>, Path((aor, id)): Path<(String, String)>) -> Response {
+    let no_such = || error(StatusCode::NOT_FOUND, "no such binding");
+    let Some(device) = DeviceId::parse(id.as_bytes()) else { return no_such() };
+    match state.source.remove(parse_aor(&aor), device).await {
+        Ok(true) => {
+            tracing::info!(%device, "a binding was removed by the operator");
+            Json(json!({ "removed": true })).into_response()
+        }
+        Ok(false) => no_such(),
+        Err(failed) => error(StatusCode::SERVICE_UNAVAILABLE, &failed.to_string()),
+    }
+}
+
+/// The last calls, newest first.
+async fn calls(Shared(state): Shared<State>, page: PageQuery) -> Response {
+    let limit = match &page {
+        Ok(Query(page)) => page.limit().min(Timeline::CALLS),
+        Err(rejection) => return bad_query(rejection),
+    };
+    let calls = state.timeline.calls(limit);
+    Json(json!({ "calls": calls.iter().map(|call| CallView::new(call)).collect::<Vec<_>>() })).into_response()
+}
+
+async fn call(Shared(state): Shared<State>, Path(call_ref): Path<String>) -> Response {
+    match state.timeline.call(&call_ref) {
+        Some(call) => Json(CallView::new(&call)).into_response(),
+        None => error(StatusCode::NOT_FOUND, "no such call among the last ones"),
+    }
+}
+
+/// The push buckets of all devices of an AOR.
+async fn bucket(Shared(state): Shared<State>, Path(aor): Path<String>) -> Response {
+    let mut entries = Vec::new();
+    for binding in state.source.bindings(&parse_aor(&aor)) {
+        let bucket = state.source.bucket(&binding.device);
+        entries.extend(bucket.iter().map(|entry| EntryView::new(binding.device, entry)));
+    }
+    Json(json!({ "entries": entries })).into_response()
+}
+
+/// `user@domain`, also with `sip:` before it. A text that is none is the AOR of nobody.
+fn parse_aor(text: &str) -> Aor {
+    let bare = text.strip_prefix("sip:").unwrap_or(text);
+    let (user, domain) = bare.rsplit_once('@').unwrap_or((bare, ""));
+    Aor::new(user, domain)
+}
+
+fn now() -> UnixMillis {
+    #[expect(clippy::disallowed_methods, reason = "whether a binding is reachable is shown as of the request")]
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

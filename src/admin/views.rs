@@ -1,0 +1,196 @@
+//! The JSON of what the operator sees. Push tokens appear only as the start of their hash.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::binding::{Binding, DeviceId, PushTarget, PushToken, Tokens};
+use crate::clock::UnixMillis;
+use crate::store::{BucketEntry, EntryState};
+use crate::timeline::{Call, Event, Step};
+
+/// A device's contact.
+#[derive(Serialize)]
+pub(super) struct BindingView {
+    id: String,
+    aor: String,
+    /// Without the parameters that carry push tokens.
+    contact: String,
+    provider: Option<&'static str>,
+    pn_param: Option<String>,
+    tokens: Vec<TokenView>,
+    /// Why the push parameters are not used.
+    push_refused: Option<String>,
+    reachable: bool,
+    flow: String,
+    registered_at: String,
+    expires_at: String,
+    instance: Option<String>,
+    label: Option<String>,
+    user_agent: Option<String>,
+}
+
+#[derive(Serialize)]
+struct TokenView {
+    /// `any`, or what an APNs token is for: `voip` or `remote`.
+    r#for: &'static str,
+    sha256: String,
+}
+
+impl BindingView {
+    pub(super) fn new(binding: &Binding, now: UnixMillis) -> Self {
+        let push = binding.push.as_ref();
+        Self {
+            id: binding.device.to_string(),
+            aor: binding.aor.to_string(),
+            contact: without_push_parameters(&String::from_utf8_lossy(&binding.contact)),
+            provider: push.map(|push| push.provider.name()),
+            pn_param: push.map(|push| push.param.as_ref().to_owned()),
+            tokens: push.map(tokens).unwrap_or_default(),
+            push_refused: binding.push_refused.as_deref().map(str::to_owned),
+            reachable: binding.is_reachable(now),
+            flow: binding.flow.to_string(),
+            registered_at: date(binding.registered_at),
+            expires_at: date(binding.expires_at),
+            instance: binding.instance.as_deref().map(str::to_owned),
+            label: binding.label.as_deref().map(str::to_owned),
+            user_agent: binding.user_agent.as_deref().map(str::to_owned),
+        }
+    }
+}
+
+fn tokens(push: &PushTarget) -> Vec<TokenView> {
+    let view = |r#for, token: &PushToken| TokenView { r#for, sha256: short_hash(token) };
+    match &push.tokens {
+        Tokens::Single => vec![view("any", &push.prid)],
+        Tokens::Apple { voip, remote, .. } => {
+            let voip = voip.iter().map(|token| view("voip", token));
+            voip.chain(remote.iter().map(|token| view("remote", token))).collect()
+        }
+    }
+}
+
+/// Eight hexadecimal digits: enough to tell two tokens apart, not enough to use one.
+fn short_hash(token: &PushToken) -> String {
+    Sha256::digest(token.reveal()).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A Contact URI without `pn-…` parameters (RFC 8599 §14.1) and without anything that could hide one: a parameter
+/// whose name is escaped, and URI headers.
+fn without_push_parameters(contact: &str) -> String {
+    let uri = contact.split('?').next().unwrap_or_default();
+    let mut parts = uri.split(';');
+    let mut shown = parts.next().unwrap_or_default().to_owned();
+    for parameter in parts {
+        let name = parameter.split('=').next().unwrap_or_default();
+        let is_push = name.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("pn-"));
+        if !is_push && !name.contains('%') {
+            shown.push(';');
+            shown.push_str(parameter);
+        }
+    }
+    shown
+}
+
+/// A call and what happened to it.
+#[derive(Serialize)]
+pub(super) struct CallView<'c> {
+    call_ref: &'c str,
+    /// `null` while the call goes on.
+    outcome: Option<&'static str>,
+    steps: Vec<EventView<'c>>,
+    /// Steps from the middle of a long story that are not kept.
+    #[serde(skip_serializing_if = "is_zero")]
+    left_out: u32,
+}
+
+#[derive(Serialize)]
+struct EventView<'c> {
+    at: String,
+    step: Step,
+    device: Option<String>,
+    detail: &'c str,
+    reason: &'c str,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+impl<'c> CallView<'c> {
+    pub(super) fn new(call: &'c Call) -> Self {
+        let step = |event: &'c Event| EventView {
+            at: date(event.at),
+            step: event.step,
+            device: event.device.map(|device| device.to_string()),
+            detail: &event.detail,
+            reason: &event.reason,
+        };
+        Self {
+            call_ref: &call.call_ref,
+            outcome: call.outcome.map(|outcome| outcome.name()),
+            steps: call.events.iter().map(step).collect(),
+            left_out: call.left_out,
+        }
+    }
+}
+
+/// A call in a device's push bucket.
+#[derive(Serialize)]
+pub(super) struct EntryView {
+    call_ref: String,
+    remote_uri: String,
+    date: String,
+    /// `live` or `missed`.
+    state: &'static str,
+    display_name: String,
+    device: String,
+}
+
+impl EntryView {
+    pub(super) fn new(device: DeviceId, entry: &BucketEntry) -> Self {
+        Self {
+            call_ref: entry.call_ref.as_ref().to_owned(),
+            remote_uri: entry.remote_uri.as_ref().to_owned(),
+            date: date(entry.invited_at),
+            state: match entry.state {
+                EntryState::Live => "live",
+                EntryState::Missed => "missed",
+            },
+            display_name: entry.display_name.as_ref().to_owned(),
+            device: device.to_string(),
+        }
+    }
+}
+
+/// As in RFC 3339, in UTC with milliseconds; a time beyond all calendars as the number it is.
+fn date(time: UnixMillis) -> String {
+    let timestamp = i64::try_from(time.0).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok());
+    timestamp.map_or_else(|| time.0.to_string(), |timestamp| format!("{timestamp:.3}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contacts_lose_their_push_parameters() {
+        for (contact, expected) in [
+            ("sip:alice@192.0.2.1:5060;transport=tcp", "sip:alice@192.0.2.1:5060;transport=tcp"),
+            ("sip:a@h;pn-provider=fcm;pn-prid=SECRET;ob;pn-param=x", "sip:a@h;ob"),
+            ("sip:a@h;PN-TOK=SECRET", "sip:a@h"),
+            ("sip:a@h;%70n-prid=SECRET", "sip:a@h"),
+            ("sip:a@h;ob?x=;pn-prid=SECRET", "sip:a@h;ob"),
+            ("sip:a;pn-prid=SECRET@h;ob", "sip:a;ob"),
+        ] {
+            assert_eq!(without_push_parameters(contact), expected);
+        }
+    }
+
+    #[test]
+    fn dates_have_milliseconds() {
+        assert_eq!(date(UnixMillis(1_625_158_716_005)), "2021-07-01T16:58:36.005Z");
+        assert_eq!(date(UnixMillis(0)), "1970-01-01T00:00:00.000Z");
+        assert_eq!(date(UnixMillis(u64::MAX)), u64::MAX.to_string());
+    }
+}

@@ -1,0 +1,53 @@
+//! Commands and their arguments.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Holds a SIP call while a push wakes the phone it is for.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+pub struct Arguments {
+    /// Configuration file [default: config.toml if it exists, else the built-in defaults]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run until SIGTERM
+    Serve,
+    /// Read the configuration, keys and credentials and say what is wrong
+    Check,
+    /// Play the whole story on loopback, without network or accounts
+    Demo,
+    /// List bindings: the devices that can be called
+    Bindings {
+        /// Only those of this user (user@domain)
+        aor: Option<String>,
+        /// End the binding with this id
+        #[arg(long, value_name = "ID", requires = "aor")]
+        remove: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the last calls, or tell one step by step
+    Calls {
+        /// The call's reference: its Call-ID, unless the configuration names another header
+        call_ref: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the calls in the push buckets of a user's devices
+    Bucket {
+        /// user@domain
+        aor: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}

@@ -1,0 +1,95 @@
+//! `check`: reads the configuration and what it names, and says what is wrong or what it comes to.
+
+use std::fmt::{self, Display, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::{load, present_file, print, wrong};
+use crate::config::{Auth, Config, ContactForm, Mode, PushWhen};
+
+/// Exit code 0 when the configuration is good, else 2.
+pub fn check(file: Option<&Path>) -> ExitCode {
+    match load(file) {
+        Ok(config) => {
+            let name = present_file(file).map_or_else(|| "built-in defaults".into(), Path::to_string_lossy);
+            print(format_args!("{name}: good\n{}", Summary(&config)));
+            ExitCode::SUCCESS
+        }
+        Err(problems) => wrong(file, &problems),
+    }
+}
+
+/// What a server with this configuration does, a line for each matter.
+struct Summary<'c>(&'c Config);
+
+impl Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let config = self.0;
+        let mut line = |title: &str, text: String| writeln!(f, "  {title:<11} {text}");
+        line("listens", listens(config))?;
+        line("registers", registers(config))?;
+        line("calls from", list(&config.softswitch.trusted).unwrap_or_else(|| "nobody".to_owned()))?;
+        line("holds", holds(config))?;
+        line("pushes", pushes(config))?;
+        line("keeps", format!("{} (node {})", config.node.data_dir.display(), config.node.id))?;
+        line("admin", admin(config))?;
+        config.notes().into_iter().try_for_each(|note| line("note:", note.to_owned()))
+    }
+}
+
+fn list<T: Display>(items: &[T]) -> Option<String> {
+    let texts: Vec<_> = items.iter().map(ToString::to_string).collect();
+    (!texts.is_empty()).then(|| texts.join(", "))
+}
+
+fn listens(config: &Config) -> String {
+    let mut text = list(&config.sip.listen).unwrap_or_default();
+    if let Some(advertise) = &config.sip.advertise {
+        // Writing into a string does not fail.
+        let _ = write!(text, " as {advertise}");
+    }
+    let _ = write!(text, " with {} workers", config.sip.workers);
+    text
+}
+
+fn registers(config: &Config) -> String {
+    let register = &config.register;
+    let domains = list(&register.domains).unwrap_or_else(|| "any domain".to_owned());
+    match &register.mode {
+        Mode::Relay => {
+            let uri = config.softswitch.uri.as_ref().map(ToString::to_string).unwrap_or_default();
+            let form = match register.contact {
+                ContactForm::Alias => "alias contacts",
+                ContactForm::Path => "Path",
+            };
+            format!("{domains}: relayed to {uri} with {form}")
+        }
+        Mode::Local(Auth::Digest(users)) => format!("{domains}: answered here, Digest for {} users", users.len()),
+        Mode::Local(Auth::None { open_networks }) => {
+            let networks = list(open_networks).unwrap_or_else(|| "nowhere".to_owned());
+            format!("{domains}: answered here, without authentication from {networks}")
+        }
+    }
+}
+
+fn holds(config: &Config) -> String {
+    let hold = &config.hold;
+    let provisional = hold.provisional.unwrap_or(100);
+    let when = match hold.push_when {
+        PushWhen::Always => "always pushes".to_owned(),
+        PushWhen::Unreachable { probe } => format!("pushes after {} ms of silence", probe.as_millis()),
+    };
+    let methods = hold.methods.join(", ");
+    format!("{methods} for {} s with {provisional}, then {}; {when}", hold.wait.as_secs(), hold.no_return_status)
+}
+
+fn pushes(config: &Config) -> String {
+    let fcm = config.push.fcm.iter().map(|account| format!("FCM project {}", account.project_id));
+    let apns = config.push.apns.iter().map(|account| format!("APNs team {}", account.team_id));
+    list(&fcm.chain(apns).collect::<Vec<_>>()).unwrap_or_else(|| "nothing".to_owned())
+}
+
+fn admin(config: &Config) -> String {
+    let token = if config.admin.token.is_some() { "with a token" } else { "for this machine, without a token" };
+    format!("http://{} {token}", config.admin.listen)
+}

@@ -1,0 +1,112 @@
+//! The server's JSON as tables for people.
+
+use serde_json::Value;
+
+pub(super) fn bindings(answer: &Value) -> String {
+    let rows = list(answer, "bindings").iter().map(|binding| {
+        let tokens = list(binding, "tokens").iter().map(|token| text(token, "sha256"));
+        let state = if binding.get("reachable") == Some(&Value::Bool(true)) { "awake" } else { "asleep" };
+        vec![
+            text(binding, "aor"),
+            text(binding, "id"),
+            state.to_owned(),
+            text(binding, "provider"),
+            tokens.collect::<Vec<_>>().join(" "),
+            text(binding, "flow"),
+            text(binding, "registered_at"),
+            text(binding, "push_refused"),
+        ]
+    });
+    let head = ["AOR", "ID", "STATE", "PUSH", "TOKEN", "FLOW", "REGISTERED", "WHY NOT PUSHED"];
+    table(&head, rows.collect(), "no bindings")
+}
+
+pub(super) fn calls(answer: &Value) -> String {
+    let rows = list(answer, "calls").iter().map(|call| {
+        let steps = list(call, "steps");
+        let at = steps.first().map(|step| text(step, "at")).unwrap_or_default();
+        let last = steps.last().map(|step| text(step, "step")).unwrap_or_default();
+        vec![at, text(call, "call_ref"), outcome(call), last]
+    });
+    table(&["BEGAN", "CALL_REF", "OUTCOME", "LAST STEP"], rows.collect(), "no calls")
+}
+
+pub(super) fn call(call: &Value) -> String {
+    let rows = list(call, "steps")
+        .iter()
+        .map(|step| ["at", "step", "device", "detail", "reason"].map(|key| text(step, key)).to_vec());
+    let head = ["AT", "STEP", "DEVICE", "DETAIL", "REASON"];
+    format!("{}: {}\n{}", text(call, "call_ref"), outcome(call), table(&head, rows.collect(), "no steps"))
+}
+
+pub(super) fn bucket(answer: &Value) -> String {
+    let rows = list(answer, "entries").iter().map(|entry| {
+        ["date", "state", "remote_uri", "display_name", "device", "call_ref"].map(|key| text(entry, key)).to_vec()
+    });
+    table(&["DATE", "STATE", "FROM", "NAME", "DEVICE", "CALL_REF"], rows.collect(), "no calls in the bucket")
+}
+
+fn outcome(call: &Value) -> String {
+    call.get("outcome").and_then(Value::as_str).unwrap_or("goes on").to_owned()
+}
+
+fn list<'v>(value: &'v Value, key: &str) -> &'v [Value] {
+    value.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// What stands there, without control characters: names come from callers, and a terminal obeys them.
+fn text(value: &Value, key: &str) -> String {
+    let text = value.get(key).and_then(Value::as_str).unwrap_or_default();
+    text.chars().filter(|letter| !letter.is_control()).collect()
+}
+
+/// Columns as wide as their widest cell; those that are empty in all rows are left out.
+fn table(head: &[&str], rows: Vec<Vec<String>>, nothing: &str) -> String {
+    if rows.is_empty() {
+        return format!("{nothing}\n");
+    }
+    let cell = |row: &[String], column: usize| row.get(column).cloned().unwrap_or_default();
+    let width = |column: usize| rows.iter().map(|row| cell(row, column).chars().count()).max().unwrap_or_default();
+    let columns: Vec<_> =
+        (0..head.len()).map(|column| (column, width(column))).filter(|(_, width)| *width > 0).collect();
+    let line = |cell: &dyn Fn(usize) -> String| {
+        let mut line = String::new();
+        for (column, width) in &columns {
+            let text = cell(*column);
+            let title = head.get(*column).map_or(0, |title| title.len());
+            line.push_str(&format!("{text:<0$}  ", (*width).max(title)));
+        }
+        format!("{}\n", line.trim_end())
+    };
+    let mut text = line(&|column| head.get(column).map(ToString::to_string).unwrap_or_default());
+    rows.iter().for_each(|row| text.push_str(&line(&|column| cell(row, column))));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn columns_fit_and_empty_ones_go() {
+        let answer = json!({ "entries": [
+            { "date": "2021", "state": "missed", "remote_uri": "103", "device": "abc", "call_ref": "x@y" },
+            { "date": "2022", "state": "live", "remote_uri": "anonymous", "device": "abcdefgh", "call_ref": "z" },
+        ]});
+        assert_eq!(
+            bucket(&answer),
+            "DATE  STATE   FROM       DEVICE    CALL_REF\n\
+             2021  missed  103        abc       x@y\n\
+             2022  live    anonymous  abcdefgh  z\n"
+        );
+        assert_eq!(bucket(&json!({ "entries": [] })), "no calls in the bucket\n");
+    }
+
+    #[test]
+    fn terminals_are_not_commanded() {
+        let call = json!({ "call_ref": "a\u{1b}[2Jb", "outcome": null, "steps": [] });
+        assert_eq!(super::call(&call), "a[2Jb: goes on\nno steps\n");
+    }
+}

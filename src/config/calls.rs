@@ -1,0 +1,280 @@
+//! `[register]`, `[hold]` and `[missed_calls]`: how phones register, how calls wait for them, what is told later.
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::section::Section;
+use super::users::Users;
+use super::{DAY_S, YEAR_S, address};
+
+/// `[register]`: what becomes of a REGISTER.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Register {
+    pub mode: Mode,
+    /// Domains of the AORs that we serve, in lower case; empty: any.
+    pub domains: Vec<Box<str>>,
+    /// How the softswitch is told to call back.
+    pub contact: ContactForm,
+    /// Answer 555 to push parameters that we cannot use, instead of taking the contact as a plain one
+    /// (RFC 8599 §8.1).
+    pub refuse_unsupported_pns: bool,
+    /// For a Contact that asks for nothing, and the bounds for one that does (RFC 3261 §10.3 step 7).
+    pub expires_default: Duration,
+    pub expires_min: Duration,
+    pub expires_max: Duration,
+    /// Over it: 403.
+    pub contacts_per_aor_max: usize,
+}
+
+/// Who answers a REGISTER.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mode {
+    /// The softswitch: it authenticates, we only save on its 2xx.
+    Relay,
+    /// We.
+    Local(Auth),
+}
+
+/// Who may register in local mode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Auth {
+    /// These, by Digest (RFC 3261 §22, RFC 8760).
+    Digest(Users),
+    /// Anybody in these networks.
+    None { open_networks: Vec<IpNet> },
+}
+
+/// The Contact in a relayed REGISTER.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContactForm {
+    /// `<sip:ALIAS@advertise>`: one short contact per device, for ever.
+    Alias,
+    /// The phone's own, and a Path with a flow token (RFC 3327, RFC 5626 §5.2).
+    Path,
+}
+
+#[derive(Clone, Copy)]
+enum ModeName {
+    Relay,
+    Local,
+}
+
+#[derive(Clone, Copy)]
+enum AuthName {
+    Digest,
+    None,
+}
+
+impl Register {
+    pub(super) fn read(section: &Section<'_>) -> Self {
+        let mode_name = section.choice("mode", [("relay", ModeName::Relay), ("local", ModeName::Local)]);
+        let domains = section.list("domains", Some(&[]), address::aor_domain).unwrap_or_default();
+        let contact = section.choice("contact", [("alias", ContactForm::Alias), ("path", ContactForm::Path)]);
+        if section.boolean("upstream_refresh", false) {
+            section.wrong(
+                "upstream_refresh",
+                "true is not possible in this version; set it to false and let the softswitch keep registrations \
+                 longer than phones sleep",
+            );
+        }
+        let auth = section.choice("auth", [("digest", AuthName::Digest), ("none", AuthName::None)]);
+        let open_networks = section.list("open_networks", Some(&["127.0.0.0/8", "::1/128"]), address::network);
+        let open_networks = open_networks.unwrap_or_else(|| vec![IpNet::from(LOOPBACK_V4), IpNet::from(LOOPBACK_V6)]);
+        let users_file = section.path("users", "users.toml");
+        let mode = match (mode_name, auth) {
+            (ModeName::Relay, _) => Mode::Relay,
+            (ModeName::Local, AuthName::None) => Mode::Local(Auth::None { open_networks }),
+            (ModeName::Local, AuthName::Digest) => Mode::Local(Auth::Digest(read_users(section, users_file))),
+        };
+        let refuse_unsupported_pns = section.boolean("refuse_unsupported_pns", false);
+        let expires_default = section.seconds("expires_default_s", 3600, 1..=YEAR_S, "");
+        let expires_min = section.seconds("expires_min_s", 60, 1..=YEAR_S, "");
+        let expires_max = section.seconds("expires_max_s", DAY_S, 1..=YEAR_S, "");
+        let register = Self {
+            mode,
+            domains,
+            contact,
+            refuse_unsupported_pns,
+            expires_default,
+            expires_min,
+            expires_max,
+            contacts_per_aor_max: section.count("contacts_per_aor_max", 10, 1..=1000),
+        };
+        register.check_expires(section);
+        register
+    }
+
+    fn check_expires(&self, section: &Section<'_>) {
+        let (min, max) = (self.expires_min.as_secs(), self.expires_max.as_secs());
+        let standard = self.expires_default.as_secs();
+        if min > max {
+            section.wrong("expires_min_s", format_args!("{min} is over expires_max_s, which is {max}; use 1 to {max}"));
+        } else if !(min..=max).contains(&standard) {
+            section.wrong(
+                "expires_default_s",
+                format_args!("{standard} is not between expires_min_s and expires_max_s; use {min} to {max}"),
+            );
+        }
+    }
+}
+
+const LOOPBACK_V4: ipnet::Ipv4Net = ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0), 8);
+const LOOPBACK_V6: ipnet::Ipv6Net = ipnet::Ipv6Net::new_assert(std::net::Ipv6Addr::LOCALHOST, 128);
+
+fn read_users(section: &Section<'_>, file: Option<PathBuf>) -> Users {
+    let Some(file) = file else {
+        section.wrong("users", "needed with register.auth = \"digest\": the file with users and passwords");
+        return Users::default();
+    };
+    if !file.is_file() {
+        section.wrong(
+            "users",
+            format_args!(
+                "{} is not there; write it with [users] and lines such as \"alice@example.org\" = \"password\" \
+                 (or set register.auth = \"none\")",
+                file.display()
+            ),
+        );
+        return Users::default();
+    }
+    Users::load(&file).unwrap_or_else(|problems| {
+        section.document().wrong_elsewhere(problems);
+        Users::default()
+    })
+}
+
+/// `[hold]`: a call waits for its phone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    /// From the INVITE to giving up.
+    pub wait: Duration,
+    /// 180, 182 or 183; `None`: 100 only.
+    pub provisional: Option<u16>,
+    /// The final when no phone woke.
+    pub no_return_status: u16,
+    pub push_when: PushWhen,
+    /// A device that registered so recently is taken as awake.
+    pub fresh: Duration,
+    /// Methods that are held, `INVITE` among them.
+    pub methods: Vec<Box<str>>,
+}
+
+/// Which devices are pushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PushWhen {
+    /// Each with a push target, whatever its flow (ECSS).
+    Always,
+    /// Those without a live flow, or silent on it for `probe`.
+    Unreachable { probe: Duration },
+}
+
+#[derive(Clone, Copy)]
+enum PushWhenName {
+    Always,
+    Unreachable,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LateWake {
+    MissedCalls,
+    InviteCancel,
+}
+
+/// The longest wait: under Timer C of a proxy before us, which is more than three minutes, with room for the ringing
+/// to begin (RFC 3261 §16.6 step 11).
+const WAIT_MAX_S: u32 = 170;
+
+impl Hold {
+    pub(super) fn read(section: &Section<'_>) -> Self {
+        let wait = section.seconds("wait_s", 28, 1..=WAIT_MAX_S, "RFC 3261 Timer C");
+        let provisional = section.status(
+            "provisional",
+            182,
+            |status| matches!(status, 0 | 180 | 182 | 183),
+            "no provisional of a waiting call; use 0 (100 only), 180, 182 or 183",
+        );
+        let no_return_status = section.status(
+            "no_return_status",
+            480,
+            |status| (400..=699).contains(&status),
+            "no failure response (RFC 3261 §7.2); use 400 to 699",
+        );
+        let push_when =
+            section.choice("push_when", [("always", PushWhenName::Always), ("unreachable", PushWhenName::Unreachable)]);
+        let fresh = section.seconds("fresh_s", 0, 0..=DAY_S, "");
+        let probe = section.millis("probe_ms", 800, 1..=WAIT_MAX_S * 1000);
+        let late_wake = section
+            .choice("late_wake", [("missed_calls", LateWake::MissedCalls), ("invite_cancel", LateWake::InviteCancel)]);
+        if late_wake == LateWake::InviteCancel {
+            section.wrong("late_wake", "\"invite_cancel\" is not possible in this version; use \"missed_calls\"");
+        }
+        Self {
+            wait,
+            provisional: (provisional != 0).then_some(provisional),
+            no_return_status,
+            push_when: match push_when {
+                PushWhenName::Always => PushWhen::Always,
+                PushWhenName::Unreachable => PushWhen::Unreachable { probe },
+            },
+            fresh,
+            methods: read_methods(section),
+        }
+    }
+}
+
+fn read_methods(section: &Section<'_>) -> Vec<Box<str>> {
+    const STANDARD: [&str; 2] = ["INVITE", "MESSAGE"];
+    let parse = |text: &str| match text {
+        "REGISTER" | "ACK" | "CANCEL" | "BYE" | "PRACK" | "UPDATE" => {
+            Err(Cow::from("never starts something outside of a dialog; leave it out"))
+        }
+        _ if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_uppercase()) => Ok(Box::from(text)),
+        _ => Err("is not a method; methods are in capitals, such as \"MESSAGE\"".into()),
+    };
+    let Some(methods) = section.list("methods", Some(&STANDARD), parse) else {
+        return STANDARD.map(Box::from).to_vec();
+    };
+    if section.lacks("methods", "INVITE") {
+        section.wrong("methods", "\"INVITE\" is missing; holding calls is what this proxy is for");
+    }
+    methods
+}
+
+/// `[missed_calls]`: what a phone is told of calls that it slept through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissedCalls {
+    pub enabled: bool,
+    /// The header that names a call; `None`: Call-ID.
+    pub call_ref_header: Option<Box<str>>,
+    /// Only to devices that were away at least so long.
+    pub absence: Duration,
+    /// Per device; the oldest goes.
+    pub entries_max: usize,
+    pub ttl: Duration,
+}
+
+impl MissedCalls {
+    pub(super) fn read(section: &Section<'_>) -> Self {
+        let enabled = section.boolean("enabled", true);
+        let header = section.optional("call_ref_header");
+        if let Some(name) = header.filter(|name| !is_token(name)) {
+            let text = "is not the name of a header; write for example \"X-Call-Ref\"";
+            section.wrong("call_ref_header", format_args!("{name:?} {text}"));
+        }
+        Self {
+            enabled,
+            call_ref_header: header.map(Box::from),
+            absence: section.seconds("absence_s", 0, 0..=YEAR_S, ""),
+            entries_max: section.count("entries_max", 50, 1..=10_000),
+            ttl: section.seconds("ttl_s", 7 * DAY_S, 1..=YEAR_S, ""),
+        }
+    }
+}
+
+/// RFC 3261 §25.1.
+fn is_token(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.!%*_+`'~".contains(&byte))
+}

@@ -1,0 +1,132 @@
+//! The configuration: TOML text → checked [`Config`]; every key's meaning, unit, default and limits.
+//!
+//! Each section is a struct of typed values beside the function that reads it. A key that is wrong does not stop the
+//! reading: all problems are told at once, in the order of the file.
+
+mod address;
+mod calls;
+mod document;
+mod nearest;
+mod network;
+mod operation;
+mod problem;
+mod push;
+mod section;
+mod users;
+
+use std::path::Path;
+
+pub use address::{Host, HostPort, Listen, NextHop};
+pub use calls::{Auth, ContactForm, Hold, MissedCalls, Mode, PushWhen, Register};
+pub use document::Key;
+use document::{Document, Source};
+pub use network::{Node, Sip, Softswitch};
+pub use operation::{Admin, Limits, Log, LogFormat, Store, StoreKind, Token};
+pub use problem::{Place, Problem, Problems};
+pub use push::{Apns, Fcm, FcmProfile, Push};
+pub use users::{Credentials, Users};
+
+const DAY_S: u32 = 86_400;
+/// No time in the configuration is longer.
+const YEAR_S: u32 = 365 * DAY_S;
+
+/// Everything that can be configured, checked. Paths are resolved, files that must be there have been read once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    pub node: Node,
+    pub sip: Sip,
+    pub softswitch: Softswitch,
+    pub register: Register,
+    pub hold: Hold,
+    pub missed_calls: MissedCalls,
+    pub push: Push,
+    pub limits: Limits,
+    pub store: Store,
+    pub admin: Admin,
+    pub log: Log,
+}
+
+impl Config {
+    /// Reads a file, and the files that it names.
+    pub fn load(file: &Path) -> Result<Self, Problems> {
+        Self::read(&Source::open(file)?)
+    }
+
+    /// As [`Config::load`], of a text; relative paths start at the folder of `file`.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, Problems> {
+        Self::read(&Source::new(file, text))
+    }
+
+    fn read(source: &Source) -> Result<Self, Problems> {
+        let document = Document::parse(source)?;
+        let config = Self::read_document(&document, false);
+        document.finish(true)?;
+        Ok(config)
+    }
+
+    fn read_document(document: &Document<'_>, probe: bool) -> Self {
+        operation::read_events(&document.section("events"));
+        let register = Register::read(&document.section("register"));
+        let is_relay = register.mode == Mode::Relay;
+        Self {
+            node: Node::read(&document.section("node")),
+            sip: Sip::read(&document.section("sip")),
+            softswitch: Softswitch::read(&document.section("softswitch"), is_relay),
+            register,
+            hold: Hold::read(&document.section("hold")),
+            missed_calls: MissedCalls::read(&document.section("missed_calls")),
+            push: Push::read(&document.section("push"), probe),
+            limits: Limits::read(&document.section("limits")),
+            store: Store::read(&document.section("store")),
+            admin: Admin::read(&document.section("admin")),
+            log: Log::read(&document.section("log")),
+        }
+    }
+
+    /// What is allowed but hardly meant; for `check` and the log at start.
+    pub fn notes(&self) -> Vec<&'static str> {
+        let mut notes = Vec::new();
+        if self.push.fcm.is_empty() && self.push.apns.is_empty() {
+            notes.push("no [[push.fcm]] and no [[push.apns]]: no phone can be woken");
+        }
+        if self.softswitch.trusted.is_empty() {
+            notes.push("softswitch.trusted is empty: nobody may call phones");
+        }
+        if matches!(&self.register.mode, Mode::Local(Auth::None { open_networks }) if open_networks.is_empty()) {
+            notes.push("register.open_networks is empty: nobody may register");
+        }
+        notes
+    }
+}
+
+impl Admin {
+    /// Reads only `[admin]` of a file, for a client of the admin listener: whatever else is wrong in the file, and
+    /// whatever other files it names, does not concern it.
+    pub fn load(file: &Path) -> Result<Self, Problems> {
+        Self::read_source(&Source::open(file)?)
+    }
+
+    /// As [`Admin::load`], of a text.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, Problems> {
+        Self::read_source(&Source::new(file, text))
+    }
+
+    fn read_source(source: &Source) -> Result<Self, Problems> {
+        let document = Document::parse(source)?;
+        let admin = Self::read(&document.section("admin"));
+        document.finish(false)?;
+        Ok(admin)
+    }
+}
+
+/// Every key with its default, in the order in which they are read.
+pub fn keys() -> Vec<Key> {
+    let source = Source::new(Path::new("config.toml"), "");
+    Document::parse(&source).map_or_else(
+        |_| Vec::new(),
+        |document| {
+            Config::read_document(&document, true);
+            document.keys()
+        },
+    )
+}

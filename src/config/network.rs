@@ -1,0 +1,155 @@
+//! `[node]`, `[sip]` and `[softswitch]`: who we are, where we listen, where calls come from.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::address::{self, Host, HostPort, Listen, NextHop};
+use super::section::Section;
+
+/// `[node]`: this one among the nodes of a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Stable across restarts.
+    pub id: String,
+    /// Where the embedded store and the journal live; made at start if it is not there.
+    pub data_dir: PathBuf,
+    /// How long a node of a shared store may be silent before others take over its held calls.
+    pub lease: Duration,
+    /// How long a stopping node waits for its held calls.
+    pub drain: Duration,
+}
+
+impl Node {
+    pub(super) fn read(section: &Section<'_>) -> Self {
+        let id = section.bare("id").map(str::to_owned).or_else(host_name).unwrap_or_else(|| "node-1".to_owned());
+        if id.len() > 64 || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)) {
+            section.wrong("id", format_args!("{id:?} is no name of a node; use up to 64 of A-Z a-z 0-9 . _ -"));
+        }
+        let data_dir = section.path("data_dir", "./data");
+        match &data_dir {
+            Some(folder) if folder.exists() && !folder.is_dir() => {
+                section.wrong("data_dir", format_args!("{} is not a folder", folder.display()));
+            }
+            Some(_) => {}
+            None => section.wrong("data_dir", "needed: the folder that keeps bindings and held calls"),
+        }
+        Self {
+            id,
+            data_dir: data_dir.unwrap_or_default(),
+            lease: section.seconds("lease_s", 10, 1..=3600, ""),
+            drain: section.seconds("drain_s", 30, 0..=3600, ""),
+        }
+    }
+}
+
+fn host_name() -> Option<String> {
+    nix::unistd::gethostname().ok()?.into_string().ok().filter(|name| !name.is_empty())
+}
+
+/// `[sip]`: sockets and timers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sip {
+    /// At least one, at most 256 (a flow names its listener in one byte).
+    pub listen: Vec<Listen>,
+    /// What stands for us in Via, Record-Route, Path and alias; `None`: the address of each listener.
+    pub advertise: Option<HostPort>,
+    /// At least 1; `sip.workers = 0` has become the number of processors.
+    pub workers: usize,
+    /// RTT estimate that the transaction timers derive from (RFC 3261 §17.1.1.1).
+    pub t1: Duration,
+    /// How long a forwarded INVITE may go without a final response (RFC 3261 §16.6 step 11).
+    pub timer_c: Duration,
+}
+
+impl Sip {
+    pub(super) fn read(section: &Section<'_>) -> Self {
+        let listen = read_listen(section);
+        let advertise = section.bare("advertise");
+        if let (None, Some(wildcard)) = (advertise, listen.iter().find(|listen| listen.address.ip().is_unspecified())) {
+            let text = format!(
+                "needed, because sip.listen has the wildcard {wildcard}: the host[:port] by which phones and the \
+                 softswitch reach this node, such as \"192.0.2.10\""
+            );
+            section.wrong("advertise", text);
+        }
+        let workers = section.integer("workers", 0, 0..=256);
+        let workers = usize::try_from(workers).unwrap_or_default();
+        Self {
+            listen,
+            advertise: advertise.and_then(|text| section.parsed("advertise", text, address::host_port)),
+            workers: if workers == 0 { available_parallelism().map_or(1, usize::from) } else { workers },
+            t1: section.millis("t1_ms", 500, 1..=60_000),
+            timer_c: section.seconds("timer_c_s", 185, 1..=3600, ""),
+        }
+    }
+}
+
+fn read_listen(section: &Section<'_>) -> Vec<Listen> {
+    const STANDARD: [&str; 2] = ["udp:0.0.0.0:5060", "tcp:0.0.0.0:5060"];
+    let mut seen = Vec::new();
+    let parse = |text: &str| {
+        let listen = address::listen(text)?;
+        if listen.address.port() != 0 && seen.contains(&listen) {
+            return Err("stands here twice; leave one of them out".into());
+        }
+        seen.push(listen);
+        Ok(listen)
+    };
+    let Some(listen) = section.list("listen", Some(&STANDARD), parse) else {
+        return STANDARD.into_iter().filter_map(|text| address::listen(text).ok()).collect();
+    };
+    if section.is_empty_list("listen") {
+        section.wrong("listen", "the list is empty; name at least one udp:ADDRESS:PORT or tcp:ADDRESS:PORT");
+    }
+    if listen.len() > 256 {
+        section.wrong("listen", format_args!("{} entries are over the limit of 256", listen.len()));
+    }
+    listen
+}
+
+/// `[softswitch]`: whose phones these are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Softswitch {
+    /// Next hop for requests of phones; always there in relay mode.
+    pub uri: Option<NextHop>,
+    /// Only these may call phones; empty: nobody.
+    pub trusted: Vec<IpNet>,
+}
+
+impl Softswitch {
+    pub(super) fn read(section: &Section<'_>, is_relay: bool) -> Self {
+        let text = section.bare("uri");
+        if text.is_none() && is_relay {
+            section.wrong(
+                "uri",
+                "needed in relay mode: where requests of phones go, such as \"sip:192.0.2.20:5060\" \
+                 (or set register.mode = \"local\")",
+            );
+        }
+        let uri = text.and_then(|text| section.parsed("uri", text, address::next_hop));
+        let trusted = section.list("trusted", None, address::network);
+        let trusted = trusted.unwrap_or_else(|| match uri.as_ref().map(|uri| &uri.address.host) {
+            Some(Host::Ip(address)) => vec![IpNet::from(*address)],
+            Some(Host::Name(name)) => {
+                let text = format!(
+                    "needed, because softswitch.uri has the name {name} and not an address: the networks that may \
+                     call phones, such as [\"192.0.2.20/32\"]"
+                );
+                section.wrong("trusted", text);
+                Vec::new()
+            }
+            None => Vec::new(),
+        });
+        Self { uri, trusted }
+    }
+
+    /// Whether requests from this address may go to phones.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.trusted.iter().any(|network| network.contains(&address))
+    }
+}

@@ -1,0 +1,163 @@
+//! `[events]`, `[limits]`, `[store]`, `[admin]` and `[log]`: what the operator turns.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+
+use super::section::Section;
+
+/// `[limits]`: over each of them 503, and a counter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    pub held_calls: usize,
+    pub transactions: usize,
+    pub connections: usize,
+    /// Header lines of one message.
+    pub headers: usize,
+    /// Pushes waiting for a provider or under way to it.
+    pub push_queue: usize,
+}
+
+impl Limits {
+    pub(super) fn read(section: &Section<'_>) -> Self {
+        const MOST: u32 = 100_000_000;
+        Self {
+            held_calls: section.count("held_calls", 100_000, 1..=MOST),
+            transactions: section.count("transactions", 500_000, 1..=MOST),
+            connections: section.count("connections", 100_000, 1..=MOST),
+            headers: section.count("headers", 128, 16..=1024),
+            push_queue: section.count("push_queue", 10_000, 1..=MOST),
+        }
+    }
+}
+
+/// `[store]`: where bindings, buckets and held calls are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    pub kind: StoreKind,
+    /// How long the hot path waits for it.
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreKind {
+    /// Embedded, in `node.data_dir`.
+    File,
+}
+
+impl Store {
+    pub(super) fn read(section: &Section<'_>) -> Self {
+        const REDIS: [&str; 4] = ["redis://", "rediss://", "redis+sentinel://", "redis+cluster://"];
+        let url = section.string("url", "file:");
+        if REDIS.iter().any(|scheme| url.starts_with(scheme)) {
+            // The URL may carry a password, so it is not repeated.
+            section.wrong("url", "Redis is not possible in this version; use \"file:\"");
+        } else if url != "file:" {
+            section.wrong("url", "is not a store; use \"file:\" (it lives in node.data_dir)");
+        }
+        Self { kind: StoreKind::File, timeout: section.millis("timeout_ms", 500, 1..=60_000) }
+    }
+}
+
+pub(super) fn read_events(section: &Section<'_>) {
+    let stream = section.optional("redis_stream");
+    section.string("channel", "push-proxy");
+    if stream.is_some() {
+        section.wrong("redis_stream", "events are not possible in this version; leave it empty");
+    }
+}
+
+/// `[admin]`: the operator's listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    pub listen: SocketAddr,
+    /// `None`: requests from this machine need none.
+    pub token: Option<Token>,
+}
+
+/// What a request to the admin listener must bear (RFC 6750 §2.1).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(Box<str>);
+
+impl Token {
+    /// The token itself, for the Authorization header only.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+impl Admin {
+    pub(super) fn read(section: &Section<'_>) -> Self {
+        const STANDARD: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+        let listen = section.string("listen", "127.0.0.1:8080");
+        let listen = section.parsed("listen", listen, |text| {
+            text.parse().map_err(|_| "is not ADDRESS:PORT; write for example 127.0.0.1:8080 or [::1]:8080".into())
+        });
+        let file = section.path("token_file", "");
+        if let (Some(listen), None) = (listen.filter(|listen: &SocketAddr| !listen.ip().is_loopback()), &file) {
+            section.wrong(
+                "token_file",
+                format_args!(
+                    "needed, because admin.listen is {listen}, which others can reach: a file with a secret of at \
+                     least 16 characters"
+                ),
+            );
+        }
+        let token = file.and_then(|file| {
+            let text = section.file_text("token_file", &file)?;
+            let token = text.trim();
+            let is_token = token.len() >= 16 && token.bytes().all(|byte| byte.is_ascii_graphic());
+            if !is_token {
+                let text = "has no token: one line of at least 16 characters without spaces is expected";
+                section.wrong("token_file", format_args!("{} {text}", file.display()));
+            }
+            is_token.then(|| Token(token.into()))
+        });
+        Self { listen: listen.unwrap_or(STANDARD), token }
+    }
+}
+
+/// `[log]`: what is written to standard error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// A level, or directives such as `info,sip_push_proxy::push=debug`; a filter can be built from it.
+    pub level: String,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Log {
+    pub(super) fn read(section: &Section<'_>) -> Self {
+        const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+        let level = section.string("level", "info");
+        // A single word that is no level would be taken as the name of a module, and everything else be silent.
+        let is_word = level.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let is_level = LEVELS.iter().any(|name| name.eq_ignore_ascii_case(level));
+        if EnvFilter::try_new(level).is_err() || (is_word && !is_level) {
+            section.wrong(
+                "level",
+                format_args!(
+                    "{level:?} is not a level; use error, warn, info, debug or trace, or directives such as \
+                     \"info,sip_push_proxy::push=debug\""
+                ),
+            );
+        }
+        Self {
+            level: level.to_owned(),
+            format: section.choice("format", [("text", LogFormat::Text), ("json", LogFormat::Json)]),
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! `[push]`: the providers, their accounts and credentials.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, RsaKeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use serde::Deserialize;
+
+use super::address;
+use super::section::Section;
+
+/// `[push]`; a provider without an account is switched off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Push {
+    /// For one attempt.
+    pub timeout: Duration,
+    /// Pushes to one token in a minute; further ones are not sent.
+    pub per_token_per_min: u32,
+    pub fcm: Vec<Fcm>,
+    pub apns: Vec<Apns>,
+}
+
+/// `[[push.fcm]]`: one Firebase project.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fcm {
+    /// The JSON of a service account; it was read and its key is one.
+    pub service_account: PathBuf,
+    /// From the service account.
+    pub project_id: String,
+    /// What apps send as pn-param when it is not the project id.
+    pub project_number: Option<String>,
+    /// Without a slash at its end.
+    pub endpoint: String,
+    pub profile: FcmProfile,
+}
+
+/// The form of FCM's requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FcmProfile {
+    V1,
+    /// As before 2024, for a private gateway.
+    Legacy,
+}
+
+/// `[[push.apns]]`: one team.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Apns {
+    /// A .p8 key; it was read and is one.
+    pub key_file: PathBuf,
+    pub key_id: String,
+    pub team_id: String,
+    /// Bundle id when pn-param does not name it.
+    pub topic: Option<String>,
+    /// Without a slash at its end.
+    pub endpoint: String,
+    pub sandbox_endpoint: String,
+    /// An extra root certificate; it was read and is one.
+    pub ca_file: Option<PathBuf>,
+    /// The key beside `aps`.
+    pub custom_key: String,
+    /// The number on the app's icon; `None`: not sent.
+    pub badge: Option<u32>,
+}
+
+impl Push {
+    /// `probe`: read an absent list of accounts as one, to learn its keys.
+    pub(super) fn read(section: &Section<'_>, probe: bool) -> Self {
+        let timeout = section.millis("timeout_ms", 5000, 1..=60_000);
+        let per_token_per_min = section.integer("per_token_per_min", 30, 1..=100_000);
+        let mut fcm = Vec::new();
+        for account in section.sections("fcm", probe) {
+            let read = Fcm::read(&account);
+            fcm.extend(read.inspect(|read| read.check_unlike(&fcm, &account)));
+        }
+        let mut apns = Vec::new();
+        for account in section.sections("apns", probe) {
+            let read = Apns::read(&account);
+            apns.extend(read.inspect(|read| read.check_unlike(&apns, &account)));
+        }
+        read_webpush(&section.section("webpush"));
+        read_callback(&section.section("callback"));
+        Self { timeout, per_token_per_min, fcm, apns }
+    }
+}
+
+/// What is needed of a service account's JSON.
+#[derive(Deserialize)]
+struct ServiceAccount {
+    project_id: String,
+    #[serde(rename = "client_email")]
+    _client_email: String,
+    private_key: String,
+}
+
+impl Fcm {
+    /// `None` when it is switched off or wrong.
+    fn read(section: &Section<'_>) -> Option<Self> {
+        let enabled = section.boolean("enabled", true);
+        let service_account = section.path("service_account", "fcm.json");
+        let project_number = section.optional("project_number");
+        let endpoint = section.string("endpoint", "https://fcm.googleapis.com");
+        let profile = section.choice("profile", [("v1", FcmProfile::V1), ("legacy", FcmProfile::Legacy)]);
+        if !enabled {
+            return None;
+        }
+        if let Some(number) = project_number.filter(|number| !number.bytes().all(|byte| byte.is_ascii_digit())) {
+            let text = "is not a number; Firebase shows it under project settings";
+            section.wrong("project_number", format_args!("{number:?} {text}"));
+        }
+        let endpoint = section.parsed("endpoint", endpoint, address::service);
+        let Some(service_account) = service_account else {
+            section.wrong("service_account", "needed: the JSON file of a service account of the Firebase project");
+            return None;
+        };
+        let text = section.file_text("service_account", &service_account)?;
+        let project_id = project_id(&text).map_err(|error| {
+            section.wrong("service_account", format_args!("{} {error}", service_account.display()));
+        });
+        Some(Self {
+            service_account,
+            project_id: project_id.ok()?,
+            project_number: project_number.map(str::to_owned),
+            endpoint: endpoint?,
+            profile,
+        })
+    }
+
+    fn check_unlike(&self, others: &[Self], section: &Section<'_>) {
+        if others.iter().any(|other| other.project_id == self.project_id) {
+            let id = &self.project_id;
+            section.wrong("service_account", format_args!("project {id} has an account already; leave one out"));
+        }
+        let number = self.project_number.as_ref();
+        if number.is_some() && others.iter().any(|other| other.project_number.as_ref() == number) {
+            section.wrong("project_number", "an account above has the same number; leave one out");
+        }
+    }
+}
+
+fn project_id(json: &str) -> Result<String, String> {
+    let account: ServiceAccount =
+        serde_json::from_str(json).map_err(|error| format!("is not the JSON of a service account: {error}"))?;
+    let key = PrivatePkcs8KeyDer::from_pem_slice(account.private_key.as_bytes()).ok();
+    key.and_then(|key| RsaKeyPair::from_pkcs8(key.secret_pkcs8_der()).ok())
+        .map(|_| account.project_id)
+        .ok_or_else(|| "has no usable RSA key in private_key; fetch a new one from the Google Cloud console".to_owned())
+}
+
+impl Apns {
+    /// `None` when it is switched off or wrong.
+    fn read(section: &Section<'_>) -> Option<Self> {
+        let enabled = section.boolean("enabled", true);
+        let key_file = section.path("key_file", "AuthKey.p8");
+        let (key_id, team_id) = (section.bare("key_id"), section.bare("team_id"));
+        let topic = section.optional("topic");
+        let endpoint = section.string("endpoint", "https://api.push.apple.com");
+        let sandbox_endpoint = section.string("sandbox_endpoint", "https://api.sandbox.push.apple.com");
+        let ca_file = section.path("ca_file", "");
+        let custom_key = section.string("custom_key", "acme");
+        let badge = section.string("badge", "10");
+        let certificate = section.optional("certificate_file");
+        if !enabled {
+            return None;
+        }
+        if certificate.is_some() {
+            let text = "a certificate is not possible in this version; use key_file, key_id and team_id";
+            section.wrong("certificate_file", text);
+            return None;
+        }
+        let key_id = identifier(section, "key_id", key_id);
+        let team_id = identifier(section, "team_id", team_id);
+        let endpoint = section.parsed("endpoint", endpoint, address::service);
+        let sandbox_endpoint = section.parsed("sandbox_endpoint", sandbox_endpoint, address::service);
+        if custom_key.is_empty() || custom_key == "aps" {
+            section.wrong("custom_key", "needed, and not \"aps\": the key that apps read beside it");
+        }
+        if key_file.is_none() {
+            section.wrong("key_file", "needed: the .p8 key from Apple's developer pages");
+        }
+        let key_file = key_file.filter(|file| is_key(section, file));
+        let ca_file = ca_file.filter(|file| is_certificate(section, file));
+        let badge = read_badge(section, badge);
+        Some(Self {
+            key_file: key_file?,
+            key_id: key_id?,
+            team_id: team_id?,
+            topic: topic.map(str::to_owned),
+            endpoint: endpoint?,
+            sandbox_endpoint: sandbox_endpoint?,
+            ca_file,
+            custom_key: custom_key.to_owned(),
+            badge,
+        })
+    }
+
+    fn check_unlike(&self, others: &[Self], section: &Section<'_>) {
+        if others.iter().any(|other| other.team_id == self.team_id) {
+            let id = &self.team_id;
+            section.wrong("team_id", format_args!("team {id} has an account already; leave one out"));
+        }
+    }
+}
+
+/// Key ids and team ids have ten characters.
+fn identifier(section: &Section<'_>, key: &str, value: Option<&str>) -> Option<String> {
+    let is_id = |id: &&str| id.len() == 10 && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let Some(value) = value else {
+        section.wrong(key, "needed: 10 characters, as Apple's developer pages show it");
+        return None;
+    };
+    if !is_id(&value) {
+        section.wrong(key, format_args!("{value:?} is not 10 letters and digits, as Apple's developer pages show it"));
+    }
+    Some(value).filter(is_id).map(str::to_owned)
+}
+
+fn read_badge(section: &Section<'_>, text: &str) -> Option<u32> {
+    let badge = text.parse().ok();
+    if badge.is_none() && !text.is_empty() {
+        section.wrong("badge", format_args!("{text:?} is not a number; write \"10\", or \"\" to send none"));
+    }
+    badge
+}
+
+fn is_key(section: &Section<'_>, file: &Path) -> bool {
+    let Some(text) = section.file_text("key_file", file) else { return false };
+    let key = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes()).ok();
+    let pair = key.and_then(|key| {
+        let der = key.secret_pkcs8_der();
+        EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der, &SystemRandom::new()).ok()
+    });
+    if pair.is_none() {
+        let text = "is not a .p8 key of Apple: a P-256 key between BEGIN PRIVATE KEY and END PRIVATE KEY is expected";
+        section.wrong("key_file", format_args!("{} {text}", file.display()));
+    }
+    pair.is_some()
+}
+
+fn is_certificate(section: &Section<'_>, file: &Path) -> bool {
+    let Some(text) = section.file_text("ca_file", file) else { return false };
+    let is_one = CertificateDer::from_pem_slice(text.as_bytes()).is_ok();
+    if !is_one {
+        section.wrong("ca_file", format_args!("{} has no certificate in PEM form", file.display()));
+    }
+    is_one
+}
+
+fn read_webpush(section: &Section<'_>) {
+    const HOSTS: [&str; 3] = ["fcm.googleapis.com", "updates.push.services.mozilla.com", "web.push.apple.com"];
+    let enabled = section.boolean("enabled", false);
+    section.path("vapid_key_file", "vapid.pem");
+    section.string("subject", "mailto:ops@example.org");
+    section.list("allowed_hosts", Some(&HOSTS), address::domain);
+    if enabled {
+        section.wrong("enabled", "Web Push is not possible in this version; set it to false");
+    }
+}
+
+fn read_callback(section: &Section<'_>) {
+    let url = section.optional("url");
+    section.path("secret_file", "");
+    if url.is_some() {
+        section.wrong("url", "callback pushes are not possible in this version; leave it empty");
+    }
+}

@@ -1,0 +1,272 @@
+//! One table of a TOML document, read key by key: each key once, with its type, its default and its limits.
+
+use std::borrow::Cow;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::document::{Document, Key, join};
+
+/// One table of a document.
+pub(super) struct Section<'d> {
+    document: &'d Document<'d>,
+    /// As shown: `push.apns[1]`.
+    name: String,
+    /// As known: `push.apns`.
+    schema: String,
+    table: Option<&'d DeTable<'d>>,
+    /// Byte offset of the table's header; `None` for an absent one.
+    at: Option<usize>,
+}
+
+impl<'d> Section<'d> {
+    /// The whole document as one table.
+    pub(super) fn root(document: &'d Document<'d>, table: &'d DeTable<'d>) -> Self {
+        Self { document, name: String::new(), schema: String::new(), table: Some(table), at: None }
+    }
+
+    fn entry(&self, key: &str) -> Option<&'d Spanned<DeValue<'d>>> {
+        self.table.and_then(|table| table.get(key))
+    }
+
+    pub(super) fn is_empty_list(&self, key: &str) -> bool {
+        self.entry(key).and_then(|value| value.get_ref().as_array()).is_some_and(|items| items.is_empty())
+    }
+
+    /// Whether the document sets the key to a list without this text.
+    pub(super) fn lacks(&self, key: &str, text: &str) -> bool {
+        let items = self.entry(key).and_then(|value| value.get_ref().as_array());
+        items.is_some_and(|items| items.iter().all(|item| item.get_ref().as_str() != Some(text)))
+    }
+
+    /// A table inside this one.
+    pub(super) fn section(&self, key: &'static str) -> Self {
+        let schema = join(&self.schema, key);
+        self.document.know_table(&schema);
+        let entry = self.entry(key);
+        let table = entry.and_then(|value| value.get_ref().as_table());
+        if let (Some(_), None) = (entry, table) {
+            self.wrong(key, format_args!("a table is expected here: write [{schema}]"));
+        }
+        Self {
+            document: self.document,
+            name: join(&self.name, key),
+            schema,
+            table,
+            at: entry.map(|value| value.span().start),
+        }
+    }
+
+    /// The tables `[[key]]` inside this one. With `probe` set an absent list is read as one empty table, to learn
+    /// its keys.
+    pub(super) fn sections(&self, key: &'static str, probe: bool) -> Vec<Self> {
+        let schema = join(&self.schema, key);
+        self.document.know_table(&schema);
+        let section = |index: usize, table, at| Self {
+            document: self.document,
+            name: format!("{schema}[{index}]"),
+            schema: schema.clone(),
+            table,
+            at,
+        };
+        let Some(entry) = self.entry(key) else {
+            return if probe { vec![section(0, None, None)] } else { Vec::new() };
+        };
+        let items = entry.get_ref().as_array();
+        if items.is_none_or(|items| items.iter().any(|item| !item.get_ref().is_table())) {
+            self.wrong(key, format_args!("a list of tables is expected here: write [[{schema}]], with two brackets"));
+            return Vec::new();
+        }
+        let items = items.into_iter().flatten().enumerate();
+        items.map(|(index, item)| section(index, item.get_ref().as_table(), Some(item.span().start))).collect()
+    }
+
+    /// Says that a key's value is wrong, or that the key is missing.
+    pub(super) fn wrong(&self, key: &str, text: impl Display) {
+        let at = self.entry(key).map(|value| value.span().start).or(self.at);
+        self.document.wrong(at, join(&self.name, key), text);
+    }
+
+    pub(super) fn document(&self) -> &'d Document<'d> {
+        self.document
+    }
+
+    fn asked<T: Into<toml::Value>>(&self, key: &str, default: Option<T>) -> Option<&'d DeValue<'d>> {
+        self.document.know(Key { name: join(&self.schema, key), default: default.map(Into::into) });
+        self.entry(key).map(Spanned::get_ref)
+    }
+
+    fn wrong_type(&self, key: &str, value: &DeValue<'_>, expected: &str) {
+        let article = if matches!(value, DeValue::Integer(_) | DeValue::Array(_)) { "an" } else { "a" };
+        self.wrong(key, format_args!("{article} {} stands here; {expected} is expected", value.type_str()));
+    }
+
+    /// `true` or `false`.
+    pub(super) fn boolean(&self, key: &str, default: bool) -> bool {
+        let Some(value) = self.asked(key, Some(default)) else { return default };
+        value.as_bool().unwrap_or_else(|| {
+            self.wrong_type(key, value, "true or false");
+            default
+        })
+    }
+
+    /// A whole number. The default may be outside of `limits` where it has a meaning of its own.
+    pub(super) fn integer(&self, key: &str, default: u32, limits: RangeInclusive<u32>) -> u32 {
+        self.number(key, default, limits, Unit { symbol: "", why: "" })
+    }
+
+    /// How many of something.
+    pub(super) fn count(&self, key: &str, default: u32, limits: RangeInclusive<u32>) -> usize {
+        usize::try_from(self.integer(key, default, limits)).unwrap_or(usize::MAX)
+    }
+
+    /// A SIP status; `wrong` says what a number that is not `allowed` is.
+    pub(super) fn status(
+        &self,
+        key: &str,
+        default: u16,
+        allowed: impl FnOnce(u16) -> bool,
+        wrong: &'static str,
+    ) -> u16 {
+        let number = self.integer(key, default.into(), 0..=u32::MAX);
+        let status = u16::try_from(number).ok().filter(|status| allowed(*status));
+        status.unwrap_or_else(|| {
+            self.wrong(key, format_args!("{number} is {wrong}"));
+            default
+        })
+    }
+
+    /// A time in seconds; `why` names the source of the limits, where they have one.
+    pub(super) fn seconds(&self, key: &str, default: u32, limits: RangeInclusive<u32>, why: &'static str) -> Duration {
+        Duration::from_secs(self.number(key, default, limits, Unit { symbol: " s", why }).into())
+    }
+
+    /// A time in milliseconds.
+    pub(super) fn millis(&self, key: &str, default: u32, limits: RangeInclusive<u32>) -> Duration {
+        Duration::from_millis(self.number(key, default, limits, Unit { symbol: " ms", why: "" }).into())
+    }
+
+    fn number(&self, key: &str, default: u32, limits: RangeInclusive<u32>, unit: Unit) -> u32 {
+        let Some(value) = self.asked(key, Some(i64::from(default))) else { return default };
+        let Some(number) = value.as_integer() else {
+            self.wrong_type(key, value, "a whole number");
+            return default;
+        };
+        let parsed = i128::from_str_radix(number.as_str(), number.radix()).ok();
+        let (low, high) = (*limits.start(), *limits.end());
+        let within = parsed.and_then(|number| u32::try_from(number).ok()).filter(|number| limits.contains(number));
+        within.unwrap_or_else(|| {
+            let Unit { symbol, why } = unit;
+            let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
+            let is_low = parsed.is_some_and(|number| number < i128::from(low));
+            let (side, limit) = if is_low { ("under", low) } else { ("over", high) };
+            let kind = if is_low { "least" } else { "limit" };
+            self.wrong(key, format_args!("{number} is {side} the {kind} of {limit}{symbol}{why}; use {low} to {high}"));
+            default
+        })
+    }
+
+    fn text(&self, key: &str, value: Option<&'d DeValue<'d>>) -> Option<&'d str> {
+        let value = value?;
+        let text = value.as_str();
+        if text.is_none() {
+            self.wrong_type(key, value, "a string");
+        }
+        text
+    }
+
+    /// A string; may be empty.
+    pub(super) fn string(&self, key: &str, default: &'static str) -> &'d str {
+        let value = self.asked(key, Some(default));
+        self.text(key, value).unwrap_or(default)
+    }
+
+    /// A string that is off when empty, as it is by default.
+    pub(super) fn optional(&self, key: &str) -> Option<&'d str> {
+        let value = self.asked(key, Some(""));
+        self.text(key, value).filter(|text| !text.is_empty())
+    }
+
+    /// A string that has no default of its own; empty is the same as absent.
+    pub(super) fn bare(&self, key: &str) -> Option<&'d str> {
+        let value = self.asked(key, None::<&str>);
+        self.text(key, value).filter(|text| !text.is_empty())
+    }
+
+    /// Reads a text by `parse` and tells its error as a problem of the key.
+    pub(super) fn parsed<T>(
+        &self,
+        key: &str,
+        text: &str,
+        parse: impl FnOnce(&str) -> Result<T, Cow<'static, str>>,
+    ) -> Option<T> {
+        parse(text).map_err(|error| self.wrong(key, format_args!("{text:?} {error}"))).ok()
+    }
+
+    /// One of two named values; the first one is the default.
+    pub(super) fn choice<T: Copy>(&self, key: &str, choices: [(&'static str, T); 2]) -> T {
+        let [(default, standard), _] = choices;
+        let value = self.asked(key, Some(default));
+        let Some(text) = self.text(key, value) else { return standard };
+        if let Some((_, chosen)) = choices.into_iter().find(|(name, _)| *name == text) {
+            return chosen;
+        }
+        let names = choices.map(|(name, _)| format!("{name:?}")).join(" or ");
+        self.wrong(key, format_args!("{text:?} is not known; use {names}"));
+        standard
+    }
+
+    /// A list of strings, each read by `parse`; those that are wrong are told and left out. `None`: the key is
+    /// absent.
+    pub(super) fn list<T>(
+        &self,
+        key: &str,
+        default: Option<&[&str]>,
+        mut parse: impl FnMut(&str) -> Result<T, Cow<'static, str>>,
+    ) -> Option<Vec<T>> {
+        let standard = default.map(|texts| texts.iter().map(|text| toml::Value::from(*text)).collect::<Vec<_>>());
+        let value = self.asked(key, standard)?;
+        let Some(items) = value.as_array() else {
+            self.wrong_type(key, value, "a list of strings");
+            return Some(Vec::new());
+        };
+        let mut parsed = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            let name = || join(&self.name, &format!("{key}[{index}]"));
+            let Some(text) = item.get_ref().as_str() else {
+                self.document.wrong(Some(item.span().start), name(), "a string is expected here");
+                continue;
+            };
+            match parse(text) {
+                Ok(value) => parsed.push(value),
+                Err(error) => {
+                    self.document.wrong(Some(item.span().start), name(), format_args!("{text:?} {error}"));
+                }
+            }
+        }
+        Some(parsed)
+    }
+
+    /// The path of a file, relative to the folder of the document; `None` when empty.
+    pub(super) fn path(&self, key: &str, default: &'static str) -> Option<PathBuf> {
+        let path = self.string(key, default);
+        (!path.is_empty()).then(|| self.document.resolve(path))
+    }
+
+    /// What stands in a file that the key names; tells it when it cannot be read.
+    pub(super) fn file_text(&self, key: &str, file: &Path) -> Option<String> {
+        std::fs::read_to_string(file)
+            .map_err(|error| self.wrong(key, format_args!("{} cannot be read: {error}", file.display())))
+            .ok()
+    }
+}
+
+/// How a number is told to people.
+struct Unit {
+    symbol: &'static str,
+    why: &'static str,
+}

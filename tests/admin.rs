@@ -1,0 +1,285 @@
+//! The admin listener over a real socket: its routes, its JSON, and who is let in.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use sip_push_proxy::admin::{self, Part, Readiness, Removing, Source, State};
+use sip_push_proxy::binding::{Aor, Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
+use sip_push_proxy::clock::UnixMillis;
+use sip_push_proxy::config::{Config, Token};
+use sip_push_proxy::metrics::{Metrics, Outcome};
+use sip_push_proxy::sip::flow::{ConnectionId, Flow, Transport};
+use sip_push_proxy::store::{BucketEntry, EntryState, StoreError};
+use sip_push_proxy::timeline::{Step, Timeline};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+
+const SECRET: &str = "cNqVqDy2TzU:APA91b-very-secret";
+const ALICE: DeviceId = DeviceId([1; 10]);
+const BOB: DeviceId = DeviceId([2; 10]);
+
+fn binding(user: &str, device: DeviceId, expires_at: u64) -> Arc<Binding> {
+    let contact = format!("sip:{user}@192.0.2.7:5060;ob;pn-provider=fcm;pn-param=acme;pn-prid={SECRET}");
+    Arc::new(Binding {
+        aor: Aor::new(user, "example.org"),
+        device,
+        instance: None,
+        reg_id: None,
+        label: None,
+        contact: contact.into_bytes().into(),
+        contact_params: Box::default(),
+        path: Box::default(),
+        flow: Flow {
+            transport: Transport::Udp,
+            listener: 0,
+            connection: ConnectionId::NONE,
+            remote: "192.0.2.7:5060".parse().unwrap(),
+        },
+        call_id: "x".into(),
+        cseq: 1,
+        registered_at: UnixMillis(1_625_158_716_000),
+        expires_at: UnixMillis(expires_at),
+        push: Some(PushTarget {
+            provider: Provider::Fcm,
+            prid: PushToken::new(SECRET),
+            param: "acme".into(),
+            tokens: Tokens::Single,
+        }),
+        push_refused: None,
+        user_agent: Some("Phone/1".into()),
+    })
+}
+
+/// A server that knows alice and bob.
+struct Two(Mutex<Vec<Arc<Binding>>>);
+
+impl Source for Two {
+    fn bindings(&self, aor: &Aor) -> Vec<Arc<Binding>> {
+        self.0.lock().iter().filter(|binding| binding.aor == *aor).cloned().collect()
+    }
+
+    fn page(&self, after: Option<&Aor>, limit: usize) -> Vec<Arc<Binding>> {
+        let bindings = self.0.lock();
+        let later = bindings.iter().filter(|binding| after.is_none_or(|after| binding.aor > *after));
+        later.take(limit).cloned().collect()
+    }
+
+    fn bucket(&self, device: &DeviceId) -> Vec<Arc<BucketEntry>> {
+        let entry = BucketEntry {
+            call_ref: "call-1".into(),
+            remote_uri: "103".into(),
+            display_name: "Ivan".into(),
+            anonymous: false,
+            invited_at: UnixMillis(1_625_158_716_000),
+            state: EntryState::Missed,
+        };
+        if *device == ALICE { vec![Arc::new(entry)] } else { Vec::new() }
+    }
+
+    fn remove(&self, aor: Aor, device: DeviceId) -> Removing<'_> {
+        Box::pin(async move {
+            let mut bindings = self.0.lock();
+            let before = bindings.len();
+            bindings.retain(|binding| binding.aor != aor || binding.device != device);
+            if aor.as_str() == "broken@example.org" { Err(StoreError::Busy) } else { Ok(bindings.len() < before) }
+        })
+    }
+
+    fn measure(&self, metrics: &Metrics) {
+        metrics.bindings.set(i64::try_from(self.0.lock().len()).unwrap());
+    }
+}
+
+/// A running listener; it ends with the value.
+struct Listener {
+    address: SocketAddr,
+    timeline: Arc<Timeline>,
+    readiness: Arc<Readiness>,
+    _stop: oneshot::Sender<()>,
+    _runtime: Runtime,
+}
+
+impl Listener {
+    fn start(token: Option<Token>) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let bindings = vec![binding("alice", ALICE, u64::MAX), binding("bob", BOB, 0)];
+        let (timeline, readiness) = (Arc::new(Timeline::default()), Arc::new(Readiness::default()));
+        let state = State {
+            source: Arc::new(Two(Mutex::new(bindings))),
+            timeline: Arc::clone(&timeline),
+            metrics: Arc::new(Metrics::new()),
+            readiness: Arc::clone(&readiness),
+            token,
+        };
+        let (stop, stopped) = oneshot::channel();
+        runtime.spawn(admin::serve(listener, state, async {
+            let _ = stopped.await;
+        }));
+        Self { address, timeline, readiness, _stop: stop, _runtime: runtime }
+    }
+
+    /// Status and body of the answer to a request with these header lines.
+    fn ask(&self, request: &str, headers: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        write!(stream, "{request} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    fn json(&self, request: &str) -> (u16, Value) {
+        let (status, body) = self.ask(request, "Host: localhost\r\n");
+        (status, serde_json::from_str(&body).unwrap_or_else(|_| panic!("{body} is not JSON")))
+    }
+}
+
+#[test]
+fn health_and_readiness() {
+    let listener = Listener::start(None);
+    assert_eq!(listener.json("GET /healthz"), (200, json!({ "status": "ok" })));
+    let (status, answer) = listener.json("GET /readyz");
+    assert_eq!((status, answer), (503, json!({ "status": "not_ready", "reasons": ["start: the server starts"] })));
+    listener.readiness.well(Part::Start);
+    assert_eq!(listener.json("GET /readyz"), (200, json!({ "status": "ready", "reasons": [] })));
+}
+
+#[test]
+fn metrics_are_measured_when_asked() {
+    let (status, text) = Listener::start(None).ask("GET /metrics", "Host: localhost\r\n");
+    assert_eq!(status, 200);
+    assert!(text.contains("\nsip_push_proxy_bindings 2\n"), "{text}");
+}
+
+#[test]
+fn bindings_without_their_tokens() {
+    let listener = Listener::start(None);
+    let (status, answer) = listener.json("GET /api/v1/bindings?aor=sip:alice@EXAMPLE.org");
+    assert_eq!(status, 200);
+    assert!(!answer.to_string().contains("APA91b"), "{answer}");
+    let expected = json!({ "bindings": [{
+        "id": ALICE.to_string(),
+        "aor": "alice@example.org",
+        "contact": "sip:alice@192.0.2.7:5060;ob",
+        "provider": "fcm",
+        "pn_param": "acme",
+        // By sha256sum.
+        "tokens": [{ "for": "any", "sha256": "651b4f5d" }],
+        "push_refused": null,
+        "reachable": true,
+        "flow": "udp:192.0.2.7:5060",
+        "registered_at": "2021-07-01T16:58:36.000Z",
+        "expires_at": u64::MAX.to_string(),
+        "instance": null,
+        "label": null,
+        "user_agent": "Phone/1",
+    }]});
+    assert_eq!(answer, expected);
+    assert_eq!(listener.json("GET /api/v1/bindings?aor=nobody@example.org"), (200, json!({ "bindings": [] })));
+}
+
+#[test]
+fn all_bindings_by_pages() {
+    let listener = Listener::start(None);
+    let names = |answer: &Value| {
+        let list = answer.get("bindings").and_then(Value::as_array).unwrap().iter();
+        list.map(|binding| binding.get("aor").unwrap().as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let (_, all) = listener.json("GET /api/v1/bindings");
+    assert_eq!((names(&all), all.get("next")), (vec!["alice@example.org".into(), "bob@example.org".into()], None));
+    let (_, first) = listener.json("GET /api/v1/bindings?limit=1");
+    assert_eq!(
+        (names(&first), first.get("next")),
+        (vec!["alice@example.org".into()], Some(&"alice@example.org".into()))
+    );
+    let (_, second) = listener.json("GET /api/v1/bindings?limit=1&after=alice@example.org");
+    assert_eq!(names(&second), ["bob@example.org"]);
+    assert_eq!(listener.json("GET /api/v1/bindings?limit=x").0, 400);
+}
+
+#[test]
+fn a_binding_is_removed_once() {
+    let listener = Listener::start(None);
+    let request = format!("DELETE /api/v1/bindings/alice%40example.org/{ALICE}");
+    assert_eq!(listener.json(&request), (200, json!({ "removed": true })));
+    assert_eq!(listener.json(&request), (404, json!({ "error": "no such binding" })));
+    assert_eq!(listener.json("DELETE /api/v1/bindings/alice@example.org/xyz").0, 404);
+    let (status, answer) = listener.json(&format!("DELETE /api/v1/bindings/broken@example.org/{ALICE}"));
+    assert_eq!((status, answer), (503, json!({ "error": "the store's queue is full" })));
+}
+
+#[test]
+fn calls_and_their_steps() {
+    let listener = Listener::start(None);
+    let timeline = &listener.timeline;
+    timeline.record("a/1@pbx", UnixMillis(0), Step::Received, None, "from 103", "");
+    timeline.record("a/1@pbx", UnixMillis(1), Step::PushRefused, Some(ALICE), "fcm", "UNREGISTERED");
+    timeline.end("a/1@pbx", Outcome::PushFailed);
+    timeline.record("b", UnixMillis(2), Step::Received, None, "", "");
+    let call = json!({ "call_ref": "a/1@pbx", "outcome": "push_failed", "steps": [
+        { "at": "1970-01-01T00:00:00.000Z", "step": "received", "device": null, "detail": "from 103", "reason": "" },
+        { "at": "1970-01-01T00:00:00.001Z", "step": "push_refused", "device": ALICE.to_string(), "detail": "fcm",
+          "reason": "UNREGISTERED" },
+    ]});
+    assert_eq!(listener.json("GET /api/v1/calls/a%2F1@pbx"), (200, call.clone()));
+    let (_, all) = listener.json("GET /api/v1/calls");
+    let all = all.get("calls").and_then(Value::as_array).unwrap().clone();
+    assert_eq!((all.len(), all.last()), (2, Some(&call)));
+    assert_eq!(all.first().unwrap().get("outcome"), Some(&Value::Null));
+    assert_eq!(listener.json("GET /api/v1/calls/c").0, 404);
+}
+
+#[test]
+fn buckets() {
+    let listener = Listener::start(None);
+    let entry = json!({ "call_ref": "call-1", "remote_uri": "103", "date": "2021-07-01T16:58:36.000Z",
+        "state": "missed", "display_name": "Ivan", "device": ALICE.to_string() });
+    assert_eq!(listener.json("GET /api/v1/buckets/alice@example.org"), (200, json!({ "entries": [entry] })));
+    assert_eq!(listener.json("GET /api/v1/buckets/nobody@example.org"), (200, json!({ "entries": [] })));
+}
+
+#[test]
+fn errors_are_json() {
+    let listener = Listener::start(None);
+    assert_eq!(listener.json("GET /nothing"), (404, json!({ "error": "there is nothing here" })));
+    assert_eq!(listener.json("POST /healthz"), (405, json!({ "error": "not by this method" })));
+}
+
+#[test]
+fn pages_of_others_are_kept_out() {
+    let listener = Listener::start(None);
+    let status = |headers: &str| listener.ask("GET /api/v1/bindings", headers).0;
+    assert_eq!(status(&format!("Host: {}\r\n", listener.address)), 200);
+    assert_eq!(status("Host: rebound.example.org\r\n"), 403);
+    assert_eq!(status("Host: localhost\r\nOrigin: https://example.org\r\n"), 403);
+    assert_eq!(status("Host: localhost\r\nSec-Fetch-Site: cross-site\r\n"), 403);
+}
+
+#[test]
+fn the_token_opens() {
+    let folder = tempfile::TempDir::new().unwrap();
+    std::fs::write(folder.path().join("token"), "0123456789abcdef\n").unwrap();
+    let text = "[softswitch]\nuri = \"sip:192.0.2.1\"\n[sip]\nadvertise = \"a.org\"\n[admin]\ntoken_file = \"token\"\n";
+    let config = Config::parse(text, &folder.path().join("config.toml")).unwrap();
+    let listener = Listener::start(config.admin.token);
+    for path in ["/healthz", "/metrics", "/api/v1/calls"] {
+        let status = |authorization: &str| {
+            let headers = format!("Host: proxy.example.org\r\n{authorization}");
+            listener.ask(&format!("GET {path}"), &headers).0
+        };
+        assert_eq!(status("Authorization: Bearer 0123456789abcdef\r\n"), 200, "{path}");
+        assert_eq!(status(""), 401, "{path}");
+        assert_eq!(status("Authorization: Bearer 0123456789abcdeF\r\n"), 401, "{path}");
+        assert_eq!(status("Authorization: Basic  0123456789abcdef\r\n"), 401, "{path}");
+    }
+}

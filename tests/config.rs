@@ -1,0 +1,552 @@
+//! What a configuration means, and the exact words for each thing that can be wrong with it.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::unwrap_in_result,
+    reason = "a test that cannot go on fails"
+)]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use sip_push_proxy::config::{Admin, Auth, Config, Mode, Problems, PushWhen, Users, keys};
+use tempfile::TempDir;
+
+/// The least that a configuration in relay mode needs.
+const BASE: &str = "[softswitch]\nuri = \"sip:192.0.2.20\"\n[sip]\nadvertise = \"192.0.2.10\"\n";
+
+fn parse(text: &str) -> Result<Config, Problems> {
+    Config::parse(text, Path::new("config.toml"))
+}
+
+fn told(text: &str) -> String {
+    parse(text).expect_err("this configuration is wrong").to_string()
+}
+
+/// `section` follows [`BASE`], so that its first line is line 5.
+#[track_caller]
+fn check(section: &str, expected: &str) {
+    assert_eq!(told(&format!("{BASE}{section}")), expected);
+}
+
+#[test]
+fn defaults_are_those_of_the_documentation() {
+    let config = parse(BASE).unwrap();
+    assert_eq!(config.hold.wait, Duration::from_secs(28));
+    assert_eq!(config.hold.provisional, Some(182));
+    assert_eq!(config.hold.push_when, PushWhen::Always);
+    assert_eq!(
+        config.sip.listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["udp:0.0.0.0:5060", "tcp:0.0.0.0:5060"]
+    );
+    assert_eq!(config.register.mode, Mode::Relay);
+    assert_eq!(config.softswitch.trusted, ["192.0.2.20/32".parse().unwrap()]);
+    assert_eq!(config.notes(), ["no [[push.fcm]] and no [[push.apns]]: no phone can be woken"]);
+}
+
+#[test]
+fn small_times_are_allowed() {
+    let text = "[hold]\nwait_s = 5\n[register]\nexpires_min_s = 1\n[push]\ntimeout_ms = 1000\n";
+    let config = parse(&format!("{BASE}{text}")).unwrap();
+    assert_eq!(config.hold.wait, Duration::from_secs(5));
+    assert_eq!(config.register.expires_min, Duration::from_secs(1));
+    assert_eq!(config.push.timeout, Duration::from_secs(1));
+}
+
+#[test]
+fn any_free_port_may_be_asked_for() {
+    let text =
+        "[sip]\nlisten = [\"udp:127.0.0.1:0\", \"tcp:127.0.0.1:0\"]\n[register]\nmode = \"local\"\nauth = \"none\"\n";
+    let config = parse(text).unwrap();
+    assert_eq!(config.sip.advertise, None);
+    let Mode::Local(Auth::None { open_networks }) = &config.register.mode else { panic!("{:?}", config.register) };
+    assert_eq!(open_networks.len(), 2);
+    assert!(config.notes().contains(&"softswitch.trusted is empty: nobody may call phones"));
+}
+
+#[test]
+fn trust_follows_networks() {
+    let text = "[softswitch]\nuri = \"sip:pbx.example.org\"\ntrusted = [\"192.0.2.0/24\", \"2001:db8::1\"]\n[sip]\nadvertise = \"a.example.org:5070\"\n";
+    let config = parse(text).unwrap();
+    for (address, trusted) in
+        [("192.0.2.77", true), ("::ffff:192.0.2.77", true), ("2001:db8::1", true), ("2001:db8::2", false)]
+    {
+        assert_eq!(config.softswitch.trusts(address.parse().unwrap()), trusted, "{address}");
+    }
+}
+
+#[test]
+fn what_is_not_toml() {
+    check("[hold\n", "config.toml:5:6: this is not TOML: unclosed table, expected `]`");
+    check("[hold]\nwait_s = 1\nwait_s = 2\n", "config.toml:7:1: this is not TOML: duplicate key");
+}
+
+#[test]
+fn unknown_keys() {
+    check("[hold]\nwait = 28\n", "config.toml:6:1: hold.wait: not a known key; did you mean `wait_s`?");
+    check("[holdd]\n", "config.toml:5:2: holdd: not a known key; did you mean `hold`?");
+    check("[log]\nwait_s = 28\n", "config.toml:6:1: log.wait_s: not a known key here; it belongs into [hold]");
+    check("[log]\ncolour = 1\n", "config.toml:6:1: log.colour: not a known key; known here: level, format");
+    check("[push.fmc]\n", "config.toml:5:7: push.fmc: not a known key; did you mean `fcm`?");
+    check(
+        "[[push.apns]]\nenabled = false\nkeyfile = 1\n",
+        "config.toml:7:1: push.apns[0].keyfile: not a known key; did you mean `key_file`?",
+    );
+}
+
+#[test]
+fn wrong_types() {
+    check(
+        "[hold]\nwait_s = \"28\"\n",
+        "config.toml:6:10: hold.wait_s: a string stands here; a whole number is expected",
+    );
+    check(
+        "[hold]\nmethods = 3\n",
+        "config.toml:6:11: hold.methods: an integer stands here; a list of strings is expected",
+    );
+    check("[node]\ndata_dir = [1]\n", "config.toml:6:12: node.data_dir: an array stands here; a string is expected");
+    check("[hold]\nmethods = [\"INVITE\", 3]\n", "config.toml:6:22: hold.methods[1]: a string is expected here");
+    check(
+        "[missed_calls]\nenabled = 1\n",
+        "config.toml:6:11: missed_calls.enabled: an integer stands here; true or false is expected",
+    );
+    assert_eq!(
+        told("softswitch = 3\n[sip]\nadvertise = \"a.org\"\n"),
+        "config.toml:1:14: softswitch: a table is expected here: write [softswitch]\n\
+         config.toml:1:14: softswitch.uri: needed in relay mode: where requests of phones go, such as \
+         \"sip:192.0.2.20:5060\" (or set register.mode = \"local\")"
+    );
+    check(
+        "[push.fcm]\n",
+        "config.toml:5:1: push.fcm: a list of tables is expected here: write [[push.fcm]], with two brackets",
+    );
+}
+
+#[test]
+fn numbers_out_of_their_limits() {
+    check(
+        "[hold]\n  wait_s = 300\n",
+        "config.toml:6:12: hold.wait_s: 300 is over the limit of 170 s (RFC 3261 Timer C); use 1 to 170",
+    );
+    check(
+        "[hold]\nwait_s = 0\n",
+        "config.toml:6:10: hold.wait_s: 0 is under the least of 1 s (RFC 3261 Timer C); use 1 to 170",
+    );
+    check(
+        "[push]\ntimeout_ms = -5\n",
+        "config.toml:6:14: push.timeout_ms: -5 is under the least of 1 ms; use 1 to 60000",
+    );
+    check(
+        "[limits]\nheld_calls = 0\n",
+        "config.toml:6:14: limits.held_calls: 0 is under the least of 1; use 1 to 100000000",
+    );
+    check(
+        "[missed_calls]\nttl_s = 99999999999999999999\n",
+        "config.toml:6:9: missed_calls.ttl_s: 99999999999999999999 is over the limit of 31536000 s; use 1 to 31536000",
+    );
+    check(
+        "[register]\nexpires_min_s = 7200\nexpires_max_s = 60\n",
+        "config.toml:6:17: register.expires_min_s: 7200 is over expires_max_s, which is 60; use 1 to 60",
+    );
+    check(
+        "[register]\nexpires_max_s = 600\n",
+        "config.toml:5:1: register.expires_default_s: 3600 is not between expires_min_s and expires_max_s; use 60 to 600",
+    );
+}
+
+#[test]
+fn statuses_and_choices() {
+    check(
+        "[hold]\nprovisional = 181\n",
+        "config.toml:6:15: hold.provisional: 181 is no provisional of a waiting call; use 0 (100 only), 180, 182 or 183",
+    );
+    check(
+        "[hold]\nno_return_status = 200\n",
+        "config.toml:6:20: hold.no_return_status: 200 is no failure response (RFC 3261 §7.2); use 400 to 699",
+    );
+    check(
+        "[hold]\npush_when = \"never\"\n",
+        "config.toml:6:13: hold.push_when: \"never\" is not known; use \"always\" or \"unreachable\"",
+    );
+    check(
+        "[hold]\nmethods = [\"MESSAGE\"]\n",
+        "config.toml:6:11: hold.methods: \"INVITE\" is missing; holding calls is what this proxy is for",
+    );
+    check(
+        "[hold]\nmethods = [\"INVITE\", \"BYE\", \"x\"]\n",
+        "config.toml:6:22: hold.methods[1]: \"BYE\" never starts something outside of a dialog; leave it out\n\
+         config.toml:6:29: hold.methods[2]: \"x\" is not a method; methods are in capitals, such as \"MESSAGE\"",
+    );
+    check(
+        "[missed_calls]\ncall_ref_header = \"X Ref\"\n",
+        "config.toml:6:19: missed_calls.call_ref_header: \"X Ref\" is not the name of a header; write for example \
+         \"X-Call-Ref\"",
+    );
+    check(
+        "[log]\nlevel = \"inf\"\n",
+        "config.toml:6:9: log.level: \"inf\" is not a level; use error, warn, info, debug or trace, or directives such \
+         as \"info,sip_push_proxy::push=debug\"",
+    );
+    assert_eq!(parse(&format!("{BASE}[log]\nlevel = \"warn,sip_push_proxy=trace\"\n")).unwrap().log.level.len(), 25);
+}
+
+#[test]
+fn where_we_listen() {
+    let wrong = |listen: &str, expected: &str| {
+        let text =
+            format!("[softswitch]\nuri = \"sip:192.0.2.20\"\n[sip]\nadvertise = \"a.org\"\nlisten = [{listen}]\n");
+        assert_eq!(told(&text), format!("config.toml:5:{expected}"));
+    };
+    wrong(
+        "\"udp:127.0.0.1:5060\", \"udp:127.0.0.1:5060\"",
+        "33: sip.listen[1]: \"udp:127.0.0.1:5060\" stands here twice; leave one of them out",
+    );
+    wrong(
+        "\"tls:0.0.0.0:5061\"",
+        "11: sip.listen[0]: \"tls:0.0.0.0:5061\" is not possible in this version: tls: is not built in; use udp: or tcp:",
+    );
+    wrong(
+        "\"5060\"",
+        "11: sip.listen[0]: \"5060\" does not name a transport; write udp:ADDRESS:PORT or tcp:ADDRESS:PORT",
+    );
+    wrong(
+        "\"udp:localhost:5060\"",
+        "11: sip.listen[0]: \"udp:localhost:5060\" does not end in ADDRESS:PORT; write for example udp:0.0.0.0:5060 or \
+         tcp:[::]:5060",
+    );
+    wrong("", "10: sip.listen: the list is empty; name at least one udp:ADDRESS:PORT or tcp:ADDRESS:PORT");
+    assert_eq!(
+        told("[softswitch]\nuri = \"sip:192.0.2.20\"\n[sip]\n"),
+        "config.toml:3:1: sip.advertise: needed, because sip.listen has the wildcard udp:0.0.0.0:5060: the host[:port] \
+         by which phones and the softswitch reach this node, such as \"192.0.2.10\""
+    );
+    assert_eq!(
+        told("[softswitch]\nuri = \"sip:192.0.2.20\"\n[sip]\nadvertise = \"a b\"\n"),
+        "config.toml:4:13: sip.advertise: \"a b\" is not a host[:port]; write 192.0.2.10, [2001:db8::1]:5060 or \
+         sip.example.org"
+    );
+}
+
+#[test]
+fn where_calls_go_and_come_from() {
+    let wrong = |softswitch: &str, expected: &str| {
+        let text = format!("[sip]\nadvertise = \"a.org\"\n[softswitch]\n{softswitch}\n");
+        assert_eq!(told(&text), format!("config.toml:{expected}"));
+    };
+    wrong(
+        "",
+        "3:1: softswitch.uri: needed in relay mode: where requests of phones go, such as \"sip:192.0.2.20:5060\" (or \
+         set register.mode = \"local\")",
+    );
+    wrong(
+        "uri = \"192.0.2.20\"",
+        "4:7: softswitch.uri: \"192.0.2.20\" is not a next hop; write sip:HOST[:PORT] or sip:HOST[:PORT];transport=tcp",
+    );
+    wrong(
+        "uri = \"sips:192.0.2.20\"",
+        "4:7: softswitch.uri: \"sips:192.0.2.20\" is not possible in this version: TLS is not built in; use sip:",
+    );
+    wrong(
+        "uri = \"sip:pbx.example.org\"",
+        "3:1: softswitch.trusted: needed, because softswitch.uri has the name pbx.example.org and not an address: the \
+         networks that may call phones, such as [\"192.0.2.20/32\"]",
+    );
+    wrong(
+        "uri = \"sip:192.0.2.20\"\ntrusted = [\"192.0.2.0/40\"]",
+        "5:12: softswitch.trusted[0]: \"192.0.2.0/40\" is not a network; write 192.0.2.0/24, 2001:db8::/32 or a single \
+         address",
+    );
+}
+
+#[test]
+fn what_this_version_cannot_do_is_said() {
+    check(
+        "[register]\nupstream_refresh = true\n",
+        "config.toml:6:20: register.upstream_refresh: true is not possible in this version; set it to false and let \
+         the softswitch keep registrations longer than phones sleep",
+    );
+    check(
+        "[hold]\nlate_wake = \"invite_cancel\"\n",
+        "config.toml:6:13: hold.late_wake: \"invite_cancel\" is not possible in this version; use \"missed_calls\"",
+    );
+    check(
+        "[push.webpush]\nenabled = true\n",
+        "config.toml:6:11: push.webpush.enabled: Web Push is not possible in this version; set it to false",
+    );
+    check(
+        "[push.callback]\nurl = \"https://example.org\"\n",
+        "config.toml:6:7: push.callback.url: callback pushes are not possible in this version; leave it empty",
+    );
+    check(
+        "[events]\nredis_stream = \"calls\"\n",
+        "config.toml:6:16: events.redis_stream: events are not possible in this version; leave it empty",
+    );
+    check(
+        "[store]\nurl = \"redis://:secret@localhost\"\n",
+        "config.toml:6:7: store.url: Redis is not possible in this version; use \"file:\"",
+    );
+    check(
+        "[store]\nurl = \"mysql:\"\n",
+        "config.toml:6:7: store.url: is not a store; use \"file:\" (it lives in node.data_dir)",
+    );
+    check(
+        "[[push.apns]]\ncertificate_file = \"cert.pem\"\n",
+        "config.toml:6:20: push.apns[0].certificate_file: a certificate is not possible in this version; use key_file, \
+         key_id and team_id",
+    );
+}
+
+#[test]
+fn all_problems_are_told_in_the_order_of_the_file() {
+    let text =
+        "[log]\nlevel = 3\n[hold]\nwait_s = 300\nwhat = 1\n[sip]\nadvertise = \"a.org\"\n[softswitch]\nuri = \"x\"\n";
+    let lines: Vec<_> = parse(text).unwrap_err().0.iter().map(|problem| problem.place.unwrap().line).collect();
+    assert_eq!(lines, [2, 4, 5, 9]);
+}
+
+/// A folder with a configuration and what it names.
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(TempDir::new().unwrap())
+    }
+
+    fn with(self, name: &str, text: &str) -> Self {
+        std::fs::write(self.0.path().join(name), text).unwrap();
+        self
+    }
+
+    /// What is told of `BASE` and this text, without the folder's name.
+    fn told(&self, section: &str) -> String {
+        self.load(&format!("{BASE}{section}")).unwrap_err()
+    }
+
+    fn load(&self, text: &str) -> Result<Config, String> {
+        let file = self.0.path().join("config.toml");
+        std::fs::write(&file, text).unwrap();
+        let folder = format!("{}/", self.0.path().display());
+        Config::load(&file).map_err(|problems| problems.to_string().replace(&folder, ""))
+    }
+}
+
+fn p8() -> String {
+    rcgen::KeyPair::generate().unwrap().serialize_pem()
+}
+
+#[test]
+fn apns_accounts() {
+    let folder = Folder::new().with("AuthKey.p8", &p8()).with("empty.p8", "");
+    let account = "[[push.apns]]\nkey_id = \"ABC123DEFG\"\nteam_id = \"DEF123GHIJ\"\n";
+    let config = folder.load(&format!("{BASE}{account}")).unwrap();
+    let apns = config.push.apns.first().unwrap();
+    assert_eq!((apns.custom_key.as_str(), apns.badge, apns.topic.as_deref()), ("acme", Some(10), None));
+    assert_eq!(apns.endpoint, "https://api.push.apple.com");
+
+    assert_eq!(
+        folder.told("[[push.apns]]\nkey_id = \"ABC\"\n"),
+        "config.toml:5:1: push.apns[0].team_id: needed: 10 characters, as Apple's developer pages show it\n\
+         config.toml:6:10: push.apns[0].key_id: \"ABC\" is not 10 letters and digits, as Apple's developer pages show it"
+    );
+    assert_eq!(
+        folder.told(&format!("{account}key_file = \"gone.p8\"\n")),
+        "config.toml:8:12: push.apns[0].key_file: gone.p8 cannot be read: No such file or directory (os error 2)"
+    );
+    assert_eq!(
+        folder.told(&format!("{account}key_file = \"empty.p8\"\nca_file = \"empty.p8\"\nbadge = \"x\"\n")),
+        "config.toml:8:12: push.apns[0].key_file: empty.p8 is not a .p8 key of Apple: a P-256 key between BEGIN PRIVATE \
+         KEY and END PRIVATE KEY is expected\n\
+         config.toml:9:11: push.apns[0].ca_file: empty.p8 has no certificate in PEM form\n\
+         config.toml:10:9: push.apns[0].badge: \"x\" is not a number; write \"10\", or \"\" to send none"
+    );
+    assert_eq!(
+        folder.told(&format!("{account}{account}")),
+        "config.toml:10:11: push.apns[1].team_id: team DEF123GHIJ has an account already; leave one out"
+    );
+    assert_eq!(
+        folder.told(&format!("{account}endpoint = \"http://push.example.org\"\n")),
+        "config.toml:8:12: push.apns[0].endpoint: \"http://push.example.org\" would send secrets in the clear; write \
+         https:// (http:// only to this machine)"
+    );
+    assert_eq!(folder.load(&format!("{BASE}[[push.apns]]\nenabled = false\n")).unwrap().push.apns, []);
+}
+
+/// A service account's JSON.
+fn service_account(private_key: &str) -> String {
+    serde_json::json!({"project_id": "acme", "client_email": "a@example.org", "private_key": private_key}).to_string()
+}
+
+#[test]
+fn fcm_accounts() {
+    let folder = Folder::new().with("fcm.json", &service_account(&p8())).with("empty.json", "{}");
+    assert_eq!(
+        folder.told("[[push.fcm]]\n"),
+        "config.toml:5:1: push.fcm[0].service_account: fcm.json has no usable RSA key in private_key; fetch a new one \
+         from the Google Cloud console"
+    );
+    assert_eq!(
+        folder.told("[[push.fcm]]\nservice_account = \"empty.json\"\nproject_number = \"x\"\nprofile = \"v2\"\n"),
+        "config.toml:6:19: push.fcm[0].service_account: empty.json is not the JSON of a service account: missing field \
+         `project_id` at line 1 column 2\n\
+         config.toml:7:18: push.fcm[0].project_number: \"x\" is not a number; Firebase shows it under project settings\n\
+         config.toml:8:11: push.fcm[0].profile: \"v2\" is not known; use \"v1\" or \"legacy\""
+    );
+    assert_eq!(
+        folder.told("[[push.fcm]]\nservice_account = \"gone.json\"\n"),
+        "config.toml:6:19: push.fcm[0].service_account: gone.json cannot be read: No such file or directory (os error 2)"
+    );
+}
+
+#[test]
+fn fcm_accounts_are_told_apart() {
+    let good = service_account(include_str!("../src/demo/throwaway_rsa.pem"));
+    let folder = Folder::new().with("fcm.json", &good).with("other.json", &good.replace("acme", "other"));
+    let account = "[[push.fcm]]\nproject_number = \"4711\"\n";
+    let config = folder.load(&format!("{BASE}{account}[[push.fcm]]\nservice_account = \"other.json\"\n")).unwrap();
+    assert_eq!(config.push.fcm.iter().map(|fcm| fcm.project_id.as_str()).collect::<Vec<_>>(), ["acme", "other"]);
+    assert_eq!(config.notes(), [""; 0]);
+    assert_eq!(
+        folder.told(&format!("{account}{account}service_account = \"other.json\"\n")),
+        "config.toml:8:18: push.fcm[1].project_number: an account above has the same number; leave one out"
+    );
+    assert_eq!(
+        folder.told("[[push.fcm]]\n[[push.fcm]]\n"),
+        "config.toml:6:1: push.fcm[1].service_account: project acme has an account already; leave one out"
+    );
+}
+
+#[test]
+fn admin_listeners_that_others_reach_need_a_token() {
+    let folder = Folder::new().with("short", "secret\n").with("token", "0123456789abcdef\n");
+    assert_eq!(
+        folder.told("[admin]\nlisten = \"0.0.0.0:8080\"\n"),
+        "config.toml:5:1: admin.token_file: needed, because admin.listen is 0.0.0.0:8080, which others can reach: a \
+         file with a secret of at least 16 characters"
+    );
+    assert_eq!(
+        folder.told("[admin]\ntoken_file = \"short\"\n"),
+        "config.toml:6:14: admin.token_file: short has no token: one line of at least 16 characters without spaces is \
+         expected"
+    );
+    let config = folder.load(&format!("{BASE}[admin]\nlisten = \"0.0.0.0:8080\"\ntoken_file = \"token\"\n")).unwrap();
+    assert_eq!(config.admin.token.as_ref().unwrap().reveal(), "0123456789abcdef");
+    assert!(!format!("{config:?}").contains("0123456789abcdef"));
+}
+
+#[test]
+fn a_client_reads_only_the_admin_section() {
+    let folder = Folder::new();
+    let file = folder.0.path().join("config.toml");
+    std::fs::write(&file, "[hold]\nwait_s = 300\n[admin]\nlisten = \"127.0.0.1:9\"\n").unwrap();
+    assert_eq!(Admin::load(&file).unwrap().listen.port(), 9);
+}
+
+#[test]
+fn users_file_is_needed_for_digest() {
+    let local = "[register]\nmode = \"local\"\n";
+    assert_eq!(
+        Folder::new().told(local),
+        "config.toml:5:1: register.users: users.toml is not there; write it with [users] and lines such as \
+         \"alice@example.org\" = \"password\" (or set register.auth = \"none\")"
+    );
+    assert_eq!(
+        Folder::new().with("users.toml", "[users]\nalice = \"x\"\n").told(local),
+        "users.toml:2:1: users.\"alice\": is not user@domain, such as \"alice@example.org\""
+    );
+    let folder = Folder::new().with("users.toml", "[users]\n\"alice@Example.org\" = \"secret\"\n");
+    let config = folder.load(&format!("{BASE}{local}")).unwrap();
+    let Mode::Local(Auth::Digest(users)) = config.register.mode else { panic!("digest is the default") };
+    assert!(users.find("alice", "example.ORG").is_some());
+}
+
+fn users(text: &str) -> Result<Users, String> {
+    Users::parse(text, Path::new("users.toml")).map_err(|problems| problems.to_string())
+}
+
+/// HA1 of the user and password of the example in RFC 7616 §3.9.1, by md5sum and sha256sum.
+const MD5: &str = "c461bb829191a439a1a0a3b758ef88d2";
+const SHA256: &str = "24e863a11f480cbfe66cd9d46688068565950d62abf3809212715927b8eec102";
+
+#[test]
+fn passwords_and_hashes_are_the_same() {
+    let plain = users("[users]\n\"Mufasa@http-auth.example.org\" = \"Circle of Life\"\n").unwrap();
+    let hashed = format!("[users]\n\"Mufasa@http-auth.example.org\" = {{ md5 = \"{MD5}\", sha256 = \"{SHA256}\" }}\n");
+    assert_eq!(plain, users(&hashed).unwrap());
+    assert_eq!(plain.len(), 1);
+    let shown = format!("{plain:?}");
+    assert!(!shown.contains("Circle") && !shown.contains("c461"), "{shown}");
+}
+
+#[test]
+fn what_is_wrong_with_users() {
+    let wrong = |entry: &str, expected: &str| {
+        let told = users(&format!("[users]\n{entry}\n")).expect_err("these users are wrong");
+        assert_eq!(told, format!("users.toml:2:1: users.{expected}"));
+    };
+    wrong("\"a@b.org\" = \"\"", "\"a@b.org\": the password is empty");
+    wrong("\"a@b.org\" = 3", "\"a@b.org\": a password in quotes or { md5 = \"<HA1>\" } is expected");
+    wrong("\"a@b.org\" = {}", "\"a@b.org\": neither md5 nor sha256 is given");
+    wrong("\"a@b.org\" = { md5 = \"12\" }", "\"a@b.org\": md5 is not 32 hexadecimal digits");
+    wrong("\"a@b.org\" = { sha256 = \"12\" }", "\"a@b.org\": sha256 is not 64 hexadecimal digits");
+    wrong("\"a@b.org\" = { sha1 = \"12\" }", "\"a@b.org\": `sha1` is not known; use md5 and sha256");
+    assert_eq!(
+        users("[users]\n\"a@b.org\" = \"x\"\n\"a@B.org\" = \"y\"\n"),
+        Err("users.toml:3:1: users.\"a@B.org\": stands here twice; domains are the same in capitals".to_owned())
+    );
+    assert_eq!(
+        users("[user]\n"),
+        Err("users.toml:1:1: users: no user is here; write [users] and lines such as \"alice@example.org\" = \
+             \"password\"\nusers.toml:1:2: user: not a known key; did you mean `users`?"
+            .to_owned())
+    );
+}
+
+/// The example with the lines that are commented out taken in.
+fn example_with_everything() -> String {
+    let example = include_str!("../config.toml.example");
+    let is_setting = |rest: &str| {
+        let word = rest.split(' ').next().unwrap_or_default();
+        rest.starts_with("[[")
+            || (rest[word.len()..].starts_with(" = ") && word.bytes().all(|b| b == b'_' || b.is_ascii_alphanumeric()))
+    };
+    let lines = example.lines().map(|line| line.strip_prefix("# ").filter(|rest| is_setting(rest)).unwrap_or(line));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// All values of a document by their full names, lists of tables without index.
+fn values(prefix: &str, table: &toml::Table, found: &mut Vec<(String, toml::Value)>) {
+    for (key, value) in table {
+        let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        let tables = value.as_array().filter(|items| items.iter().any(toml::Value::is_table));
+        if let Some(inner) = value.as_table() {
+            values(&name, inner, found);
+        } else if let Some(tables) = tables {
+            tables.iter().filter_map(toml::Value::as_table).for_each(|inner| values(&name, inner, found));
+        } else {
+            found.push((name, value.clone()));
+        }
+    }
+}
+
+#[test]
+fn example_loads() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config.toml.example");
+    Config::load(&example).unwrap_or_else(|problems| panic!("{problems}"));
+}
+
+#[test]
+fn example_has_every_key_at_its_default() {
+    let mut found = Vec::new();
+    values("", &example_with_everything().parse().unwrap(), &mut found);
+    let keys = keys();
+    let known: BTreeSet<_> = keys.iter().map(|key| key.name.as_str()).collect();
+    let shown: BTreeSet<_> = found.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(known.difference(&shown).collect::<Vec<_>>(), [&""; 0], "missing in the example");
+    assert_eq!(shown.difference(&known).collect::<Vec<_>>(), [&""; 0], "not known");
+    for (name, value) in &found {
+        let key = keys.iter().find(|key| key.name == *name).unwrap();
+        assert!(key.default.as_ref().is_none_or(|default| default == value), "{name}: {value} is not the default");
+    }
+}
