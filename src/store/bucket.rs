@@ -143,6 +143,7 @@ impl Bucket {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use EntryState::{Live, Missed};
 
     fn entry(call_ref: &str, at: u64) -> Arc<BucketEntry> {
         Arc::new(BucketEntry {
@@ -151,7 +152,7 @@ mod tests {
             display_name: "".into(),
             anonymous: false,
             invited_at: UnixMillis(at),
-            state: EntryState::Live,
+            state: Live,
         })
     }
 
@@ -167,8 +168,6 @@ mod tests {
     fn shown(bucket: &Bucket) -> Vec<(&str, EntryState)> {
         bucket.entries.iter().map(|entry| (&*entry.call_ref, entry.state)).collect()
     }
-
-    use EntryState::{Live, Missed};
 
     #[test]
     fn settle_each_state() {
@@ -214,7 +213,8 @@ mod tests {
     #[test]
     fn a_second_claim_gets_nothing_until_the_first_is_closed() {
         let mut bucket = bucket(&[("a", 1, Missed), ("b", 2, Live), ("c", 3, Missed)]);
-        let refs = |claim: Vec<BucketEntry>| claim.into_iter().map(|entry| entry.call_ref.into()).collect::<Vec<String>>();
+        let refs =
+            |claim: Vec<BucketEntry>| claim.into_iter().map(|entry| entry.call_ref.into()).collect::<Vec<String>>();
         assert_eq!(refs(bucket.claim()), ["a", "c"]);
         assert!(bucket.claim().is_empty());
         bucket.release();

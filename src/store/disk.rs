@@ -165,16 +165,19 @@ impl Engine {
     /// Checks the schema version, then gives the secret.
     fn read_meta(&self, folder: &Path) -> Result<[u8; 32], OpenError> {
         let read = |key| self.meta.get(key).map_err(|error| open_error(folder, &error));
-        let schema = read("schema")?;
-        if schema.as_deref() != Some(&[schema::VERSION]) {
-            let found = schema.map_or_else(|| "none".to_owned(), |found| format!("{}", found.escape_ascii()));
-            let found = found.strip_prefix("\\x").map(str::to_owned).unwrap_or(found);
+        let version = read("schema")?;
+        if version.as_deref() != Some(&[schema::VERSION]) {
+            let found = match version.as_deref() {
+                Some([version]) => version.to_string(),
+                Some(_) | None => "none".to_owned(),
+            };
             return Err(OpenError::Schema { path: folder.into(), found, known: schema::VERSION });
         }
         let secret = read("secret")?;
-        secret
-            .and_then(|secret| <[u8; 32]>::try_from(&*secret).ok())
-            .ok_or_else(|| OpenError::Damaged { path: folder.into(), what: "the node's secret is not there".to_owned() })
+        secret.and_then(|secret| <[u8; 32]>::try_from(&*secret).ok()).ok_or_else(|| OpenError::Damaged {
+            path: folder.into(),
+            what: "the node's secret is not there".to_owned(),
+        })
     }
 
     fn load(&self, table: &Table) -> Result<(), String> {
@@ -250,19 +253,87 @@ fn lock(data_dir: &Path) -> Result<File, OpenError> {
 
 fn open_error(folder: &Path, error: &fjall::Error) -> OpenError {
     let path = folder.to_path_buf();
-    match error {
-        fjall::Error::Io(error) => OpenError::Folder { path, error: io::Error::new(error.kind(), error.to_string()) },
-        fjall::Error::Locked => OpenError::InUse { path },
-        error => OpenError::Damaged { path, what: text(error) },
+    if let fjall::Error::Io(error) = error {
+        return OpenError::Folder { path, error: io::Error::new(error.kind(), error.to_string()) };
     }
+    if matches!(error, fjall::Error::Locked) {
+        return OpenError::InUse { path };
+    }
+    OpenError::Damaged { path, what: text(error) }
 }
 
 fn text(error: &fjall::Error) -> String {
-    match error {
-        fjall::Error::Io(error) => error.to_string(),
-        fjall::Error::Storage(error) => error.to_string(),
-        fjall::Error::Poisoned => "an earlier write failed".to_owned(),
-        fjall::Error::InvalidVersion(_) => "its format is not known".to_owned(),
-        error => error.to_string(),
+    // The engine's own text of these is their Debug form.
+    if let fjall::Error::Io(error) = error {
+        return error.to_string();
+    }
+    if matches!(error, fjall::Error::Poisoned) {
+        return "an earlier write failed".to_owned();
+    }
+    if matches!(error, fjall::Error::InvalidVersion(_)) {
+        return "its format is not known".to_owned();
+    }
+    error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::binding::Aor;
+    use crate::clock::UnixMillis;
+    use crate::sip::flow::{ConnectionId, Flow, Transport};
+    use crate::store::{BucketEntry, Change, EntryState, HeldCall, HeldCallId};
+
+    const LIMITS: Limits = Limits { entries_per_device: 1, entry_ttl: Duration::from_secs(1), queue: 1 };
+
+    fn hold(id: u128) -> Change {
+        let call = HeldCall {
+            id: HeldCallId(id),
+            call_ref: "call".into(),
+            aor: Aor::new("alice", "example.org"),
+            invite: [].into(),
+            flow: Flow {
+                transport: Transport::Udp,
+                listener: 0,
+                connection: ConnectionId::NONE,
+                remote: ([192, 0, 2, 1], 5060).into(),
+            },
+            to_tag: "tag".into(),
+            held_at: UnixMillis(0),
+            until: UnixMillis(0),
+            devices: vec![],
+        };
+        let entry = BucketEntry {
+            call_ref: "call".into(),
+            remote_uri: "2001".into(),
+            display_name: "".into(),
+            anonymous: false,
+            invited_at: UnixMillis(0),
+            state: EntryState::Live,
+        };
+        Change::Hold { call, entry }
+    }
+
+    #[test]
+    fn a_batch_that_failed_after_it_reached_the_disk_is_undone() {
+        let folder = tempfile::tempdir().unwrap();
+        let table = Table::default();
+        let (mut disk, _) = Disk::open(folder.path(), &table).unwrap();
+
+        let mut refused = Draft::new(&table, LIMITS);
+        refused.apply(hold(1));
+        disk.engine.take().unwrap().write(&refused).unwrap();
+        disk.doubtful = refused.touched().clone();
+
+        let mut accepted = Draft::new(&table, LIMITS);
+        accepted.apply(hold(2));
+        disk.commit(&accepted, &table, LIMITS).unwrap();
+        disk.close();
+
+        let table = Table::default();
+        let (_disk, _) = Disk::open(folder.path(), &table).unwrap();
+        assert_eq!(table.calls().iter().map(|call| call.id).collect::<Vec<_>>(), [HeldCallId(2)]);
     }
 }

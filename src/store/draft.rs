@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::Limits;
 use super::bucket::Bucket;
 use super::change::{Applied, BucketEntry, Change, EntryState, HeldCall, HeldCallId, Removal, Settlement};
 use super::table::{Bindings, Table, contains};
-use super::Limits;
 use crate::binding::{Aor, Binding, DeviceId, PushToken, Tokens};
 use crate::clock::UnixMillis;
 
@@ -113,9 +113,10 @@ impl<'t> Draft<'t> {
     /// Differs from the bare word of the provider: a registration newer than `newest` proves the phone is there.
     fn token_dead(&mut self, aor: &Aor, device: DeviceId, token: &PushToken, newest: UnixMillis) -> bool {
         let row = self.bindings(aor);
-        let dead = row.iter().find(|binding| binding.device == device).is_some_and(|binding| {
-            has_token(binding, token) && binding.registered_at <= newest
-        });
+        let dead = row
+            .iter()
+            .find(|binding| binding.device == device)
+            .is_some_and(|binding| has_token(binding, token) && binding.registered_at <= newest);
         dead && self.end(aor, device)
     }
 

@@ -50,7 +50,7 @@ pub struct Loaded {
 
 #[derive(Debug)]
 enum Job {
-    Change { ticket: Ticket, change: Change, reply_to: mpsc::Sender<Reply> },
+    Change { ticket: Ticket, change: Box<Change>, reply_to: mpsc::Sender<Reply> },
     Sweep(UnixMillis),
 }
 
@@ -67,18 +67,11 @@ impl Embedded {
         let loaded = Loaded { held, bindings: table.binding_count(), entries: table.entry_count(), secret };
         let (queue, jobs) = mpsc::channel(limits.queue.max(1));
         let commits = Arc::new(AtomicU64::new(0));
-        let writer = Writer {
-            jobs,
-            disk,
-            table: Arc::clone(&table),
-            limits,
-            sweeping: None,
-            commits: Arc::clone(&commits),
-        };
+        let writer =
+            Writer { jobs, disk, table: Arc::clone(&table), limits, sweeping: None, commits: Arc::clone(&commits) };
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run());
         let thread = thread.map_err(OpenError::Writer)?;
-        let store =
-            Self { table, queue: RwLock::new(Some(queue)), writer: Mutex::new(Some(thread)), commits };
+        let store = Self { table, queue: RwLock::new(Some(queue)), writer: Mutex::new(Some(thread)), commits };
         Ok((store, loaded))
     }
 
@@ -92,7 +85,7 @@ impl Embedded {
     /// # Errors
     /// `Busy` when the queue is full, `Broken` after [`Embedded::shutdown`].
     pub fn submit(&self, ticket: Ticket, change: Change, reply_to: &mpsc::Sender<Reply>) -> Result<(), StoreError> {
-        self.queue(Job::Change { ticket, change, reply_to: reply_to.clone() })
+        self.queue(Job::Change { ticket, change: Box::new(change), reply_to: reply_to.clone() })
     }
 
     /// See [`super::Store::sweep`]. Without room in the queue the next one does its work.
@@ -180,7 +173,7 @@ impl Writer {
         let mut answers = Vec::with_capacity(jobs.len());
         for job in jobs.drain(..) {
             match job {
-                Job::Change { ticket, change, reply_to } => answers.push((ticket, draft.apply(change), reply_to)),
+                Job::Change { ticket, change, reply_to } => answers.push((ticket, draft.apply(*change), reply_to)),
                 Job::Sweep(now) => self.sweeping = Some(now),
             }
         }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+use super::Limits;
 use super::change::{Applied, Change, HeldCall, Reply, StoreError, Ticket};
 use super::draft::Draft;
 use super::table::Table;
-use super::Limits;
 use crate::clock::UnixMillis;
 
 /// Applies each change at once. Delays and failures are its user's to add.

@@ -230,10 +230,8 @@ impl Table {
 
     fn index(&self, binding: &Arc<Binding>) {
         self.devices.insert(binding.device, Arc::clone(binding));
-        let mut presence = self
-            .peers
-            .entry(Peer::of(&binding.flow))
-            .or_insert(Presence { bindings: 0, until: UnixMillis::default() });
+        let mut presence =
+            self.peers.entry(Peer::of(&binding.flow)).or_insert(Presence { bindings: 0, until: UnixMillis::default() });
         presence.bindings = presence.bindings.saturating_add(1);
         presence.until = presence.until.max(binding.expires_at);
         drop(presence);
