@@ -1,123 +1,93 @@
-//! What outlives a call and a crash: bindings, push buckets, held calls.
-//! To be written.
+//! What outlives a call and a crash: bindings, push buckets, held calls (design: store).
+//!
 //! Reads are answered from memory ([`Table`]); a [`Change`] is durable before its [`Reply`] is sent, and the memory
 //! shows it from the moment it is durable. One writer applies all changes in order, many at a time (group commit).
+//!
+//! ```text
+//!   workers ── submit(change) ──► bounded queue ──► Draft: what the change means, over the Table (pure)
+//!      ▲                                              │ rows that differ
+//!      │                                              ▼
+//!      └── Reply ◄── Table (dashmap) ◄── publish ◄── Disk: one synced commit for all that was queued
+//! ```
+//!
+//! What a change means is in `draft` and `bucket` alone; how it survives is in `disk` and [`embedded`] alone.
 
-use serde::{Deserialize, Serialize};
+mod bucket;
+mod change;
+mod disk;
+mod draft;
+pub mod embedded;
+mod memory;
+mod schema;
+mod table;
 
-use crate::binding::{Aor, Binding, DeviceId, PushToken};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+pub use change::{
+    Applied, BucketEntry, Change, EntryState, HeldCall, HeldCallId, Removal, Reply, Settlement, StoreError, Ticket,
+};
+pub use embedded::{Embedded, Loaded, OpenError};
+pub use memory::Memory;
+pub use table::{Bindings, Table};
+
 use crate::clock::UnixMillis;
-use crate::sip::flow::Flow;
 
-/// One INVITE that a device was pushed for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BucketEntry {
-    pub call_ref: Box<str>,
-    /// The caller's bare number as ECSS shows it; `anonymous` when the caller hides it.
-    pub remote_uri: Box<str>,
-    pub display_name: Box<str>,
-    pub anonymous: bool,
-    pub invited_at: UnixMillis,
-    pub state: EntryState,
+/// How much a store may keep and queue.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Entries in one device's bucket (`missed_calls.entries_max`). Over it the oldest goes, a live one last.
+    pub entries_per_device: usize,
+    /// How long an entry is kept, from its INVITE on (`missed_calls.ttl_s`).
+    pub entry_ttl: Duration,
+    /// Changes waiting for the writer. Over it: [`StoreError::Busy`].
+    pub queue: usize,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum EntryState {
-    /// Its call is still held or ringing.
-    Live,
-    /// Its call is over and the device never saw it: to be reported by a missed_calls push.
-    Missed,
-}
-
-/// A held call as it must be known after a crash, to be taken up again or at least counted as missed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HeldCall {
-    pub id: HeldCallId,
-    pub call_ref: Box<str>,
-    pub aor: Aor,
-    /// The INVITE byte for byte as it came, and the flow it came on.
-    pub invite: Box<[u8]>,
-    pub flow: Flow,
-    /// Tag of our own provisional and final responses.
-    pub to_tag: Box<str>,
-    pub held_at: UnixMillis,
-    /// When the wait ends.
-    pub until: UnixMillis,
-    pub devices: Vec<DeviceId>,
-}
-
-/// Names a held call across restarts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct HeldCallId(pub u128);
-
-/// One atomic change: all of it or nothing, durable before it is acknowledged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    /// An accepted REGISTER. Bindings in `put` replace those of the same device; those in `remove` end, and their
-    /// bucket entries go to the device in `heir` (same phone under a new name) or, without one, away.
-    Register { aor: Aor, put: Vec<Binding>, remove: Vec<Removal> },
-    /// The provider says that the token is dead. Ends the binding only if it still has this token and was not
-    /// registered again after `sent_at`, nor after `dead_since` where the provider tells it.
-    TokenDead { aor: Aor, device: DeviceId, token: PushToken, sent_at: UnixMillis, dead_since: Option<UnixMillis> },
-    /// An operator's command.
-    Remove { aor: Aor, device: DeviceId },
-    /// A call is about to be pushed: the held call, and a live entry in the bucket of each device to be pushed.
-    /// Repeated with the same id it adds the devices and entries that are not there yet.
-    Hold { call: HeldCall, entry: BucketEntry },
-    /// What became of a call for one or more of its devices, before or at its end. `ended` removes the held call.
-    Settle { aor: Aor, id: HeldCallId, call_ref: Box<str>, devices: Vec<(DeviceId, Settlement)>, ended: bool },
-    /// Takes all missed entries of a device for one missed_calls push; a second claim before the first is
-    /// [`Change::Reported`] or [`Change::Release`]d gets nothing. Only entries of devices absent for as long as
-    /// configured are claimed; the caller decides that.
-    Claim { aor: Aor, device: DeviceId },
-    /// The provider accepted the missed_calls push with these calls: they are done with.
-    Reported { aor: Aor, device: DeviceId, call_refs: Vec<Box<str>> },
-    /// The push of a claim failed for a passing reason: its entries may be claimed again.
-    Release { aor: Aor, device: DeviceId },
-}
-
-/// The end of a binding by a REGISTER.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Removal {
-    pub device: DeviceId,
-    pub heir: Option<DeviceId>,
-}
-
-/// What becomes of a bucket entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settlement {
-    /// Answered, seen by the device, or not a missed call: the entry goes.
-    Seen,
-    /// The call is over and the device never saw it.
-    Missed,
-}
-
-/// Names a change to the one who asked for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Ticket(pub u64);
-
-/// Sent once for each submitted change, in the order of submission.
+/// The stores that there are.
 #[derive(Debug)]
-pub struct Reply {
-    pub ticket: Ticket,
-    pub result: Result<Applied, StoreError>,
+pub enum Store {
+    Embedded(Embedded),
+    Memory(Memory),
 }
 
-/// What a change found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Applied {
-    Done,
-    /// For [`Change::Claim`], oldest first; may be empty.
-    Claimed(Vec<BucketEntry>),
-    /// For [`Change::TokenDead`]: whether the binding ended by it.
-    Ended(bool),
-}
+impl Store {
+    /// The memory that answers reads.
+    pub fn table(&self) -> &Arc<Table> {
+        match self {
+            Self::Embedded(store) => store.table(),
+            Self::Memory(store) => store.table(),
+        }
+    }
 
-/// Why a change is not durable. Nothing of it is in effect.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum StoreError {
-    #[error("the store's queue is full")]
-    Busy,
-    #[error("the store cannot write: {0}")]
-    Broken(String),
+    /// Hands a change to the writer and never waits. Unless this is an error, exactly one [`Reply`] follows on
+    /// `reply_to`, in the order of submission.
+    ///
+    /// # Errors
+    /// `Busy` when the queue is full, `Broken` after [`Store::shutdown`].
+    pub fn submit(&self, ticket: Ticket, change: Change, reply_to: &mpsc::Sender<Reply>) -> Result<(), StoreError> {
+        match self {
+            Self::Embedded(store) => store.submit(ticket, change, reply_to),
+            Self::Memory(store) => store.submit(ticket, change, reply_to),
+        }
+    }
+
+    /// Ends bindings without push target whose Expires is over, and entries past their time. For the server to call
+    /// once a minute; until then readers still see them, see [`crate::binding::Binding::is_over`].
+    pub fn sweep(&self, now: UnixMillis) {
+        match self {
+            Self::Embedded(store) => store.sweep(now),
+            Self::Memory(store) => store.sweep(now),
+        }
+    }
+
+    /// Makes everything submitted durable and stops. Blocks until then; receivers of replies must be read or dropped.
+    pub fn shutdown(&self) {
+        match self {
+            Self::Embedded(store) => store.shutdown(),
+            Self::Memory(_) => {}
+        }
+    }
 }

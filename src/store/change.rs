@@ -1,0 +1,121 @@
+//! What the store keeps and how it is changed: the words between the core and any kind of store.
+
+use serde::{Deserialize, Serialize};
+
+use crate::binding::{Aor, Binding, DeviceId, PushToken};
+use crate::clock::UnixMillis;
+use crate::sip::flow::Flow;
+
+/// One INVITE that a device was pushed for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketEntry {
+    pub call_ref: Box<str>,
+    /// The caller's bare number as ECSS shows it; `anonymous` when the caller hides it.
+    pub remote_uri: Box<str>,
+    pub display_name: Box<str>,
+    pub anonymous: bool,
+    pub invited_at: UnixMillis,
+    pub state: EntryState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EntryState {
+    /// Its call is still held or ringing.
+    Live,
+    /// Its call is over and the device never saw it: to be reported by a missed_calls push.
+    Missed,
+}
+
+/// A held call as it must be known after a crash, to be taken up again or at least counted as missed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldCall {
+    pub id: HeldCallId,
+    pub call_ref: Box<str>,
+    pub aor: Aor,
+    /// The INVITE byte for byte as it came, and the flow it came on.
+    pub invite: Box<[u8]>,
+    pub flow: Flow,
+    /// Tag of our own provisional and final responses.
+    pub to_tag: Box<str>,
+    pub held_at: UnixMillis,
+    /// When the wait ends.
+    pub until: UnixMillis,
+    pub devices: Vec<DeviceId>,
+}
+
+/// Names a held call across restarts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct HeldCallId(pub u128);
+
+/// One atomic change: all of it or nothing, durable before it is acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// An accepted REGISTER. Bindings in `put` replace those of the same device; those in `remove` end, and their
+    /// bucket entries go to the device in `heir` (same phone under a new name) or, without one, away.
+    Register { aor: Aor, put: Vec<Binding>, remove: Vec<Removal> },
+    /// The provider says that the token is dead. Ends the binding only if it still has this token and was not
+    /// registered again after `sent_at`, nor after `dead_since` where the provider tells it.
+    TokenDead { aor: Aor, device: DeviceId, token: PushToken, sent_at: UnixMillis, dead_since: Option<UnixMillis> },
+    /// An operator's command.
+    Remove { aor: Aor, device: DeviceId },
+    /// A call is about to be pushed: the held call, and a live entry in the bucket of each device to be pushed.
+    /// Repeated with the same id it adds the devices and entries that are not there yet. A device without a binding
+    /// gets no entry: nobody would come for it.
+    Hold { call: HeldCall, entry: BucketEntry },
+    /// What became of a call for one or more of its devices, before or at its end. `ended` removes the held call.
+    Settle { aor: Aor, id: HeldCallId, call_ref: Box<str>, devices: Vec<(DeviceId, Settlement)>, ended: bool },
+    /// Takes all missed entries of a device for one missed_calls push; a second claim before the first is
+    /// [`Change::Reported`] or [`Change::Release`]d gets nothing. Only entries of devices absent for as long as
+    /// configured are claimed; the caller decides that.
+    Claim { aor: Aor, device: DeviceId },
+    /// The provider accepted the missed_calls push with these calls: they are done with.
+    Reported { aor: Aor, device: DeviceId, call_refs: Vec<Box<str>> },
+    /// The push of a claim failed for a passing reason: its entries may be claimed again.
+    Release { aor: Aor, device: DeviceId },
+}
+
+/// The end of a binding by a REGISTER.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removal {
+    pub device: DeviceId,
+    pub heir: Option<DeviceId>,
+}
+
+/// What becomes of a bucket entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settlement {
+    /// Answered, seen by the device, or not a missed call: the entry goes.
+    Seen,
+    /// The call is over and the device never saw it.
+    Missed,
+}
+
+/// Names a change to the one who asked for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// Sent once for each submitted change, in the order of submission.
+#[derive(Debug)]
+pub struct Reply {
+    pub ticket: Ticket,
+    pub result: Result<Applied, StoreError>,
+}
+
+/// What a change found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Applied {
+    Done,
+    /// For [`Change::Claim`], oldest first; may be empty.
+    Claimed(Vec<BucketEntry>),
+    /// For [`Change::TokenDead`] and [`Change::Remove`]: whether a binding ended by it.
+    Ended(bool),
+}
+
+/// Why a change is not durable. Nothing of it is in effect.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    #[error("the store's queue is full")]
+    Busy,
+    #[error("the store cannot write: {0}")]
+    Broken(String),
+}

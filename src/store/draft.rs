@@ -1,0 +1,300 @@
+//! What each [`Change`] means: bindings by RFC 3261 §10.3 and RFC 8599 §4, buckets and held calls by the design.
+//!
+//! Pure: rows are read from the [`Table`] once, changed in the draft, and seen by nobody until [`Draft::publish`]. The
+//! writer makes the difference durable in between; a draft that could not be made durable is dropped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::Limits;
+use super::bucket::Bucket;
+use super::change::{Applied, BucketEntry, Change, EntryState, HeldCall, HeldCallId, Removal, Settlement};
+use super::table::{Bindings, Table, contains};
+use crate::binding::{Aor, Binding, DeviceId, PushToken, Tokens};
+use crate::clock::UnixMillis;
+
+/// Names one durable row.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Key {
+    Binding(Aor, DeviceId),
+    Entry(DeviceId, Box<str>),
+    Call(HeldCallId),
+}
+
+/// What a row holds.
+pub(super) enum Value {
+    Binding(Arc<Binding>),
+    Entry(Arc<BucketEntry>),
+    Call(Arc<HeldCall>),
+}
+
+/// Changes on top of the table.
+pub(super) struct Draft<'t> {
+    table: &'t Table,
+    limits: Limits,
+    bindings: BTreeMap<Aor, Bindings>,
+    buckets: BTreeMap<DeviceId, Bucket>,
+    heirs: BTreeMap<DeviceId, Option<DeviceId>>,
+    calls: BTreeMap<HeldCallId, Option<Arc<HeldCall>>>,
+    /// Rows that differ from the table, or are to be written again all the same. A row changed twice is written once,
+    /// as it is at last.
+    touched: BTreeSet<Key>,
+}
+
+impl<'t> Draft<'t> {
+    pub(super) fn new(table: &'t Table, limits: Limits) -> Self {
+        Self {
+            table,
+            limits,
+            bindings: BTreeMap::new(),
+            buckets: BTreeMap::new(),
+            heirs: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            touched: BTreeSet::new(),
+        }
+    }
+
+    /// Applies one change on top of those before.
+    pub(super) fn apply(&mut self, change: Change) -> Applied {
+        match change {
+            Change::Register { aor, put, remove } => {
+                self.register(&aor, put, &remove);
+                Applied::Done
+            }
+            Change::TokenDead { aor, device, token, sent_at, dead_since } => {
+                let newest = dead_since.map_or(sent_at, |since| since.min(sent_at));
+                Applied::Ended(self.token_dead(&aor, device, &token, newest))
+            }
+            Change::Remove { aor, device } => Applied::Ended(self.end(&aor, device)),
+            Change::Hold { call, entry } => {
+                self.hold(call, entry);
+                Applied::Done
+            }
+            Change::Settle { aor: _, id, call_ref, devices, ended } => {
+                for (device, settlement) in devices {
+                    self.settle(device, &call_ref, settlement);
+                }
+                if ended {
+                    self.set_call(id, None);
+                }
+                Applied::Done
+            }
+            Change::Claim { aor: _, device } => Applied::Claimed(self.change_bucket(device, Bucket::claim)),
+            Change::Reported { aor: _, device, call_refs } => {
+                self.change_bucket(device, |bucket| bucket.reported(&call_refs));
+                Applied::Done
+            }
+            Change::Release { aor: _, device } => {
+                self.change_bucket(device, Bucket::release);
+                Applied::Done
+            }
+        }
+    }
+
+    fn register(&mut self, aor: &Aor, put: Vec<Binding>, remove: &[Removal]) {
+        self.change_bindings(aor, |row| {
+            row.retain(|binding| !remove.iter().any(|removal| removal.device == binding.device));
+            for binding in put {
+                debug_assert_eq!(&binding.aor, aor, "a REGISTER is for one AOR");
+                match row.iter_mut().find(|other| other.device == binding.device) {
+                    Some(other) => *other = Arc::new(binding),
+                    None => row.push(Arc::new(binding)),
+                }
+            }
+        });
+        for removal in remove.iter().filter(|removal| !self.is_bound(aor, removal.device)).collect::<Vec<_>>() {
+            match removal.heir.filter(|heir| self.is_bound(aor, *heir)) {
+                Some(heir) => self.inherit(removal.device, heir),
+                None => self.change_bucket(removal.device, |bucket| *bucket = Bucket::default()),
+            }
+        }
+    }
+
+    /// Differs from the bare word of the provider: a registration newer than `newest` proves the phone is there.
+    fn token_dead(&mut self, aor: &Aor, device: DeviceId, token: &PushToken, newest: UnixMillis) -> bool {
+        let row = self.bindings(aor);
+        let dead = row
+            .iter()
+            .find(|binding| binding.device == device)
+            .is_some_and(|binding| has_token(binding, token) && binding.registered_at <= newest);
+        dead && self.end(aor, device)
+    }
+
+    /// Ends a binding and what was kept for it. Whether there was one.
+    fn end(&mut self, aor: &Aor, device: DeviceId) -> bool {
+        let was_bound = self.is_bound(aor, device);
+        self.change_bindings(aor, |row| row.retain(|binding| binding.device != device));
+        self.change_bucket(device, |bucket| *bucket = Bucket::default());
+        was_bound
+    }
+
+    fn hold(&mut self, call: HeldCall, entry: BucketEntry) {
+        let entry = Arc::new(BucketEntry { state: EntryState::Live, ..entry });
+        let known = self.call(call.id);
+        let known_devices = known.as_ref().map(|known| &*known.devices).unwrap_or_default();
+        let added: Vec<_> = call.devices.iter().copied().filter(|device| !known_devices.contains(device)).collect();
+        for device in &added {
+            if self.is_bound(&call.aor, *device) {
+                let most = self.limits.entries_per_device;
+                self.change_bucket(*device, |bucket| bucket.hold(Arc::clone(&entry), most));
+            }
+        }
+        match known {
+            None => self.set_call(call.id, Some(Arc::new(call))),
+            Some(_) if added.is_empty() => {}
+            Some(mut known) => {
+                Arc::make_mut(&mut known).devices.extend(added);
+                self.set_call(call.id, Some(known));
+            }
+        }
+    }
+
+    fn settle(&mut self, device: DeviceId, call_ref: &str, settlement: Settlement) {
+        let here = self.bucket(device).entry(call_ref).is_some();
+        let heir = self.heirs.get(&device).copied().unwrap_or_else(|| self.table.heir(&device));
+        let device = if here { device } else { heir.unwrap_or(device) };
+        self.change_bucket(device, |bucket| bucket.settle(call_ref, settlement));
+    }
+
+    /// The phone that was `name` is `heir`: its entries go there, and so do settlements of its live calls.
+    fn inherit(&mut self, name: DeviceId, heir: DeviceId) {
+        let old = self.change_bucket(name, std::mem::take);
+        if old.is_empty() {
+            return;
+        }
+        let most = self.limits.entries_per_device;
+        self.change_bucket(heir, |bucket| bucket.inherit(old, name, most));
+    }
+
+    /// Ends what time alone ends, at most `most` bindings and buckets. Whether there may be more.
+    pub(super) fn sweep(&mut self, now: UnixMillis, most: usize) -> bool {
+        let over = self.table.over(now, most);
+        for device in &over {
+            if let Some(binding) = self.table.by_device(*device)
+                && self.bindings(&binding.aor).iter().any(|other| other.device == *device && other.is_over(now))
+            {
+                self.end(&binding.aor, *device);
+            }
+        }
+        // Entries are kept since before the epoch began when the time to keep them reaches that far.
+        let ttl = u64::try_from(self.limits.entry_ttl.as_millis()).unwrap_or(u64::MAX);
+        let Some(cutoff) = now.0.checked_sub(ttl).map(UnixMillis) else {
+            return over.len() == most;
+        };
+        let aged = self.table.aged(cutoff, most);
+        for device in &aged {
+            self.change_bucket(*device, |bucket| bucket.expire(cutoff));
+        }
+        over.len() == most || aged.len() == most
+    }
+
+    /// What a start finds: calls that died with their process, returned oldest first. Their entries are missed ones.
+    pub(super) fn restart(&mut self, now: UnixMillis) -> Vec<HeldCall> {
+        for device in self.table.devices_with_bucket() {
+            let is_bound = self.table.by_device(device).is_some();
+            self.change_bucket(device, |bucket| if is_bound { bucket.miss_all() } else { *bucket = Bucket::default() });
+        }
+        self.sweep(now, usize::MAX);
+        let calls = self.table.calls();
+        calls.iter().for_each(|call| self.set_call(call.id, None));
+        calls.iter().map(|call| HeldCall::clone(call)).collect()
+    }
+
+    /// Has these rows written again, whether they differ or not.
+    pub(super) fn touch(&mut self, keys: impl IntoIterator<Item = Key>) {
+        self.touched.extend(keys);
+    }
+
+    /// The rows to be written.
+    pub(super) fn touched(&self) -> &BTreeSet<Key> {
+        &self.touched
+    }
+
+    /// What a row is to hold; `None` for a row that is to go.
+    pub(super) fn value(&self, key: &Key) -> Option<Value> {
+        match key {
+            Key::Binding(aor, device) => {
+                self.bindings(aor).into_iter().find(|binding| binding.device == *device).map(Value::Binding)
+            }
+            Key::Entry(device, call_ref) => self.bucket(*device).entry(call_ref).cloned().map(Value::Entry),
+            Key::Call(id) => self.call(*id).map(Value::Call),
+        }
+    }
+
+    /// Shows the draft to the readers of the table.
+    pub(super) fn publish(self) {
+        for (id, call) in self.calls {
+            self.table.set_call(id, call);
+        }
+        for (device, bucket) in self.buckets {
+            self.table.set_bucket(device, bucket);
+        }
+        for (device, heir) in self.heirs {
+            self.table.set_heir(device, heir);
+        }
+        for (aor, row) in self.bindings {
+            self.table.set_bindings(aor, row);
+        }
+    }
+}
+
+/// Rows as the draft has them, else as the table has them; and the only places where rows change.
+impl Draft<'_> {
+    fn bindings(&self, aor: &Aor) -> Bindings {
+        self.bindings.get(aor).cloned().unwrap_or_else(|| self.table.lookup(aor))
+    }
+
+    fn bucket(&self, device: DeviceId) -> Bucket {
+        self.buckets.get(&device).cloned().unwrap_or_else(|| self.table.bucket(&device))
+    }
+
+    fn call(&self, id: HeldCallId) -> Option<Arc<HeldCall>> {
+        self.calls.get(&id).cloned().unwrap_or_else(|| self.table.call(id))
+    }
+
+    fn is_bound(&self, aor: &Aor, device: DeviceId) -> bool {
+        self.bindings(aor).iter().any(|binding| binding.device == device)
+    }
+
+    fn change_bindings(&mut self, aor: &Aor, change: impl FnOnce(&mut Bindings)) {
+        let before = self.bindings(aor);
+        let mut after = before.clone();
+        change(&mut after);
+        let gone = before.iter().filter(|binding| !contains(&after, binding));
+        let come = after.iter().filter(|binding| !contains(&before, binding));
+        self.touched.extend(gone.chain(come).map(|binding| Key::Binding(aor.clone(), binding.device)));
+        self.bindings.insert(aor.clone(), after);
+    }
+
+    fn change_bucket<T>(&mut self, device: DeviceId, change: impl FnOnce(&mut Bucket) -> T) -> T {
+        let before = self.bucket(device);
+        let mut after = before.clone();
+        let result = change(&mut after);
+        let has = |bucket: &Bucket, entry| bucket.entries().iter().any(|other| Arc::ptr_eq(other, entry));
+        let gone = before.entries().iter().filter(|entry| !has(&after, entry));
+        let come = after.entries().iter().filter(|entry| !has(&before, entry));
+        self.touched.extend(gone.chain(come).map(|entry| Key::Entry(device, entry.call_ref.clone())));
+        after.retire_former();
+        let left = before.former().iter().filter(|name| !after.former().contains(name)).map(|name| (*name, None));
+        let held = after.former().iter().map(|name| (*name, Some(device)));
+        self.heirs.extend(left.chain(held));
+        self.buckets.insert(device, after);
+        result
+    }
+
+    fn set_call(&mut self, id: HeldCallId, call: Option<Arc<HeldCall>>) {
+        if call.is_some() || self.call(id).is_some() {
+            self.touched.insert(Key::Call(id));
+            self.calls.insert(id, call);
+        }
+    }
+}
+
+fn has_token(binding: &Binding, token: &PushToken) -> bool {
+    binding.push.as_ref().is_some_and(|push| match &push.tokens {
+        Tokens::Single => &push.prid == token,
+        Tokens::Apple { voip, remote, .. } => {
+            &push.prid == token || voip.as_ref() == Some(token) || remote.as_ref() == Some(token)
+        }
+    })
+}

@@ -1,0 +1,333 @@
+//! The embedded store: group commit, its queue, what a start finds, what it says when it cannot start.
+
+use std::path::Path;
+use std::time::Duration;
+
+use fjall::KeyspaceCreateOptions;
+use sip_push_proxy::binding::Binding;
+use sip_push_proxy::store::{
+    Applied, Change, Embedded, EntryState, Limits, Loaded, OpenError, Reply, Settlement, StoreError, Ticket,
+};
+use tokio::sync::mpsc;
+
+use crate::rows::*;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A store, and one who asks it and waits for the answers.
+pub(crate) struct Asker {
+    pub(crate) store: Embedded,
+    pub(crate) loaded: Loaded,
+    runtime: tokio::runtime::Runtime,
+    reply_to: mpsc::Sender<Reply>,
+    replies: mpsc::Receiver<Reply>,
+    next: u64,
+}
+
+impl Asker {
+    pub(crate) fn open(folder: &Path) -> Self {
+        Self::with(folder, LIMITS, 10_000)
+    }
+
+    fn with(folder: &Path, limits: Limits, replies: usize) -> Self {
+        let (store, loaded) = Embedded::open(folder, limits, NOW).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let (reply_to, replies) = mpsc::channel(replies);
+        Self { store, loaded, runtime, reply_to, replies, next: 0 }
+    }
+
+    pub(crate) fn submit(&mut self, change: Change) -> Result<Ticket, StoreError> {
+        let ticket = Ticket(self.next);
+        self.store.submit(ticket, change, &self.reply_to)?;
+        self.next += 1;
+        Ok(ticket)
+    }
+
+    pub(crate) fn reply(&mut self) -> Reply {
+        let Self { runtime, replies, .. } = self;
+        runtime.block_on(async { tokio::time::timeout(DEADLINE, replies.recv()).await }).unwrap().unwrap()
+    }
+
+    pub(crate) fn apply(&mut self, change: Change) -> Result<Applied, StoreError> {
+        let ticket = self.submit(change)?;
+        let reply = self.reply();
+        assert_eq!(reply.ticket, ticket);
+        reply.result
+    }
+}
+
+#[test]
+fn what_was_stored_is_there_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut asker = Asker::open(folder.path());
+    asker.apply(register(vec![binding(1, 1), binding(1, 2)])).unwrap();
+    asker.apply(register(vec![plain_binding(2, 3)])).unwrap();
+    asker.apply(unregister(1, 2, None)).unwrap();
+    asker.apply(hold(1, 1, &[1])).unwrap();
+    asker.apply(hold(1, 2, &[1])).unwrap();
+    asker.apply(settle(1, 1, &[(1, Settlement::Seen)], true)).unwrap();
+    let secret = asker.loaded.secret;
+    drop(asker);
+
+    let asker = Asker::open(folder.path());
+    assert_eq!(asker.loaded.secret, secret);
+    assert_eq!((asker.loaded.bindings, asker.loaded.entries), (2, 1));
+    assert_eq!(asker.loaded.held, [call(1, 2, &[1])]);
+    let table = asker.store.table();
+    assert_eq!(table.by_device(device(1)).as_deref(), Some(&binding(1, 1)));
+    assert_eq!(table.by_device(device(3)).as_deref(), Some(&plain_binding(2, 3)));
+    assert_eq!(table.lookup(&aor(1)).len(), 1);
+    assert!(table.device_on(&flow(5060), NOW));
+    let entries = table.entries(&device(1));
+    assert_eq!(entries.len(), 1);
+    assert_eq!((&*entries[0].call_ref, entries[0].state), (&*call_ref(2), EntryState::Missed));
+    drop(asker);
+
+    let asker = Asker::open(folder.path());
+    assert_eq!(asker.loaded.held, [], "a call dies once");
+    assert_eq!(asker.loaded.entries, 1);
+}
+
+#[test]
+fn a_start_drops_what_time_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut asker = Asker::open(folder.path());
+    let over = Binding { expires_at: NOW, ..plain_binding(1, 1) };
+    asker.apply(register(vec![over, Binding { expires_at: NOW, ..binding(1, 2) }])).unwrap();
+    let Change::Hold { call, entry } = hold(1, 1, &[2]) else { unreachable!() };
+    let entry = sip_push_proxy::store::BucketEntry {
+        invited_at: sip_push_proxy::clock::UnixMillis(NOW.0 - 2 * 3_600_000),
+        ..entry
+    };
+    asker.apply(Change::Hold { call, entry }).unwrap();
+    drop(asker);
+
+    let asker = Asker::open(folder.path());
+    assert_eq!((asker.loaded.bindings, asker.loaded.entries), (1, 0));
+    assert_eq!(asker.store.table().by_device(device(1)), None);
+}
+
+#[test]
+fn each_folder_has_its_own_secret() {
+    let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    assert_ne!(Asker::open(one.path()).loaded.secret, Asker::open(other.path()).loaded.secret);
+}
+
+#[test]
+fn changes_share_commits_and_are_answered_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut asker = Asker::open(folder.path());
+    let count = 1000;
+    for number in 0..count {
+        asker.submit(register(vec![binding(number, number)])).unwrap();
+    }
+    for number in 0..count {
+        let reply = asker.reply();
+        assert_eq!((reply.ticket, reply.result), (Ticket(number.into()), Ok(Applied::Done)));
+        assert!(asker.store.table().by_device(device(number)).is_some(), "visible before it is answered");
+    }
+    let commits = asker.store.commits();
+    assert!((1..u64::from(count) / 2).contains(&commits), "{commits} commits for {count} changes");
+}
+
+#[test]
+fn changes_of_one_commit_see_those_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut asker = Asker::open(folder.path());
+    // Registered, held, missed, claimed, and away: whatever falls into one commit.
+    let script = || {
+        (0..50).flat_map(|number| {
+            let missed = settle(number, number, &[(number, Settlement::Missed)], true);
+            [
+                register(vec![binding(number, number)]),
+                hold(number, number, &[number]),
+                missed,
+                claim(number, number),
+                claim(number, number),
+                unregister(number, number, None),
+            ]
+        })
+    };
+    for change in script() {
+        asker.submit(change).unwrap();
+    }
+    for change in script() {
+        let result = asker.reply().result.unwrap();
+        if let Change::Claim { .. } = change {
+            assert!(matches!(result, Applied::Claimed(_)));
+        }
+    }
+    assert_eq!((asker.store.table().binding_count(), asker.store.table().entry_count()), (0, 0));
+    drop(asker);
+    let asker = Asker::open(folder.path());
+    assert_eq!((asker.loaded.bindings, asker.loaded.entries, asker.loaded.held.len()), (0, 0, 0));
+}
+
+#[test]
+fn a_claim_is_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut asker = Asker::open(folder.path());
+    asker.apply(register(vec![binding(1, 1)])).unwrap();
+    asker.apply(hold(1, 1, &[1])).unwrap();
+    asker.apply(settle(1, 1, &[(1, Settlement::Missed)], true)).unwrap();
+    let commits = asker.store.commits();
+    assert!(matches!(asker.apply(claim(1, 1)), Ok(Applied::Claimed(entries)) if entries.len() == 1));
+    assert_eq!(asker.store.commits(), commits);
+}
+
+#[test]
+fn a_full_queue_is_busy_and_what_was_taken_is_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut asker = Asker::with(folder.path(), Limits { queue: 4, ..LIMITS }, 1);
+    let mut taken = 0;
+    // Nobody reads the replies, so the writer waits and the queue fills.
+    let refused = loop {
+        match asker.submit(register(vec![binding(taken, taken)])) {
+            Ok(_) => taken += 1,
+            Err(refused) => break refused,
+        }
+        assert!(taken < 100_000, "the queue has no end");
+    };
+    assert_eq!(refused, StoreError::Busy);
+    for number in 0..taken {
+        let reply = asker.reply();
+        assert_eq!((reply.ticket, reply.result), (Ticket(number.into()), Ok(Applied::Done)));
+    }
+    assert_eq!(asker.apply(register(vec![binding(7, 7)])), Ok(Applied::Done));
+}
+
+#[test]
+fn a_shutdown_finishes_what_was_submitted() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut asker = Asker::open(folder.path());
+    for number in 0..100 {
+        asker.submit(register(vec![binding(number, number)])).unwrap();
+    }
+    asker.store.shutdown();
+    for _ in 0..100 {
+        asker.reply().result.unwrap();
+    }
+    assert!(matches!(asker.submit(register(vec![binding(1, 1)])), Err(StoreError::Broken(_))));
+    drop(asker);
+    assert_eq!(Asker::open(folder.path()).loaded.bindings, 100);
+}
+
+#[test]
+fn nobody_waits_for_one_who_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut asker = Asker::open(folder.path());
+    let (gone, _) = mpsc::channel(1);
+    for number in 0..10 {
+        asker.store.submit(Ticket(0), register(vec![binding(number, number)]), &gone).unwrap();
+    }
+    assert_eq!(asker.apply(register(vec![binding(10, 10)])), Ok(Applied::Done));
+    assert_eq!(asker.store.table().binding_count(), 11);
+}
+
+#[test]
+fn a_long_sweep_goes_on_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut asker = Asker::open(folder.path());
+    let count = 2000;
+    for owner in 0..count / 20 {
+        let first = owner * 20;
+        let plain = (first..first + 20).map(|number| plain_binding(owner, number)).collect();
+        asker.apply(register(plain)).unwrap();
+    }
+    asker.apply(register(vec![binding(1, count)])).unwrap();
+    asker.store.sweep(NOW.after(HOUR));
+    asker.store.shutdown();
+    assert_eq!(asker.store.table().binding_count(), 1);
+    drop(asker);
+    assert_eq!(Asker::open(folder.path()).loaded.bindings, 1);
+}
+
+#[test]
+fn long_names_are_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut asker = Asker::open(folder.path());
+    asker.apply(register(vec![binding(1, 1)])).unwrap();
+    let Change::Hold { mut call, mut entry } = hold(1, 1, &[1]) else { unreachable!() };
+    call.call_ref = "x".repeat(100_000).into();
+    entry.call_ref = call.call_ref.clone();
+    asker.apply(Change::Hold { call, entry: entry.clone() }).unwrap();
+    drop(asker);
+    let asker = Asker::open(folder.path());
+    assert_eq!(asker.store.table().entries(&device(1))[0].call_ref, entry.call_ref);
+}
+
+/// Why this folder does not open.
+fn refusal(folder: &Path) -> OpenError {
+    Embedded::open(folder, LIMITS, NOW).unwrap_err()
+}
+
+/// Changes a row behind the store's back.
+fn tamper(folder: &Path, keyspace: &str, change: impl FnOnce(&fjall::Keyspace)) {
+    let database = fjall::Database::builder(folder.join("store")).open().unwrap();
+    change(&database.keyspace(keyspace, KeyspaceCreateOptions::default).unwrap());
+    database.persist(fjall::PersistMode::SyncAll).unwrap();
+}
+
+#[test]
+fn a_second_open_of_a_folder_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Asker::open(folder.path());
+    let refusal = refusal(folder.path());
+    assert!(matches!(refusal, OpenError::InUse { .. }), "{refusal}");
+    assert!(refusal.to_string().contains(folder.path().to_str().unwrap()), "{refusal}");
+    drop(first);
+    Asker::open(folder.path());
+}
+
+#[test]
+fn an_unknown_schema_version_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(Asker::open(folder.path()));
+    tamper(folder.path(), "meta", |meta| meta.insert("schema", [7]).unwrap());
+    let refusal = refusal(folder.path());
+    assert!(matches!(&refusal, OpenError::Schema { found, known: 1, .. } if found == "7"), "{refusal:?}");
+    tamper(folder.path(), "meta", |meta| meta.remove("schema").unwrap());
+    assert!(matches!(self::refusal(folder.path()), OpenError::Schema { .. }));
+}
+
+#[test]
+fn a_damaged_row_is_refused_and_named() {
+    for damage in [&[1, 2, 3][..], &[9], &[]] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut asker = Asker::open(folder.path());
+        asker.apply(register(vec![binding(1, 1)])).unwrap();
+        drop(asker);
+        tamper(folder.path(), "bindings", |bindings| {
+            let key = bindings.first_key_value().unwrap().key().unwrap();
+            bindings.insert(key, damage).unwrap();
+        });
+        let refusal = refusal(folder.path());
+        assert!(matches!(refusal, OpenError::Damaged { .. }), "{refusal:?}");
+        assert!(refusal.to_string().contains("bindings, row user000001@example.org"), "{refusal}");
+    }
+}
+
+#[test]
+fn files_of_another_kind_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "not a folder").unwrap();
+    let not_a_folder = refusal(&file);
+    assert!(matches!(not_a_folder, OpenError::Folder { .. }), "{not_a_folder:?}");
+    assert!(not_a_folder.to_string().contains("node.data_dir"), "{not_a_folder}");
+
+    let data_dir = folder.path().join("data");
+    drop(Asker::open(&data_dir));
+    std::fs::write(data_dir.join("store/version"), "nonsense").unwrap();
+    let nonsense = refusal(&data_dir);
+    assert!(matches!(nonsense, OpenError::Damaged { .. }), "{nonsense:?}");
+}
+
+#[test]
+fn a_store_half_created_is_created_again() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("store.new")).unwrap();
+    std::fs::write(folder.path().join("store.new/0.jnl"), "half").unwrap();
+    assert_eq!(Asker::open(folder.path()).loaded.bindings, 0);
+    assert!(!folder.path().join("store.new").exists());
+}

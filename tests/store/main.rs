@@ -1,0 +1,10 @@
+//! The store: what each change means, what a crash leaves, what a start finds (design: store).
+
+#![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
+mod changes;
+mod crash;
+mod embedded;
+mod rows;
+mod speed;
+mod table;
