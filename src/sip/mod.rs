@@ -16,6 +16,7 @@ pub mod push_param;
 pub mod response;
 pub mod scan;
 pub mod uri;
+pub mod validity;
 pub mod via;
 
 pub use edit::Edits;
