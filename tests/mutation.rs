@@ -7,6 +7,7 @@
 
 mod fixtures;
 mod mutator;
+mod random;
 
 use std::env;
 use std::hint::black_box;
@@ -15,7 +16,8 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
-use mutator::{Random, mutate};
+use mutator::mutate;
+use random::Random;
 use sip_push_proxy::sip::message::NotSip;
 use sip_push_proxy::sip::push_param::{PushParams, is_push_param};
 use sip_push_proxy::sip::validity::{request_fault, response_fault};

@@ -3,38 +3,7 @@
 use std::ops::Range;
 
 use crate::fixtures::Fixture;
-
-/// SplitMix64: each seed, however close to another, gives a stream of its own.
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// Below `limit`, or 0 when there is nothing below it.
-    fn below(&mut self, limit: usize) -> usize {
-        if limit == 0 { 0 } else { (self.next() % limit as u64) as usize }
-    }
-
-    fn choice<'a, T>(&mut self, items: &'a [T]) -> &'a T {
-        &items[self.below(items.len())]
-    }
-
-    /// A part of `length` bytes, at most `longest`.
-    fn range(&mut self, length: usize, longest: usize) -> Range<usize> {
-        let start = self.below(length + 1);
-        start..start + self.below((length - start).min(longest) + 1)
-    }
-}
+use crate::random::Random;
 
 /// What parsers trip over.
 const TEXTS: &[&[u8]] = &[
@@ -106,7 +75,7 @@ pub(crate) fn mutate<'a>(random: &mut Random, originals: &'a [Fixture]) -> (&'a 
         match random.below(100) {
             0..20 => flip_bit(random, &mut bytes),
             20..45 => insert(random, &mut bytes, TEXTS),
-            45..55 => drop(bytes.drain(random.range(bytes.len(), 40))),
+            45..55 => drop(bytes.drain(range(random, bytes.len(), 40))),
             55..63 => duplicate(random, &mut bytes),
             63..70 => splice(random, &mut bytes, originals),
             70..74 => bytes.truncate(random.below(bytes.len() + 1)),
@@ -117,6 +86,12 @@ pub(crate) fn mutate<'a>(random: &mut Random, originals: &'a [Fixture]) -> (&'a 
         }
     }
     (&original.name, bytes)
+}
+
+/// A part of `length` bytes, at most `longest`.
+fn range(random: &mut Random, length: usize, longest: usize) -> Range<usize> {
+    let start = random.below(length + 1);
+    start..start + random.below((length - start).min(longest) + 1)
 }
 
 fn flip_bit(random: &mut Random, bytes: &mut [u8]) {
@@ -133,7 +108,7 @@ fn insert(random: &mut Random, bytes: &mut Vec<u8>, texts: &[&[u8]]) {
 }
 
 fn duplicate(random: &mut Random, bytes: &mut Vec<u8>) {
-    let part = bytes[random.range(bytes.len(), 60)].to_vec();
+    let part = bytes[range(random, bytes.len(), 60)].to_vec();
     let at = random.below(bytes.len() + 1);
     bytes.splice(at..at, part);
 }
