@@ -18,6 +18,7 @@ pub mod response;
 pub mod scan;
 pub mod stun;
 pub mod uri;
+pub mod validity;
 pub mod via;
 
 pub use edit::Edits;

@@ -9,6 +9,9 @@ use crate::binding::{Provider, PushTarget, PushToken, Tokens};
 /// Longest `pn-prid` that we keep, unescaped.
 const PRID_BYTES_MAX: usize = 4096;
 
+/// Longest `pn-param` that we keep, unescaped.
+const PARAM_BYTES_MAX: usize = 512;
+
 /// What a Contact URI says about push.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PushParams {
@@ -71,11 +74,14 @@ impl PushParams {
                     Some(bundle) => (bundle, true),
                     None => (app, false),
                 };
-                let token = PushToken::new(&*token);
-                let (voip, remote) = if is_voip { (Some(token.clone()), None) } else { (None, Some(token.clone())) };
+                let device_token = match apple_token(&token) {
+                    Ok(token) => Some(token),
+                    Err(reason) => return refused(provider.name(), reason),
+                };
+                let (voip, remote) = if is_voip { (device_token, None) } else { (None, device_token) };
                 Self::checked(PushTarget {
                     provider,
-                    prid: token,
+                    prid: PushToken::new(&*token),
                     param: app_id.into(),
                     tokens: Tokens::Apple { team: "".into(), bundle: bundle.into(), voip, remote },
                 })
@@ -107,6 +113,13 @@ impl PushParams {
         if !prid.bytes().all(|byte| byte.is_ascii_graphic()) {
             return refused(name, "pn-prid has a character that no push token has");
         }
+        // It names a topic or a project, which are put into headers and paths at the provider.
+        if target.param.len() > PARAM_BYTES_MAX {
+            return refused(name, "pn-param is longer than 512 bytes");
+        }
+        if !target.param.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return refused(name, "pn-param has a character that no topic or project has");
+        }
         Self::Target(target)
     }
 }
@@ -133,11 +146,7 @@ fn apple_tokens(prid: &str, param: &str) -> Result<Tokens, &'static str> {
         if !services.split('&').any(|named| named == service) {
             return Err("pn-prid names a service that pn-param does not");
         }
-        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err("pn-prid is not a hexadecimal device token");
-        }
-        // Hexadecimal tokens are one token in either case.
-        let token = Some(PushToken::new(token.to_ascii_lowercase()));
+        let token = Some(apple_token(token)?);
         match service {
             "voip" if voip.is_none() => voip = token,
             "remote" if remote.is_none() => remote = token,
@@ -145,6 +154,15 @@ fn apple_tokens(prid: &str, param: &str) -> Result<Tokens, &'static str> {
         }
     }
     Ok(Tokens::Apple { team: team.into(), bundle: bundle.into(), voip, remote })
+}
+
+/// A device token in lower case, as hexadecimal tokens are one token in either case. It becomes part of a path at the
+/// provider, so nothing but digits may stand in it.
+fn apple_token(token: &str) -> Result<PushToken, &'static str> {
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err("the push token is not a hexadecimal device token");
+    }
+    Ok(PushToken::new(token.to_ascii_lowercase()))
 }
 
 fn refused(provider: &str, reason: &str) -> PushParams {
@@ -239,5 +257,23 @@ mod tests {
         assert!(refusal(";pn-provider=apns;pn-param=T.b.voip;pn-prid=xyz").contains("hexadecimal"));
         assert!(refusal(";pn-provider=fcm;pn-prid=").contains("empty"));
         assert!(refusal(";pn-provider=fcm;pn-prid=a%00b").contains("character"));
+        assert!(refusal(";pn-provider=fcm;pn-param=p%0d%0aX:1;pn-prid=a").contains("pn-param has a character"));
+        assert!(
+            refusal(&format!(";pn-provider=fcm;pn-param={};pn-prid=a", "p".repeat(513))).contains("pn-param is lo")
+        );
+    }
+
+    #[test]
+    fn apple_tokens_are_hexadecimal_in_every_spelling() {
+        let both = ["pn-provider=apns;pn-param=T.b.voip;pn-prid=", "pn-type=apple;app-id=b.voip.prod;pn-tok="];
+        for token in ["../../x", "", "00fg"] {
+            for start in both {
+                assert!(refusal(&format!(";{start}{token}")).contains("hexadecimal"), "{start}{token}");
+            }
+        }
+        for start in both {
+            let Tokens::Apple { voip, .. } = target(&format!(";{start}00FF")).tokens else { panic!("not Apple's") };
+            assert_eq!(voip.unwrap().reveal(), "00ff");
+        }
     }
 }

@@ -53,19 +53,24 @@ pub fn header(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// All Via values in order, the top one stamped with the source it came from.
+/// All Via headers as they came, but for the top value, which is stamped with the source it came from.
+///
+/// They are not written one value a line: a list of many small values would make the answer several times as large as
+/// the request, and so worth sending in somebody else's name.
 fn write_vias(request: &Message, source: SocketAddr, out: &mut Vec<u8>) {
     let mut is_top = true;
     for field in request.fields(HeaderName::Via) {
-        for value in scan::values(request.slice(field.value())) {
-            out.extend_from_slice(b"Via: ");
-            match Via::parse(value).filter(|_| is_top) {
-                Some(via) => via.stamp(value, source, out),
-                None => out.extend_from_slice(value),
+        let list = request.slice(field.value());
+        out.extend_from_slice(b"Via: ");
+        let top = scan::values(list).next().filter(|_| std::mem::take(&mut is_top));
+        match top.and_then(|value| Some((value, Via::parse(value)?))) {
+            Some((value, via)) => {
+                via.stamp(value, source, out);
+                out.extend_from_slice(list.get(scan::span_in(list, value).end..).unwrap_or_default());
             }
-            out.extend_from_slice(b"\r\n");
-            is_top = false;
+            None => out.extend_from_slice(list),
         }
+        out.extend_from_slice(b"\r\n");
     }
 }
 
@@ -133,8 +138,8 @@ mod tests {
         });
         assert_eq!(
             std::str::from_utf8(&response).unwrap(),
-            "SIP/2.0 480 Temporarily Unavailable\r\nVia: SIP/2.0/UDP a;rport=5070;branch=z9hG4bK1;received=192.0.2.1\r\n\
-             Via: SIP/2.0/TCP b;branch=2\r\nVia: SIP/2.0/UDP c\r\nFrom: <sip:x>;tag=f\r\nTo: <sip:h>;tag=t\r\n\
+            "SIP/2.0 480 Temporarily Unavailable\r\nVia: SIP/2.0/UDP a;rport=5070;branch=z9hG4bK1;received=192.0.2.1, \
+             SIP/2.0/TCP b;branch=2\r\nVia: SIP/2.0/UDP c\r\nFrom: <sip:x>;tag=f\r\nTo: <sip:h>;tag=t\r\n\
              Call-ID: i\r\nCSeq: 7 OPTIONS\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n"
         );
     }

@@ -70,13 +70,17 @@ impl<'a> Via<'a> {
         let params_start = scan::span_in(value, self.params).start;
         let head = if self.params.is_empty() { value } else { value.get(..params_start).unwrap_or(value) };
         out.extend_from_slice(head);
+        let mut has_rport = false;
         for param in scan::params(self.params) {
-            if param.name.eq_ignore_ascii_case(b"received") {
+            let is_rport = param.name.eq_ignore_ascii_case(b"rport");
+            // Each rport grows by being stamped, and one is enough.
+            if param.name.eq_ignore_ascii_case(b"received") || (is_rport && has_rport) {
                 continue;
             }
             out.push(b';');
             out.extend_from_slice(param.name);
-            if param.name.eq_ignore_ascii_case(b"rport") {
+            if is_rport {
+                has_rport = true;
                 out.push(b'=');
                 out.extend_from_slice(source.port().to_string().as_bytes());
             } else if let Some(text) = param.value {
@@ -144,6 +148,10 @@ mod tests {
             "SIP/2.0/UDP 10.0.0.1;rport=9999;branch=z9hG4bK1;received=192.0.2.1"
         );
         assert_eq!(stamped("SIP/2.0/UDP 192.0.2.1;branch=b", "192.0.2.1:5060"), "SIP/2.0/UDP 192.0.2.1;branch=b");
+        assert_eq!(
+            stamped("SIP/2.0/UDP 192.0.2.1;rport;rport;RPORT=1", "192.0.2.1:5060"),
+            "SIP/2.0/UDP 192.0.2.1;rport=5060;received=192.0.2.1"
+        );
         assert_eq!(
             stamped("SIP/2.0/UDP phone.invalid:5060;branch=b;received=203.0.113.9", "[2001:db8::1]:1024"),
             "SIP/2.0/UDP phone.invalid:5060;branch=b;received=2001:db8::1"
