@@ -36,9 +36,8 @@ impl Branch {
     /// The printed form.
     pub fn text(&self) -> [u8; Self::LENGTH] {
         let mut text = [0; Self::LENGTH];
-        let digits = write_hex(u64::from(self.worker), 2)
-            .chain(write_hex(self.number, 16))
-            .chain(write_hex(self.loop_hash, 16));
+        let digits =
+            write_hex(u64::from(self.worker), 2).chain(write_hex(self.number, 16)).chain(write_hex(self.loop_hash, 16));
         for (place, byte) in text.iter_mut().zip(MAGIC_COOKIE.iter().copied().chain(digits)) {
             *place = byte;
         }

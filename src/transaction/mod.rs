@@ -1,56 +1,140 @@
-//! Transactions (RFC 3261 §17, RFC 6026): the table of those that live, and what goes in and comes out.
+//! Transactions (RFC 3261 §17, RFC 6026): the table of those that live.
+//!
+//! [`Transactions`] is a value: messages, the user's wishes and the time go in; what is to be sent, events and the next
+//! deadline come out. Its user is the proxy core (the "TU" of the RFC). After each call, the user takes everything from
+//! [`Transactions::poll_send`]; when the deadline has come, it calls [`Transactions::expire`] until `None`.
+//!
+//! ```text
+//!  receive_request ──► key ──► servers ──► invite_server, non_invite_server ──┐
+//!  respond ──────────────────────┘                                            ├──► poll_send, poll_timeout, Event
+//!  receive_response ─► key ──► clients ──► invite_client, non_invite_client ──┘
+//!  send, cancel … ───────────────┘
+//! ```
+//!
+//! The four machines are pure tables of (state, input) → (state, actions); `servers` and `clients` perform the actions.
 
 pub mod branch;
+mod clients;
+mod common;
+mod hop;
+mod invite_client;
+mod invite_server;
+mod key;
+mod non_invite_client;
+mod non_invite_server;
+mod servers;
+mod slab;
+pub mod timer;
+
+#[cfg(test)]
+mod exchange_tests;
+#[cfg(test)]
+mod test_support;
+#[cfg(test)]
+mod tests;
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 pub use branch::Branch;
+pub use servers::reply_destination;
+pub use timer::{Timer, TimerQueue};
 
-use crate::sip::{Destination, Flow, Message};
+use crate::sip::{Destination, Flow, Message, Method, response};
+use clients::Clients;
+use common::{Common, Owner};
+use servers::Servers;
+use slab::SlabId;
 
 /// What the operator may set.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
+    /// Estimate of the round trip (RFC 3261 §17.1.1.1).
     pub t1: Duration,
+    /// Longest time between two repetitions of a request or response, other than an INVITE.
     pub t2: Duration,
+    /// How long a message may stay in the network.
     pub t4: Duration,
+    /// Server and client transactions together.
     pub transactions_max: usize,
+    /// The number of the worker that owns this table; part of every branch.
     pub worker: u8,
 }
 
+impl Settings {
+    /// 64·T1: how long an answer is waited for, and repetitions are absorbed.
+    pub fn patience(&self) -> Duration {
+        self.t1.saturating_mul(64)
+    }
+}
+
+/// Names a server transaction. Never used again after its [`Event::ServerEnded`]; harmless when stale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ServerId(u32, u32);
+pub struct ServerId(SlabId);
 
+/// Names a client transaction. Harmless when stale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ClientId(u32, u32);
+pub struct ClientId(SlabId);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SendTag(u32);
+/// Names who sent a message, to tell them that transport failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SendTag(Sender);
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Sender {
+    Server { id: ServerId, fell_back: bool },
+    Client { id: ClientId },
+}
+
+impl SendTag {
+    fn server(id: ServerId, fell_back: bool) -> Self {
+        Self(Sender::Server { id, fell_back })
+    }
+
+    fn client(id: ClientId) -> Self {
+        Self(Sender::Client { id })
+    }
+}
+
+/// There are `transactions_max` transactions already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many transactions")]
 pub struct Full;
 
+/// What a request from the network is to the user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Incoming {
+    /// Asks for a response, in this transaction. An INVITE has got its 100.
     Request(ServerId),
+    /// A repetition, or the ACK for our 300-699, or a CANCEL that came after the final response: dealt with.
     Absorbed,
+    /// To be answered in its own transaction: 200 where `invite`, which has no final response yet, is there, else 481
+    /// (RFC 3261 §9.2).
     Cancel { cancel: ServerId, invite: Option<ServerId> },
+    /// An ACK for a 2xx, or for nothing known: to be forwarded, in no transaction.
     Ack,
+    /// Too many transactions: to be answered 503 in none.
     Full,
 }
 
+/// What happened in a transaction.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "lives within one turn; a box would cost each response an allocation")]
 pub enum Event {
+    /// A provisional or final response. A 2xx to an INVITE may come again, from the same or another fork.
     Response { client: ClientId, response: Message },
+    /// No final response in time; the transaction is gone.
     Timeout { client: ClientId },
+    /// The request could not be sent; the transaction is gone.
     SendFailed { client: ClientId },
+    /// Gone, whatever the reason.
     ServerEnded { server: ServerId },
+    /// Gone after its final response.
     ClientEnded { client: ClientId },
 }
 
+/// A message to be sent. If that fails at once or later, [`Transactions::send_failed`] wants to know.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
     pub destination: Destination,
@@ -58,50 +142,198 @@ pub struct Outgoing {
     pub tag: SendTag,
 }
 
+/// The live transactions of one worker.
 #[derive(Debug)]
 pub struct Transactions {
-    settings: Settings,
+    common: Common,
+    servers: Servers,
+    clients: Clients,
+    branches: u64,
+    stray: u64,
 }
 
 impl Transactions {
-    pub fn new(settings: Settings, _seed: u64) -> Self {
-        Self { settings }
+    /// `seed` must be secret, and another one in each run: it keys the hashes and the numbers in branches.
+    pub fn new(settings: Settings, seed: u64) -> Self {
+        Self {
+            common: Common::new(settings, seed),
+            servers: Servers::new(),
+            clients: Clients::new(),
+            branches: 0,
+            stray: 0,
+        }
     }
-    pub fn receive_request(&mut self, _request: &Message, _flow: Flow, _now: Instant) -> Incoming {
+
+    /// A request from the network. A new INVITE is answered 100 at once (RFC 3261 §17.2.1).
+    pub fn receive_request(&mut self, request: &Message, flow: Flow, now: Instant) -> Incoming {
+        let key = self.common.keys.server(request);
+        let found = self.servers.find(key);
+        let method = request.method();
+        if method == Method::ACK {
+            let passes_ack = found.is_none_or(|id| self.serve(id, servers::Input::Ack, Bytes::new(), now).passes_ack);
+            return if passes_ack { Incoming::Ack } else { Incoming::Absorbed };
+        }
+        if let Some(id) = found {
+            self.serve(id, servers::Input::Request, Bytes::new(), now);
+            return Incoming::Absorbed;
+        }
+        let cancelled =
+            (method == Method::CANCEL).then(|| self.servers.find(self.common.keys.cancelled_invite(request))).flatten();
+        // Room is needed for the request and for forwarding it: under load, a request that could only be answered 503
+        // must not take the place of one that could be served. The CANCEL of a known INVITE, one at most, always fits.
+        if cancelled.is_none() && self.len().saturating_add(1) >= self.common.settings.transactions_max.max(2) {
+            return Incoming::Full;
+        }
+        let destination = reply_destination(request, flow);
+        let Some(id) = self.servers.start(key, method == Method::INVITE, destination) else { return Incoming::Full };
+        if method == Method::CANCEL {
+            return self.receive_cancel(id, cancelled, request, flow, now);
+        }
+        if method == Method::INVITE {
+            self.respond(id, 100, build(request, flow, 100, None), now);
+        }
+        Incoming::Request(id)
+    }
+
+    /// A CANCEL that comes after the final response is answered 200 and changes nothing (RFC 3261 §9.2).
+    fn receive_cancel(
+        &mut self,
+        cancel: ServerId,
+        invite: Option<ServerId>,
+        request: &Message,
+        flow: Flow,
+        now: Instant,
+    ) -> Incoming {
+        let Some(answered) = invite.filter(|id| self.servers.is_answered(*id)) else {
+            return Incoming::Cancel { cancel, invite };
+        };
+        let answer = self.servers.last_response(answered).and_then(|bytes| Message::parse(bytes, usize::MAX).ok());
+        let to_tag = answer.as_ref().and_then(Message::to_tag).and_then(|tag| std::str::from_utf8(tag).ok());
+        self.respond(cancel, 200, build(request, flow, 200, to_tag), now);
         Incoming::Absorbed
     }
-    pub fn receive_response(&mut self, _response: Message, _now: Instant) -> Option<Event> {
-        None
+
+    /// A response from the network. `None`: a repetition, the answer to a CANCEL that was made here, or a stray, which
+    /// is dropped (RFC 6026 §7.3) and counted.
+    pub fn receive_response(&mut self, response: Message, now: Instant) -> Option<Event> {
+        let client = self.common.keys.client_of(&response).and_then(|key| self.clients.find(key));
+        let (Some(id), Some(status)) = (client, response.status()) else {
+            self.stray += 1;
+            return None;
+        };
+        self.clients.receive(id, clients::Input::Response(status), Some(response), &mut self.common, now)
     }
-    pub fn respond(&mut self, _id: ServerId, _status: u16, _response: Bytes, _now: Instant) {}
+
+    /// Sends the user's response, if the transaction still wants one: before the final response anything, after a 2xx
+    /// further 2xx (RFC 6026 §7.1), else nothing.
+    pub fn respond(&mut self, id: ServerId, status: u16, response: Bytes, now: Instant) {
+        self.serve(id, servers::Input::Response(status), response, now);
+    }
+
+    fn serve(&mut self, id: ServerId, input: servers::Input, response: Bytes, now: Instant) -> servers::Outcome {
+        self.servers.receive(id, input, response, &mut self.common, now)
+    }
+
+    /// A branch for one request that is to be forwarded.
     pub fn new_branch(&mut self, loop_hash: u64) -> Branch {
-        Branch::new(self.settings.worker, 0, loop_hash)
+        self.branches += 1;
+        Branch::new(self.common.settings.worker, self.common.keys.branch_number(self.branches), loop_hash)
     }
-    pub fn send(&mut self, _: Message, _: Branch, _: Destination, _now: Instant) -> Result<ClientId, Full> {
-        Err(Full)
+
+    /// Sends a request, which is no ACK and has `branch` in its top Via, in a client transaction.
+    pub fn send(
+        &mut self,
+        request: Message,
+        branch: Branch,
+        destination: Destination,
+        now: Instant,
+    ) -> Result<ClientId, Full> {
+        debug_assert_ne!(request.method(), Method::ACK, "an ACK has no transaction (RFC 3261 §17)");
+        debug_assert_eq!(request.top_via().and_then(|via| via.branch()), Some(&branch.text()[..]), "top Via");
+        if self.len() >= self.common.settings.transactions_max {
+            return Err(Full);
+        }
+        let key = self.common.keys.client(&branch.text(), request.method_text());
+        let request = clients::Request {
+            is_invite: request.method() == Method::INVITE,
+            is_own_cancel: false,
+            bytes: request.bytes().clone(),
+            destination,
+        };
+        self.clients.start(key, request, &mut self.common, now).ok_or(Full)
     }
-    pub fn cancel(&mut self, _id: ClientId, _extra: &[u8], _now: Instant) {}
-    pub fn resend(&mut self, _id: ClientId, _now: Instant) {}
-    pub fn abandon(&mut self, _id: ClientId) {}
-    pub fn send_failed(&mut self, _tag: SendTag, _now: Instant) -> Option<Event> {
-        None
+
+    /// Cancels an INVITE (RFC 3261 §9.1): at once if a provisional response has come, else when it comes. `extra` is
+    /// header lines for the CANCEL, each with its CRLF. The final response (487, as a rule) is an [`Event::Response`]
+    /// as always; without one, [`Event::Timeout`] comes 64·T1 after the CANCEL.
+    pub fn cancel(&mut self, id: ClientId, extra: &[u8], now: Instant) {
+        self.clients.cancel(id, extra, &mut self.common, now);
     }
+
+    /// Sends an INVITE again, because whoever did not hear it the first time may hear it now; not over a stream. Only
+    /// while there is no response at all. Its repetitions start again from T1.
+    pub fn resend(&mut self, id: ClientId, now: Instant) {
+        self.clients.resend(id, &mut self.common, now);
+    }
+
+    /// Forgets a client transaction: no more repetitions, no more events; what still comes for it is stray.
+    pub fn abandon(&mut self, id: ClientId) {
+        self.clients.remove(id, &mut self.common);
+    }
+
+    /// Transport could not send the message with this tag. A response is then tried once more by the address in its
+    /// Via, if it was to go by a connection (RFC 3261 §18.2.2).
+    pub fn send_failed(&mut self, tag: SendTag, now: Instant) -> Option<Event> {
+        match tag.0 {
+            Sender::Server { id, fell_back } => self.servers.send_failed(id, fell_back, &mut self.common, now),
+            Sender::Client { id } => {
+                self.clients.receive(id, clients::Input::TransportError, None, &mut self.common, now)
+            }
+        }
+    }
+
+    /// The next message to be sent, in the order they arose.
     pub fn poll_send(&mut self) -> Option<Outgoing> {
-        None
+        self.common.sends.pop_front()
     }
+
+    /// When [`Transactions::expire`] is to be called next.
     pub fn poll_timeout(&mut self) -> Option<Instant> {
-        None
+        self.common.timers.poll_timeout()
     }
-    pub fn expire(&mut self, _now: Instant) -> Option<Event> {
-        None
+
+    /// Lets the timers expire whose time has come, up to one that is an event for the user. To be called until `None`.
+    pub fn expire(&mut self, now: Instant) -> Option<Event> {
+        loop {
+            let (owner, timer) = self.common.timers.expire(now)?;
+            let event = match owner {
+                Owner::Server(id) => self.serve(id, servers::Input::Expired(timer), Bytes::new(), now).event,
+                Owner::Client(id) => {
+                    self.clients.receive(id, clients::Input::Expired(timer), None, &mut self.common, now)
+                }
+            };
+            if event.is_some() {
+                return event;
+            }
+        }
     }
+
+    /// Responses so far that belonged to no transaction.
     pub fn stray(&self) -> u64 {
-        0
+        self.stray
     }
+
+    /// Server and client transactions together.
     pub fn len(&self) -> usize {
-        0
+        self.servers.len() + self.clients.len()
     }
+
     pub fn is_empty(&self) -> bool {
-        true
+        self.len() == 0
     }
+}
+
+/// A response of the transaction layer's own.
+fn build(request: &Message, flow: Flow, status: u16, to_tag: Option<&str>) -> Bytes {
+    response::build(request, flow.remote, status, response::reason_phrase(status), to_tag, |_| {})
 }

@@ -1,0 +1,283 @@
+//! The client transactions that live (RFC 3261 §17.1): the machines, and what they act with.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::common::{Common, Owner};
+use super::invite_client::{self, Cancellation, InviteClient};
+use super::key::TransactionKey;
+use super::non_invite_client::{self, NonInviteClient};
+use super::slab::Slab;
+use super::timer::{OwnNumbers, Timer};
+use super::{ClientId, Event, SendTag, hop};
+use crate::sip::{Destination, Message};
+
+/// What a client machine wants done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Send the request; once there is an ACK, that.
+    Send,
+    /// Make the ACK, and send it.
+    Acknowledge,
+    SendCancel,
+    /// The request will not be sent again.
+    Forget,
+    /// Hand the response to the user.
+    Pass,
+    Start(Timer),
+    /// Start it for twice as long as the last time.
+    Double(Timer),
+    /// Start it for the longest time that it gets by doubling.
+    Slow(Timer),
+    Stop(Timer),
+    TimeOut,
+    Fail,
+    End,
+}
+
+#[derive(Debug)]
+pub(super) struct Clients {
+    entries: Slab<Client>,
+    index: HashMap<TransactionKey, ClientId, OwnNumbers>,
+}
+
+#[derive(Debug)]
+pub(super) struct Client {
+    key: TransactionKey,
+    destination: Destination,
+    /// What is sent again: the request, then the ACK.
+    message: Bytes,
+    /// Header lines for a CANCEL that still waits.
+    cancel_lines: Box<[u8]>,
+    machine: Machine,
+    doublings: u8,
+    /// The CANCEL of another client transaction: nobody is told what comes of it.
+    is_own_cancel: bool,
+}
+
+#[derive(Debug)]
+enum Machine {
+    Invite(InviteClient),
+    NonInvite(NonInviteClient),
+}
+
+/// An input of either machine.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Input {
+    /// With its status.
+    Response(u16),
+    Cancel,
+    Resend,
+    Expired(Timer),
+    TransportError,
+}
+
+impl Clients {
+    pub(super) fn new() -> Self {
+        Self { entries: Slab::new(), index: HashMap::default() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn find(&self, key: TransactionKey) -> Option<ClientId> {
+        self.index.get(&key).copied()
+    }
+
+    /// Sends `request` in a transaction of its own. `None` when there are no more ids.
+    pub(super) fn start(
+        &mut self,
+        key: TransactionKey,
+        request: Request,
+        common: &mut Common,
+        now: Instant,
+    ) -> Option<ClientId> {
+        let (machine, actions) = if request.is_invite {
+            (Machine::Invite(InviteClient::new()), InviteClient::START)
+        } else {
+            (Machine::NonInvite(NonInviteClient::Trying), NonInviteClient::START)
+        };
+        let id = ClientId(self.entries.insert(Client {
+            key,
+            destination: request.destination,
+            message: request.bytes,
+            cancel_lines: Box::default(),
+            machine,
+            doublings: 0,
+            is_own_cancel: request.is_own_cancel,
+        })?);
+        self.index.insert(key, id);
+        self.perform(id, actions, None, common, now);
+        Some(id)
+    }
+
+    /// `response` goes with [`Input::Response`].
+    pub(super) fn receive(
+        &mut self,
+        id: ClientId,
+        input: Input,
+        response: Option<Message>,
+        common: &mut Common,
+        now: Instant,
+    ) -> Option<Event> {
+        let actions = self.entries.get_mut(id.0)?.machine.receive(input);
+        self.perform(id, actions, response, common, now)
+    }
+
+    pub(super) fn cancel(&mut self, id: ClientId, lines: &[u8], common: &mut Common, now: Instant) {
+        let Some(client) = self.entries.get_mut(id.0) else { return };
+        let actions = client.machine.receive(Input::Cancel);
+        if actions.contains(&Action::SendCancel) || client.machine.wants_cancel() {
+            client.cancel_lines = lines.into();
+        }
+        self.perform(id, actions, None, common, now);
+    }
+
+    pub(super) fn resend(&mut self, id: ClientId, common: &mut Common, now: Instant) {
+        // A stream has delivered the first copy, or is gone and would not deliver a second either.
+        if self.entries.get(id.0).is_some_and(|client| !client.is_reliable()) {
+            self.receive(id, Input::Resend, None, common, now);
+        }
+    }
+
+    /// Takes the transaction out of the table, with its timers.
+    pub(super) fn remove(&mut self, id: ClientId, common: &mut Common) {
+        let Some(client) = self.entries.remove(id.0) else { return };
+        if self.index.get(&client.key) == Some(&id) {
+            self.index.remove(&client.key);
+        }
+        for timer in client.machine.timers() {
+            common.stop(Owner::Client(id), *timer);
+        }
+    }
+
+    fn perform(
+        &mut self,
+        id: ClientId,
+        actions: &'static [Action],
+        mut response: Option<Message>,
+        common: &mut Common,
+        now: Instant,
+    ) -> Option<Event> {
+        let client = self.entries.get_mut(id.0)?;
+        let is_own_cancel = client.is_own_cancel;
+        let (mut event, mut cancel, mut is_over) = (None, None, false);
+        for action in actions {
+            match *action {
+                Action::Send => client.send(id, common),
+                Action::Acknowledge => client.acknowledge(id, response.as_ref(), common),
+                Action::SendCancel => cancel = client.cancel(common),
+                Action::Forget => client.message = Bytes::new(),
+                Action::Pass => event = response.take().map(|response| Event::Response { client: id, response }),
+                Action::Start(timer) => client.start(id, timer, 0, common, now),
+                Action::Double(timer) => client.start(id, timer, client.doublings.saturating_add(1), common, now),
+                Action::Slow(timer) => client.start(id, timer, u8::MAX, common, now),
+                Action::Stop(timer) => common.stop(Owner::Client(id), timer),
+                Action::TimeOut => (event, is_over) = (Some(Event::Timeout { client: id }), true),
+                Action::Fail => (event, is_over) = (Some(Event::SendFailed { client: id }), true),
+                Action::End => (event, is_over) = (Some(Event::ClientEnded { client: id }), true),
+            }
+        }
+        if is_over {
+            self.remove(id, common);
+        }
+        if let Some((key, cancel)) = cancel {
+            self.start(key, cancel, common, now);
+        }
+        event.filter(|_| !is_own_cancel)
+    }
+}
+
+/// A request to be sent in a client transaction.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) is_invite: bool,
+    pub(super) is_own_cancel: bool,
+    pub(super) bytes: Bytes,
+    pub(super) destination: Destination,
+}
+
+impl Client {
+    fn is_reliable(&self) -> bool {
+        self.destination.transport().is_reliable()
+    }
+
+    fn send(&self, id: ClientId, common: &mut Common) {
+        common.send(self.destination, self.message.clone(), SendTag::client(id));
+    }
+
+    /// The ACK takes the place of the INVITE, to be sent for each repetition of the response (RFC 3261 §17.1.1.2).
+    fn acknowledge(&mut self, id: ClientId, response: Option<&Message>, common: &mut Common) {
+        if let Some(ack) = self.request().zip(response).and_then(|(invite, response)| hop::ack(&invite, response)) {
+            self.message = ack;
+            self.send(id, common);
+        }
+    }
+
+    /// The CANCEL goes where the INVITE went (RFC 3261 §9.1).
+    fn cancel(&mut self, common: &Common) -> Option<(TransactionKey, Request)> {
+        let invite = self.request()?;
+        let key = common.keys.client(invite.top_via()?.branch()?, b"CANCEL");
+        let bytes = hop::cancel(&invite, &std::mem::take(&mut self.cancel_lines))?;
+        Some((key, Request { is_invite: false, is_own_cancel: true, bytes, destination: self.destination }))
+    }
+
+    /// The request once more in parts, which are not kept because few transactions need them.
+    fn request(&self) -> Option<Message> {
+        Message::parse(self.message.clone(), usize::MAX).ok()
+    }
+
+    fn start(&mut self, id: ClientId, timer: Timer, doublings: u8, common: &mut Common, now: Instant) {
+        self.doublings = doublings;
+        common.start(Owner::Client(id), timer, self.is_reliable(), doublings, now);
+    }
+}
+
+impl Machine {
+    fn receive(&mut self, input: Input) -> &'static [Action] {
+        match self {
+            Self::Invite(machine) => machine.receive(match input {
+                Input::Response(..200) => invite_client::Input::Provisional,
+                Input::Response(200..300) => invite_client::Input::Success,
+                Input::Response(300..) => invite_client::Input::Failure,
+                Input::Cancel => invite_client::Input::Cancel,
+                Input::Resend => invite_client::Input::Resend,
+                Input::Expired(timer) => invite_client::Input::Expired(timer),
+                Input::TransportError => invite_client::Input::TransportError,
+            }),
+            Self::NonInvite(machine) => machine.receive(match input {
+                Input::Response(..200) => non_invite_client::Input::Provisional,
+                Input::Response(200..) => non_invite_client::Input::Final,
+                Input::Expired(timer) => non_invite_client::Input::Expired(timer),
+                Input::TransportError => non_invite_client::Input::TransportError,
+                // Only an INVITE is ever cancelled (RFC 3261 §9.1) or rings a phone that wakes.
+                Input::Cancel | Input::Resend => return &[],
+            }),
+        }
+    }
+
+    fn wants_cancel(&self) -> bool {
+        matches!(self, Self::Invite(machine) if machine.cancellation == Cancellation::Wanted)
+    }
+
+    fn timers(&self) -> &'static [Timer] {
+        match self {
+            Self::Invite(_) => InviteClient::TIMERS,
+            Self::NonInvite(_) => NonInviteClient::TIMERS,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A busy proxy holds hundreds of thousands of these.
+    #[test]
+    fn a_client_transaction_is_small() {
+        assert!(size_of::<Client>() <= 144, "{}", size_of::<Client>());
+    }
+}

@@ -1,0 +1,247 @@
+//! The server transactions that live (RFC 3261 §17.2): the machines, and what they act with.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::common::{Common, Owner};
+use super::invite_server::{self, InviteServer};
+use super::key::TransactionKey;
+use super::non_invite_server::{self, NonInviteServer};
+use super::slab::Slab;
+use super::timer::{OwnNumbers, Timer};
+use super::{Event, SendTag, ServerId};
+use crate::sip::{Destination, Flow, Message};
+
+/// What a server machine wants done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Send the user's response, and keep it.
+    Respond,
+    /// Send the last response again.
+    Repeat,
+    /// Hand the ACK to the user.
+    PassAck,
+    Start(Timer),
+    /// Start it for twice as long as the last time.
+    Double(Timer),
+    Stop(Timer),
+    End,
+}
+
+#[derive(Debug)]
+pub(super) struct Servers {
+    entries: Slab<Server>,
+    index: HashMap<TransactionKey, ServerId, OwnNumbers>,
+}
+
+#[derive(Debug)]
+pub(super) struct Server {
+    key: TransactionKey,
+    destination: Destination,
+    /// The last one sent; empty before the first.
+    response: Bytes,
+    machine: Machine,
+    doublings: u8,
+    /// The connection that the request came by is gone, and `destination` is what its Via says instead.
+    fell_back: bool,
+}
+
+#[derive(Debug)]
+enum Machine {
+    Invite(InviteServer),
+    NonInvite(NonInviteServer),
+}
+
+/// An input of either machine.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Input {
+    /// The request once more.
+    Request,
+    Ack,
+    /// The user's, with its status.
+    Response(u16),
+    Expired(Timer),
+    TransportError,
+}
+
+/// What came of an input.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) event: Option<Event>,
+    /// The input was an ACK that the user is to have.
+    pub(super) passes_ack: bool,
+}
+
+impl Servers {
+    pub(super) fn new() -> Self {
+        Self { entries: Slab::new(), index: HashMap::default() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn find(&self, key: TransactionKey) -> Option<ServerId> {
+        self.index.get(&key).copied()
+    }
+
+    /// `None` when there are no more ids.
+    pub(super) fn start(&mut self, key: TransactionKey, is_invite: bool, destination: Destination) -> Option<ServerId> {
+        let machine = if is_invite {
+            Machine::Invite(InviteServer::Proceeding)
+        } else {
+            Machine::NonInvite(NonInviteServer::Trying)
+        };
+        let server = Server { key, destination, response: Bytes::new(), machine, doublings: 0, fell_back: false };
+        let id = ServerId(self.entries.insert(server)?);
+        self.index.insert(key, id);
+        Some(id)
+    }
+
+    /// `response` goes with [`Input::Response`].
+    pub(super) fn receive(
+        &mut self,
+        id: ServerId,
+        input: Input,
+        response: Bytes,
+        common: &mut Common,
+        now: Instant,
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        let Some(server) = self.entries.get_mut(id.0) else { return outcome };
+        let mut response = Some(response);
+        for action in server.machine.receive(input) {
+            match *action {
+                Action::Respond => {
+                    server.response = response.take().unwrap_or_default();
+                    server.repeat(id, common);
+                }
+                Action::Repeat => server.repeat(id, common),
+                Action::PassAck => outcome.passes_ack = true,
+                Action::Start(timer) => server.start(id, timer, 0, common, now),
+                Action::Double(timer) => server.start(id, timer, server.doublings.saturating_add(1), common, now),
+                Action::Stop(timer) => common.stop(Owner::Server(id), timer),
+                Action::End => outcome.event = Some(Event::ServerEnded { server: id }),
+            }
+        }
+        if outcome.event.is_some() {
+            self.remove(id);
+        }
+        outcome
+    }
+
+    /// A response sent before (`fell_back` false) or after the fallback was taken could not be sent.
+    ///
+    /// RFC 3261 §18.2.2: where the connection is gone, the response goes to the address in the Via.
+    pub(super) fn send_failed(
+        &mut self,
+        id: ServerId,
+        fell_back: bool,
+        common: &mut Common,
+        now: Instant,
+    ) -> Option<Event> {
+        let server = self.entries.get_mut(id.0).filter(|server| server.fell_back == fell_back)?;
+        if let Some(fallback) = server.fallback() {
+            server.destination = fallback;
+            server.fell_back = true;
+            server.repeat(id, common);
+            return None;
+        }
+        self.receive(id, Input::TransportError, Bytes::new(), common, now).event
+    }
+
+    /// Whether an INVITE has its final response.
+    pub(super) fn is_answered(&self, id: ServerId) -> bool {
+        let machine = self.entries.get(id.0).map(|server| &server.machine);
+        machine.is_some_and(|machine| !matches!(machine, Machine::Invite(InviteServer::Proceeding)))
+    }
+
+    /// The last response sent.
+    pub(super) fn last_response(&self, id: ServerId) -> Option<Bytes> {
+        self.entries.get(id.0).map(|server| server.response.clone())
+    }
+
+    /// The machine has ended, and stopped its timers.
+    fn remove(&mut self, id: ServerId) {
+        if let Some(server) = self.entries.remove(id.0) {
+            self.index.remove(&server.key);
+        }
+    }
+}
+
+impl Server {
+    fn repeat(&self, id: ServerId, common: &mut Common) {
+        common.send(self.destination, self.response.clone(), SendTag::server(id, self.fell_back));
+    }
+
+    fn start(&mut self, id: ServerId, timer: Timer, doublings: u8, common: &mut Common, now: Instant) {
+        self.doublings = doublings;
+        let reliable = self.destination.transport().is_reliable();
+        common.start(Owner::Server(id), timer, reliable, doublings, now);
+    }
+
+    /// The other way to the client, if it is not the one already taken. The response has the request's Via on top.
+    fn fallback(&self) -> Option<Destination> {
+        let Destination::Flow(Flow { transport, listener, .. }) = self.destination else { return None };
+        if !transport.is_reliable() {
+            return None;
+        }
+        let response = Message::parse(self.response.clone(), usize::MAX).ok()?;
+        Some(Destination::Address { transport, listener, remote: response.top_via()?.response_address()? })
+    }
+}
+
+/// Where responses to `request`, which came by `flow`, are sent (RFC 3261 §18.2.2, RFC 3581 §4): back by the flow; but
+/// over UDP without `rport` to the port in the Via.
+///
+/// Differs from RFC 3261 §18.2.2: `maddr` is not followed, because anyone could have us send to anybody by it.
+pub fn reply_destination(request: &Message, flow: Flow) -> Destination {
+    let Some(via) = request.top_via().filter(|via| !flow.transport.is_reliable() && via.param("rport").is_none())
+    else {
+        return Destination::Flow(flow);
+    };
+    let remote = SocketAddr::new(flow.remote.ip(), via.port.unwrap_or(5060));
+    if remote == flow.remote {
+        return Destination::Flow(flow);
+    }
+    Destination::Address { transport: flow.transport, listener: flow.listener, remote }
+}
+
+impl Machine {
+    fn receive(&mut self, input: Input) -> &'static [Action] {
+        match self {
+            Self::Invite(machine) => machine.receive(match input {
+                Input::Request => invite_server::Input::Invite,
+                Input::Ack => invite_server::Input::Ack,
+                Input::Response(..200) => invite_server::Input::Provisional,
+                Input::Response(200..300) => invite_server::Input::Success,
+                Input::Response(300..) => invite_server::Input::Failure,
+                Input::Expired(timer) => invite_server::Input::Expired(timer),
+                Input::TransportError => invite_server::Input::TransportError,
+            }),
+            Self::NonInvite(machine) => machine.receive(match input {
+                Input::Request => non_invite_server::Input::Request,
+                Input::Response(..200) => non_invite_server::Input::Provisional,
+                Input::Response(200..) => non_invite_server::Input::Final,
+                Input::Expired(timer) => non_invite_server::Input::Expired(timer),
+                Input::TransportError => non_invite_server::Input::TransportError,
+                // An ACK matches an INVITE only.
+                Input::Ack => return &[],
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A held call has one of these for as long as it waits.
+    #[test]
+    fn a_server_transaction_is_small() {
+        assert!(size_of::<Server>() <= 128, "{}", size_of::<Server>());
+    }
+}
