@@ -318,7 +318,7 @@ impl Proxy {
         match (timed_out, context.is_invite()) {
             (true, true) => self.reject(context, &Reject::of(408), now),
             // The client of a non-INVITE has timed out as well, and a 408 would only do harm (RFC 4320 §4.2).
-            (true, false) => self.transactions.forget(context.server),
+            (true, false) => self.transactions.forget(context.server, now.instant),
             // The flow of a dialog's phone is gone (RFC 5626 §5.3).
             (false, _) if in_dialog => self.reject(context, &Reject::of(430), now),
             // A transport error counts as 503, and a 503 is not passed on (RFC 3261 §16.9, §16.7 step 6).

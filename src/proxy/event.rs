@@ -34,7 +34,8 @@ pub enum Input {
 /// Something is to be done. Effects of one input are to be performed in order.
 #[derive(Debug)]
 pub enum Effect {
-    Send { destination: Destination, bytes: Bytes, tag: SendTag },
+    /// Failure is told by [`Input::SendFailed`] where there is a tag.
+    Send { destination: Destination, bytes: Bytes, tag: Option<SendTag> },
     /// Make durable, then answer with [`Input::Saved`].
     Save { ticket: store::Ticket, change: Change },
     /// Try to send, then answer with [`Input::Pushed`].

@@ -67,7 +67,7 @@ fn push_via(request: &Message, source: SocketAddr, onward: &Onward<'_>, edits: &
         out.push(b' ');
         out.extend_from_slice(onward.egress.sent_by.as_bytes());
         out.extend_from_slice(b";rport;branch=");
-        out.extend_from_slice(onward.branch.as_bytes());
+        out.extend_from_slice(&onward.branch.text());
         out.extend_from_slice(b"\r\n");
     });
     let top = request.values(HeaderName::Via).next();

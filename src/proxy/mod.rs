@@ -42,8 +42,7 @@ use crate::sip::response::{self, reason_phrase};
 use crate::sip::{Flow, Message, Method};
 use crate::store;
 use crate::timeline::Step;
-use crate::transaction::timer::TimerQueue;
-use crate::transaction::{Branch, ClientId, Event, ServerId, Settings, Transactions};
+use crate::transaction::{Branch, ClientId, Event, ServerId, Settings, TimerQueue, Transactions};
 
 /// One worker's share of all calls.
 pub struct Proxy {
@@ -321,14 +320,13 @@ impl Proxy {
     }
 
     fn send_stateless(&mut self, destination: crate::sip::Destination, bytes: bytes::Bytes) {
-        let tag = crate::transaction::SendTag::NONE;
-        self.effects.push_back(Effect::Send { destination, bytes, tag });
+        self.effects.push_back(Effect::Send { destination, bytes, tag: None });
     }
 
     /// Brings what the transactions want sent into the order of effects.
     fn collect_sends(&mut self) {
         while let Some(send) = self.transactions.poll_send() {
-            self.effects.push_back(Effect::Send { destination: send.destination, bytes: send.bytes, tag: send.tag });
+            self.effects.push_back(Effect::Send { destination: send.destination, bytes: send.bytes, tag: Some(send.tag) });
         }
     }
 

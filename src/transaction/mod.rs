@@ -95,6 +95,24 @@ impl SendTag {
     fn client(id: ClientId) -> Self {
         Self(Sender::Client { id })
     }
+
+    /// For layers that only carry it: never 0.
+    pub fn to_bits(self) -> u128 {
+        match self.0 {
+            Sender::Client { id } => 1 << 64 | u128::from(id.0.to_bits()),
+            Sender::Server { id, fell_back } => (2 + u128::from(fell_back)) << 64 | u128::from(id.0.to_bits()),
+        }
+    }
+
+    /// The opposite of [`SendTag::to_bits`].
+    pub fn from_bits(bits: u128) -> Option<Self> {
+        let id = SlabId::from_bits(u64::try_from(bits & u128::from(u64::MAX)).ok()?);
+        match bits >> 64 {
+            1 => Some(Self::client(ClientId(id))),
+            kind @ (2 | 3) => Some(Self::server(ServerId(id), kind == 3)),
+            _ => None,
+        }
+    }
 }
 
 /// There are `transactions_max` transactions already.
@@ -279,6 +297,17 @@ impl Transactions {
     /// Forgets a client transaction: no more repetitions, no more events; what still comes for it is stray.
     pub fn abandon(&mut self, id: ClientId) {
         self.clients.remove(id, &mut self.common);
+    }
+
+    /// Where the messages of a client transaction go.
+    pub fn destination(&self, id: ClientId) -> Option<Destination> {
+        self.clients.destination(id)
+    }
+
+    /// Ends a server transaction without a final response, which is right for a non-INVITE that nobody answered in time
+    /// (RFC 4320 §4.2). Its [`Event::ServerEnded`] comes with the next [`Transactions::expire`].
+    pub fn forget(&mut self, id: ServerId, now: Instant) {
+        self.common.timers.set((Owner::Server(id), Timer::J), now);
     }
 
     /// Transport could not send the message with this tag. A response is then tried once more by the address in its

@@ -19,7 +19,8 @@
 //!              └────────────┘
 //! ```
 //!
-//! Nothing is sent here but what the user responds: no 100 (RFC 4320 §4.1), no 408 (§4.2).
+//! Nothing is sent here but what the user responds: no 100 (RFC 4320 §4.1), no 408 (§4.2). Where the user will not
+//! respond at all, it lets J end a Trying or Proceeding transaction at once.
 
 use super::servers::Action;
 use super::timer::Timer;
@@ -53,7 +54,10 @@ impl NonInviteServer {
             (Self::Trying | Self::Proceeding, Input::Final) => self.enter(Self::Completed, &[Respond, Start(Timer::J)]),
             (Self::Proceeding, Input::TransportError) => self.enter(Self::Terminated, &[End]),
             (Self::Completed, Input::TransportError) => self.enter(Self::Terminated, &[Stop(Timer::J), End]),
-            (Self::Completed, Input::Expired(Timer::J)) => self.enter(Self::Terminated, &[End]),
+            // Before its response, J is the user's word that there will be none.
+            (Self::Trying | Self::Proceeding | Self::Completed, Input::Expired(Timer::J)) => {
+                self.enter(Self::Terminated, &[End])
+            }
             (
                 Self::Trying | Self::Proceeding | Self::Completed | Self::Terminated,
                 Input::Request | Input::Provisional | Input::Final | Input::Expired(_) | Input::TransportError,

@@ -7,6 +7,17 @@ pub(super) struct SlabId {
     generation: u32,
 }
 
+impl SlabId {
+    pub(super) fn to_bits(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+
+    pub(super) fn from_bits(bits: u64) -> Self {
+        let [index, generation] = [bits, bits >> 32].map(|half| (half & u64::from(u32::MAX)) as u32);
+        Self { index, generation }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Slab<T> {
     slots: Vec<Slot<T>>,

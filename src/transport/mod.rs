@@ -44,7 +44,7 @@ pub enum Event {
     },
     /// A message that was given to [`Transport::send`] with this tag did not leave (RFC 3261 §18.4).
     SendFailed {
-        tag: u64,
+        tag: u128,
         error: SendError,
     },
 }
@@ -101,7 +101,7 @@ struct Port {
     socket: UdpSocket,
     outbox: Vec<Datagram>,
     /// Those of `outbox`, in its order.
-    tags: Vec<u64>,
+    tags: Vec<u128>,
 }
 
 impl Transport {
@@ -164,7 +164,7 @@ impl Transport {
 
     /// Queues a message. Datagrams leave with [`Transport::flush`]; failures with a `tag` other than 0 are reported
     /// there, or later in the inbox.
-    pub fn send(&mut self, destination: Destination, bytes: Bytes, tag: u64) {
+    pub fn send(&mut self, destination: Destination, bytes: Bytes, tag: u128) {
         let (transport, listener, remote) = match destination {
             Destination::Flow(flow) => (flow.transport, Some(flow.listener), flow.remote),
             Destination::Address { transport, listener, remote } => (transport, listener, remote),
@@ -193,7 +193,7 @@ impl Transport {
         failed.append(&mut self.failures);
     }
 
-    fn queue_datagram(&mut self, listener: Option<u8>, datagram: Datagram, tag: u64) -> Result<(), SendError> {
+    fn queue_datagram(&mut self, listener: Option<u8>, datagram: Datagram, tag: u128) -> Result<(), SendError> {
         let suits = |port: &Port| port.socket.local_addr().is_ipv4() == datagram.remote.is_ipv4();
         // A flow of an earlier run may name a listener that the configuration no longer has.
         let named = self.sockets.iter().position(|port| Some(port.listener) == listener && suits(port));
@@ -241,7 +241,7 @@ impl Transport {
         named.or_else(|| listeners().next()).map(|(index, _)| index).ok_or(SendError::NoListener)
     }
 
-    fn fail(&mut self, tag: u64, error: SendError) {
+    fn fail(&mut self, tag: u128, error: SendError) {
         if tag != 0 {
             self.failures.push(Event::SendFailed { tag, error });
         }
@@ -265,7 +265,7 @@ impl Port {
         }
     }
 
-    fn push(&mut self, datagram: Datagram, tag: u64) {
+    fn push(&mut self, datagram: Datagram, tag: u128) {
         self.outbox.push(datagram);
         self.tags.push(tag);
     }

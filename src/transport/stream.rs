@@ -36,7 +36,7 @@ const PONG: Bytes = Bytes::from_static(b"\r\n");
 pub(super) struct Outgoing {
     pub(super) bytes: Bytes,
     /// 0: nobody asks what becomes of it.
-    pub(super) tag: u64,
+    pub(super) tag: u128,
     /// Who is told when it fails.
     pub(super) worker: usize,
 }
