@@ -135,6 +135,8 @@ fn a_non_invite_server_sends_only_what_it_is_given() {
     assert!(is_over(&mut transactions));
     transactions.respond(id, 200, answer(&options, 200), after(132_001));
     assert!(sent(&mut transactions).is_empty(), "a stale id");
+    let again = transactions.receive_request(&options, flow(Transport::Udp), after(132_002));
+    assert!(matches!(again, Incoming::Request(_)), "nothing remembers the old one");
 }
 
 #[test]
@@ -212,6 +214,17 @@ fn a_response_whose_connection_is_gone_is_tried_by_the_via_once() {
     assert_eq!(again.destination, fallback);
     let ended = transactions.send_failed(again.tag, after(2));
     assert!(matches!(ended, Some(Event::ServerEnded { server }) if server == id));
+    assert!(transactions.poll_send().is_none() && is_over(&mut transactions));
+}
+
+#[test]
+fn a_datagram_has_no_other_way() {
+    let mut transactions = transactions();
+    let options = request("OPTIONS", "1");
+    let id = serve(&mut transactions, &options, Transport::Udp);
+    transactions.respond(id, 200, answer(&options, 200), after(0));
+    let tag = transactions.poll_send().unwrap().tag;
+    assert!(matches!(transactions.send_failed(tag, after(1)), Some(Event::ServerEnded { server }) if server == id));
     assert!(transactions.poll_send().is_none() && is_over(&mut transactions));
 }
 
