@@ -144,10 +144,9 @@ impl Proxy {
     }
 
     fn address(&self, transport: Transport, remote: SocketAddr) -> Option<Destination> {
-        let listener = self
-            .policy
-            .listener_for(transport, remote.ip())
-            .or_else(|| transport.is_reliable().then(|| self.policy.listener_for(Transport::Udp, remote.ip())).flatten())?;
+        let listener = self.policy.listener_for(transport, remote.ip()).or_else(|| {
+            transport.is_reliable().then(|| self.policy.listener_for(Transport::Udp, remote.ip())).flatten()
+        })?;
         Some(Destination::Address { transport, listener, remote })
     }
 
@@ -177,13 +176,7 @@ impl Proxy {
     }
 
     /// A response came for a branch.
-    pub(super) fn branch_response(
-        &mut self,
-        client: ClientId,
-        response: &Message,
-        contacts: &dyn Contacts,
-        now: Now,
-    ) {
+    pub(super) fn branch_response(&mut self, client: ClientId, response: &Message, contacts: &dyn Contacts, now: Now) {
         let Some((server, index)) = self.clients.get(&client).copied() else { return };
         self.with_context(server, |proxy, context| {
             let status = response.status().unwrap_or_default();
@@ -193,7 +186,8 @@ impl Proxy {
             } else if status >= 200 {
                 proxy.timers.cancel(&Timer::C(server, index));
                 // A server that is overloaded or gone: its other addresses may serve (RFC 3263 §4.3).
-                let has_more = context.responses.branches.get(index).is_some_and(|branch| !branch.hop.destinations.is_empty());
+                let has_more =
+                    context.responses.branches.get(index).is_some_and(|branch| !branch.hop.destinations.is_empty());
                 if status == 503 && has_more && !context.responses.is_cancelled {
                     return proxy.send_branch(context, index, 503, now);
                 }

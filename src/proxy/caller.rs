@@ -4,7 +4,7 @@ use crate::sip::{HeaderName, Message, NameAddr, scan};
 
 /// What the called device is told of the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
+pub(super) struct Caller {
     /// The bare number or user part; `anonymous` when the caller hides it.
     pub number: Box<str>,
     /// Empty when there is none or the caller hides it.
@@ -15,7 +15,7 @@ pub struct Caller {
 impl Caller {
     /// P-Asserted-Identity counts because only trusted peers call phones (RFC 3325 §5); it gives way to any wish for
     /// privacy, for a push provider is not trusted (RFC 3325 §7).
-    pub fn of(request: &Message) -> Self {
+    pub(super) fn of(request: &Message) -> Self {
         let from = request.from();
         if wants_privacy(request) || from.as_ref().is_some_and(is_anonymous) {
             return Self { number: "anonymous".into(), display_name: "".into(), anonymous: true };

@@ -90,7 +90,9 @@ mod tests {
         let cancel = |reason: &str| {
             Message::parse(format!("CANCEL sip:a@h SIP/2.0\r\nReason: {reason}\r\n\r\n").into(), 128).unwrap()
         };
-        for reason in ["SIP;cause=200;text=\"Call completed elsewhere\"", "Q.850;cause=16, sip ; cause = 200", "SIP;cause=603"] {
+        for reason in
+            ["SIP;cause=200;text=\"Call completed elsewhere\"", "Q.850;cause=16, sip ; cause = 200", "SIP;cause=603"]
+        {
             assert!(is_dealt_with(&cancel(reason)), "{reason}");
         }
         for reason in ["Q.850;cause=16", "SIP;cause=487", "Q.850;cause=200", "SIP"] {

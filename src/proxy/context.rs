@@ -8,7 +8,7 @@ use crate::transaction::ServerId;
 
 /// See the module's text. Lives in the proxy's table under its server transaction.
 #[derive(Debug)]
-pub struct Context {
+pub(super) struct Context {
     pub server: ServerId,
     /// As it came, byte for byte.
     pub request: Message,
@@ -24,30 +24,30 @@ pub struct Context {
 
 /// What a request is about, beyond being forwarded.
 #[derive(Debug)]
-pub enum Purpose {
+pub(super) enum Purpose {
     Plain,
     Registration(Box<Registration>),
     Call(Box<HeldCall>),
 }
 
 impl Context {
-    pub fn is_invite(&self) -> bool {
+    pub(super) fn is_invite(&self) -> bool {
         self.request.method() == Method::INVITE
     }
 
     /// The message that branches are made from.
-    pub fn outgoing(&self) -> &Message {
+    pub(super) fn outgoing(&self) -> &Message {
         self.onward.as_ref().unwrap_or(&self.request)
     }
 
-    pub fn call(&self) -> Option<&HeldCall> {
+    pub(super) fn call(&self) -> Option<&HeldCall> {
         match &self.purpose {
             Purpose::Call(call) => Some(call),
             Purpose::Plain | Purpose::Registration(_) => None,
         }
     }
 
-    pub fn call_mut(&mut self) -> Option<&mut HeldCall> {
+    pub(super) fn call_mut(&mut self) -> Option<&mut HeldCall> {
         match &mut self.purpose {
             Purpose::Call(call) => Some(call),
             Purpose::Plain | Purpose::Registration(_) => None,

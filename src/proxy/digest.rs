@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use md5::{Digest as _, Md5};
+use md5::Md5;
 use ring::hmac;
 use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
@@ -21,7 +21,7 @@ const NONCES_MAX: usize = 65_536;
 
 /// Makes nonces, and remembers which counts were used with them.
 #[derive(Debug)]
-pub struct Nonces {
+pub(super) struct Nonces {
     key: hmac::Key,
     /// Highest `nc` seen by issue time and salt, of nonces that are still alive.
     used: HashMap<[u8; 16], u32>,
@@ -30,10 +30,12 @@ pub struct Nonces {
 
 /// What an Authorization header proves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub(super) enum Verdict {
     Genuine,
     /// No credentials for this realm, or credentials that are only too old.
-    Challenge { stale: bool },
+    Challenge {
+        stale: bool,
+    },
     /// Wrong user or password; which of the two is not told.
     Wrong,
 }
@@ -64,7 +66,7 @@ impl Algorithm {
 }
 
 impl Nonces {
-    pub fn new(secret: &[u8; 32]) -> Self {
+    pub(super) fn new(secret: &[u8; 32]) -> Self {
         let root = hmac::Key::new(hmac::HMAC_SHA256, secret);
         let key = hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&root, b"digest nonce").as_ref());
         Self { key, used: HashMap::new(), order: std::collections::VecDeque::new() }
@@ -110,7 +112,7 @@ impl Nonces {
     }
 
     /// The challenges for a realm, the better algorithm first (RFC 8760 §2.4).
-    pub fn challenges(&self, realm: &str, stale: bool, salt: u64, now: UnixMillis) -> Vec<u8> {
+    pub(super) fn challenges(&self, realm: &str, stale: bool, salt: u64, now: UnixMillis) -> Vec<u8> {
         let nonce = self.make(salt, now);
         let stale = if stale { ", stale=true" } else { "" };
         let mut lines = Vec::new();
@@ -123,7 +125,14 @@ impl Nonces {
     }
 
     /// Checks the Authorization of a request of `user@realm`.
-    pub fn verify(&mut self, request: &Message, user: &str, realm: &str, users: &Credentials, now: UnixMillis) -> Verdict {
+    pub(super) fn verify(
+        &mut self,
+        request: &Message,
+        user: &str,
+        realm: &str,
+        users: &Credentials,
+        now: UnixMillis,
+    ) -> Verdict {
         let ours = |response: &DigestResponse<'_>| scan::unquote(response.get("realm")).as_ref() == realm.as_bytes();
         let response = request
             .fields(HeaderName::Authorization)
@@ -250,8 +259,14 @@ mod tests {
         for algorithm in [Algorithm::Md5, Algorithm::Sha256] {
             let mut nonces = Nonces::new(&[9; 32]);
             let nonce = nonces.make(7, now);
-            assert_eq!(verify(&mut nonces, &authorization(algorithm, "alice", "secret", &nonce, 1), now), Verdict::Genuine);
-            assert_eq!(verify(&mut nonces, &authorization(algorithm, "alice", "wrong", &nonce, 2), now), Verdict::Wrong);
+            assert_eq!(
+                verify(&mut nonces, &authorization(algorithm, "alice", "secret", &nonce, 1), now),
+                Verdict::Genuine
+            );
+            assert_eq!(
+                verify(&mut nonces, &authorization(algorithm, "alice", "wrong", &nonce, 2), now),
+                Verdict::Wrong
+            );
             assert_eq!(verify(&mut nonces, &authorization(algorithm, "bob", "secret", &nonce, 3), now), Verdict::Wrong);
         }
     }

@@ -13,7 +13,7 @@ use crate::transaction::Branch;
 
 /// What is different for one branch.
 #[derive(Debug, Clone, Copy)]
-pub struct Onward<'a> {
+pub(super) struct Onward<'a> {
     /// The target, where it is not the Request-URI as received.
     pub uri: Option<&'a [u8]>,
     /// Route values to go on top of those that remain: the Path of the target's binding (RFC 3327 §5.2).
@@ -30,7 +30,7 @@ pub struct Onward<'a> {
 }
 
 /// Steps 1-6, 8 and 9 of RFC 3261 §16.6. The first Via is stamped with the source that the request came from.
-pub fn request(request: &Message, source: SocketAddr, routed: &Routed<'_>, onward: &Onward<'_>) -> Bytes {
+pub(super) fn request(request: &Message, source: SocketAddr, routed: &Routed<'_>, onward: &Onward<'_>) -> Bytes {
     let mut edits = Edits::new();
     let next_is_strict = onward.routes.is_empty() && routed.next_route.is_some_and(|route| !is_loose(route));
     let uri = onward.uri.or(routed.uri_restored.then_some(routed.uri));
@@ -123,9 +123,9 @@ fn is_loose(route: &[u8]) -> bool {
 fn swap_strict(request: &Message, routed: &Routed<'_>, uri: Option<&[u8]>, edits: &mut Edits) {
     let Some(next) = routed.next_route else { return };
     edits.replace(request.uri_span(), |out| out.extend_from_slice(next));
-    let next_value = request.values(HeaderName::Route).find(|value| {
-        NameAddr::parse(value).map_or(*value, |parsed| parsed.uri).as_ptr() == next.as_ptr()
-    });
+    let next_value = request
+        .values(HeaderName::Route)
+        .find(|value| NameAddr::parse(value).map_or(*value, |parsed| parsed.uri).as_ptr() == next.as_ptr());
     let mut removed = routed.removed.clone();
     removed.extend(next_value.map(|value| request.span_of(value)));
     remove_values(request, HeaderName::Route, &removed, edits);
@@ -139,7 +139,7 @@ fn swap_strict(request: &Message, routed: &Routed<'_>, uri: Option<&[u8]>, edits
 }
 
 /// Takes values out of the lists called `name`; a field that loses all goes with its line.
-pub fn remove_values(message: &Message, name: HeaderName, removed: &[Range<usize>], edits: &mut Edits) {
+pub(super) fn remove_values(message: &Message, name: HeaderName, removed: &[Range<usize>], edits: &mut Edits) {
     if removed.is_empty() {
         return;
     }
@@ -162,7 +162,7 @@ pub fn remove_values(message: &Message, name: HeaderName, removed: &[Range<usize
 }
 
 /// Takes our own Via off a response (RFC 3261 §16.7 step 3).
-pub fn remove_top_via(response: &Message, edits: &mut Edits) {
+pub(super) fn remove_top_via(response: &Message, edits: &mut Edits) {
     if let Some(top) = response.values(HeaderName::Via).next() {
         let span = response.span_of(top);
         remove_values(response, HeaderName::Via, &[span], edits);
@@ -170,7 +170,7 @@ pub fn remove_top_via(response: &Message, edits: &mut Edits) {
 }
 
 /// A response as it goes back to whom the request came from.
-pub fn response(response: &Message) -> Bytes {
+pub(super) fn response(response: &Message) -> Bytes {
     let mut edits = Edits::new();
     remove_top_via(response, &mut edits);
     edits.apply(response.bytes())

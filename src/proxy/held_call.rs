@@ -30,7 +30,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// One call of one AOR (or of one device of it) that this worker takes care of.
 #[derive(Debug)]
-pub struct HeldCall {
+pub(super) struct HeldCall {
     pub id: HeldCallId,
     pub call_ref: Box<str>,
     pub aor: Aor,
@@ -52,7 +52,7 @@ pub struct HeldCall {
 
 /// One device of a held call.
 #[derive(Debug)]
-pub struct HeldDevice {
+pub(super) struct HeldDevice {
     pub binding: Arc<Binding>,
     pub state: DeviceState,
     /// Pushes sent so far.
@@ -65,7 +65,7 @@ pub struct HeldDevice {
 
 /// Where a device stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeviceState {
+pub(super) enum DeviceState {
     /// Its live flow has the INVITE; it has said nothing yet.
     Probing,
     /// Its bucket entry is on the way to be durable.
@@ -84,7 +84,7 @@ pub enum DeviceState {
 
 /// What can happen to a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeviceInput {
+pub(super) enum DeviceInput {
     Recorded,
     Unrecorded,
     Accepted,
@@ -105,7 +105,7 @@ pub enum DeviceInput {
 
 /// What is to be done next for a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Deed {
+pub(super) enum Deed {
     Nothing,
     /// Make its bucket entry durable.
     Record,
@@ -118,7 +118,7 @@ pub enum Deed {
 }
 
 /// The machine of one device. `attempts` counts pushes sent, `left` is what remains of the wait.
-pub fn next(state: DeviceState, input: DeviceInput, attempts: u8, left: Duration) -> (DeviceState, Deed) {
+pub(super) fn next(state: DeviceState, input: DeviceInput, attempts: u8, left: Duration) -> (DeviceState, Deed) {
     use DeviceInput as In;
     use DeviceState as Is;
     match (state, input) {
@@ -169,12 +169,12 @@ pub fn next(state: DeviceState, input: DeviceInput, attempts: u8, left: Duration
 }
 
 impl HeldDevice {
-    pub fn new(binding: Arc<Binding>, state: DeviceState) -> Self {
+    pub(super) fn new(binding: Arc<Binding>, state: DeviceState) -> Self {
         Self { binding, state, attempts: 0, accepted_at: None, has_entry: false }
     }
 
     /// Whether something may still bring it into the call without its own doing.
-    pub fn is_expected(&self) -> bool {
+    pub(super) fn is_expected(&self) -> bool {
         match self.state {
             DeviceState::Recording | DeviceState::Pushing | DeviceState::Retrying | DeviceState::Waiting => true,
             DeviceState::Probing | DeviceState::Joined | DeviceState::Unwakeable => false,
@@ -183,21 +183,21 @@ impl HeldDevice {
 }
 
 impl HeldCall {
-    pub fn device(&mut self, device: DeviceId) -> Option<&mut HeldDevice> {
+    pub(super) fn device(&mut self, device: DeviceId) -> Option<&mut HeldDevice> {
         self.devices.iter_mut().find(|held| held.binding.device == device)
     }
 
     /// Whether the call still waits for a device to wake.
-    pub fn is_waiting(&self) -> bool {
+    pub(super) fn is_waiting(&self) -> bool {
         self.is_open && self.devices.iter().any(HeldDevice::is_expected)
     }
 
-    pub fn left(&self, now: Instant) -> Duration {
+    pub(super) fn left(&self, now: Instant) -> Duration {
         self.until.saturating_duration_since(now)
     }
 
     /// Tells a device's machine what happened.
-    pub fn tell(&mut self, device: DeviceId, input: DeviceInput, now: Instant) -> Deed {
+    pub(super) fn tell(&mut self, device: DeviceId, input: DeviceInput, now: Instant) -> Deed {
         let left = self.left(now);
         let Some(held) = self.device(device) else { return Deed::Nothing };
         let (state, deed) = next(held.state, input, held.attempts, left);
@@ -242,9 +242,9 @@ mod tests {
             ["Pp", "Uc", "-", "-", "-", "-", "-", "-", "Jj", "-", "J-"], // Recording
             ["-", "-", "W-", "W-", "Uc", "Uc", "Ta", "-", "Jj", "-", "J-"], // Pushing
             ["-", "-", "-", "-", "-", "-", "-", "Pp", "Jj", "-", "J-"], // Retrying
-            ["-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "J-"], // Waiting
-            ["-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "-"], // Joined
-            ["-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "J-"], // Unwakeable
+            ["-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "J-"],  // Waiting
+            ["-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "-"],   // Joined
+            ["-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "J-"],  // Unwakeable
         ];
         for (state, row) in STATES.into_iter().zip(rows) {
             for (input, expected) in INPUTS.into_iter().zip(row) {

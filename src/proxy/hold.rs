@@ -36,7 +36,9 @@ pub(super) enum Ending {
     /// A device said no.
     Rejected,
     /// `seen`: it was taken or declined elsewhere.
-    Cancelled { seen: bool },
+    Cancelled {
+        seen: bool,
+    },
     NoReturn,
     Expired,
     PushFailed,
@@ -98,7 +100,8 @@ impl Proxy {
 
     fn new_call(&mut self, context: &Context, aor: Aor, only: Option<DeviceId>, now: Now) -> HeldCall {
         let request = &context.request;
-        let wait = if context.is_invite() { self.policy.hold.wait } else { self.policy.hold.wait.min(NON_INVITE_WAIT_MAX) };
+        let wait =
+            if context.is_invite() { self.policy.hold.wait } else { self.policy.hold.wait.min(NON_INVITE_WAIT_MAX) };
         let expires = request.number(HeaderName::Expires).filter(|_| context.is_invite()).map(Duration::from_secs);
         let ends_by_expires = expires.is_some_and(|expires| expires < wait);
         HeldCall {
@@ -147,16 +150,15 @@ impl Proxy {
         let Some(target) = &binding.push else {
             return match &binding.push_refused {
                 _ if is_reachable => Reach::Now,
-                Some(reason) => Reach::Never(format!("registration expired, and its push parameters are unusable: {reason}")),
+                Some(reason) => {
+                    Reach::Never(format!("registration expired, and its push parameters are unusable: {reason}"))
+                }
                 None => Reach::Never("registration expired, and it has no push parameters".to_owned()),
             };
         };
         let is_fresh = now.unix.since(binding.registered_at) < self.policy.hold.fresh;
-        let is_pushable = self
-            .policy
-            .push
-            .supports(target)
-            .and_then(|()| can_be_told(target, request.method()).map_err(Into::into));
+        let is_pushable =
+            self.policy.push.supports(target).and_then(|()| can_be_told(target, request.method()).map_err(Into::into));
         match (is_pushable, self.policy.hold.push_when) {
             (_, PushWhen::Always | PushWhen::Unreachable) if is_reachable && is_fresh => Reach::Now,
             (Err(_), _) if is_reachable => Reach::Now,
@@ -180,7 +182,8 @@ impl Proxy {
 
     fn hop_to(&self, context: &Context, binding: &Binding) -> Hop {
         let token = FlowToken { device: binding.device, flow: binding.flow };
-        let is_dialog = context.is_invite() || matches!(context.request.method_text(), b"SUBSCRIBE" | b"REFER" | b"NOTIFY");
+        let is_dialog =
+            context.is_invite() || matches!(context.request.method_text(), b"SUBSCRIBE" | b"REFER" | b"NOTIFY");
         Hop {
             uri: Some(binding.contact.clone()),
             routes: binding.path.clone(),
@@ -541,7 +544,13 @@ impl Proxy {
     }
 
     /// A final failure of a device went back.
-    pub(super) fn call_failed(&mut self, context: &mut Context, status: Option<u16>, contacts: &dyn Contacts, now: Now) {
+    pub(super) fn call_failed(
+        &mut self,
+        context: &mut Context,
+        status: Option<u16>,
+        contacts: &dyn Contacts,
+        now: Now,
+    ) {
         let ending = match status {
             Some(408) => Ending::NoReturn,
             Some(487) => Ending::Cancelled { seen: false },
@@ -559,7 +568,9 @@ impl Proxy {
             (true, _) => (Ending::Cancelled { seen: false }, Reject::of(487)),
             (false, true) if call.ends_by_expires => (Ending::Expired, Reject::of(487)),
             (false, true) => (Ending::NoReturn, Reject::of(self.policy.hold.no_return_status)),
-            (false, false) if was_forwarded => (Ending::NoReturn, Reject::of(if context.is_invite() { 408 } else { 480 })),
+            (false, false) if was_forwarded => {
+                (Ending::NoReturn, Reject::of(if context.is_invite() { 408 } else { 480 }))
+            }
             (false, false) if call.store_failed => (Ending::Overload, Reject::busy(BUSY_RETRY_AFTER_S)),
             (false, false) => (Ending::PushFailed, Reject::of(480)),
         };
@@ -648,4 +659,3 @@ fn provider_of(binding: &Binding) -> &'static str {
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
-

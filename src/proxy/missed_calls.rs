@@ -23,7 +23,7 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// Reports that are with the provider, and pushes that failed before.
 #[derive(Debug, Default)]
-pub struct Reports {
+pub(super) struct Reports {
     claimed: HashMap<DeviceId, Report>,
     failures: HashMap<DeviceId, u32>,
 }

@@ -326,7 +326,11 @@ impl Proxy {
     /// Brings what the transactions want sent into the order of effects.
     fn collect_sends(&mut self) {
         while let Some(send) = self.transactions.poll_send() {
-            self.effects.push_back(Effect::Send { destination: send.destination, bytes: send.bytes, tag: Some(send.tag) });
+            self.effects.push_back(Effect::Send {
+                destination: send.destination,
+                bytes: send.bytes,
+                tag: Some(send.tag),
+            });
         }
     }
 

@@ -55,11 +55,7 @@ pub struct Softswitch {
 
 impl Softswitch {
     pub fn of(uri: &Uri<'_>) -> Option<Self> {
-        Some(Self {
-            host: std::str::from_utf8(uri.host).ok()?.into(),
-            port: uri.port,
-            transport: transport_param(uri),
-        })
+        Some(Self { host: std::str::from_utf8(uri.host).ok()?.into(), port: uri.port, transport: transport_param(uri) })
     }
 }
 
@@ -137,7 +133,11 @@ pub struct HoldPolicy {
 
 impl HoldPolicy {
     pub fn holds(&self, method: Method, text: &[u8]) -> bool {
-        if method == Method::INVITE { self.holds_invite } else { self.methods.iter().any(|held| held.as_bytes() == text) }
+        if method == Method::INVITE {
+            self.holds_invite
+        } else {
+            self.methods.iter().any(|held| held.as_bytes() == text)
+        }
     }
 }
 

@@ -25,7 +25,7 @@ const PNSREG_S: u32 = 121;
 
 /// A REGISTER that is on its way: what will be saved when it is accepted.
 #[derive(Debug)]
-pub struct Registration {
+pub(super) struct Registration {
     pub aor: Aor,
     pub contacts: Vec<RegisterContact>,
     /// `Contact: *`: all bindings of the AOR end.
@@ -40,7 +40,7 @@ pub struct Registration {
 
 /// One Contact of a REGISTER.
 #[derive(Debug, Clone)]
-pub struct RegisterContact {
+pub(super) struct RegisterContact {
     pub device: DeviceId,
     /// Where its value and its URI stand in the request.
     pub value: Range<usize>,
@@ -86,15 +86,20 @@ impl Proxy {
         if is_star && (values.len() > 1 || request.number(HeaderName::Expires) != Some(0)) {
             return Err(Reject::new(400, "Bad Contact"));
         }
-        let mut registration =
-            Registration { aor, contacts: Vec::new(), is_star, feature_caps: Vec::new(), accepted: None, put: Vec::new() };
+        let mut registration = Registration {
+            aor,
+            contacts: Vec::new(),
+            is_star,
+            feature_caps: Vec::new(),
+            accepted: None,
+            put: Vec::new(),
+        };
         // A proxy nearer to the device takes care of its pushes (RFC 8599 §5.6.1.1).
-        let is_pushed_elsewhere = request.values(HeaderName::FeatureCaps).any(|value| {
-            scan::params(value).any(|param| param.name.eq_ignore_ascii_case(b"+sip.pns"))
-        });
+        let is_pushed_elsewhere = request
+            .values(HeaderName::FeatureCaps)
+            .any(|value| scan::params(value).any(|param| param.name.eq_ignore_ascii_case(b"+sip.pns")));
         for value in values.into_iter().filter(|_| !is_star) {
-            let contact =
-                self.read_contact(request, value, &mut registration, &existing, is_pushed_elsewhere)?;
+            let contact = self.read_contact(request, value, &mut registration, &existing, is_pushed_elsewhere)?;
             registration.contacts.push(contact);
         }
         self.check_count(&registration, &existing, now)?;
@@ -153,9 +158,8 @@ impl Proxy {
             PushParams::Absent => Ok((None, None)),
             PushParams::Query(asked) => {
                 let providers = self.policy.push.providers();
-                let asked_for = |provider: &Provider| {
-                    asked.as_ref().is_none_or(|name| name.eq_ignore_ascii_case(provider.name()))
-                };
+                let asked_for =
+                    |provider: &Provider| asked.as_ref().is_none_or(|name| name.eq_ignore_ascii_case(provider.name()));
                 let answer: Vec<_> = providers.into_iter().filter(asked_for).collect();
                 if answer.is_empty() && asked.is_some() && self.policy.registrar.refuse_unsupported_pns {
                     return Err(Reject::of(555));
@@ -184,8 +188,7 @@ impl Proxy {
         };
         let by_label = |binding: &&Arc<Binding>| contact.label.is_some() && binding.label == contact.label;
         let by_push = |binding: &&Arc<Binding>| contact.push.is_some() && binding.push == contact.push;
-        let by_address =
-            |binding: &&Arc<Binding>| Uri::parse(&binding.contact).is_ok_and(|known| known.is_same(uri));
+        let by_address = |binding: &&Arc<Binding>| Uri::parse(&binding.contact).is_ok_and(|known| known.is_same(uri));
         let strong: Vec<DeviceId> = [
             existing.iter().filter(by_instance).collect::<Vec<_>>(),
             existing.iter().filter(by_label).collect(),
@@ -223,9 +226,10 @@ impl Proxy {
     fn check_count(&self, registration: &Registration, existing: &[Arc<Binding>], now: Now) -> Result<(), Reject> {
         let stays = |binding: &&Arc<Binding>| {
             !binding.is_over(now.unix)
-                && registration.contacts.iter().all(|contact| {
-                    contact.device != binding.device && !contact.replaced.contains(&binding.device)
-                })
+                && registration
+                    .contacts
+                    .iter()
+                    .all(|contact| contact.device != binding.device && !contact.replaced.contains(&binding.device))
         };
         let added = registration.contacts.iter().filter(|contact| contact.expires != Some(0)).count();
         let is_new = registration.contacts.iter().any(|contact| {
@@ -417,7 +421,7 @@ impl Proxy {
 
 impl Registration {
     /// The change that this registration is, with the seconds granted to each contact.
-    pub fn change(
+    pub(super) fn change(
         &mut self,
         request: &Message,
         flow: crate::sip::Flow,
@@ -501,9 +505,10 @@ fn granted_expires(
     if contact.expires == Some(0) {
         return Some(0);
     }
-    let listed = response.values(HeaderName::Contact).filter_map(NameAddr::parse).find(|listed| {
-        listed.parse_uri().is_ok_and(|uri| is_listed(&uri, request, contact))
-    });
+    let listed = response
+        .values(HeaderName::Contact)
+        .filter_map(NameAddr::parse)
+        .find(|listed| listed.parse_uri().is_ok_and(|uri| is_listed(&uri, request, contact)));
     let expires = listed.and_then(|listed| listed.param("expires").flatten()).and_then(scan::number);
     let expires = expires.or_else(|| response.number(HeaderName::Expires))?;
     Some(u32::try_from(expires).unwrap_or(u32::MAX))
@@ -573,4 +578,3 @@ pub(super) fn write_uri_without_push(out: &mut Vec<u8>, text: &[u8]) {
     }
     out.extend_from_slice(text.get(span.end..).unwrap_or_default());
 }
-

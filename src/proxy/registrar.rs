@@ -136,7 +136,8 @@ fn unsupported(request: &Message) -> Result<(), Reject> {
 fn check_order(request: &Message, registration: &Registration, contacts: &dyn Contacts) -> Result<(), Reject> {
     let cseq = request.cseq().map_or(0, |cseq| cseq.number);
     let is_late = contacts.of_aor(&registration.aor).iter().any(|binding| {
-        let is_meant = registration.is_star || registration.contacts.iter().any(|contact| contact.device == binding.device);
+        let is_meant =
+            registration.is_star || registration.contacts.iter().any(|contact| contact.device == binding.device);
         is_meant && binding.call_id.as_bytes() == request.call_id() && cseq <= binding.cseq
     });
     if is_late { Err(Reject::new(500, "Out Of Order")) } else { Ok(()) }

@@ -175,13 +175,7 @@ impl Proxy {
         self.start_branch(context, hop, now);
     }
 
-    fn forward_to_softswitch(
-        &mut self,
-        context: &mut Context,
-        routed: &Routed<'_>,
-        contacts: &dyn Contacts,
-        now: Now,
-    ) {
+    fn forward_to_softswitch(&mut self, context: &mut Context, routed: &Routed<'_>, contacts: &dyn Contacts, now: Now) {
         let device = contacts.on_flow(context.flow.transport, context.flow.remote).unwrap_or(NO_DEVICE);
         let record_route = self.record_route(&context.request, &FlowToken { device, flow: context.flow });
         let hop = Hop { uri: None, routes: [].into(), record_route, destinations: Vec::new(), device: None };
@@ -197,9 +191,8 @@ impl Proxy {
         let ip = uri.host_ip()?;
         let remote = SocketAddr::new(ip, uri.port.unwrap_or(5060));
         let transport = transport_param(&uri).unwrap_or(Transport::Udp);
-        let reaches_softswitch = self.policy.is_trusted(ip)
-            && !self.policy.is_own(&uri)
-            && contacts.on_flow(transport, remote).is_none();
+        let reaches_softswitch =
+            self.policy.is_trusted(ip) && !self.policy.is_own(&uri) && contacts.on_flow(transport, remote).is_none();
         let listener = self.policy.listener_for(transport, ip).filter(|_| reaches_softswitch)?;
         Some(Destination::Address { transport, listener, remote })
     }
@@ -255,10 +248,8 @@ impl Proxy {
                 .ok_or(DropReason::Ack)?,
             Ok(Target::Phones { .. } | Target::Ourselves) | Err(_) => return Err(DropReason::Ack),
         };
-        let (ingress, egress) = policy
-            .listener(flow.listener)
-            .zip(policy.listener(destination.listener()))
-            .ok_or(DropReason::Ack)?;
+        let (ingress, egress) =
+            policy.listener(flow.listener).zip(policy.listener(destination.listener())).ok_or(DropReason::Ack)?;
         let branch = self.transactions.new_branch(loop_hash);
         let onward = forward::Onward {
             uri: None,
@@ -286,9 +277,8 @@ fn present_flow(token: &FlowToken, contacts: &dyn Contacts, now: Now) -> Flow {
 
 /// The header that names the call to the operator and the bucket, else Call-ID (design of ECSS's call_ref).
 pub(super) fn call_ref(request: &Message, header: &str) -> Box<str> {
-    let named = |field: &&crate::sip::message::Field| {
-        request.slice(field.name_span()).eq_ignore_ascii_case(header.as_bytes())
-    };
+    let named =
+        |field: &&crate::sip::message::Field| request.slice(field.name_span()).eq_ignore_ascii_case(header.as_bytes());
     let value = request.all_fields().iter().find(named).map(|field| request.slice(field.value()));
     let value = value.filter(|value| !header.is_empty() && !value.is_empty());
     crate::sip::scan::text(value.unwrap_or_else(|| request.first(HeaderName::CallId).unwrap_or_default()))

@@ -10,7 +10,7 @@ use crate::transaction::ClientId;
 
 /// Where one branch goes, kept for the next address or transport if the first fails (RFC 3263 §4.3).
 #[derive(Debug, Clone)]
-pub struct Hop {
+pub(super) struct Hop {
     /// The target, where it is not the Request-URI as received.
     pub uri: Option<Box<[u8]>>,
     /// Route values of the target's Path.
@@ -25,7 +25,7 @@ pub struct Hop {
 
 /// One target's share of a request.
 #[derive(Debug)]
-pub struct Branch {
+pub(super) struct Branch {
     pub hop: Hop,
     /// `None` until its address is known, and after the last attempt.
     pub client: Option<ClientId>,
@@ -35,7 +35,7 @@ pub struct Branch {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BranchState {
+pub(super) enum BranchState {
     /// No response yet.
     Calling,
     /// A provisional response above 100 came.
@@ -46,7 +46,7 @@ pub enum BranchState {
 
 /// What a response leads to.
 #[derive(Debug)]
-pub enum Reaction {
+pub(super) enum Reaction {
     /// Nothing to be sent now.
     Wait,
     /// To be forwarded at once (RFC 3261 §16.7 step 5).
@@ -59,7 +59,7 @@ pub enum Reaction {
 
 /// The branches of one request, in the order they were started.
 #[derive(Debug, Default)]
-pub struct ResponseContext {
+pub(super) struct ResponseContext {
     pub branches: SmallVec<[Branch; 1]>,
     /// Finals that were not forwarded at once.
     finals: SmallVec<[Message; 1]>,
@@ -71,27 +71,27 @@ pub struct ResponseContext {
 
 impl ResponseContext {
     /// Adds a branch; the index names it from now on.
-    pub fn start(&mut self, hop: Hop) -> usize {
+    pub(super) fn start(&mut self, hop: Hop) -> usize {
         self.branches.push(Branch { hop, client: None, state: BranchState::Calling, failure: None });
         self.branches.len() - 1
     }
 
     /// The pending branch to a device.
-    pub fn branch_to(&self, device: DeviceId) -> Option<usize> {
+    pub(super) fn branch_to(&self, device: DeviceId) -> Option<usize> {
         self.branches.iter().position(|branch| branch.hop.device == Some(device) && branch.state != BranchState::Ended)
     }
 
     /// Whether no branch can bring a response any more.
-    pub fn all_ended(&self) -> bool {
+    pub(super) fn all_ended(&self) -> bool {
         self.branches.iter().all(|branch| branch.state == BranchState::Ended)
     }
 
-    pub fn has_declined(&self) -> bool {
+    pub(super) fn has_declined(&self) -> bool {
         self.finals.iter().any(|response| response.status() >= Some(600))
     }
 
     /// A response of branch `index`. The response is kept here unless it is to be forwarded at once.
-    pub fn receive(&mut self, index: usize, response: &Message, is_invite: bool) -> Reaction {
+    pub(super) fn receive(&mut self, index: usize, response: &Message, is_invite: bool) -> Reaction {
         let Some(branch) = self.branches.get_mut(index) else { return Reaction::Wait };
         let status = response.status().unwrap_or_default();
         match (status, branch.state) {
@@ -117,7 +117,7 @@ impl ResponseContext {
     }
 
     /// The branch will bring no response; `failure` counts for it.
-    pub fn end(&mut self, index: usize, failure: u16) {
+    pub(super) fn end(&mut self, index: usize, failure: u16) {
         if let Some(branch) = self.branches.get_mut(index) {
             branch.state = BranchState::Ended;
             branch.failure = Some(failure);
@@ -126,15 +126,15 @@ impl ResponseContext {
     }
 
     /// The best of the finals (RFC 3261 §16.7 step 6), and all others that carry a challenge.
-    pub fn best(&self) -> Option<&Message> {
+    pub(super) fn best(&self) -> Option<&Message> {
         self.finals.iter().min_by_key(|response| rank(response.status().unwrap_or_default()))
     }
 
     /// The 401 and 407 responses other than `best`, whose challenges go along with it (step 8).
-    pub fn other_challenges<'a>(&'a self, best: &'a Message) -> impl Iterator<Item = &'a Message> {
-        self.finals.iter().filter(move |response| {
-            matches!(response.status(), Some(401 | 407)) && !std::ptr::eq(*response, best)
-        })
+    pub(super) fn other_challenges<'a>(&'a self, best: &'a Message) -> impl Iterator<Item = &'a Message> {
+        self.finals
+            .iter()
+            .filter(move |response| matches!(response.status(), Some(401 | 407)) && !std::ptr::eq(*response, best))
     }
 }
 

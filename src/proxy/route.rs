@@ -10,7 +10,7 @@ use crate::sip::{HeaderName, Message, NameAddr, Uri};
 
 /// A request as it stands after preprocessing. Nothing is copied: the edits are made when it is forwarded.
 #[derive(Debug, Clone)]
-pub struct Routed<'m> {
+pub(super) struct Routed<'m> {
     /// The Request-URI, or what a strict router before us put in its place.
     pub uri: &'m [u8],
     /// Whether `uri` is not the one in the Request-Line.
@@ -23,7 +23,7 @@ pub struct Routed<'m> {
     pub token: TokenRead,
 }
 
-pub fn preprocess<'m>(request: &'m Message, policy: &Policy, keys: &Keys) -> Routed<'m> {
+pub(super) fn preprocess<'m>(request: &'m Message, policy: &Policy, keys: &Keys) -> Routed<'m> {
     let mut routed = Routed {
         uri: request.uri(),
         uri_restored: false,

@@ -15,7 +15,7 @@ use crate::transaction::Branch;
 const PROXY_EXTENSIONS: [&str; 0] = [];
 
 /// What is wrong with a request, if anything is.
-pub fn request(message: &Message, policy: &Policy, loop_hash: u64) -> Option<Reject> {
+pub(super) fn request(message: &Message, policy: &Policy, loop_hash: u64) -> Option<Reject> {
     if let Some(fault) = validity::request_fault(message) {
         return Some(Reject::new(fault.status, fault.reason));
     }
@@ -41,7 +41,7 @@ pub fn request(message: &Message, policy: &Policy, loop_hash: u64) -> Option<Rej
 
 /// Everything that decides where a request goes (RFC 5393 §4.2): if a request comes back with all of it unchanged, it
 /// is in a loop. The method is left out, so that CANCEL and ACK fit their INVITE.
-pub fn loop_hash(message: &Message, secret: &[u8; 32]) -> u64 {
+pub(super) fn loop_hash(message: &Message, secret: &[u8; 32]) -> u64 {
     let (key, _) = secret.split_at(16);
     let mut hasher = SipHasher24::new_with_key(&<[u8; 16]>::try_from(key).unwrap_or_default());
     let mut part = |bytes: &[u8]| {
@@ -61,7 +61,8 @@ pub fn loop_hash(message: &Message, secret: &[u8; 32]) -> u64 {
 
 /// A Via of ours with the same loop hash is in the message already (RFC 3261 §16.3 item 4).
 fn is_loop(message: &Message, policy: &Policy, loop_hash: u64) -> bool {
-    message.values(HeaderName::Via).filter_map(Via::parse).any(|via| {
-        policy.is_own_host(via.host) && via.branch().and_then(Branch::loop_hash_of) == Some(loop_hash)
-    })
+    message
+        .values(HeaderName::Via)
+        .filter_map(Via::parse)
+        .any(|via| policy.is_own_host(via.host) && via.branch().and_then(Branch::loop_hash_of) == Some(loop_hash))
 }
