@@ -176,7 +176,7 @@ impl<'t> Draft<'t> {
                 self.end(&binding.aor, *device);
             }
         }
-        // Entries are kept since before the epoch began when the time to keep them reaches that far.
+        // No entry is old enough while the clock has not run that long, as in tests that begin at zero.
         let ttl = u64::try_from(self.limits.entry_ttl.as_millis()).unwrap_or(u64::MAX);
         let Some(cutoff) = now.0.checked_sub(ttl).map(UnixMillis) else {
             return over.len() == most;

@@ -10,13 +10,13 @@
 //!      └── Reply ◄── Table (dashmap) ◄── publish ◄── Disk: one synced commit for all that was queued
 //! ```
 //!
-//! What a change means is in `draft` and `bucket` alone; how it survives is in `disk` and [`embedded`] alone.
+//! What a change means is in `draft` and `bucket` alone; how it survives is in `disk` and `embedded` alone.
 
 mod bucket;
 mod change;
 mod disk;
 mod draft;
-pub mod embedded;
+mod embedded;
 mod memory;
 mod schema;
 mod table;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use fjall::KeyspaceCreateOptions;
 use sip_push_proxy::binding::Binding;
 use sip_push_proxy::store::{
-    Applied, Change, Embedded, EntryState, Limits, Loaded, OpenError, Reply, Settlement, StoreError, Ticket,
+    Applied, Change, Embedded, EntryState, Limits, Loaded, Memory, OpenError, Reply, Settlement, StoreError, Ticket,
 };
 use tokio::sync::mpsc;
 
@@ -161,6 +161,61 @@ fn changes_of_one_commit_see_those_before() {
     drop(asker);
     let asker = Asker::open(folder.path());
     assert_eq!((asker.loaded.bindings, asker.loaded.entries, asker.loaded.held.len()), (0, 0, 0));
+}
+
+/// Any change on a handful of AORs and devices, by the numbers of a seeded generator.
+fn any_change(mut random: impl FnMut(u32) -> u32) -> Change {
+    let owner = random(3);
+    let mut a_device = || owner + 10 * random(3);
+    let (one, other) = (a_device(), a_device());
+    let number = random(6) * 3 + owner;
+    let settlement = if random(2) == 0 { Settlement::Seen } else { Settlement::Missed };
+    match random(10) {
+        0 | 1 => register(vec![binding(owner, one), plain_binding(owner, other)]),
+        2 => unregister(owner, one, None),
+        3 => Change::Register {
+            aor: aor(owner),
+            put: vec![binding(owner, other)],
+            remove: vec![removal(one, Some(other))],
+        },
+        4 => Change::Remove { aor: aor(owner), device: device(one) },
+        5 | 6 => hold(owner, number, &[one, other]),
+        7 => settle(owner, number, &[(one, settlement), (other, Settlement::Missed)], random(2) == 0),
+        8 => claim(owner, one),
+        _ => Change::Reported { aor: aor(owner), device: device(one), call_refs: vec![call_ref(number)] },
+    }
+}
+
+#[test]
+fn whatever_happened_is_on_the_disk_as_it_was_in_memory() {
+    for seed in 1..6_u32 {
+        let mut state = seed;
+        let mut random = |below: u32| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 16) % below
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let memory = Memory::new(LIMITS);
+        let mut asker = Asker::open(folder.path());
+        // Many at once, so that most share a commit with others: the answers are those of one change at a time.
+        let changes: Vec<_> = (0..500).map(|_| any_change(&mut random)).collect();
+        for change in changes.clone() {
+            asker.submit(change).unwrap();
+        }
+        for change in changes {
+            assert_eq!(asker.reply().result, Ok(memory.apply(change)), "seed {seed}");
+        }
+        drop(asker);
+        let asker = Asker::open(folder.path());
+        assert_eq!(asker.loaded.held, memory.restart(NOW), "seed {seed}");
+        for number in (0..3).flat_map(|owner| (0..3).map(move |place| owner + 10 * place)) {
+            let (disk, memory) = (asker.store.table(), memory.table());
+            assert_eq!(disk.by_device(device(number)), memory.by_device(device(number)), "seed {seed}");
+            assert_eq!(disk.entries(&device(number)), memory.entries(&device(number)), "seed {seed}");
+        }
+        assert_eq!(asker.store.table().entry_count(), memory.table().entry_count(), "seed {seed}");
+        assert_eq!(asker.store.table().binding_count(), memory.table().binding_count(), "seed {seed}");
+    }
 }
 
 #[test]

@@ -37,6 +37,8 @@ fn durable_changes_per_second_and_time_to_open() {
     let start = Instant::now();
     let asker = Asker::open(folder.path());
     println!("open with {} bindings: {:?}", asker.loaded.bindings, start.elapsed());
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    println!("{}", status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or_default());
     let start = Instant::now();
     assert_eq!(asker.store.table().page(None, 100).len(), 100);
     println!("one page of 100: {:?}", start.elapsed());
