@@ -116,7 +116,7 @@ impl Server {
         received
     }
 
-    fn send(&mut self, destination: Destination, bytes: impl Into<Bytes>, tag: u64) -> Vec<Event> {
+    fn send(&mut self, destination: Destination, bytes: impl Into<Bytes>, tag: u128) -> Vec<Event> {
         self.workers[0].send(destination, bytes.into(), tag);
         let mut failed = Vec::new();
         self.workers[0].flush(&mut failed);
@@ -453,7 +453,7 @@ async fn a_peer_that_does_not_read_is_closed() {
     let mut server = Setup { limits, ..Setup::default() }.start();
     let (phone, flow) = server.phone_with_flow().await;
     let message = Bytes::from(vec![b'x'; 1000]);
-    let mut sent = 0u64;
+    let mut sent = 0u128;
     // What the system buffers is not ours; what we queue is at most 50 messages more.
     let refused = within(async {
         loop {

@@ -16,6 +16,7 @@ use crate::transaction::SendTag;
 
 /// Something happened.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "lives within one turn; a box would cost each message an allocation")]
 pub enum Input {
     /// A message from the network that is recognisably SIP. A response is one to a branch of this worker.
     Received { flow: Flow, message: Message },

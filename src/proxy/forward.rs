@@ -33,7 +33,7 @@ pub(super) struct Onward<'a> {
 pub(super) fn request(request: &Message, source: SocketAddr, routed: &Routed<'_>, onward: &Onward<'_>) -> Bytes {
     let mut edits = Edits::new();
     let next_is_strict = onward.routes.is_empty() && routed.next_route.is_some_and(|route| !is_loose(route));
-    let uri = onward.uri.or(routed.uri_restored.then_some(routed.uri));
+    let uri = onward.uri.or_else(|| routed.uri_restored.then_some(routed.uri));
     if next_is_strict {
         swap_strict(request, routed, uri, &mut edits);
     } else {
@@ -129,7 +129,8 @@ fn swap_strict(request: &Message, routed: &Routed<'_>, uri: Option<&[u8]>, edits
     let mut removed = routed.removed.clone();
     removed.extend(next_value.map(|value| request.span_of(value)));
     remove_values(request, HeaderName::Route, &removed, edits);
-    let after = request.fields(HeaderName::Route).last().map_or(request.headers_end(), |field| field.line().end);
+    let after =
+        request.fields(HeaderName::Route).last().map_or_else(|| request.headers_end(), |field| field.line().end);
     let target = uri.unwrap_or(routed.uri);
     edits.insert(after, |out| {
         out.extend_from_slice(b"Route: <");

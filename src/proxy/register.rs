@@ -304,7 +304,8 @@ impl Proxy {
         let upstream = self.upstream_addresses().into_iter().next();
         let listener = upstream.and_then(|destination| self.policy.listener(destination.listener()));
         let Some(listener) = listener.or_else(|| self.policy.listeners.first()) else { return };
-        let at = request.fields(HeaderName::Path).next().map_or(request.headers_end(), |field| field.line().start);
+        let at =
+            request.fields(HeaderName::Path).next().map_or_else(|| request.headers_end(), |field| field.line().start);
         edits.insert(at, |out| {
             out.extend_from_slice(b"Path: <sip:");
             out.extend_from_slice(token.as_bytes());

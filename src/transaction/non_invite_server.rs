@@ -83,9 +83,11 @@ mod tests {
     const INPUTS: [Input; 5] = [Request, Provisional, Final, Expired(J), TransportError];
 
     /// What does something. Everything else is ignored.
-    const TABLE: [(NonInviteServer, Input, NonInviteServer, &[Action]); 9] = [
+    const TABLE: [(NonInviteServer, Input, NonInviteServer, &[Action]); 11] = [
         (Trying, Provisional, Proceeding, &[Respond]),
         (Trying, Final, Completed, &[Respond, Start(J)]),
+        (Trying, Expired(J), Terminated, &[End]),
+        (Proceeding, Expired(J), Terminated, &[End]),
         (Proceeding, Request, Proceeding, &[Repeat]),
         (Proceeding, Provisional, Proceeding, &[Respond]),
         (Proceeding, Final, Completed, &[Respond, Start(J)]),
