@@ -6,15 +6,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use serde::Serialize;
 
 use crate::binding::DeviceId;
 use crate::clock::UnixMillis;
 use crate::metrics::Outcome;
 
 /// Something that happened to a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
     Received,
     DeviceFound,
@@ -35,6 +33,33 @@ pub enum Step {
     Failed,
     Missed,
     MissedReported,
+}
+
+impl Step {
+    /// As in the operator's view.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Received => "received",
+            Self::DeviceFound => "device_found",
+            Self::DeviceSkipped => "device_skipped",
+            Self::Held => "held",
+            Self::PushSent => "push_sent",
+            Self::PushAccepted => "push_accepted",
+            Self::PushRefused => "push_refused",
+            Self::PushRetried => "push_retried",
+            Self::Registered => "registered",
+            Self::Forwarded => "forwarded",
+            Self::Ringing => "ringing",
+            Self::Answered => "answered",
+            Self::Rejected => "rejected",
+            Self::Cancelled => "cancelled",
+            Self::NoReturn => "no_return",
+            Self::Expired => "expired",
+            Self::Failed => "failed",
+            Self::Missed => "missed",
+            Self::MissedReported => "missed_reported",
+        }
+    }
 }
 
 /// A [`Step`] with its circumstances.

@@ -146,11 +146,11 @@ async fn reads_to_end(stream: &mut TcpStream) -> Vec<u8> {
 }
 
 fn tcp(remote: SocketAddr) -> Destination {
-    Destination::Address { transport: flow::Transport::Tcp, listener: None, remote }
+    Destination::Address { transport: flow::Transport::Tcp, listener: 0, remote }
 }
 
 fn udp(remote: SocketAddr) -> Destination {
-    Destination::Address { transport: flow::Transport::Udp, listener: None, remote }
+    Destination::Address { transport: flow::Transport::Udp, listener: 0, remote }
 }
 
 /// An address where nobody listens.

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use crate::binding::{Binding, DeviceId, PushTarget, PushToken, Tokens};
 use crate::clock::UnixMillis;
 use crate::store::{BucketEntry, EntryState};
-use crate::timeline::{Call, Event, Step};
+use crate::timeline::{Call, Event};
 
 /// A device's contact.
 #[derive(Serialize)]
@@ -107,7 +107,7 @@ pub(super) struct CallView<'c> {
 #[derive(Serialize)]
 struct EventView<'c> {
     at: String,
-    step: Step,
+    step: &'static str,
     device: Option<String>,
     detail: &'c str,
     reason: &'c str,
@@ -121,7 +121,7 @@ impl<'c> CallView<'c> {
     pub(super) fn new(call: &'c Call) -> Self {
         let step = |event: &'c Event| EventView {
             at: date(event.at),
-            step: event.step,
+            step: event.step.name(),
             device: event.device.map(|device| device.to_string()),
             detail: &event.detail,
             reason: &event.reason,

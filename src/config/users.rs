@@ -57,6 +57,12 @@ impl Users {
         self.by_aor.get(format!("{user}@{}", domain.to_ascii_lowercase()).as_str())
     }
 
+    /// Every account, `user@domain`, with its credentials.
+    #[expect(clippy::disallowed_methods, reason = "goes into another map, where order is nothing")]
+    pub fn all(&self) -> impl Iterator<Item = (&str, &Credentials)> {
+        self.by_aor.iter().map(|(aor, credentials)| (&**aor, credentials))
+    }
+
     pub fn len(&self) -> usize {
         self.by_aor.len()
     }

@@ -194,7 +194,7 @@ impl<'a> DigestResponse<'a> {
             _ => return false,
         };
         let account = format!("{user}@{realm}");
-        let names_account = username.as_ref() == user.as_bytes() || username.as_ref() == account.as_bytes();
+        let names_account = username.as_ref() == user.as_bytes();
         let secrets = users.0.get(account.as_str());
         let ha1 = secrets.and_then(|secrets| match algorithm {
             Algorithm::Md5 => secrets.md5.as_deref(),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::binding::{Aor, Binding, DeviceId, Provider, PushTarget};
+pub use crate::metrics::Outcome;
 use crate::push::{self, Push};
 use crate::sip::{Destination, Flow, Message, Transport};
 use crate::store::{self, Change};
@@ -48,7 +49,7 @@ pub enum Effect {
     /// What happened to a call, for the people who will ask.
     Step(CallStep),
     /// A call that this proxy took charge of is over.
-    CallEnded(Outcome),
+    CallEnded { call_ref: Box<str>, outcome: Outcome },
     /// A pushed device registered: how long after the provider took the push.
     WakeSeen { provider: Provider, after: Duration },
     /// A message was not processed; for the counters.
@@ -66,23 +67,6 @@ pub struct CallStep {
     pub detail: Cow<'static, str>,
     /// Empty where the step says all.
     pub reason: Cow<'static, str>,
-}
-
-/// How a call ended, by the labels of `calls_total`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Outcome {
-    Answered,
-    /// A device said no.
-    Rejected,
-    Cancelled,
-    /// No device came back, or none answered, in time.
-    NoReturn,
-    /// No device could be woken.
-    PushFailed,
-    /// The INVITE's own Expires ran out.
-    Expired,
-    /// A limit of ours, or the store.
-    Overload,
 }
 
 /// Why a message went no further.

@@ -76,8 +76,9 @@ impl Proxy {
         if !holds {
             return self.forward_to_reachable(context, bindings, now);
         }
-        if self.held_calls >= self.policy.held_calls_max {
-            self.effects.push_back(Effect::CallEnded(Outcome::Overload));
+        if self.is_draining || self.held_calls >= self.policy.held_calls_max {
+            let call_ref = call_ref(&request, &self.policy.missed.call_ref_header);
+            self.effects.push_back(Effect::CallEnded { call_ref, outcome: Outcome::Overload });
             return self.reject(context, &Reject::busy(BUSY_RETRY_AFTER_S), now);
         }
         contacts.watch(&aor);
@@ -624,9 +625,10 @@ impl Proxy {
             settled.extend(fresh);
         }
         if is_recorded {
+            let call_ref = call_ref.clone();
             self.save(Change::Settle { aor, id, call_ref, devices: settled, ended: true }, None);
         }
-        self.effects.push_back(Effect::CallEnded(outcome));
+        self.effects.push_back(Effect::CallEnded { call_ref, outcome });
     }
 
     /// Takes a call out of those that wait; false if it was out already.

@@ -61,6 +61,7 @@ pub struct Proxy {
     missed: missed_calls::Reports,
     nonces: digest::Nonces,
     held_calls: usize,
+    is_draining: bool,
     tickets: u64,
     random: Random,
     effects: VecDeque<Effect>,
@@ -149,6 +150,7 @@ impl Proxy {
             resolutions: HashMap::new(),
             missed: missed_calls::Reports::default(),
             held_calls: 0,
+            is_draining: false,
             tickets: 0,
             random,
             effects: VecDeque::new(),
@@ -158,6 +160,11 @@ impl Proxy {
     /// Takes new settings for what comes from now on. Listeners and secret must be the same.
     pub fn reload(&mut self, policy: Arc<Policy>) {
         self.policy = policy;
+    }
+
+    /// From here on no new call is taken.
+    pub fn drain(&mut self) {
+        self.is_draining = true;
     }
 
     /// Something happened.

@@ -4,7 +4,7 @@
 //! or after a change and never in between.
 
 use std::collections::{BTreeSet, BinaryHeap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -16,7 +16,7 @@ use super::bucket::Bucket;
 use super::change::{BucketEntry, HeldCall, HeldCallId};
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::UnixMillis;
-use crate::sip::flow::{Flow, Transport};
+use crate::sip::flow::Transport;
 
 /// The bindings of one AOR. Most users have one phone, some two.
 pub type Bindings = SmallVec<[Arc<Binding>; 2]>;
@@ -54,12 +54,12 @@ struct Peer {
 }
 
 impl Peer {
-    fn of(flow: &Flow) -> Self {
-        let address = match flow.remote.ip() {
+    fn of(transport: Transport, remote: SocketAddr) -> Self {
+        let address = match remote.ip() {
             IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
             IpAddr::V6(address) => address.octets(),
         };
-        Self { address, port: flow.remote.port(), transport: flow.transport }
+        Self { address, port: remote.port(), transport }
     }
 }
 
@@ -69,6 +69,8 @@ struct Presence {
     bindings: u32,
     /// The latest end of their Expires.
     until: UnixMillis,
+    /// The one that came last.
+    device: DeviceId,
 }
 
 impl Table {
@@ -82,10 +84,11 @@ impl Table {
         self.devices.get(&device).map(|binding| Arc::clone(&binding))
     }
 
-    /// Whether a device registered from this address and transport, by whichever connection, and its Expires is not
+    /// The device that registered from this address and transport, by whichever connection, if its Expires is not
     /// over: tells a phone from a softswitch that shares its address.
-    pub fn device_on(&self, flow: &Flow, now: UnixMillis) -> bool {
-        self.peers.get(&Peer::of(flow)).is_some_and(|presence| now < presence.until)
+    pub fn device_on(&self, transport: Transport, remote: SocketAddr, now: UnixMillis) -> Option<DeviceId> {
+        let presence = self.peers.get(&Peer::of(transport, remote))?;
+        (now < presence.until).then_some(presence.device)
     }
 
     /// The bindings of the first `limit` AORs after `after`, ordered by AOR. The last one's AOR leads to the next
@@ -230,10 +233,15 @@ impl Table {
 
     fn index(&self, binding: &Arc<Binding>) {
         self.devices.insert(binding.device, Arc::clone(binding));
-        let mut presence =
-            self.peers.entry(Peer::of(&binding.flow)).or_insert(Presence { bindings: 0, until: UnixMillis::default() });
+        let peer = Peer::of(binding.flow.transport, binding.flow.remote);
+        let mut presence = self.peers.entry(peer).or_insert(Presence {
+            bindings: 0,
+            until: UnixMillis::default(),
+            device: binding.device,
+        });
         presence.bindings = presence.bindings.saturating_add(1);
         presence.until = presence.until.max(binding.expires_at);
+        presence.device = binding.device;
         drop(presence);
         if binding.push.is_none() {
             self.agenda.lock().bindings.insert((binding.expires_at, binding.device));
@@ -241,7 +249,7 @@ impl Table {
     }
 
     fn unindex(&self, binding: &Binding) {
-        let peer = Peer::of(&binding.flow);
+        let peer = Peer::of(binding.flow.transport, binding.flow.remote);
         if let Some(mut presence) = self.peers.get_mut(&peer) {
             presence.bindings = presence.bindings.saturating_sub(1);
         }

@@ -23,6 +23,7 @@ pub use listen::{BindError, Bound, Listener, TcpListeners, WorkerSockets, bind};
 use stream::Outgoing;
 use udp::{Datagram, UdpSocket};
 
+pub use crate::sip::flow::Destination;
 use crate::sip::flow::{self, ConnectionId, Flow};
 use crate::sip::framing::{DatagramKind, classify};
 use crate::sip::stun;
@@ -46,20 +47,6 @@ pub enum Event {
     SendFailed {
         tag: u128,
         error: SendError,
-    },
-}
-
-/// Where a message is to go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Destination {
-    /// Where another message came from.
-    Flow(Flow),
-    /// An address; a connection to it is opened, or used if there is one.
-    Address {
-        transport: flow::Transport,
-        /// By which listener; `None` for the first that suits.
-        listener: Option<u8>,
-        remote: SocketAddr,
     },
 }
 
@@ -165,10 +152,7 @@ impl Transport {
     /// Queues a message. Datagrams leave with [`Transport::flush`]; failures with a `tag` other than 0 are reported
     /// there, or later in the inbox.
     pub fn send(&mut self, destination: Destination, bytes: Bytes, tag: u128) {
-        let (transport, listener, remote) = match destination {
-            Destination::Flow(flow) => (flow.transport, Some(flow.listener), flow.remote),
-            Destination::Address { transport, listener, remote } => (transport, listener, remote),
-        };
+        let (transport, listener, remote) = (destination.transport(), destination.listener(), destination.remote());
         let sent = match (transport, destination) {
             (flow::Transport::Udp, _) => self.queue_datagram(listener, Datagram { bytes, remote }, tag),
             (flow::Transport::Tcp, Destination::Flow(flow)) => {
@@ -193,10 +177,10 @@ impl Transport {
         failed.append(&mut self.failures);
     }
 
-    fn queue_datagram(&mut self, listener: Option<u8>, datagram: Datagram, tag: u128) -> Result<(), SendError> {
+    fn queue_datagram(&mut self, listener: u8, datagram: Datagram, tag: u128) -> Result<(), SendError> {
         let suits = |port: &Port| port.socket.local_addr().is_ipv4() == datagram.remote.is_ipv4();
         // A flow of an earlier run may name a listener that the configuration no longer has.
-        let named = self.sockets.iter().position(|port| Some(port.listener) == listener && suits(port));
+        let named = self.sockets.iter().position(|port| port.listener == listener && suits(port));
         let Some(index) = named.or_else(|| self.sockets.iter().position(suits)) else {
             self.connections.drops().count(DropReason::NotConnected);
             return Err(SendError::NoListener);
@@ -228,16 +212,11 @@ impl Transport {
         port.tags.clear();
     }
 
-    fn listener_for(
-        &self,
-        transport: flow::Transport,
-        listener: Option<u8>,
-        remote: SocketAddr,
-    ) -> Result<u8, SendError> {
+    fn listener_for(&self, transport: flow::Transport, listener: u8, remote: SocketAddr) -> Result<u8, SendError> {
         let suits =
             |candidate: &Listener| candidate.transport == transport && candidate.local.is_ipv4() == remote.is_ipv4();
         let listeners = || (0..=u8::MAX).zip(self.connections.listeners()).filter(|(_, candidate)| suits(candidate));
-        let named = listeners().find(|(index, _)| Some(*index) == listener);
+        let named = listeners().find(|(index, _)| *index == listener);
         named.or_else(|| listeners().next()).map(|(index, _)| index).ok_or(SendError::NoListener)
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use fjall::KeyspaceCreateOptions;
 use sip_push_proxy::binding::Binding;
+use sip_push_proxy::sip::flow::Transport;
 use sip_push_proxy::store::{
     Applied, Change, Embedded, EntryState, Limits, Loaded, Memory, OpenError, Reply, Settlement, StoreError, Ticket,
 };
@@ -77,7 +78,7 @@ fn what_was_stored_is_there_again() {
     assert_eq!(table.by_device(device(1)).as_deref(), Some(&binding(1, 1)));
     assert_eq!(table.by_device(device(3)).as_deref(), Some(&plain_binding(2, 3)));
     assert_eq!(table.lookup(&aor(1)).len(), 1);
-    assert!(table.device_on(&flow(5060), NOW));
+    assert!(table.device_on(Transport::Udp, flow(5060).remote, NOW).is_some());
     let entries = table.entries(&device(1));
     assert_eq!(entries.len(), 1);
     assert_eq!((&*entries[0].call_ref, entries[0].state), (&*call_ref(2), EntryState::Missed));

@@ -14,13 +14,13 @@ fn a_device_is_known_by_its_peer_whatever_the_connection() {
     let store = Memory::new(LIMITS);
     let tcp = Flow { transport: Transport::Tcp, connection: ConnectionId(7), ..flow(7000) };
     store.apply(register(vec![Binding { flow: tcp, ..binding(1, 1) }]));
-    let on = |flow| store.table().device_on(&flow, NOW);
+    let on = |flow: Flow| store.table().device_on(flow.transport, flow.remote, NOW).is_some();
     assert!(on(tcp));
     assert!(on(Flow { connection: ConnectionId(8), listener: 3, ..tcp }));
     assert!(on(Flow { remote: SocketAddr::new([0, 0, 0, 0, 0, 0xffff, 0xc000, 0x0201].into(), 7000), ..tcp }));
     assert!(!on(Flow { transport: Transport::Udp, ..tcp }));
     assert!(!on(Flow { remote: ([192, 0, 2, 1], 7001).into(), ..tcp }));
-    assert!(!store.table().device_on(&tcp, NOW.after(HOUR)), "its Expires is over");
+    assert_eq!(store.table().device_on(Transport::Tcp, tcp.remote, NOW.after(HOUR)), None, "its Expires is over");
 }
 
 #[test]
@@ -28,7 +28,7 @@ fn a_peer_is_forgotten_with_its_last_binding() {
     let store = Memory::new(LIMITS);
     store.apply(register(vec![binding(1, 1), binding(1, 2)]));
     store.apply(register(vec![Binding { flow: flow(7000), ..binding(1, 1) }]));
-    let on = |port| store.table().device_on(&flow(port), NOW);
+    let on = |port| store.table().device_on(Transport::Udp, flow(port).remote, NOW).is_some();
     assert!(on(5060) && on(7000));
     store.apply(unregister(1, 2, None));
     assert!(!on(5060) && on(7000));
@@ -41,7 +41,7 @@ fn a_registration_may_shorten_what_its_peer_is_known_for() {
     let store = Memory::new(LIMITS);
     store.apply(register(vec![binding(1, 1)]));
     store.apply(register(vec![Binding { expires_at: NOW.after(Duration::from_secs(1)), ..binding(1, 1) }]));
-    assert!(!store.table().device_on(&flow(5060), NOW.after(Duration::from_secs(1))));
+    assert_eq!(store.table().device_on(Transport::Udp, flow(5060).remote, NOW.after(Duration::from_secs(1))), None);
 }
 
 #[test]

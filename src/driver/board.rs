@@ -1,0 +1,101 @@
+//! Wakes between workers: a call is held by one worker, and its phone may register with another.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::binding::{Aor, Binding, DeviceId};
+
+/// One worker's board: which AORs it waits for, and the wakes that others put up.
+///
+/// A wake cannot be lost or pile up: of one device only the newest counts, and only devices of watched AORs are taken.
+#[derive(Debug, Default)]
+pub(super) struct Board {
+    watched: DashMap<Aor, usize>,
+    woken: Mutex<BTreeMap<DeviceId, Arc<Binding>>>,
+    notify: Notify,
+}
+
+impl Board {
+    pub(super) fn watch(&self, aor: &Aor) {
+        *self.watched.entry(aor.clone()).or_default() += 1;
+    }
+
+    pub(super) fn unwatch(&self, aor: &Aor) {
+        self.watched.remove_if_mut(aor, |_, watchers| {
+            *watchers = watchers.saturating_sub(1);
+            *watchers == 0
+        });
+    }
+
+    /// Another worker accepted a REGISTER.
+    pub(super) fn put(&self, binding: &Arc<Binding>) {
+        if self.watched.contains_key(&binding.aor) {
+            self.woken.lock().insert(binding.device, Arc::clone(binding));
+            self.notify.notify_one();
+        }
+    }
+
+    /// Ends when there is something to take. Safe to drop while waiting.
+    pub(super) async fn changed(&self) {
+        self.notify.notified().await;
+    }
+
+    pub(super) fn take(&self) -> Vec<Arc<Binding>> {
+        std::mem::take(&mut *self.woken.lock()).into_values().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::UnixMillis;
+    use crate::sip::{ConnectionId, Flow, Transport};
+
+    fn binding(user: &str, registered_at: u64) -> Arc<Binding> {
+        Arc::new(Binding {
+            aor: Aor::new(user, "h"),
+            device: DeviceId([1; 10]),
+            instance: None,
+            reg_id: None,
+            label: None,
+            contact: [].into(),
+            contact_params: [].into(),
+            path: [].into(),
+            flow: Flow {
+                transport: Transport::Udp,
+                listener: 0,
+                connection: ConnectionId::NONE,
+                remote: "127.0.0.1:1".parse().unwrap(),
+            },
+            call_id: "c".into(),
+            cseq: 1,
+            registered_at: UnixMillis(registered_at),
+            expires_at: UnixMillis(registered_at),
+            push: None,
+            push_refused: None,
+            user_agent: None,
+        })
+    }
+
+    #[test]
+    fn only_the_newest_wake_of_a_watched_device_is_kept() {
+        let board = Board::default();
+        board.put(&binding("a", 1));
+        board.watch(&Aor::new("a", "h"));
+        board.watch(&Aor::new("a", "h"));
+        board.put(&binding("a", 2));
+        board.put(&binding("a", 3));
+        board.put(&binding("b", 4));
+        assert_eq!(board.take().iter().map(|woken| woken.registered_at.0).collect::<Vec<_>>(), [3]);
+        board.unwatch(&Aor::new("a", "h"));
+        board.put(&binding("a", 5));
+        assert_eq!(board.take().len(), 1, "one call still waits");
+        board.unwatch(&Aor::new("a", "h"));
+        board.put(&binding("a", 6));
+        assert!(board.take().is_empty());
+    }
+}

@@ -1,0 +1,335 @@
+//! Builds everything from the configuration, starts it, and stops it in order.
+
+mod operator;
+mod policy;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use operator::Operator;
+
+use crate::admin::{self, Part, Readiness};
+use crate::config::{Config, StoreKind};
+use crate::driver::{self, INBOX, Phase, Shared, Worker};
+use crate::metrics::Metrics;
+use crate::proxy::Proxy;
+use crate::push::{Pushers, SettingsError};
+use crate::sip::framing::{FramingError, FramingErrorKind, FramingLimits};
+use crate::sip::response::{self, reason_phrase};
+use crate::sip::{Message, Transport};
+use crate::store::{self, Embedded, OpenError, Store};
+use crate::timeline::Timeline;
+use crate::transaction;
+use crate::transport::{self, BindError, Bound, Connections};
+
+/// T2 and T4 of RFC 3261 §17.1.2.1 and Annex A; only T1 is worth tuning.
+const T2: Duration = Duration::from_secs(4);
+const T4: Duration = Duration::from_secs(5);
+/// How often the store looks for what time has ended.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// Changes that wait for the disk.
+const STORE_QUEUE: usize = 65_536;
+/// How often a draining server looks whether its calls are over.
+const DRAIN_EVERY: Duration = Duration::from_millis(50);
+
+/// Why the server could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot start a thread or an event loop: {0}")]
+    Runtime(io::Error),
+    #[error("store: {0}")]
+    Store(#[from] OpenError),
+    #[error("{0}")]
+    Push(#[from] SettingsError),
+    #[error("sip.listen: {0}")]
+    Bind(#[from] BindError),
+    #[error("admin.listen: cannot listen on {address}: {error}; use a free port, or \"127.0.0.1:0\" for any")]
+    Admin { address: SocketAddr, error: io::Error },
+    #[error("the system gives no random numbers: {0}")]
+    Random(getrandom::Error),
+}
+
+/// A running server. Dropping it stops it at once.
+pub struct Server {
+    shared: Arc<Shared>,
+    readiness: Arc<Readiness>,
+    listeners: Vec<(Transport, SocketAddr)>,
+    admin: SocketAddr,
+    phase: watch::Sender<Phase>,
+    workers: Vec<JoinHandle<()>>,
+    /// Ends the connections.
+    stop: watch::Sender<bool>,
+    drain: Duration,
+    runtime: Option<Runtime>,
+}
+
+/// Serves until SIGTERM or SIGINT, then drains and stops; a second signal stops at once. Blocks.
+pub fn run(config: Config) -> Result<(), StartError> {
+    let server = Server::start(config)?;
+    let Some(runtime) = &server.runtime else { return Ok(()) };
+    runtime.block_on(async {
+        signalled().await;
+        tracing::info!("stopping: no new calls, held ones go on");
+        tokio::select! {
+            () = server.drained() => {}
+            () = signalled() => tracing::warn!(held_calls = server.shared.held_calls(), "stopped before the end of all calls"),
+        }
+    });
+    server.stop();
+    Ok(())
+}
+
+async fn signalled() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+impl Server {
+    /// Starts everything that `config` asks for. It serves when this returns.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        // An error means that it was installed before, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("shared")
+            .enable_all()
+            .build()
+            .map_err(StartError::Runtime)?;
+        let pushers = Pushers::open(&policy::push_settings(&config), runtime.handle().clone())?;
+        let (store, loaded) = open_store(&config)?;
+        tracing::info!(
+            bindings = loaded.bindings,
+            entries = loaded.entries,
+            calls_that_died = loaded.held.len(),
+            "store is loaded"
+        );
+        let listen: Vec<_> = config.sip.listen.iter().map(|listen| (listen.transport, listen.address)).collect();
+        let bound = transport::bind(&listen, config.sip.workers)?;
+        let policy = Arc::new(policy::policy(&config, &bound.listeners, loaded.secret, pushers.clone()));
+
+        let (stop, stopped) = watch::channel(false);
+        let (phase, phases) = watch::channel(Phase::Running);
+        let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..config.sip.workers).map(|_| mpsc::channel(INBOX)).unzip();
+        let Bound { listeners, workers: sockets, tcp } = bound;
+        let settings = transport::Settings {
+            limits: transport::Limits::new(config.limits.connections),
+            framing: FramingLimits::default(),
+            worker_of_response: driver::worker_of_response,
+            refusal,
+        };
+        let connections = {
+            let _within = runtime.enter();
+            Connections::start(settings, Arc::clone(&listeners), tcp, inboxes.clone(), stopped)
+                .map_err(StartError::Runtime)?
+        };
+        let parts = driver::Parts {
+            store,
+            pushers,
+            metrics: Arc::new(Metrics::new()),
+            timeline: Arc::new(Timeline::default()),
+            connections,
+            headers_max: config.limits.headers,
+            runtime: runtime.handle().clone(),
+        };
+        let shared = Arc::new(Shared::new(parts, inboxes));
+
+        let mut server = Self {
+            readiness: Arc::new(Readiness::default()),
+            listeners: listeners.iter().map(|listener| (listener.transport, listener.local)).collect(),
+            admin: config.admin.listen,
+            phase,
+            workers: Vec::new(),
+            stop,
+            drain: config.node.drain,
+            runtime: Some(runtime),
+            shared,
+        };
+        for (index, (sockets, inbox)) in sockets.into_iter().zip(receivers).enumerate() {
+            let settings = transaction::Settings {
+                t1: config.sip.t1,
+                t2: T2.max(config.sip.t1),
+                t4: T4,
+                transactions_max: (config.limits.transactions / config.sip.workers).max(2),
+                worker: u8::try_from(index).unwrap_or(u8::MAX),
+            };
+            let proxy = Proxy::new(Arc::clone(&policy), settings, [random()?, random()?]);
+            server.start_worker(index, proxy, sockets, inbox, phases.clone())?;
+        }
+        server.start_admin(&config)?;
+        server.start_sweeping();
+        server.readiness.well(Part::Start);
+        server.announce();
+        Ok(server)
+    }
+
+    fn start_worker(
+        &mut self,
+        index: usize,
+        proxy: Proxy,
+        sockets: transport::WorkerSockets,
+        inbox: mpsc::Receiver<transport::Event>,
+        phases: watch::Receiver<Phase>,
+    ) -> Result<(), StartError> {
+        let shared = Arc::clone(&self.shared);
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Runtime)?;
+        let work = move || {
+            runtime.block_on(async move {
+                match Worker::new(index, proxy, sockets, inbox, shared, phases) {
+                    Ok(worker) => worker.run().await,
+                    Err(error) => tracing::error!(worker = index, %error, "a worker could not start"),
+                }
+            });
+        };
+        let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(work);
+        self.workers.push(thread.map_err(StartError::Runtime)?);
+        Ok(())
+    }
+
+    fn start_admin(&mut self, config: &Config) -> Result<(), StartError> {
+        let Some(runtime) = &self.runtime else { return Ok(()) };
+        let address = config.admin.listen;
+        let bind = runtime.block_on(tokio::net::TcpListener::bind(address));
+        let listener = bind.map_err(|error| StartError::Admin { address, error })?;
+        self.admin = listener.local_addr().map_err(|error| StartError::Admin { address, error })?;
+        let state = admin::State {
+            source: Arc::new(Operator::new(Arc::clone(&self.shared))),
+            timeline: Arc::clone(&self.shared.timeline),
+            metrics: Arc::clone(&self.shared.metrics),
+            readiness: Arc::clone(&self.readiness),
+            token: config.admin.token.clone(),
+        };
+        let mut phases = self.phase.subscribe();
+        runtime.spawn(admin::serve(listener, state, async move {
+            // A sender that is gone means the same as a stop.
+            let _ = phases.wait_for(|phase| *phase == Phase::Stopped).await;
+        }));
+        Ok(())
+    }
+
+    fn start_sweeping(&self) {
+        let Some(runtime) = &self.runtime else { return };
+        let shared = Arc::clone(&self.shared);
+        let mut phases = self.phase.subscribe();
+        runtime.spawn(async move {
+            let sweeps = async {
+                loop {
+                    tokio::time::sleep(SWEEP_EVERY).await;
+                    shared.store.sweep(driver::now().unix);
+                }
+            };
+            tokio::select! {
+                () = sweeps => {}
+                _ = phases.wait_for(|phase| *phase == Phase::Stopped) => {}
+            }
+        });
+    }
+
+    fn announce(&self) {
+        for (transport, address) in &self.listeners {
+            tracing::info!(%address, transport = transport.uri_name(), "listening for SIP");
+        }
+        tracing::info!(address = %self.admin, "listening for the operator");
+        tracing::info!(workers = self.workers.len(), "ready");
+    }
+
+    /// Where a transport is listened on; with port 0 in the configuration, the port that the system gave.
+    pub fn sip_address(&self, transport: Transport) -> Option<SocketAddr> {
+        self.listeners.iter().find(|(listening, _)| *listening == transport).map(|(_, address)| *address)
+    }
+
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// What happened to the last calls.
+    pub fn timeline(&self) -> &Arc<Timeline> {
+        &self.shared.timeline
+    }
+
+    /// Takes no new calls, and ends when the held ones are over or `node.drain_s` is.
+    async fn drained(&self) {
+        self.readiness.failed(Part::Drain, "the server is stopping");
+        // Without workers nobody listens, and nothing is to be drained.
+        let _ = self.phase.send(Phase::Draining);
+        let calls_end = async {
+            while self.shared.held_calls() > 0 {
+                tokio::time::sleep(DRAIN_EVERY).await;
+            }
+        };
+        if tokio::time::timeout(self.drain, calls_end).await.is_err() {
+            tracing::warn!(held_calls = self.shared.held_calls(), "node.drain_s is over before all calls are");
+        }
+    }
+
+    /// Stops in order: workers, connections, then the store, which writes what it has accepted.
+    pub fn stop(mut self) {
+        self.stop_now();
+    }
+
+    fn stop_now(&mut self) {
+        let _ = self.phase.send(Phase::Stopped);
+        for worker in self.workers.drain(..) {
+            if worker.join().is_err() {
+                tracing::error!("a worker ended by a fault of ours");
+            }
+        }
+        let _ = self.stop.send(true);
+        self.shared.store.shutdown();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop_now();
+    }
+}
+
+fn open_store(config: &Config) -> Result<(Store, store::Loaded), StartError> {
+    let limits = store::Limits {
+        entries_per_device: config.missed_calls.entries_max,
+        entry_ttl: config.missed_calls.ttl,
+        queue: STORE_QUEUE,
+    };
+    match config.store.kind {
+        StoreKind::File => {
+            let (store, loaded) = Embedded::open(&config.node.data_dir, limits, driver::now().unix)?;
+            Ok((Store::Embedded(store), loaded))
+        }
+    }
+}
+
+fn random() -> Result<u64, StartError> {
+    getrandom::u64().map_err(StartError::Random)
+}
+
+/// What a peer hears whose stream cannot be framed, before the connection closes (RFC 3261 §18.3).
+fn refusal(error: &FramingError) -> Option<bytes::Bytes> {
+    let status = match error.kind {
+        FramingErrorKind::NotSip => return None,
+        FramingErrorKind::HeadTooLarge | FramingErrorKind::MessageTooLarge => 513,
+        FramingErrorKind::MissingContentLength
+        | FramingErrorKind::BadContentLength
+        | FramingErrorKind::ConflictingContentLength => 400,
+    };
+    let request = Message::parse(error.head.clone(), usize::MAX).ok()?;
+    let source = request.top_via()?.response_address()?;
+    let answerable = request.is_request() && request.method() != crate::sip::Method::ACK;
+    answerable.then(|| response::build(&request, source, status, reason_phrase(status), Some("framing"), |_| {}))
+}

@@ -1,0 +1,157 @@
+//! From the configuration to the core's own words.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::binding::{Provider, PushTarget};
+use crate::config::{self, Config};
+use crate::proxy::PushSupport;
+use crate::proxy::policy::{
+    Auth, Credentials, HoldPolicy, Listener, MissedPolicy, Mode, Policy, PushWhen, RegistrarPolicy, Secrets,
+    Softswitch, UpstreamContact,
+};
+use crate::push::{self, Pushers};
+use crate::transport;
+
+/// What guides the workers. `listeners` are those that were really bound.
+pub(super) fn policy(config: &Config, listeners: &[transport::Listener], secret: [u8; 32], pushers: Pushers) -> Policy {
+    let (mode, auth) = match &config.register.mode {
+        config::Mode::Relay => (Mode::Relay, Auth::None(Vec::new())),
+        config::Mode::Local(config::Auth::Digest(users)) => (Mode::Local, Auth::Digest(Arc::new(credentials(users)))),
+        config::Mode::Local(config::Auth::None { open_networks }) => (Mode::Local, Auth::None(open_networks.clone())),
+    };
+    let probe = match config.hold.push_when {
+        config::PushWhen::Always => std::time::Duration::ZERO,
+        config::PushWhen::Unreachable { probe } => probe,
+    };
+    Policy {
+        mode,
+        upstream_contact: match config.register.contact {
+            config::ContactForm::Alias => UpstreamContact::Alias,
+            config::ContactForm::Path => UpstreamContact::Path,
+        },
+        domains: config.register.domains.clone(),
+        softswitch: config.softswitch.uri.as_ref().map(|next_hop| Softswitch {
+            host: in_uri(&next_hop.address.host),
+            port: next_hop.address.port,
+            transport: next_hop.transport,
+        }),
+        trusted: config.softswitch.trusted.clone(),
+        listeners: listeners.iter().map(|listener| listening_point(config, listener)).collect(),
+        registrar: RegistrarPolicy {
+            auth,
+            refuse_unsupported_pns: config.register.refuse_unsupported_pns,
+            expires_default: config.register.expires_default,
+            expires_min: config.register.expires_min,
+            expires_max: config.register.expires_max,
+            contacts_per_aor_max: config.register.contacts_per_aor_max,
+        },
+        hold: HoldPolicy {
+            wait: config.hold.wait,
+            provisional: config.hold.provisional.unwrap_or(0),
+            no_return_status: config.hold.no_return_status,
+            push_when: match config.hold.push_when {
+                config::PushWhen::Always => PushWhen::Always,
+                config::PushWhen::Unreachable { .. } => PushWhen::Unreachable,
+            },
+            fresh: config.hold.fresh,
+            probe,
+            methods: config.hold.methods.clone(),
+            holds_invite: config.hold.methods.iter().any(|method| &**method == "INVITE"),
+        },
+        missed: MissedPolicy {
+            enabled: config.missed_calls.enabled,
+            call_ref_header: config.missed_calls.call_ref_header.clone().unwrap_or_default(),
+            absence: config.missed_calls.absence,
+        },
+        timer_c: config.sip.timer_c,
+        held_calls_max: (config.limits.held_calls / config.sip.workers).max(1),
+        push: Arc::new(Support(pushers)),
+        secret,
+    }
+}
+
+/// What others see of a listener: `sip.advertise` where given, and the port really bound.
+fn listening_point(config: &Config, listener: &transport::Listener) -> Listener {
+    let advertise = config.sip.advertise.as_ref();
+    let host =
+        advertise.map_or_else(|| in_uri(&config::Host::Ip(listener.local.ip())), |advertise| in_uri(&advertise.host));
+    let port = advertise.and_then(|advertise| advertise.port).unwrap_or_else(|| listener.local.port());
+    Listener {
+        transport: listener.transport,
+        local: listener.local,
+        sent_by: format!("{host}:{port}").into(),
+        host,
+        port,
+    }
+}
+
+/// As in a URI: IPv6 in brackets.
+fn in_uri(host: &config::Host) -> Box<str> {
+    match host {
+        config::Host::Ip(std::net::IpAddr::V6(ip)) => format!("[{ip}]").into(),
+        config::Host::Ip(std::net::IpAddr::V4(ip)) => ip.to_string().into(),
+        config::Host::Name(name) => name.clone(),
+    }
+}
+
+fn credentials(users: &config::Users) -> Credentials {
+    fn hex(octets: impl AsRef<[u8]>) -> Box<str> {
+        octets.as_ref().iter().map(|octet| format!("{octet:02x}")).collect::<String>().into()
+    }
+    let secrets = users.all().map(|(account, credentials)| {
+        (account.into(), Secrets { md5: credentials.md5.map(hex), sha256: credentials.sha256.map(hex) })
+    });
+    Credentials(secrets.collect::<HashMap<_, _>>())
+}
+
+/// The settings of the pushing side.
+pub(super) fn push_settings(config: &Config) -> push::Settings {
+    push::Settings {
+        timeout: config.push.timeout,
+        per_token_per_min: config.push.per_token_per_min,
+        queue: config.limits.push_queue,
+        fcm: config.push.fcm.iter().map(fcm).collect(),
+        apns: config.push.apns.iter().map(apns).collect(),
+    }
+}
+
+fn fcm(account: &config::Fcm) -> push::fcm::Settings {
+    push::fcm::Settings {
+        service_account: account.service_account.clone(),
+        project_number: account.project_number.clone().unwrap_or_default(),
+        endpoint: account.endpoint.clone(),
+        profile: match account.profile {
+            config::FcmProfile::V1 => push::fcm::Profile::V1,
+            config::FcmProfile::Legacy => push::fcm::Profile::Legacy,
+        },
+    }
+}
+
+fn apns(account: &config::Apns) -> push::apns::Settings {
+    push::apns::Settings {
+        key_file: account.key_file.clone(),
+        key_id: account.key_id.clone(),
+        team_id: account.team_id.clone(),
+        topic: account.topic.clone().unwrap_or_default(),
+        endpoint: account.endpoint.clone(),
+        sandbox_endpoint: account.sandbox_endpoint.clone(),
+        ca_file: account.ca_file.clone(),
+        custom_key: account.custom_key.clone(),
+        badge: account.badge.map(|badge| badge.to_string()).unwrap_or_default(),
+        ..push::apns::Settings::default()
+    }
+}
+
+/// The pushing side, asked by the core.
+struct Support(Pushers);
+
+impl PushSupport for Support {
+    fn supports(&self, target: &PushTarget) -> Result<(), Box<str>> {
+        self.0.supports(target).map_err(Into::into)
+    }
+
+    fn providers(&self) -> Vec<Provider> {
+        self.0.providers()
+    }
+}
