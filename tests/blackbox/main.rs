@@ -11,4 +11,7 @@ mod sip;
 mod switch;
 mod world;
 
+mod devices;
+mod held_call;
+mod registration;
 mod sleeping_phone;

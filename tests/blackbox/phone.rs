@@ -168,7 +168,7 @@ impl Phone {
     }
 
     /// Takes the topmost challenge, which is SHA-256 (RFC 8760 §2.4).
-    fn answer_challenge(&mut self, challenge: &Sip) {
+    pub(crate) fn answer_challenge(&mut self, challenge: &Sip) {
         let hash = |text: String| sha2::Sha256::digest(text).iter().map(|b| format!("{b:02x}")).collect::<String>();
         let value = challenge.header("WWW-Authenticate");
         assert!(value.contains("algorithm=SHA-256"), "{value}");

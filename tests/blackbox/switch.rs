@@ -60,6 +60,9 @@ impl Switch {
         assert_eq!(in_brackets(register.header("To")), format!("sip:{aor}"));
         assert!(!register.text.contains("pn-"), "{register:?}");
         let contact = register.header("Contact");
+        if contact == "*" {
+            return link.send(register.answer(200, "OK", &unique("r"), ""));
+        }
         self.registered.insert(aor.to_owned(), (in_brackets(contact).to_owned(), register.header("Path").to_owned()));
         let expires = if contact.contains("expires=") { "" } else { ";expires=3600" };
         link.send(register.answer(200, "OK", &unique("r"), &format!("Contact: {contact}{expires}\r\n")));
@@ -113,6 +116,13 @@ impl Switch {
     #[track_caller]
     pub(crate) fn response(&self, status: u16, method: &str) -> Sip {
         self.peer.response(status, method)
+    }
+
+    /// The call is refused at once.
+    #[track_caller]
+    pub(crate) fn refused(&self, status: u16) -> Sip {
+        self.response(100, "INVITE");
+        self.response(status, "INVITE")
     }
 
     /// The call was taken charge of: 100, and 182 when it is durable.
