@@ -110,13 +110,13 @@ impl Proxy {
         }
         if let TokenRead::Token(token) = routed.token {
             let starts_dialog = request.to_tag().is_none();
-            return match contacts.of_device(token.device).filter(|_| starts_dialog) {
-                Some(binding) => {
-                    let only = Some(binding.device);
-                    Ok(Target::Phones { aor: binding.aor.clone(), bindings: vec![binding], only })
-                }
-                None => Ok(Target::Flow(token)),
-            };
+            if !starts_dialog {
+                return Ok(Target::Flow(token));
+            }
+            // A Path that outlives its binding: what may be left of the flow leads nowhere.
+            let binding = contacts.of_device(token.device).ok_or_else(|| Reject::of(480))?;
+            let only = Some(binding.device);
+            return Ok(Target::Phones { aor: binding.aor.clone(), bindings: vec![binding], only });
         }
         self.phones(&uri, contacts)
     }
