@@ -7,7 +7,7 @@ use siphasher::sip::SipHasher24;
 use super::Reject;
 use super::policy::Policy;
 use crate::sip::response::header;
-use crate::sip::{HeaderName, Message, Method, Via, validity};
+use crate::sip::{HeaderName, Message, Method, Uri, Via, validity};
 use crate::transaction::Branch;
 
 /// Option tags that a proxy must understand to forward (RFC 3261 §16.3 item 5). None of those in use asks for more
@@ -19,9 +19,7 @@ pub(super) fn request(message: &Message, policy: &Policy, loop_hash: u64) -> Opt
     if let Some(fault) = validity::request_fault(message) {
         return Some(Reject::new(fault.status, fault.reason));
     }
-    let hops = message.number(HeaderName::MaxForwards);
-    // OPTIONS may be answered by the proxy that the hops end at; see `Proxy::answer_options`.
-    if hops == Some(0) && message.method() != Method::OPTIONS {
+    if message.number(HeaderName::MaxForwards) == Some(0) && !is_ping(message, policy) {
         return Some(Reject::new(483, "Too Many Hops"));
     }
     if is_loop(message, policy, loop_hash) {
@@ -37,6 +35,13 @@ pub(super) fn request(message: &Message, policy: &Policy, loop_hash: u64) -> Opt
         return Some(reject);
     }
     None
+}
+
+/// An OPTIONS for this proxy itself goes no further, so that it needs no hop; softswitches see by it whether we are
+/// alive.
+fn is_ping(message: &Message, policy: &Policy) -> bool {
+    message.method() == Method::OPTIONS
+        && Uri::parse(message.uri()).is_ok_and(|uri| uri.user.is_none() && policy.is_own(&uri))
 }
 
 /// Everything that decides where a request goes (RFC 5393 §4.2): if a request comes back with all of it unchanged, it
