@@ -11,6 +11,7 @@ mod sip;
 mod switch;
 mod world;
 
+mod bad_input;
 mod devices;
 mod held_call;
 mod registration;

@@ -25,11 +25,17 @@ impl Sip {
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no empty line in {text:?}"));
         let mut lines = head.split("\r\n");
         let start = lines.next().unwrap_or_default().to_owned();
-        let header = |line: &str| {
-            let (name, value) = line.split_once(':').unwrap_or_else(|| panic!("no header: {line:?}"));
-            (name.trim().to_owned(), value.trim().to_owned())
-        };
-        Self { start, headers: lines.map(header).collect(), body: body.to_owned(), text: text.clone() }
+        let mut headers: Vec<(String, String)> = Vec::new();
+        for line in lines {
+            match headers.last_mut().filter(|_| line.starts_with([' ', '\t'])) {
+                Some((_, folded)) => *folded = format!("{folded} {}", line.trim()),
+                None => {
+                    let (name, value) = line.split_once(':').unwrap_or_else(|| panic!("no header: {line:?}"));
+                    headers.push((name.trim().to_owned(), value.trim().to_owned()));
+                }
+            }
+        }
+        Self { start, headers, body: body.to_owned(), text: text.clone() }
     }
 
     /// 0 for a request.
