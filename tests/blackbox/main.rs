@@ -7,11 +7,13 @@
 mod admin;
 mod peer;
 mod phone;
+mod program;
 mod sip;
 mod switch;
 mod world;
 
 mod bad_input;
+mod crash;
 mod devices;
 mod held_call;
 mod registration;

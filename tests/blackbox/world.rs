@@ -1,6 +1,7 @@
 //! Everything around one server: softswitch, push services, and the configuration that knows them.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use sip_push_proxy::config::Config;
@@ -14,6 +15,7 @@ use tempfile::TempDir;
 use crate::admin::Admin;
 use crate::peer::{DEADLINE, RUNTIME};
 use crate::phone::{PASSWORD, Phone, Push};
+use crate::program::Program;
 use crate::switch::{Call, Switch};
 
 /// The ways to stand (design: `register.mode`, `register.contact`, `register.auth`).
@@ -40,48 +42,30 @@ impl Mode {
     }
 }
 
-/// What a server needs around it: its folder, and what its configuration names.
-pub(crate) struct Surroundings {
-    pub(crate) mode: Mode,
-    pub(crate) switch: Switch,
-    pub(crate) fcm: FcmDouble,
-    pub(crate) apns: ApnsDouble,
-    pub(crate) folder: TempDir,
-    pub(crate) config: String,
-}
-
-impl Surroundings {
-    /// `config` is TOML that stands for the keys that it names, `table.key = value` on each line.
-    pub(crate) fn new(mode: Mode, transport: Transport, config: &str) -> Self {
-        let folder = TempDir::new().expect("a folder");
-        let (fcm, apns) = RUNTIME.block_on(async { (FcmDouble::start().await, ApnsDouble::start().await) });
-        let (fcm, apns) = (fcm.expect("a double of FCM"), apns.expect("a double of APNs"));
-        fcm.write_credentials(folder.path()).expect("written");
-        apns.write_credentials(folder.path()).expect("written");
-        let users = ["alice", "bob"].map(|user| format!("\"{user}@example.org\" = \"{PASSWORD}\"\n")).concat();
-        std::fs::write(folder.path().join("users.toml"), format!("[users]\n{users}")).expect("written");
-        let switch = Switch::new(transport);
-        // Nothing is lost on loopback, so that a repetition would only mean a test that stood still for a moment.
-        let standard = format!(
-            "node.id = 'test'\nsip.listen = ['udp:127.0.0.1:0', 'tcp:127.0.0.1:0']\nsip.workers = 1\nsip.t1_ms = 5000\n\
-             softswitch.uri = '{}'\nsoftswitch.trusted = ['127.0.0.1/32']\nadmin.listen = '127.0.0.1:0'\n{}\
-             register.expires_min_s = 1\nregister.domains = ['example.org']\n",
-            switch.uri(),
-            mode.config(),
-        );
-        let mut merged: toml::Table = standard.parse().expect("TOML");
-        merge(&mut merged, config.parse().expect("TOML"));
-        let providers = format!(
-            "[[push.fcm]]\nservice_account = 'fcm.json'\nendpoint = '{}'\n[[push.apns]]\nkey_file = 'AuthKey.p8'\n\
-             key_id = '{}'\nteam_id = '{}'\nendpoint = '{apns}'\nsandbox_endpoint = '{apns}'\n",
-            fcm.url(),
-            apns_double::KEY_ID,
-            apns_double::TEAM_ID,
-            apns = apns.url(),
-        );
-        merge(&mut merged, providers.parse().expect("TOML"));
-        Self { mode, switch, fcm, apns, folder, config: merged.to_string() }
+/// The configuration for a server with these surroundings. `config` is TOML that stands for the keys that it names,
+/// `table.key = value` on each line.
+fn configuration(mode: Mode, switch: &Switch, fcm: &FcmDouble, apns: &ApnsDouble, config: &str) -> String {
+    // Nothing is lost on loopback, so that a repetition would only mean a test that stood still for a moment.
+    let standard = format!(
+        "node.id = 'test'\nsip.listen = ['udp:127.0.0.1:0', 'tcp:127.0.0.1:0']\nsip.workers = 1\nsip.t1_ms = 5000\n\
+         softswitch.uri = '{}'\nsoftswitch.trusted = ['127.0.0.1/32']\nadmin.listen = '127.0.0.1:0'\n{}\
+         register.expires_min_s = 1\nregister.domains = ['example.org']\nlog.format = 'json'\n",
+        switch.uri(),
+        mode.config(),
+    );
+    let providers = format!(
+        "[[push.fcm]]\nservice_account = 'fcm.json'\nendpoint = '{}'\n[[push.apns]]\nkey_file = 'AuthKey.p8'\n\
+         key_id = '{}'\nteam_id = '{}'\nendpoint = '{apns}'\nsandbox_endpoint = '{apns}'\n",
+        fcm.url(),
+        apns_double::KEY_ID,
+        apns_double::TEAM_ID,
+        apns = apns.url(),
+    );
+    let mut merged = toml::Table::new();
+    for part in [&standard, &providers, config] {
+        merge(&mut merged, part.parse().expect("TOML"));
     }
+    merged.to_string()
 }
 
 fn merge(into: &mut toml::Table, from: toml::Table) {
@@ -95,16 +79,26 @@ fn merge(into: &mut toml::Table, from: toml::Table) {
     }
 }
 
-/// A running server, in this process, with its surroundings.
+/// A server with its surroundings.
 pub(crate) struct World {
     pub(crate) mode: Mode,
     pub(crate) switch: Switch,
     pub(crate) fcm: FcmDouble,
     pub(crate) apns: ApnsDouble,
     pub(crate) admin: Admin,
+    /// UDP, TCP.
     addresses: [SocketAddr; 2],
-    server: Option<Server>,
-    _folder: TempDir,
+    server: Running,
+    /// Its configuration and its data.
+    pub(crate) folder: TempDir,
+}
+
+enum Running {
+    /// In this process.
+    Here(Server),
+    /// The built program.
+    Program(Program),
+    No,
 }
 
 impl World {
@@ -112,14 +106,66 @@ impl World {
         Self::with(mode, transport, "")
     }
 
+    /// With a server in this process.
     pub(crate) fn with(mode: Mode, transport: Transport, config: &str) -> Self {
-        let Surroundings { mode, mut switch, fcm, apns, folder, config } = Surroundings::new(mode, transport, config);
-        let config = Config::parse(&config, &folder.path().join("config.toml")).expect("a good configuration");
+        let mut world = Self::prepare(mode, transport, config);
+        let config = Config::load(&world.config_file()).expect("a good configuration");
         let server = Server::start(config).expect("a server");
-        let addresses = [Transport::Udp, Transport::Tcp].map(|each| server.sip_address(each).expect("listening"));
-        switch.connect(addresses[usize::from(transport == Transport::Tcp)]);
-        let admin = Admin(server.admin_address());
-        Self { mode, switch, fcm, apns, admin, addresses, server: Some(server), _folder: folder }
+        world.addresses = [Transport::Udp, Transport::Tcp].map(|each| server.sip_address(each).expect("listening"));
+        world.admin = Admin(server.admin_address());
+        world.server = Running::Here(server);
+        world.connect();
+        world
+    }
+
+    /// With the built program, which can be killed.
+    pub(crate) fn with_program(mode: Mode, transport: Transport, config: &str) -> Self {
+        let mut world = Self::prepare(mode, transport, config);
+        world.start_program();
+        world
+    }
+
+    /// Everything but the server.
+    fn prepare(mode: Mode, transport: Transport, config: &str) -> Self {
+        let folder = TempDir::new().expect("a folder");
+        let (fcm, apns) = RUNTIME.block_on(async { (FcmDouble::start().await, ApnsDouble::start().await) });
+        let (fcm, apns) = (fcm.expect("a double of FCM"), apns.expect("a double of APNs"));
+        fcm.write_credentials(folder.path()).expect("written");
+        apns.write_credentials(folder.path()).expect("written");
+        let users = ["alice", "bob"].map(|user| format!("\"{user}@example.org\" = \"{PASSWORD}\"\n")).concat();
+        std::fs::write(folder.path().join("users.toml"), format!("[users]\n{users}")).expect("written");
+        let switch = Switch::new(transport);
+        let config = configuration(mode, &switch, &fcm, &apns, config);
+        std::fs::write(folder.path().join("config.toml"), config).expect("written");
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let server = Running::No;
+        Self { mode, switch, fcm, apns, admin: Admin(nowhere), addresses: [nowhere; 2], server, folder }
+    }
+
+    fn config_file(&self) -> PathBuf {
+        self.folder.path().join("config.toml")
+    }
+
+    fn connect(&mut self) {
+        let server = self.sip(self.switch.peer.transport);
+        self.switch.connect(server);
+    }
+
+    /// Starts the program, once more with what an earlier run left.
+    pub(crate) fn start_program(&mut self) {
+        let program = Program::start(&self.config_file());
+        self.addresses = [program.address("udp"), program.address("tcp")];
+        self.admin = Admin(program.admin);
+        self.server = Running::Program(program);
+        self.connect();
+    }
+
+    #[track_caller]
+    pub(crate) fn program(&mut self) -> &mut Program {
+        match &mut self.server {
+            Running::Program(program) => program,
+            Running::Here(_) | Running::No => panic!("the program is not running"),
+        }
     }
 
     pub(crate) fn sip(&self, transport: Transport) -> SocketAddr {
@@ -202,9 +248,9 @@ impl World {
         self.fcm.requests() + self.apns.requests()
     }
 
-    /// Stops the server and waits until it has.
-    pub(crate) fn stop(mut self) {
-        if let Some(server) = self.server.take() {
+    /// Stops a server of this process, and waits until it has.
+    pub(crate) fn stop(self) {
+        if let Running::Here(server) = self.server {
             server.stop();
         }
     }
