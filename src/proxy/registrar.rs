@@ -99,7 +99,7 @@ impl Proxy {
         response::build(&context.request, context.flow.remote, 200, "OK", Some(&context.to_tag), |out| {
             for binding in bindings.iter().filter(|binding| binding.is_reachable(now.unix)) {
                 let is_own = registration.contacts.iter().any(|contact| contact.device == binding.device);
-                let left = binding.expires_at.since(now.unix).as_secs();
+                let left = binding.expires_at.since(now.unix).as_millis().div_ceil(1000);
                 out.extend_from_slice(b"Contact: ");
                 if is_own {
                     write_contact(out, &binding.contact, &binding.contact_params);
