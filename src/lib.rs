@@ -22,6 +22,7 @@ pub mod logging;
 pub mod metrics;
 pub mod proxy;
 pub mod push;
+pub mod readiness;
 pub mod server;
 pub mod sip;
 pub mod store;
