@@ -1,0 +1,4 @@
+//! What the proxy does, capability by capability.
+
+mod calls;
+mod relay;
