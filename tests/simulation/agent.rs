@@ -198,9 +198,14 @@ impl Agent {
 
     /// A request within the dialog of an INVITE that was sent and answered.
     pub(crate) fn within_sent(&mut self, sent: usize, method: &str) -> Draft {
-        let Sent { draft, responses, .. } = &self.sent[sent];
         let is_2xx = |response: &&Message| response.status().is_some_and(|status| (200..300).contains(&status));
-        let answer = responses.iter().find(is_2xx).expect("the INVITE was answered");
+        let answer = self.sent[sent].responses.iter().find(is_2xx).expect("the INVITE was answered").clone();
+        self.within_answer(sent, &answer, method)
+    }
+
+    /// The same for one of several answers.
+    pub(crate) fn within_answer(&mut self, sent: usize, answer: &Message, method: &str) -> Draft {
+        let Sent { draft, .. } = &self.sent[sent];
         let mut routes = text::values(answer, HeaderName::RecordRoute);
         routes.reverse();
         let cseq = if method == "ACK" { draft.cseq } else { draft.cseq + self.cseq + 1 };

@@ -70,7 +70,7 @@ impl World {
         let response = self.agents[agent].sent[sent].responses.last().unwrap().clone();
         let status = response.status().unwrap();
         if response.method() == Method::INVITE && (200..300).contains(&status) {
-            let ack = self.agents[agent].within_sent(sent, "ACK");
+            let ack = self.agents[agent].within_answer(sent, &response, "ACK");
             let who = &mut self.agents[agent];
             let branch = who.new_branch().to_string();
             let bytes = ack.write(who.transport, who.address, &branch);

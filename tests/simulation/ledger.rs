@@ -102,8 +102,8 @@ impl Ledger {
         }
         assert_eq!(untouched(message, &ours), untouched(came, &ours), "headers pass unchanged");
         assert_eq!(message.body(), came.body());
-        let hops = came.number(HeaderName::MaxForwards).map_or(70, |hops| hops - 1);
-        assert_eq!(message.number(HeaderName::MaxForwards), Some(hops));
+        let hops = came.number(HeaderName::MaxForwards).map_or(Some(70), |hops| hops.checked_sub(1));
+        assert_eq!(message.number(HeaderName::MaxForwards), hops, "one hop less");
         let starts_call = method == "INVITE" && message.to_tag().is_none();
         if starts_call && to.remote() != socket(SWITCH) && flow.remote == socket(SWITCH) {
             let (at, branch) = (*at, text::branch(message, 0).unwrap());

@@ -1,4 +1,22 @@
 //! What the proxy does, capability by capability.
 
 mod calls;
+mod cancel;
+mod devices;
+mod dialogs;
+mod forking;
+mod limits;
+mod local;
+mod messages;
+mod missed_calls;
+mod options;
+mod provisional;
+mod push_outcomes;
+mod query;
 mod relay;
+mod routing;
+mod time_out;
+mod transports;
+mod trust;
+mod unreachable;
+mod unregister;
