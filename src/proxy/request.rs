@@ -50,7 +50,7 @@ impl Proxy {
             Incoming::Ack => self.forward_ack(&request, flow, contacts, now),
             Incoming::Cancel { cancel, invite } => self.receive_cancel(request, flow, cancel, invite, contacts, now),
             Incoming::Request(server) => {
-                let loop_hash = validate::loop_hash(&request, &self.policy.secret);
+                let loop_hash = validate::loop_hash(&request, flow.remote, &self.policy.secret);
                 let mut context = Box::new(Context {
                     server,
                     to_tag: self.random.tag(),
@@ -235,7 +235,7 @@ impl Proxy {
         now: Now,
     ) -> Result<(), DropReason> {
         let policy = Arc::clone(&self.policy);
-        let loop_hash = validate::loop_hash(request, &policy.secret);
+        let loop_hash = validate::loop_hash(request, flow.remote, &policy.secret);
         if validate::request(request, &policy, loop_hash).is_some() {
             return Err(DropReason::Ack);
         }
