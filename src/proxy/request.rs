@@ -74,6 +74,9 @@ impl Proxy {
         if context.request.method() == Method::REGISTER {
             return self.register(context, contacts, now);
         }
+        if context.request.method() == Method::OPTIONS && context.request.number(HeaderName::MaxForwards) == Some(0) {
+            return self.answer_options(context, now);
+        }
         let policy = Arc::clone(&self.policy);
         let request = context.request.clone();
         let routed = route::preprocess(&request, &policy, &self.keys);
