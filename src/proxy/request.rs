@@ -112,14 +112,14 @@ impl Proxy {
             };
         }
         if let TokenRead::Token(token) = routed.token {
-            let starts_dialog = request.to_tag().is_none();
-            return match contacts.of_device(token.device).filter(|_| starts_dialog) {
-                Some(binding) => {
-                    let only = Some(binding.device);
-                    Ok(Target::Phones { aor: binding.aor.clone(), bindings: vec![binding], only })
-                }
-                None => Ok(Target::Flow(token)),
-            };
+            if request.to_tag().is_some() {
+                return Ok(Target::Flow(token));
+            }
+            // By the Path that its REGISTER left: a binding that has ended is as good as a flow that is gone, and the
+            // registrar is to forget it (RFC 5626 §5.3).
+            let binding = contacts.of_device(token.device).ok_or_else(|| Reject::of(430))?;
+            let only = Some(binding.device);
+            return Ok(Target::Phones { aor: binding.aor.clone(), bindings: vec![binding], only });
         }
         self.phones(&uri, contacts)
     }
