@@ -14,7 +14,7 @@ use super::policy::PushWhen;
 use super::request::call_ref;
 use super::response_context::{BranchState, Hop};
 use super::secret::FlowToken;
-use super::{BUSY_RETRY_AFTER_S, Proxy, PushPurpose, Reject, SavePurpose, Timer};
+use super::{BUSY_RETRY_AFTER_S, Proxy, PushPurpose, Reject, SavePurpose, Timer, forward};
 use crate::binding::{Aor, Binding, DeviceId, PushTarget, Tokens};
 use crate::clock::Now;
 use crate::push::{self, Notice, Push};
@@ -185,7 +185,7 @@ impl Proxy {
         let is_dialog =
             context.is_invite() || matches!(context.request.method_text(), b"SUBSCRIBE" | b"REFER" | b"NOTIFY");
         Hop {
-            uri: Some(binding.contact.clone()),
+            uri: Some(forward::request_uri(&binding.contact).into()),
             routes: binding.path.clone(),
             record_route: is_dialog.then(|| self.keys.write(&token).into()),
             destinations: vec![Destination::Flow(binding.flow)],
