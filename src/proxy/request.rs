@@ -183,7 +183,11 @@ impl Proxy {
         let record_route = self.record_route(&context.request, &FlowToken { device, flow: context.flow });
         let hop = Hop { uri: None, routes: [].into(), record_route, destinations: Vec::new(), device: None };
         match self.trusted_destination(routed, contacts) {
-            Some(destination) => self.start_branch(context, Hop { destinations: vec![destination], ..hop }, now),
+            Some(destination) => {
+                let mut destinations = vec![destination];
+                self.prefer_stream(&context.request, &mut destinations);
+                self.start_branch(context, Hop { destinations, ..hop }, now);
+            }
             None => self.start_upstream(context, hop, now),
         }
     }
