@@ -342,6 +342,11 @@ impl Proxy {
         if registration.accepted.is_some() {
             return;
         }
+        if registration.contacts.is_empty() && !registration.is_star {
+            context.responses.is_final = true;
+            let bytes = self.relayed_2xx(context, response, contacts);
+            return self.transactions.respond(context.server, 200, bytes, now.instant);
+        }
         let default = u32::try_from(self.policy.registrar.expires_default.as_secs()).unwrap_or(u32::MAX);
         let granted: Vec<u32> = registration
             .contacts
