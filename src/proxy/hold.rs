@@ -460,7 +460,14 @@ impl Proxy {
     }
 
     pub(super) fn repeat_provisional(&mut self, server: ServerId, now: Now) {
-        self.with_context(server, |proxy, context| proxy.send_provisional(context, now));
+        self.with_context(server, |proxy, context| {
+            if context.responses.is_ringing() {
+                // The caller hears the device, which repeats its own. It may yet refuse while another one sleeps.
+                proxy.timers.set(Timer::Provisional(server), now.instant + PROVISIONAL_EVERY);
+            } else {
+                proxy.send_provisional(context, now);
+            }
+        });
     }
 
     /// The wait is over: devices that did not come are no longer waited for.

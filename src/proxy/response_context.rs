@@ -86,6 +86,11 @@ impl ResponseContext {
         self.branches.iter().all(|branch| branch.state == BranchState::Ended)
     }
 
+    /// Whether a branch has brought a provisional response, and no final one.
+    pub(super) fn is_ringing(&self) -> bool {
+        self.branches.iter().any(|branch| branch.state == BranchState::Ringing)
+    }
+
     pub(super) fn has_declined(&self) -> bool {
         self.finals.iter().any(|response| response.status() >= Some(600))
     }
