@@ -481,6 +481,13 @@ impl Proxy {
                     }
                 }
             }
+            if !context.is_invite() {
+                // Its client is about to give up; nothing that a device says later would find it.
+                for index in 0..context.responses.branches.len() {
+                    proxy.drop_branch(context, index);
+                    context.responses.end_if_pending(index, 408);
+                }
+            }
             proxy.conclude(context, contacts, now);
         });
     }

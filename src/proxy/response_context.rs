@@ -130,6 +130,13 @@ impl ResponseContext {
         }
     }
 
+    /// The same for a branch of which it is not known yet.
+    pub(super) fn end_if_pending(&mut self, index: usize, failure: u16) {
+        if self.branches.get(index).is_some_and(|branch| branch.state != BranchState::Ended) {
+            self.end(index, failure);
+        }
+    }
+
     /// The best of the finals (RFC 3261 §16.7 step 6), and all others that carry a challenge.
     pub(super) fn best(&self) -> Option<&Message> {
         self.finals.iter().min_by_key(|response| rank(response.status().unwrap_or_default()))
