@@ -582,6 +582,7 @@ impl Proxy {
             (true, _) => (Ending::Cancelled { seen: false }, Reject::of(487)),
             (false, true) if call.ends_by_expires => (Ending::Expired, Reject::of(487)),
             (false, true) => (Ending::NoReturn, Reject::of(self.policy.hold.no_return_status)),
+            (false, false) if context.responses.is_overloaded => (Ending::Overload, Reject::busy(BUSY_RETRY_AFTER_S)),
             (false, false) if was_forwarded => {
                 (Ending::NoReturn, Reject::of(if context.is_invite() { 408 } else { 480 }))
             }

@@ -173,7 +173,7 @@ impl Proxy {
             routes: [].into(),
             record_route: self.record_route(&context.request, token),
             destinations: vec![Destination::Flow(present_flow(token, contacts, now))],
-            device: None,
+            device: Some(token.device),
         };
         self.start_branch(context, hop, now);
     }

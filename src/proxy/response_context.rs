@@ -65,6 +65,8 @@ pub(super) struct ResponseContext {
     finals: SmallVec<[Message; 1]>,
     /// Whether a final response went back.
     pub is_final: bool,
+    /// Whether a branch could not be sent for want of room for its transaction.
+    pub is_overloaded: bool,
     /// Whether the client CANCELled, so that no branch may be started.
     pub is_cancelled: bool,
 }
