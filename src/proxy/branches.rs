@@ -196,7 +196,7 @@ impl Proxy {
                     return proxy.conclude(context, contacts, now);
                 }
             }
-            proxy.device_answered(context, index, response, contacts, now);
+            proxy.device_answered(context, index, response, now);
             match context.responses.receive(index, response, context.is_invite()) {
                 Reaction::Wait => {}
                 Reaction::Forward => proxy.forward_response(context, response, now),

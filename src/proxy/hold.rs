@@ -493,14 +493,7 @@ impl Proxy {
     }
 
     /// A device answered on its branch: it is awake, and it has seen the call.
-    pub(super) fn device_answered(
-        &mut self,
-        context: &mut Context,
-        index: usize,
-        response: &Message,
-        contacts: &dyn Contacts,
-        now: Now,
-    ) {
+    pub(super) fn device_answered(&mut self, context: &mut Context, index: usize, response: &Message, now: Now) {
         let status = response.status().unwrap_or_default();
         let Some(branch) = context.responses.branches.get(index) else { return };
         let (Some(device), BranchState::Calling | BranchState::Ringing) = (branch.hop.device, branch.state) else {
@@ -522,10 +515,11 @@ impl Proxy {
             let devices = vec![(device, Settlement::Seen)];
             self.save(Change::Settle { aor, id, call_ref, devices, ended: false }, None);
         }
-        if status > 100 {
+        // A 100 says that the device is awake, so that no push is needed, but not that its user will see the call.
+        let is_probed = held_state(context, device) == Some(DeviceState::Probing);
+        if status > 100 || is_probed {
             self.tell(context, device, DeviceInput::Answered, now);
         }
-        let _ = contacts;
     }
 
     /// A device's branch failed without a response. A probe that failed is as good as a silent one.
@@ -665,6 +659,10 @@ fn can_be_told(target: &PushTarget, method: Method) -> Result<(), &'static str> 
         Tokens::Apple { remote: None, .. } if method != Method::INVITE => Err("the contact has no remote token"),
         Tokens::Apple { .. } | Tokens::Single => Ok(()),
     }
+}
+
+fn held_state(context: &mut Context, device: DeviceId) -> Option<DeviceState> {
+    context.call_mut()?.device(device).map(|held| held.state)
 }
 
 fn provider_of(binding: &Binding) -> &'static str {
