@@ -237,7 +237,7 @@ impl Proxy {
             }
             let branch = context.responses.branches.get(index);
             if let Some(device) = branch.filter(|branch| branch.client.is_none()).and_then(|branch| branch.hop.device) {
-                proxy.device_unreachable(context, device, status, contacts, now);
+                proxy.device_unreachable(context, device, status, now);
             }
             proxy.conclude(context, contacts, now);
         });

@@ -522,22 +522,23 @@ impl Proxy {
         }
     }
 
-    /// A device's branch failed without a response. A probe that failed is as good as a silent one.
-    pub(super) fn device_unreachable(
-        &mut self,
-        context: &mut Context,
-        device: DeviceId,
-        status: u16,
-        contacts: &dyn Contacts,
-        now: Now,
-    ) {
-        let Some(call) = context.call() else { return };
+    /// A device's branch failed without a response. A device that lost its connection may come back by itself, or by a
+    /// push that it has not had.
+    pub(super) fn device_unreachable(&mut self, context: &mut Context, device: DeviceId, status: u16, now: Now) {
+        let method = context.request.method();
+        let Some(call) = context.call_mut() else { return };
         let call_ref = call.call_ref.clone();
-        let reason = if status == 408 { "the device did not answer the INVITE" } else { "the device's flow is gone" };
+        let target = call.device(device).and_then(|held| held.binding.push.as_ref());
+        let is_pushable = target.is_some_and(|target| can_be_told(target, method).is_ok());
+        let (input, reason) = match status {
+            408 => (DeviceInput::Silent, "the device did not answer the INVITE"),
+            _ => (DeviceInput::Lost, "the device's flow is gone"),
+        };
         self.step(&call_ref, Step::Failed, Some(device), "", reason);
         self.timers.cancel(&Timer::Probe(context.server, device));
-        self.tell(context, device, DeviceInput::Silent, now);
-        let _ = contacts;
+        if is_pushable && !context.responses.is_overloaded {
+            self.tell(context, device, input, now);
+        }
     }
 
     /// A 2xx went back. One that crossed with a CANCEL takes back what the CANCEL left in the buckets.
