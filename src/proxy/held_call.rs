@@ -137,7 +137,9 @@ pub(super) fn next(state: DeviceState, input: DeviceInput, attempts: u8, left: D
             (Is::Joined, Deed::Nothing)
         }
 
-        (Is::Probing | Is::Joined, In::Silent | In::Lost) if left.is_zero() => (Is::Unwakeable, Deed::Conclude),
+        (Is::Probing, In::Silent | In::Lost) | (Is::Joined, In::Lost) if left.is_zero() => {
+            (Is::Unwakeable, Deed::Conclude)
+        }
         (Is::Probing, In::Silent | In::Lost) => (Is::Recording, Deed::Record),
         (Is::Joined, In::Lost) if attempts == 0 => (Is::Recording, Deed::Record),
         (Is::Joined, In::Lost) => (Is::Waiting, Deed::Nothing),

@@ -10,6 +10,7 @@ use super::caller::Caller;
 use super::context::{Context, Purpose};
 use super::event::{Contacts, Effect, Outcome};
 use super::held_call::{Deed, DeviceInput, DeviceState, HeldCall, HeldDevice};
+use super::keep::Kept;
 use super::policy::PushWhen;
 use super::request::call_ref;
 use super::response_context::{BranchState, Hop};
@@ -265,7 +266,7 @@ impl Proxy {
         for held in call.devices.iter_mut().filter(|held| devices.contains(&held.binding.device)) {
             held.has_entry = true;
         }
-        self.save(change, Some(SavePurpose::Hold(server, devices)));
+        self.save(change, SavePurpose::Hold(server, devices));
     }
 
     pub(super) fn hold_saved(
@@ -398,7 +399,7 @@ impl Proxy {
         let Some(binding) = contacts.of_device(device) else { return };
         let Some(target) = &binding.push else { return };
         let token = target.prid.clone();
-        self.save(Change::TokenDead { aor: binding.aor.clone(), device, token, sent_at, dead_since }, None);
+        self.keep(Change::TokenDead { aor: binding.aor.clone(), device, token, sent_at, dead_since });
     }
 
     pub(super) fn retry_due(&mut self, server: ServerId, device: DeviceId, contacts: &dyn Contacts, now: Now) {
@@ -513,7 +514,7 @@ impl Proxy {
         if let Some(held) = held.filter(|held| is_sign_of_life && held.has_entry) {
             held.has_entry = false;
             let devices = vec![(device, Settlement::Seen)];
-            self.save(Change::Settle { aor, id, call_ref, devices, ended: false }, None);
+            self.keep(Change::Settle { aor, id, call_ref, devices, ended: false });
         }
         // A 100 says that the device is awake, so that no push is needed, but not that its user will see the call.
         let is_probed = held_state(context, device) == Some(DeviceState::Probing);
@@ -547,7 +548,7 @@ impl Proxy {
         if let Some(call) = context.call().filter(|_| was_over) {
             let devices = call.devices.iter().map(|held| (held.binding.device, Settlement::Seen)).collect();
             let (aor, id, call_ref) = (call.aor.clone(), call.id, call.call_ref.clone());
-            self.save(Change::Settle { aor, id, call_ref, devices, ended: true }, None);
+            self.keep(Change::Settle { aor, id, call_ref, devices, ended: true });
         }
         self.end_call(context, Ending::Answered, contacts, now);
     }
@@ -612,12 +613,16 @@ impl Proxy {
         let detail = format!("after {} ms", millis(now.instant.saturating_duration_since(call.since.instant)));
         let seen = matches!(ending, Ending::Answered | Ending::Cancelled { seen: true });
         let settlement = if seen { Settlement::Seen } else { Settlement::Missed };
-        let mut settled: Vec<_> = Vec::new();
+        let (mut settled, mut unaware) = (Vec::new(), Vec::new());
+        let since = call.since.unix;
         for held in &mut call.devices {
             self.timers.cancel(&Timer::Probe(server, held.binding.device));
             self.timers.cancel(&Timer::Retry(server, held.binding.device));
             if std::mem::take(&mut held.has_entry) {
                 settled.push((held.binding.device, settlement));
+                if !seen && held.state != DeviceState::Joined {
+                    unaware.push(held.binding.device);
+                }
             }
         }
         let (aor, id, is_recorded) = (call.aor.clone(), call.id, call.is_recorded);
@@ -634,7 +639,8 @@ impl Proxy {
             settled.extend(fresh);
         }
         if is_recorded {
-            self.save(Change::Settle { aor, id, call_ref, devices: settled, ended: true }, None);
+            let change = Change::Settle { aor, id, call_ref, devices: settled, ended: true };
+            self.keep_all(Kept { change, unaware, since });
         }
         self.effects.push_back(Effect::CallEnded(outcome));
     }

@@ -355,7 +355,7 @@ impl Proxy {
             .collect();
         registration.accepted = Some(response.clone());
         let change = registration.change(&request, flow, &granted, contacts, now);
-        self.save(change, Some(SavePurpose::Registration(context.server)));
+        self.save(change, SavePurpose::Registration(context.server));
     }
 
     /// The bindings are durable, so the phone may be told; calls that wait for it go on.

@@ -37,7 +37,7 @@ impl Proxy {
                     let bytes = self.own_2xx(context, contacts, now);
                     return self.transactions.respond(context.server, 200, bytes, now.instant);
                 }
-                self.save(change, Some(SavePurpose::Registration(context.server)));
+                self.save(change, SavePurpose::Registration(context.server));
             }
             Err(reject) => self.reject(context, &reject, now),
         }
