@@ -96,17 +96,18 @@ impl Drop for Sim {
     fn drop(&mut self) {
         let Ok(mut world) = self.world.try_borrow_mut() else { return };
         if std::thread::panicking() {
-            let from = world.trace.len().saturating_sub(400);
-            eprintln!("{}\nSEED={}", world.trace[from..].join("\n"), world.seed);
-            return;
+            return world.tell();
         }
         world.run_for(s(1200));
         let world = &mut *world;
+        let mut faults = world.ledger.faults(&world.storage);
         if !world.proxy.is_idle() {
-            eprintln!("{}\nSEED={}", world.trace.join("\n"), world.seed);
-            panic!("the proxy is idle when everything has ended, held {}", world.proxy.held_calls());
+            faults.push(format!("the proxy is not idle, {} held", world.proxy.held_calls()));
         }
-        world.ledger.close(&world.storage);
+        if !faults.is_empty() {
+            world.tell();
+            panic!("{faults:#?}");
+        }
     }
 }
 
@@ -131,6 +132,11 @@ impl Request {
 
     pub(crate) fn status(&self) -> Option<u16> {
         self.sent().finals().first().copied()
+    }
+
+    /// Nothing more will come.
+    pub(crate) fn timed_out(&self) -> bool {
+        self.sent().failed
     }
 
     pub(crate) fn expects(&self, statuses: &[u16]) {

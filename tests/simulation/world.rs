@@ -139,6 +139,12 @@ impl World {
         }
     }
 
+    /// What led to a failure.
+    pub(crate) fn tell(&mut self) {
+        let from = self.trace.len().saturating_sub(2000);
+        eprintln!("{}\nSEED={}", self.trace[from..].join("\n"), self.seed);
+    }
+
     pub(crate) fn schedule(&mut self, at: Instant, event: Event) {
         self.scheduled += 1;
         self.queue.push(Reverse((at, self.scheduled)));

@@ -2,6 +2,7 @@
 
 mod calls;
 mod cancel;
+mod chance;
 mod devices;
 mod dialogs;
 mod forking;
@@ -16,6 +17,7 @@ mod query;
 mod relay;
 mod routing;
 mod time_out;
+mod torture;
 mod transports;
 mod trust;
 mod unreachable;

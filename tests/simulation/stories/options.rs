@@ -44,7 +44,7 @@ fn to_a_plain_phone_it_goes() {
 }
 
 #[test]
-fn with_no_hops_left_it_is_answered_here() {
+fn with_no_hops_left_it_is_for_the_proxy_itself_or_nobody() {
     let sim = Sim::new();
     let alice = sim.phone("alice");
     alice.change(|agent| agent.device.push.clear());
@@ -57,7 +57,10 @@ fn with_no_hops_left_it_is_answered_here() {
         [sim.switch().sends("OPTIONS", "alice", no_hops), alice.asks("OPTIONS", "sip:bob@example.org", no_hops)];
     sim.run_for(ms(100));
     for request in asked {
-        request.expects(&[200]);
+        request.expects(&[483]);
     }
+    let ours = alice.asks("OPTIONS", "sip:192.0.2.10", no_hops);
+    sim.run_for(ms(100));
+    ours.expects(&[200]);
     assert!(alice.got("OPTIONS").is_empty() && sim.switch().got("OPTIONS").is_empty());
 }
