@@ -74,13 +74,16 @@ impl Proxy {
         if context.request.method() == Method::REGISTER {
             return self.register(context, contacts, now);
         }
-        if context.request.method() == Method::OPTIONS && context.request.number(HeaderName::MaxForwards) == Some(0) {
-            return self.answer_options(context, now);
-        }
         let policy = Arc::clone(&self.policy);
         let request = context.request.clone();
         let routed = route::preprocess(&request, &policy, &self.keys);
-        match self.target(&request, &routed, context.flow, contacts) {
+        let target = self.target(&request, &routed, context.flow, contacts);
+        let is_far = !matches!(target, Ok(Target::Ourselves));
+        // Only an OPTIONS comes as far as this without hops left (RFC 3261 §16.3 item 3).
+        if is_far && request.number(HeaderName::MaxForwards) == Some(0) {
+            return self.reject(context, &Reject::new(483, "Too Many Hops"), now);
+        }
+        match target {
             Ok(Target::Flow(token)) => self.forward_in_dialog(context, &token, contacts, now),
             Ok(Target::Softswitch) => self.forward_to_softswitch(context, &routed, contacts, now),
             Ok(Target::Ourselves) => self.answer_ourselves(context, now),

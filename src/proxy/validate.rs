@@ -21,7 +21,7 @@ pub(super) fn request(message: &Message, policy: &Policy, loop_hash: u64) -> Opt
         return Some(Reject::new(fault.status, fault.reason));
     }
     let hops = message.number(HeaderName::MaxForwards);
-    // OPTIONS is answered by the proxy that the hops end at (RFC 3261 §11).
+    // An OPTIONS to the proxy itself needs no more hops.
     if hops == Some(0) && message.method() != Method::OPTIONS {
         return Some(Reject::new(483, "Too Many Hops"));
     }
