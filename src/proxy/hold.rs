@@ -230,7 +230,8 @@ impl Proxy {
         let (server, flow) = (context.server, context.flow);
         let (invite, to_tag) = (context.request.bytes().clone(), context.to_tag.clone());
         let Some(call) = context.call_mut() else { return };
-        let recording = |held: &&HeldDevice| held.state == DeviceState::Recording;
+        // An entry that is on its way already is not asked for again: its own reply counts.
+        let recording = |held: &&HeldDevice| held.state == DeviceState::Recording && !held.has_entry;
         let devices: SmallVec<[DeviceId; 1]> =
             call.devices.iter().filter(recording).map(|held| held.binding.device).collect();
         if devices.is_empty() {
