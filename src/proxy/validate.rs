@@ -1,6 +1,7 @@
 //! Request validation (RFC 3261 §16.3), in its order.
 
-use std::hash::Hasher;
+use std::hash::{Hash, Hasher};
+use std::net::SocketAddr;
 
 use siphasher::sip::SipHasher24;
 
@@ -20,7 +21,7 @@ pub(super) fn request(message: &Message, policy: &Policy, loop_hash: u64) -> Opt
         return Some(Reject::new(fault.status, fault.reason));
     }
     let hops = message.number(HeaderName::MaxForwards);
-    // OPTIONS may be answered by the proxy that the hops end at; see `Proxy::answer_options`.
+    // An OPTIONS to the proxy itself needs no more hops.
     if hops == Some(0) && message.method() != Method::OPTIONS {
         return Some(Reject::new(483, "Too Many Hops"));
     }
@@ -40,8 +41,9 @@ pub(super) fn request(message: &Message, policy: &Policy, loop_hash: u64) -> Opt
 }
 
 /// Everything that decides where a request goes (RFC 5393 §4.2): if a request comes back with all of it unchanged, it
-/// is in a loop. The method is left out, so that CANCEL and ACK fit their INVITE.
-pub(super) fn loop_hash(message: &Message, secret: &[u8; 32]) -> u64 {
+/// is in a loop. The source is part of it: the same call of a phone that a softswitch sends back for another phone goes
+/// elsewhere this time. The method is left out, so that CANCEL and ACK fit their INVITE.
+pub(super) fn loop_hash(message: &Message, source: SocketAddr, secret: &[u8; 32]) -> u64 {
     let (key, _) = secret.split_at(16);
     let mut hasher = SipHasher24::new_with_key(&<[u8; 16]>::try_from(key).unwrap_or_default());
     let mut part = |bytes: &[u8]| {
@@ -56,6 +58,7 @@ pub(super) fn loop_hash(message: &Message, secret: &[u8; 32]) -> u64 {
     for name in [HeaderName::Route, HeaderName::ProxyRequire, HeaderName::ProxyAuthorization] {
         part(message.first(name).unwrap_or_default());
     }
+    source.hash(&mut hasher);
     hasher.finish()
 }
 
