@@ -1,0 +1,246 @@
+//! The stories: what each actor does, and what it must see of the others.
+
+use serde_json::Value;
+
+use super::dialog::DOMAIN;
+use super::fcm_double::Answer;
+use super::ladder::{Actor, Line, Tone};
+use super::narrator::text;
+use super::peer::Failure;
+use super::stage::{ALICE_TOKEN, BOB_TOKEN, BOB_VOIP, CAROL_TOKEN, Stage};
+use crate::sip::HeaderName;
+use crate::timeline::Step;
+
+/// In the order in which they are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Story {
+    Registration,
+    Call,
+    Missed,
+    TwoDevices,
+    DeadToken,
+}
+
+impl Story {
+    pub(super) const ALL: [Self; 5] = [Self::Registration, Self::Call, Self::Missed, Self::TwoDevices, Self::DeadToken];
+
+    pub(super) fn title(self) -> &'static str {
+        match self {
+            Self::Registration => "A phone registers and falls asleep",
+            Self::Call => "A call wakes it",
+            Self::Missed => "The caller gives up too early",
+            Self::TwoDevices => "Two devices ring, one answers",
+            Self::DeadToken => "The app is gone",
+        }
+    }
+
+    /// What to look at.
+    pub(super) fn point(self) -> [&'static str; 2] {
+        match self {
+            Self::Registration => [
+                "The phone's Contact says how to wake it (RFC 8599). The softswitch, which is",
+                "the registrar, sees a short alias instead, the same for this device for ever.",
+            ],
+            Self::Call => [
+                "The INVITE is held while a push wakes the phone. It comes back from another",
+                "port, registers, and gets the call. The caller has heard 182 meanwhile.",
+            ],
+            Self::Missed => [
+                "The phone is out of reach, so the push is in vain. When it is back, it gets no",
+                "call that is over, but one push that tells all calls it has missed.",
+            ],
+            Self::TwoDevices => [
+                "Bob has an Android (FCM, UDP) and an iPhone (APNs, TCP). Both are woken, each",
+                "joins when it is ready, and who was too late is told so.",
+            ],
+            Self::DeadToken => [
+                "Carol has uninstalled the app, and FCM says so. Her caller is not kept waiting,",
+                "the device is forgotten, and the operator can read why.",
+            ],
+        }
+    }
+
+    pub(super) fn lanes(self) -> Vec<(Actor, &'static str)> {
+        let mut lanes = vec![(Actor::Softswitch, "softswitch"), (Actor::Proxy, "proxy")];
+        match self {
+            Self::Registration | Self::Call | Self::Missed => lanes.push((Actor::Phone(0), "Alice's phone")),
+            Self::TwoDevices => lanes.extend([(Actor::Phone(1), "Android"), (Actor::Phone(2), "iPhone")]),
+            Self::DeadToken => lanes.push((Actor::Phone(3), "Carol's phone")),
+        }
+        lanes.push((Actor::PushService, "push service"));
+        lanes
+    }
+
+    /// Who sleeps when the story begins.
+    pub(super) fn asleep(self) -> &'static [Actor] {
+        match self {
+            Self::Registration => &[],
+            Self::Call | Self::Missed => &[Actor::Phone(0)],
+            Self::TwoDevices => &[Actor::Phone(1), Actor::Phone(2)],
+            Self::DeadToken => &[Actor::Phone(3)],
+        }
+    }
+
+    /// What has happened before the story begins, and is not told.
+    pub(super) async fn prepare(self, stage: &mut Stage) -> Result<(), Failure> {
+        match self {
+            Self::Registration | Self::Call | Self::Missed => {}
+            Self::TwoDevices => {
+                for phone in [&mut stage.android, &mut stage.iphone] {
+                    phone.registers().await?;
+                    phone.falls_asleep();
+                }
+            }
+            Self::DeadToken => {
+                stage.carol.registers().await?;
+                stage.carol.falls_asleep();
+                stage.push.fcm.script(CAROL_TOKEN, [Answer::Unregistered]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Plays it; how it ended, in a few words.
+    pub(super) async fn play(self, stage: &mut Stage) -> Result<&'static str, Failure> {
+        match self {
+            Self::Registration => registration(stage).await,
+            Self::Call => call(stage).await,
+            Self::Missed => missed(stage).await,
+            Self::TwoDevices => two_devices(stage).await,
+            Self::DeadToken => dead_token(stage).await,
+        }
+    }
+}
+
+async fn registration(stage: &mut Stage) -> Result<&'static str, Failure> {
+    stage.narrator.explain(true);
+    stage.alice.registers().await?;
+    stage.narrator.explain(false);
+    let alias = stage.softswitch.alias_of(stage.alice.user())?;
+    demand(!alias.contains("pn-"), "the softswitch", "an alias without push parameters", &alias)?;
+    stage.alice.falls_asleep();
+    Ok("registered")
+}
+
+async fn call(stage: &mut Stage) -> Result<&'static str, Failure> {
+    let alias = stage.softswitch.alias_of(stage.alice.user())?;
+    let mut caller = stage.softswitch.invites(stage.alice.user(), &alias).await?;
+    stage.softswitch.hears(100).await?;
+    let push = stage.push.expect("invite", ALICE_TOKEN).await?;
+    stage.softswitch.hears(182).await?;
+    stage.alice.is_woken_by(&push).await?;
+
+    let invite = stage.alice.gets_invite().await?;
+    stage.alice.rings(&invite).await?;
+    stage.softswitch.hears(180).await?;
+    stage.passes(350, Actor::Phone(0), "rings").await;
+    let mut callee = stage.alice.accepts(&invite).await?;
+    stage.softswitch.hears_final(&mut caller, 200).await?;
+    stage.alice.gets_ack().await?;
+    stage.passes(400, Actor::Phone(0), "they talk").await;
+    stage.alice.hangs_up(&mut callee).await?;
+    stage.softswitch.is_hung_up_on().await?;
+    stage.alice.is_done().await?;
+    stage.alice.falls_asleep();
+    Ok("answered")
+}
+
+async fn missed(stage: &mut Stage) -> Result<&'static str, Failure> {
+    let alias = stage.softswitch.alias_of(stage.alice.user())?;
+    let mut caller = stage.softswitch.invites(stage.alice.user(), &alias).await?;
+    stage.softswitch.hears(100).await?;
+    stage.push.expect("invite", ALICE_TOKEN).await?;
+    stage.softswitch.hears(182).await?;
+    stage.passes(400, Actor::Softswitch, "caller waits").await;
+    stage.softswitch.cancels(&mut caller).await?;
+
+    stage.narrator.deed(Actor::Phone(0), "in reach again");
+    stage.alice.wakes_by_itself().await?;
+    let push = stage.push.expect("missed_calls", ALICE_TOKEN).await?;
+    let calls = push.body.pointer("/message/data/calls").and_then(Value::as_str).unwrap_or_default();
+    demand(
+        calls.contains(r#""remote_uri":"103""#),
+        "the push service",
+        "the call of 103 among the missed ones",
+        calls,
+    )?;
+    stage.alice.shows("1 missed call");
+    // Had it got the INVITE, it would have been before the push.
+    stage.alice.expect_no_more()?;
+    stage.alice.falls_asleep();
+    Ok("missed, and told")
+}
+
+async fn two_devices(stage: &mut Stage) -> Result<&'static str, Failure> {
+    let mut caller = stage.softswitch.invites("bob", &format!("sip:bob@{DOMAIN}")).await?;
+    stage.softswitch.hears(100).await?;
+    let to_android = stage.push.expect("invite", BOB_TOKEN).await?;
+    let to_iphone = stage.push.expect("invite", BOB_VOIP).await?;
+    stage.softswitch.hears(182).await?;
+
+    let (android, iphone) = (&mut stage.android, &mut stage.iphone);
+    let (one, other) = tokio::join!(android.is_woken_by(&to_android), iphone.is_woken_by(&to_iphone));
+    one.and(other)?;
+    let for_android = stage.android.gets_invite().await?;
+    stage.android.rings(&for_android).await?;
+    stage.softswitch.hears(180).await?;
+    let for_iphone = stage.iphone.gets_invite().await?;
+    stage.iphone.rings(&for_iphone).await?;
+    stage.softswitch.hears(180).await?;
+
+    stage.passes(350, Actor::Phone(2), "rings").await;
+    stage.iphone.accepts(&for_iphone).await?;
+    stage.softswitch.hears_final(&mut caller, 200).await?;
+    let cancel = stage.android.is_cancelled(&for_android).await?;
+    let reason = text(cancel.first(HeaderName::Reason).unwrap_or_default());
+    demand(reason.contains("Call completed elsewhere"), "Bob's Android", "a CANCEL that says why", &reason)?;
+    stage.iphone.gets_ack().await?;
+    stage.passes(300, Actor::Phone(2), "they talk").await;
+    stage.softswitch.hangs_up(&mut caller).await?;
+    stage.iphone.is_hung_up_on().await?;
+    stage.softswitch.is_done().await?;
+    Ok("answered once")
+}
+
+async fn dead_token(stage: &mut Stage) -> Result<&'static str, Failure> {
+    let alias = stage.softswitch.alias_of(stage.carol.user())?;
+    let mut caller = stage.softswitch.invites("carol", &alias).await?;
+    let call_ref = caller.call_id.clone();
+    stage.softswitch.hears(100).await?;
+    let push = stage.push.expect("invite", CAROL_TOKEN).await?;
+    demand(!push.is_accepted, "the push service", "to refuse the push", "it was accepted")?;
+    stage.softswitch.hears(182).await?;
+    stage.softswitch.hears_final(&mut caller, 480).await?;
+
+    stage.passes(150, Actor::Softswitch, "calls again").await;
+    let mut caller = stage.softswitch.invites("carol", &alias).await?;
+    stage.softswitch.hears(100).await?;
+    stage.softswitch.hears_final(&mut caller, 404).await?;
+    tell_why(stage, &call_ref)?;
+    Ok("480 at once")
+}
+
+/// What `sip-push-proxy calls CALL_REF` would print.
+fn tell_why(stage: &Stage, call_ref: &str) -> Result<(), Failure> {
+    let call = stage.timeline.call(call_ref);
+    let events = call.as_ref().map(|call| call.events.as_slice()).unwrap_or_default();
+    stage.narrator.say(&Line::default());
+    let title = format!("   why: sip-push-proxy calls {call_ref}");
+    stage.narrator.say(&Line::of(&title, Tone::Strong));
+    let began = events.first().map(|event| event.at).unwrap_or_default();
+    for event in events {
+        let after = event.at.since(began).as_millis();
+        let tone = if event.reason.is_empty() { Tone::Faint } else { Tone::Bad };
+        let told = format!("{after:>5} ms   {:<14} {} {}", event.step.name(), event.detail, event.reason);
+        stage.narrator.say(&Line::of(&told, tone));
+    }
+    let is_told = events.iter().any(|event| event.step == Step::PushRefused && event.reason.contains("UNREGISTERED"));
+    demand(is_told, "the operator", "push_refused with UNREGISTERED", "the timeline above")
+}
+
+fn demand(is_so: bool, who: &str, expected: &str, came: &str) -> Result<(), Failure> {
+    if is_so {
+        return Ok(());
+    }
+    Err(Failure::Unexpected { who: who.to_owned(), expected: expected.to_owned(), came: format!("{came} came") })
+}
