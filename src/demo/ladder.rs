@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-/// No line is wider.
-pub(super) const WIDTH: usize = 80;
+use super::line::{Line, Tone, WIDTH, shortened, with_short_words, wrapped};
+
 /// Where the first and the last lane stand.
 const FIRST: usize = 11;
 const LAST: usize = 74;
 /// Where notes begin: right of the first lane, so that it goes on beside them.
 const NOTE: usize = FIRST + 3;
 /// Lines of one note; what is longer ends in `…`.
-const NOTE_LINES: usize = 3;
+const NOTE_LINES: usize = 4;
+/// Right of the time.
+const TEXT: usize = 7;
 
 /// Who sends and receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,89 +22,6 @@ pub(super) enum Actor {
     /// Numbered from 0 over the whole demo.
     Phone(u8),
     PushService,
-}
-
-/// What a piece of text is, from which its colour follows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tone {
-    Plain,
-    Faint,
-    Strong,
-    Request,
-    Progress,
-    Good,
-    Bad,
-    Push,
-}
-
-impl Tone {
-    /// Select Graphic Rendition parameters (ECMA-48 §8.3.117), from the sixteen colours that every terminal's user
-    /// has chosen to be readable.
-    fn sgr(self) -> &'static str {
-        match self {
-            Self::Plain => "0",
-            Self::Faint => "2",
-            Self::Strong => "1",
-            Self::Request => "36",
-            Self::Progress => "33",
-            Self::Good => "32",
-            Self::Bad => "31",
-            Self::Push => "35",
-        }
-    }
-}
-
-/// One line of text in several tones.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Line(Vec<(char, Tone)>);
-
-impl Line {
-    pub(super) fn of(text: &str, tone: Tone) -> Self {
-        Self(text.chars().map(|char| (char, tone)).collect())
-    }
-
-    /// Goes on in another tone.
-    pub(super) fn then(mut self, text: &str, tone: Tone) -> Self {
-        self.0.extend(text.chars().map(|char| (char, tone)));
-        self
-    }
-
-    /// Writes over what stands at `column`.
-    fn put(&mut self, column: usize, text: &str, tone: Tone) {
-        for (column, char) in (column..).zip(text.chars()) {
-            if self.0.len() <= column {
-                self.0.resize(column + 1, (' ', Tone::Plain));
-            }
-            if let Some(cell) = self.0.get_mut(column) {
-                *cell = (char, tone);
-            }
-        }
-    }
-
-    fn at(&self, column: usize) -> char {
-        self.0.get(column).map_or(' ', |(char, _)| *char)
-    }
-
-    /// The text without spaces at its end; with escape sequences only in `colour`.
-    pub(super) fn render(&self, colour: bool) -> String {
-        let end = self.0.iter().rposition(|(char, _)| *char != ' ').map_or(0, |last| last + 1);
-        let mut text = String::new();
-        let mut tone = Tone::Plain;
-        for (char, next) in self.0.iter().take(end) {
-            // A space looks the same in every tone.
-            if colour && *next != tone && *char != ' ' {
-                tone = *next;
-                text.push_str("\u{1b}[0;");
-                text.push_str(tone.sgr());
-                text.push('m');
-            }
-            text.push(*char);
-        }
-        if tone != Tone::Plain {
-            text.push_str("\u{1b}[0m");
-        }
-        text
-    }
 }
 
 /// The lanes of one story.
@@ -158,11 +77,11 @@ impl Ladder {
         }
         let (head, point) = if from < to { (last, "►") } else { (first, "◄") };
         line.put(head, point, tone);
-        // The head, and a space on either side of the label.
-        let room = (last + 1 - first).saturating_sub(3);
+        // A space on either side of the label, and the head.
+        let room = (last - first).saturating_sub(2);
         let label = fitting(labels, room);
-        let shaft_middle = if from < to { (first + last - 1).div_ceil(2) } else { (first + last + 1) / 2 };
-        line.put(centred(&label, shaft_middle).saturating_sub(1), &format!(" {label} "), tone);
+        let shaft = if from < to { first } else { first + 1 };
+        line.put(shaft + (room - label.chars().count()) / 2, &format!(" {label} "), tone);
         line
     }
 
@@ -171,16 +90,16 @@ impl Ladder {
         let mut line = self.lifelines();
         line.put(0, &format!("{:>5}", at.as_millis()), Tone::Faint);
         let column = self.column(actor).unwrap_or(FIRST);
-        line.put(centred(text, column).saturating_sub(1), &format!(" {text} "), Tone::Progress);
+        line.put(centred(text, column).max(TEXT) - 1, &format!(" {text} "), Tone::Progress);
         line
     }
 
     /// What stands in the message above.
     pub(super) fn note(&self, text: &str) -> Vec<Line> {
-        let lines = wrapped(text, WIDTH - NOTE, NOTE_LINES);
+        let lines = wrapped(&with_short_words(text), WIDTH - NOTE, NOTE_LINES);
         let note = |text: &String| {
             let mut line = self.lifelines();
-            line.put(NOTE - 1, &format!(" {text} "), Tone::Faint);
+            line.put(NOTE - 1, &format!(" {text} "), Tone::Plain);
             line
         };
         lines.iter().map(note).collect()
@@ -199,6 +118,13 @@ impl Ladder {
     }
 }
 
+/// The line above a story.
+pub(super) fn title(number: usize, title: &str) -> Line {
+    let begun = Line::of("── ", Tone::Faint).then(&format!("{number}  {title} "), Tone::Strong);
+    let rest = WIDTH.saturating_sub(begun.len());
+    begun.then(&"─".repeat(rest), Tone::Faint)
+}
+
 /// Where a text begins whose middle is at `column`; moved to the left where it would not fit into the line.
 fn centred(text: &str, column: usize) -> usize {
     let length = text.chars().count();
@@ -210,29 +136,6 @@ fn fitting(labels: &[String], room: usize) -> String {
         Some(label) => label.clone(),
         None => shortened(labels.last().map_or("", String::as_str), room),
     }
-}
-
-/// The text, or its beginning and `…`.
-pub(super) fn shortened(text: &str, length: usize) -> String {
-    if text.chars().count() <= length {
-        return text.to_owned();
-    }
-    text.chars().take(length.saturating_sub(1)).chain(['…']).collect()
-}
-
-/// Breaks a text that has hardly any spaces, such as JSON or a URI, after one of `,;` where there is one in the second half of a line.
-fn wrapped(text: &str, width: usize, lines_max: usize) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut rest: Vec<char> = text.chars().collect();
-    while rest.len() > width && lines.len() + 1 < lines_max {
-        let line = rest.get(..width).unwrap_or_default();
-        let good = line.iter().rposition(|char| matches!(char, ',' | ';' | ' ')).filter(|at| *at >= width / 2);
-        let tail = rest.split_off(good.map_or(width, |at| at + 1));
-        lines.push(rest.into_iter().collect::<String>().trim_end().to_owned());
-        rest = tail;
-    }
-    lines.push(shortened(&rest.into_iter().collect::<String>(), width));
-    lines
 }
 
 #[cfg(test)]
@@ -268,18 +171,17 @@ mod tests {
             arrow(Actor::Proxy, Actor::Softswitch, "100 Trying"),
             arrow(Actor::Proxy, Actor::PushService, "push"),
             arrow(Actor::PushService, Actor::Phone(0), "wake up"),
+            arrow(Actor::PushService, Actor::Softswitch, "what"),
         ];
         let expected = [
-            "   ms softswitch          proxy            Alice's phone        push service",
-            "   42      │────── INVITE ──────►│                    │                    │",
-            "   42      │◄─── 100 Trying ─────│                    │                    │",
-            "   42      │                    │────────────────── push ───────────────────►│",
-            "   42      │                    │                    │◄───── wake up ──────│",
+            "   ms softswitch              proxy            Alice's phone        push service",
+            "   42      │───── INVITE ──────►│                    │                    │",
+            "   42      │◄─── 100 Trying ────│                    │                    │",
+            "   42      │                    │───────────────── push ─────────────────►│",
+            "   42      │                    │                    │◄───── wake up ─────│",
+            "   42      │◄───────────────────┼─────── what ───────┼────────────────────│",
         ];
-        for line in &drawn {
-            println!("{line}");
-        }
-        assert_eq!(drawn.len(), expected.len());
+        assert_eq!(drawn, expected);
     }
 
     #[test]
@@ -303,11 +205,15 @@ mod tests {
     }
 
     #[test]
-    fn notes_are_broken_at_commas_and_end_in_time() {
-        assert_eq!(wrapped(r#"{"a":1,"b":2}"#, 10, 3), [r#"{"a":1,"#, r#""b":2}"#]);
-        assert_eq!(wrapped("aaaaaaaaaaaa", 5, 3), ["aaaaa", "aaaaa", "aa"]);
-        assert_eq!(wrapped("aaaaaaaaaaaa", 5, 2), ["aaaaa", "aaaa…"]);
-        assert_eq!(wrapped("", 5, 2), [""]);
+    fn long_labels_keep_the_head_of_their_arrow() {
+        let ladder = ladder();
+        for (from, to, point) in [(Actor::Softswitch, Actor::Proxy, '►'), (Actor::Proxy, Actor::Softswitch, '◄')] {
+            for length in 0..30 {
+                let arrow =
+                    plain(&ladder.arrow(Duration::ZERO, from, to, &labels(&[&"x".repeat(length)]), Tone::Plain));
+                assert!(arrow.contains(point), "{arrow}");
+            }
+        }
     }
 
     #[test]
@@ -322,13 +228,5 @@ mod tests {
         for line in lines {
             assert!(plain(&line).chars().count() <= WIDTH, "{}", plain(&line));
         }
-    }
-
-    #[test]
-    fn colours_are_written_only_where_they_are_wanted() {
-        let line = Line::of("a b", Tone::Good).then(" c", Tone::Plain);
-        assert_eq!(line.render(false), "a b c");
-        assert_eq!(line.render(true), "\u{1b}[0;32ma b \u{1b}[0;0mc");
-        assert_eq!(Line::of("x ", Tone::Bad).render(true), "\u{1b}[0;31mx\u{1b}[0m");
     }
 }

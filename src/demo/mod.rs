@@ -9,6 +9,7 @@ mod dialog;
 mod double;
 pub mod fcm_double;
 mod ladder;
+mod line;
 mod narrator;
 mod peer;
 mod phone;
@@ -22,18 +23,20 @@ use std::process::ExitCode;
 
 pub use double::{Recorded, Refused};
 
-use ladder::{Ladder, Line, Tone};
+use ladder::Ladder;
+use line::{Line, Tone};
 use narrator::Narrator;
 use peer::Failure;
 use stage::Stage;
 use stories::Story;
 use summary::Told;
 
-const INTRO: [&str; 4] = [
-    "The proxy is real: this program, its store, its UDP and TCP sockets, its HTTP to",
-    "the push services. Softswitch, phones, FCM and APNs are played by scripts, on this",
-    "machine alone. Each arrow is drawn when its message is really sent or received;",
-    "should anything else happen than is told, the demo ends with an error.",
+const INTRO: [&str; 5] = [
+    "Real: this proxy with its store, its UDP and TCP sockets, and its HTTP requests.",
+    "Played by scripts on this machine: the softswitch, the phones, FCM and APNs.",
+    "Every arrow is a message that was sent and received, drawn at that moment.",
+    "Should anything come that the story does not tell, the demo fails and says what.",
+    "",
 ];
 const NEXT: [&str; 2] = [
     "Next: copy config.toml.example to config.toml, change what says CHANGE, and run",
@@ -68,7 +71,6 @@ async fn play(narrator: &Narrator) -> Result<(), Failure> {
     for line in INTRO {
         narrator.say(&Line::of(line, Tone::Plain));
     }
-    narrator.say(&Line::default());
     let mut stage = Stage::set(narrator.clone()).await?;
     let mut told = Vec::new();
     let mut played = Ok(());
@@ -98,9 +100,9 @@ async fn tell(stage: &mut Stage, number: usize, story: Story, told: &mut Vec<Tol
     let (calls, pushes) = (stage.softswitch.calls(), stage.push.count());
 
     narrator.say(&Line::default());
-    narrator.say(&Line::of(&format!("{number}  {}", story.title()), Tone::Strong));
+    narrator.say(&ladder::title(number, story.title()));
     for line in story.point() {
-        narrator.say(&Line::of(&format!("   {line}"), Tone::Faint));
+        narrator.say(&Line::of(&format!("   {line}"), Tone::Plain));
     }
     narrator.say(&Line::default());
     narrator.begin(Ladder::new(&story.lanes()));
@@ -113,6 +115,13 @@ async fn tell(stage: &mut Stage, number: usize, story: Story, told: &mut Vec<Tol
     };
     let played = played.and_then(|result| stage.expect_no_more().map(|()| result));
     narrator.end();
+    match &played {
+        Ok(_) => {
+            narrator.say(&Line::default());
+            narrator.say(&Line::of(&format!("    ✓ {}", story.outcome()), Tone::Good));
+        }
+        Err(_) => stories::tell_why(stage, &format!("call-{}", stage.softswitch.calls())),
+    }
     told.push(Told {
         title: story.title(),
         calls: stage.softswitch.calls() - calls,
@@ -120,8 +129,5 @@ async fn tell(stage: &mut Stage, number: usize, story: Story, told: &mut Vec<Tol
         wakes: stage.take_wakes(),
         result: played.as_ref().ok().copied(),
     });
-    match played {
-        Ok(_) => Ok(()),
-        Err(failure) => Err(failure),
-    }
+    played.map(drop)
 }

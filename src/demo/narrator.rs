@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::ladder::{Actor, Ladder, Line, Tone};
+use super::ladder::{Actor, Ladder};
+use super::line::{Line, Tone};
 use crate::sip::response::reason_phrase;
 use crate::sip::{HeaderName, Message, Method};
 
@@ -52,7 +53,7 @@ impl Narrator {
     pub(super) fn message(&self, from: Actor, to: Actor, message: &Message) {
         let mut telling = self.0.lock();
         telling.arrow(from, to, &labels(message), tone(message));
-        for note in notes(message, telling.explains) {
+        for note in notes(from, message, telling.explains) {
             telling.note(&note);
         }
     }
@@ -144,12 +145,15 @@ fn tone(message: &Message) -> Tone {
 }
 
 /// What is worth being seen of a message's headers.
-fn notes(message: &Message, explains: bool) -> Vec<String> {
+fn notes(from: Actor, message: &Message, explains: bool) -> Vec<String> {
     let shown = |name: HeaderName| message.first(name).map(|value| format!("{}: {}", name.as_str(), text(value)));
     let is_register = message.method() == Method::REGISTER;
     // The second REGISTER, with credentials, has the same Contact.
     let is_first = is_register && message.is_request() && message.first(HeaderName::Authorization).is_none();
     let mut notes = Vec::new();
+    if from == Actor::Softswitch && message.is_request() && message.method() == Method::INVITE {
+        notes.push(format!("to {}", text(message.uri())));
+    }
     if explains && is_first {
         notes.extend(shown(HeaderName::Contact));
     }

@@ -202,10 +202,7 @@ impl Peer {
 
 fn came(message: &Message) -> String {
     let name = labels(message).into_iter().next().unwrap_or_default();
-    match message.is_request() {
-        true => format!("{name} {} came", text(message.uri())),
-        false => format!("{name} came"),
-    }
+    if message.is_request() { format!("{name} {} came", text(message.uri())) } else { format!("{name} came") }
 }
 
 fn address(address: io::Result<SocketAddr>) -> Result<SocketAddr, Failure> {
@@ -271,5 +268,46 @@ async fn hear_stream(mut stream: OwnedReadHalf, mut ear: Ear) {
                 ear.hear(bytes);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MESSAGE: &str = "Via: SIP/2.0/UDP h;branch=z9hG4bK1\r\nFrom: <sip:x>;tag=f\r\nTo: <sip:h>\r\nCall-ID: i\r\n";
+
+    /// A peer, and a socket that plays the proxy.
+    async fn peer() -> (Peer, UdpSocket) {
+        let proxy = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let owner = Owner { name: "the phone", actor: Actor::Phone(0), narrator: Narrator::new() };
+        let peer = Peer::open(owner, Transport::Udp, proxy.local_addr().unwrap()).await.unwrap();
+        (peer, proxy)
+    }
+
+    #[tokio::test]
+    async fn what_comes_instead_is_told() {
+        let (mut peer, proxy) = peer().await;
+        let bye = format!("BYE sip:a@h SIP/2.0\r\n{MESSAGE}CSeq: 2 BYE\r\n\r\n");
+        let ringing = format!("SIP/2.0 180 Ringing\r\n{MESSAGE}CSeq: 1 INVITE\r\n\r\n");
+        for message in [&bye, &ringing] {
+            proxy.send_to(message.as_bytes(), peer.local).await.unwrap();
+        }
+        let failure = peer.expect(Expected::Request(Method::INVITE)).await.unwrap_err();
+        assert_eq!(failure.to_string(), "the phone expected INVITE, but BYE sip:a@h came");
+        let failure = peer.expect(Expected::Response(200, Method::INVITE)).await.unwrap_err();
+        assert_eq!(failure.to_string(), "the phone expected 200 OK to INVITE, but 180 Ringing came");
+    }
+
+    #[tokio::test]
+    async fn retransmissions_are_no_part_of_the_story() {
+        let (mut peer, proxy) = peer().await;
+        for (cseq, method) in [(1, "INVITE"), (1, "INVITE"), (1, "CANCEL")] {
+            let request = format!("{method} sip:a@h SIP/2.0\r\n{MESSAGE}CSeq: {cseq} {method}\r\n\r\n");
+            proxy.send_to(request.as_bytes(), peer.local).await.unwrap();
+        }
+        peer.expect(Expected::Request(Method::INVITE)).await.unwrap();
+        peer.expect(Expected::Request(Method::CANCEL)).await.unwrap();
+        peer.expect_no_more().unwrap();
     }
 }

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::dialog::{DOMAIN, Dialog, Register};
-use super::ladder::{Actor, Tone};
+use super::ladder::Actor;
+use super::line::Tone;
 use super::narrator::{Narrator, now};
 use super::peer::{Expected, Failure, Owner, Peer};
 use super::push_desk::Pushed;
@@ -34,8 +35,16 @@ pub(super) struct Phone {
     peer: Option<Peer>,
     register_cseq: u32,
     has_credentials: bool,
-    /// How long each wake-up took: from the push that reached its provider to the 200 of its REGISTER.
-    pub(super) wakes: Vec<Duration>,
+    pub(super) wakes: Vec<Wake>,
+}
+
+/// One wake-up, from the push that reached its provider to the accepted REGISTER.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Wake {
+    /// Until the phone could send its REGISTER.
+    pub(super) phone: Duration,
+    /// From then on.
+    pub(super) register: Duration,
 }
 
 impl Phone {
@@ -58,20 +67,22 @@ impl Phone {
     /// The push reaches it; a moment later it registers, from an address that nobody knew before.
     pub(super) async fn is_woken_by(&mut self, push: &Pushed) -> Result<(), Failure> {
         self.narrator.arrow(Actor::PushService, self.device.actor, "wakes", Tone::Push, &[]);
-        self.wakes_by_itself().await?;
-        self.wakes.push(now().saturating_duration_since(push.at));
+        self.wakes_up().await;
+        let awake = now();
+        self.registers().await?;
+        let phone = awake.saturating_duration_since(push.at);
+        self.wakes.push(Wake { phone, register: now().saturating_duration_since(awake) });
         Ok(())
     }
 
-    /// As if its user had opened the app.
-    pub(super) async fn wakes_by_itself(&mut self) -> Result<(), Failure> {
+    /// Its system loads the app.
+    pub(super) async fn wakes_up(&self) {
         tokio::time::sleep(self.device.wakes_in).await;
         self.narrator.set_asleep(self.device.actor, false);
-        self.registers().await
     }
 
-    /// A push that it only shows to its user.
-    pub(super) fn shows(&self, what: &str) {
+    /// A push that it gets, and what that means to it.
+    pub(super) fn gets_push(&self, what: &str) {
         self.narrator.arrow(Actor::PushService, self.device.actor, what, Tone::Push, &[]);
     }
 

@@ -11,7 +11,8 @@ use tokio::task::JoinSet;
 use super::Recorded;
 use super::apns_double::ApnsDouble;
 use super::fcm_double::FcmDouble;
-use super::ladder::{Actor, Tone};
+use super::ladder::Actor;
+use super::line::Tone;
 use super::narrator::{Narrator, now};
 use super::peer::{Failure, PATIENCE};
 

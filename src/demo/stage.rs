@@ -4,16 +4,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::UdpSocket;
 
 use super::apns_double::{self, ApnsDouble};
 use super::dialog::DOMAIN;
 use super::fcm_double::{self, FcmDouble};
-use super::ladder::{Actor, Line, Tone};
+use super::ladder::Actor;
+use super::line::{Line, Tone};
 use super::narrator::Narrator;
-use super::peer::Failure;
-use super::phone::{Device, Phone};
+use super::peer::{Failure, PATIENCE};
+use super::phone::{Device, Phone, Wake};
 use super::push_desk::PushDesk;
 use super::softswitch::Softswitch;
 use crate::config::Config;
@@ -28,6 +30,9 @@ pub(super) const CAROL_TOKEN: &str = "carol-token:APA91bF3sGVjKq4XtPDdw8NBS6eWyC
 /// Device tokens of Apple are hexadecimal: one for calls, one for all else.
 pub(super) const BOB_VOIP: &str = "00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0";
 const BOB_REMOTE: &str = "740f4707bebcf74f9b7c25d48e3358945f6aa01da5ddb387462c7eaf61bb78ad";
+
+/// How often the operator's listener is asked.
+const ASK_EVERY: Duration = Duration::from_millis(10);
 
 /// Everything that plays.
 pub(super) struct Stage {
@@ -95,8 +100,27 @@ impl Stage {
         tokio::time::sleep(Duration::from_millis(millis)).await;
     }
 
+    /// Waits until the operator's listener says that a user has no devices any more: what is forgotten is forgotten on
+    /// the disk first, and no message tells when.
+    pub(super) async fn forgets(&self, user: &str) -> Result<(), Failure> {
+        let url = format!("http://{}/api/v1/bindings?aor={user}@{DOMAIN}", self.server.admin_address());
+        let broken = |error: reqwest::Error| Failure::Stage(format!("the operator's listener: {error}"));
+        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().map_err(broken)?;
+        let asking = async {
+            loop {
+                let answer: Value = client.get(&url).send().await.map_err(broken)?.json().await.map_err(broken)?;
+                if answer.get("bindings").and_then(Value::as_array).is_some_and(Vec::is_empty) {
+                    return Ok(());
+                }
+                tokio::time::sleep(ASK_EVERY).await;
+            }
+        };
+        let still = |_| Failure::Stage(format!("the server still knows a device of {user}"));
+        tokio::time::timeout(PATIENCE, asking).await.map_err(still)?
+    }
+
     /// How long the phones took to wake up since this was asked last.
-    pub(super) fn take_wakes(&mut self) -> Vec<Duration> {
+    pub(super) fn take_wakes(&mut self) -> Vec<Wake> {
         let phones = [&mut self.alice, &mut self.android, &mut self.iphone, &mut self.carol];
         phones.into_iter().flat_map(|phone| std::mem::take(&mut phone.wakes)).collect()
     }

@@ -4,11 +4,14 @@ use serde_json::Value;
 
 use super::dialog::DOMAIN;
 use super::fcm_double::Answer;
-use super::ladder::{Actor, Line, Tone};
+use super::ladder::Actor;
+use super::line::{Line, Tone};
 use super::narrator::text;
 use super::peer::Failure;
+use super::phone::Phone;
+use super::push_desk::Pushed;
 use super::stage::{ALICE_TOKEN, BOB_TOKEN, BOB_VOIP, CAROL_TOKEN, Stage};
-use crate::sip::HeaderName;
+use crate::sip::{HeaderName, Message};
 use crate::timeline::Step;
 
 /// In the order in which they are told.
@@ -60,6 +63,17 @@ impl Story {
         }
     }
 
+    /// What has been shown when it went well.
+    pub(super) fn outcome(self) -> &'static str {
+        match self {
+            Self::Registration => "registered; it sleeps, and can be called all the same",
+            Self::Call => "answered, at a port that did not exist when the INVITE came",
+            Self::Missed => "no phone rings for a call that is over, and no call is forgotten",
+            Self::TwoDevices => "one call, one answer, and the other device shows no missed call",
+            Self::DeadToken => "the caller knew at once, and so does the operator",
+        }
+    }
+
     pub(super) fn lanes(self) -> Vec<(Actor, &'static str)> {
         let mut lanes = vec![(Actor::Softswitch, "softswitch"), (Actor::Proxy, "proxy")];
         match self {
@@ -100,7 +114,7 @@ impl Story {
         Ok(())
     }
 
-    /// Plays it; how it ended, in a few words.
+    /// Plays it; how it ended, in a word or two.
     pub(super) async fn play(self, stage: &mut Stage) -> Result<&'static str, Failure> {
         match self {
             Self::Registration => registration(stage).await,
@@ -155,7 +169,9 @@ async fn missed(stage: &mut Stage) -> Result<&'static str, Failure> {
     stage.softswitch.cancels(&mut caller).await?;
 
     stage.narrator.deed(Actor::Phone(0), "in reach again");
-    stage.alice.wakes_by_itself().await?;
+    stage.alice.gets_push("wakes, too late");
+    stage.alice.wakes_up().await;
+    stage.alice.registers().await?;
     let push = stage.push.expect("missed_calls", ALICE_TOKEN).await?;
     let calls = push.body.pointer("/message/data/calls").and_then(Value::as_str).unwrap_or_default();
     demand(
@@ -164,11 +180,11 @@ async fn missed(stage: &mut Stage) -> Result<&'static str, Failure> {
         "the call of 103 among the missed ones",
         calls,
     )?;
-    stage.alice.shows("1 missed call");
+    stage.alice.gets_push("1 missed call");
     // Had it got the INVITE, it would have been before the push.
     stage.alice.expect_no_more()?;
     stage.alice.falls_asleep();
-    Ok("missed, and told")
+    Ok("missed, told")
 }
 
 async fn two_devices(stage: &mut Stage) -> Result<&'static str, Failure> {
@@ -178,14 +194,10 @@ async fn two_devices(stage: &mut Stage) -> Result<&'static str, Failure> {
     let to_iphone = stage.push.expect("invite", BOB_VOIP).await?;
     stage.softswitch.hears(182).await?;
 
-    let (android, iphone) = (&mut stage.android, &mut stage.iphone);
-    let (one, other) = tokio::join!(android.is_woken_by(&to_android), iphone.is_woken_by(&to_iphone));
-    one.and(other)?;
-    let for_android = stage.android.gets_invite().await?;
-    stage.android.rings(&for_android).await?;
+    let (one, other) =
+        tokio::join!(comes_and_rings(&mut stage.android, &to_android), comes_and_rings(&mut stage.iphone, &to_iphone));
+    let (for_android, for_iphone) = (one?, other?);
     stage.softswitch.hears(180).await?;
-    let for_iphone = stage.iphone.gets_invite().await?;
-    stage.iphone.rings(&for_iphone).await?;
     stage.softswitch.hears(180).await?;
 
     stage.passes(350, Actor::Phone(2), "rings").await;
@@ -202,6 +214,13 @@ async fn two_devices(stage: &mut Stage) -> Result<&'static str, Failure> {
     Ok("answered once")
 }
 
+async fn comes_and_rings(phone: &mut Phone, push: &Pushed) -> Result<Message, Failure> {
+    phone.is_woken_by(push).await?;
+    let invite = phone.gets_invite().await?;
+    phone.rings(&invite).await?;
+    Ok(invite)
+}
+
 async fn dead_token(stage: &mut Stage) -> Result<&'static str, Failure> {
     let alias = stage.softswitch.alias_of(stage.carol.user())?;
     let mut caller = stage.softswitch.invites("carol", &alias).await?;
@@ -212,30 +231,32 @@ async fn dead_token(stage: &mut Stage) -> Result<&'static str, Failure> {
     stage.softswitch.hears(182).await?;
     stage.softswitch.hears_final(&mut caller, 480).await?;
 
+    stage.forgets(stage.carol.user()).await?;
     stage.passes(150, Actor::Softswitch, "calls again").await;
     let mut caller = stage.softswitch.invites("carol", &alias).await?;
     stage.softswitch.hears(100).await?;
     stage.softswitch.hears_final(&mut caller, 404).await?;
-    tell_why(stage, &call_ref)?;
+    tell_why(stage, &call_ref);
+    let call = stage.timeline.call(&call_ref);
+    let mut events = call.iter().flat_map(|call| &call.events);
+    let is_told = events.any(|event| event.step == Step::PushRefused && event.reason.contains("UNREGISTERED"));
+    demand(is_told, "the operator", "push_refused with UNREGISTERED", "the timeline above")?;
     Ok("480 at once")
 }
 
-/// What `sip-push-proxy calls CALL_REF` would print.
-fn tell_why(stage: &Stage, call_ref: &str) -> Result<(), Failure> {
+/// What the server remembers of a call, as `sip-push-proxy calls CALL_REF` prints it.
+pub(super) fn tell_why(stage: &Stage, call_ref: &str) {
+    stage.narrator.say(&Line::default());
+    stage.narrator.say(&Line::of(&format!("   why?  sip-push-proxy calls {call_ref}"), Tone::Strong));
     let call = stage.timeline.call(call_ref);
     let events = call.as_ref().map(|call| call.events.as_slice()).unwrap_or_default();
-    stage.narrator.say(&Line::default());
-    let title = format!("   why: sip-push-proxy calls {call_ref}");
-    stage.narrator.say(&Line::of(&title, Tone::Strong));
     let began = events.first().map(|event| event.at).unwrap_or_default();
     for event in events {
         let after = event.at.since(began).as_millis();
-        let tone = if event.reason.is_empty() { Tone::Faint } else { Tone::Bad };
-        let told = format!("{after:>5} ms   {:<14} {} {}", event.step.name(), event.detail, event.reason);
-        stage.narrator.say(&Line::of(&told, tone));
+        let between = if event.detail.is_empty() || event.reason.is_empty() { "" } else { ": " };
+        let told = format!("{after:>5} ms  {:<16}{}{between}", event.step.name(), event.detail);
+        stage.narrator.say(&Line::of(&told, Tone::Faint).then(&event.reason, Tone::Bad));
     }
-    let is_told = events.iter().any(|event| event.step == Step::PushRefused && event.reason.contains("UNREGISTERED"));
-    demand(is_told, "the operator", "push_refused with UNREGISTERED", "the timeline above")
 }
 
 fn demand(is_so: bool, who: &str, expected: &str, came: &str) -> Result<(), Failure> {
