@@ -49,16 +49,16 @@ impl Story {
                 "port, registers, and gets the call. The caller has heard 182 meanwhile.",
             ],
             Self::Missed => [
-                "The phone is out of reach, so the push is in vain. When it is back, it gets no",
-                "call that is over, but one push that tells all calls it has missed.",
+                "The phone is out of reach and the push in vain. When it is back, no call that",
+                "is over rings it: one push tells it of all the calls it has missed.",
             ],
             Self::TwoDevices => [
                 "Bob has an Android (FCM, UDP) and an iPhone (APNs, TCP). Both are woken, each",
-                "joins when it is ready, and who was too late is told so.",
+                "joins when it is ready, and the one that was too late is told so.",
             ],
             Self::DeadToken => [
-                "Carol has uninstalled the app, and FCM says so. Her caller is not kept waiting,",
-                "the device is forgotten, and the operator can read why.",
+                "Carol has uninstalled the app, and FCM says so. Her caller does not wait for",
+                "nothing, the device is forgotten, and the operator can read why.",
             ],
         }
     }
