@@ -67,7 +67,9 @@ fn sound(fixture: &Fixture) -> Result<(), String> {
 
 fn dropped(fixture: &Fixture) -> Result<(), String> {
     let Some(message) = parse(fixture) else { return Ok(()) };
-    ensure(!message.is_request(), "is a request, which gets an answer")?;
+    if message.is_request() {
+        return ensure(message.values(HeaderName::Via).next().is_none(), "is a request, which gets an answer");
+    }
     ensure(!response_is_sound(&message), "is a sound response")
 }
 

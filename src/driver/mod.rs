@@ -149,6 +149,9 @@ pub struct Worker {
     pending: VecDeque<Input>,
     received: Vec<Inbound>,
     failed: Vec<Event>,
+    /// Accepted registrations that the other workers are to hear of once the 2xx is sent: a call that one of them holds
+    /// must not reach the phone before it.
+    woken: Vec<Arc<Binding>>,
     stop: watch::Receiver<Phase>,
 }
 
@@ -186,6 +189,7 @@ impl Worker {
             pending: VecDeque::new(),
             received: Vec::new(),
             failed: Vec::new(),
+            woken: Vec::new(),
             stop,
         })
     }
@@ -229,6 +233,7 @@ impl Worker {
         self.take_waiting();
         self.expire();
         self.flush();
+        self.tell_others();
         if let Some(held) = self.shared.held.get(self.index) {
             held.store(self.proxy.held_calls(), Ordering::Relaxed);
         }
@@ -383,11 +388,7 @@ impl Worker {
                 Effect::Save { ticket, change } => self.save(ticket, change, now),
                 Effect::Push(push) => self.push(push),
                 Effect::Resolve { ticket, host, port, transport } => self.resolve(ticket, host, port, transport),
-                Effect::Woken(binding) => {
-                    for (_, board) in self.shared.boards.iter().enumerate().filter(|(index, _)| *index != self.index) {
-                        board.put(&binding);
-                    }
-                }
+                Effect::Woken(binding) => self.woken.push(binding),
                 Effect::Step(step) => self.step(&step, now),
                 Effect::CallEnded { call_ref, outcome } => {
                     self.shared.metrics.call(outcome);
@@ -463,6 +464,14 @@ impl Worker {
             self.transport.flush(&mut failed);
         }
         self.failed = failed;
+    }
+
+    fn tell_others(&mut self) {
+        for binding in self.woken.drain(..) {
+            for (_, board) in self.shared.boards.iter().enumerate().filter(|(index, _)| *index != self.index) {
+                board.put(&binding);
+            }
+        }
     }
 }
 

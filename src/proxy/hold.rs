@@ -434,6 +434,9 @@ impl Proxy {
         let Some(call) = context.call_mut().filter(open) else { return };
         let call_ref = call.call_ref.clone();
         match call.device(binding.device) {
+            // The registration that the call found: its news came late, from another worker. A device that has gone to
+            // sleep since must be pushed.
+            Some(held) if held.binding == *binding => return,
             Some(held) => {
                 held.binding = Arc::clone(binding);
                 if let (Some(accepted_at), Some(target)) = (held.accepted_at.take(), &binding.push) {

@@ -44,6 +44,10 @@ enum Target {
 
 impl Proxy {
     pub(super) fn receive_request(&mut self, request: Message, flow: Flow, contacts: &dyn Contacts, now: Now) {
+        // No Via, no way for a response (RFC 3261 §18.2.2): one to the source would be heard by whoever was named so.
+        if request.values(HeaderName::Via).next().is_none() {
+            return self.effects.push_back(Effect::Dropped(DropReason::Request));
+        }
         match self.transactions.receive_request(&request, flow, now.instant) {
             Incoming::Absorbed => {}
             Incoming::Full => self.respond_stateless(&request, flow, &Reject::busy(BUSY_RETRY_AFTER_S)),

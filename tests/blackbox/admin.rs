@@ -1,0 +1,95 @@
+//! The operator's view: HTTP by hand.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use serde_json::Value;
+
+use crate::peer::{DEADLINE, eventually};
+
+/// The admin listener of a server.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Admin(pub(crate) SocketAddr);
+
+impl Admin {
+    fn request(self, method: &str, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.0).expect("the admin listener");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.0).expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        (status, body.to_owned())
+    }
+
+    pub(crate) fn get(self, path: &str) -> Value {
+        let (status, body) = self.request("GET", path);
+        assert_eq!(status, 200, "{path}: {body}");
+        serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}"))
+    }
+
+    pub(crate) fn delete(self, path: &str) -> u16 {
+        self.request("DELETE", path).0
+    }
+
+    pub(crate) fn bindings(self, aor: &str) -> Vec<Value> {
+        list(&self.get(&format!("/api/v1/bindings?aor={aor}")), "bindings")
+    }
+
+    /// Entries of all devices of the AOR.
+    pub(crate) fn bucket(self, aor: &str) -> Vec<Value> {
+        list(&self.get(&format!("/api/v1/buckets/{aor}")), "entries")
+    }
+
+    /// `call_ref` and `state` of each entry, once there are as many as expected.
+    #[track_caller]
+    pub(crate) fn expect_bucket(self, aor: &str, expected: &[(&str, &str)]) {
+        let mut found = Vec::new();
+        let text = |entry: &Value, key: &str| entry[key].as_str().unwrap_or_default().to_owned();
+        eventually(&format!("{expected:?} in the bucket"), || {
+            found = self.bucket(aor).iter().map(|entry| (text(entry, "call_ref"), text(entry, "state"))).collect();
+            found.iter().map(|(call, state)| (&**call, &**state)).eq(expected.iter().copied()).then_some(())
+        });
+    }
+
+    /// Names of the steps of a call, once it has its outcome.
+    #[track_caller]
+    pub(crate) fn story(self, call_ref: &str, outcome: &str) -> Vec<String> {
+        let call = eventually(&format!("outcome {outcome} of {call_ref}"), || {
+            let (status, body) = self.request("GET", &format!("/api/v1/calls/{call_ref}"));
+            let call: Value = serde_json::from_str(&body).ok()?;
+            (status == 200 && call["outcome"] == outcome).then_some(call)
+        });
+        list(&call, "steps").iter().map(|step| step["step"].as_str().unwrap_or_default().to_owned()).collect()
+    }
+
+    /// The sample with this name and these labels, such as `sip_dropped_total{reason="not_sip"}`.
+    pub(crate) fn metric(self, sample: &str) -> f64 {
+        let (status, body) = self.request("GET", "/metrics");
+        assert_eq!(status, 200);
+        let start = format!("sip_push_proxy_{sample} ");
+        let line = body.lines().find_map(|line| line.strip_prefix(&start)).unwrap_or_else(|| panic!("no {sample}"));
+        line.parse().expect("a number")
+    }
+
+    #[track_caller]
+    pub(crate) fn expect_metric(self, sample: &str, expected: f64) {
+        let mut found = f64::NAN;
+        eventually(&format!("{sample} {expected}"), || {
+            found = self.metric(sample);
+            (found == expected).then_some(())
+        });
+    }
+
+    /// The server answers, here and by SIP.
+    #[track_caller]
+    pub(crate) fn expect_healthy(self) {
+        assert_eq!(self.get("/healthz")["status"], "ok");
+        assert_eq!(self.metric("sip_dropped_total{reason=\"fault\"}"), 0.0);
+    }
+}
+
+fn list(answer: &Value, key: &str) -> Vec<Value> {
+    answer[key].as_array().unwrap_or_else(|| panic!("no {key} in {answer}")).clone()
+}

@@ -1,0 +1,179 @@
+//! The program dies, or is asked to stop: nothing that it has acknowledged is lost.
+
+use std::collections::BTreeSet;
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use sip_push_proxy::sip::Transport::Udp;
+
+use crate::peer::{DEADLINE, Heard};
+use crate::phone::{Phone, Push};
+use crate::sip::in_brackets;
+use crate::world::{Mode, World};
+
+/// 200 REGISTERs a second.
+const PACE: Duration = Duration::from_millis(5);
+
+/// Makes the phone another device of another user.
+fn become_user(phone: &mut Phone, number: usize) {
+    phone.user = format!("user{number}");
+    phone.token = format!("token-{number}");
+    phone.instance = format!(";+sip.instance=\"<urn:uuid:{number}>\"");
+}
+
+/// AORs whose REGISTER was answered 200, of all that came to the phone so far.
+fn acknowledged(phone: &Phone) -> BTreeSet<String> {
+    const MARK: &[u8] = b"MARK x SIP/2.0\r\nCSeq: 1 MARK\r\n\r\n";
+    // Comes to the phone's socket after everything that is there already.
+    let marker = UdpSocket::bind("127.0.0.2:0").expect("a port");
+    marker.send_to(MARK, phone.peer().address).expect("sent");
+    let mut acknowledged = BTreeSet::new();
+    loop {
+        let Some(Heard::Message(message, _)) = phone.peer().hear(DEADLINE) else { panic!("the mark did not come") };
+        if message.method() == "MARK" {
+            return acknowledged;
+        }
+        assert_eq!(message.status(), 200, "{message:?}");
+        acknowledged.insert(in_brackets(message.header("To")).trim_start_matches("sip:").to_owned());
+    }
+}
+
+fn bindings(world: &World) -> BTreeSet<String> {
+    let answer = world.admin.get("/api/v1/bindings?limit=10000");
+    let bindings = answer["bindings"].as_array().expect("a list");
+    bindings.iter().map(|binding| binding["aor"].as_str().expect("an AOR").to_owned()).collect()
+}
+
+/// Killed at five moments while phones register, each time after another number of REGISTERs.
+#[test]
+fn acknowledged_registrations_survive_a_kill() {
+    let mut world = World::with_program(Mode::Open, Udp, "");
+    let mut registered = BTreeSet::new();
+    let mut number = 0;
+    for registers in [7, 131, 40, 83, 1] {
+        let mut phone = Phone::new("nobody", Push::Fcm, Udp);
+        phone.wake(&world);
+        for _ in 0..registers {
+            number += 1;
+            become_user(&mut phone, number);
+            phone.send_register();
+            std::thread::sleep(PACE);
+        }
+        // The last ones come all at once, so that many are under way.
+        for _ in 0..20 {
+            number += 1;
+            become_user(&mut phone, number);
+            phone.send_register();
+        }
+        world.program().kill();
+        let acknowledged = acknowledged(&phone);
+        assert!(acknowledged.len() >= registers - 1, "{} of {registers}", acknowledged.len());
+        registered.extend(acknowledged);
+        world.start_program();
+        let kept = bindings(&world);
+        let lost: Vec<_> = registered.difference(&kept).collect();
+        assert!(lost.is_empty(), "lost: {lost:?}");
+        // The last one that was acknowledged can be called.
+        let last = registered.last().expect("one at least").clone();
+        phone.token = last.replace("user", "token-").replace("@example.org", "");
+        let call = world.switch.call(&last, "");
+        world.switch.queued();
+        world.pushed_invite(&phone, 28);
+        crate::held_call::give_up(&world, &call, "");
+    }
+    println!("{} of {number} were acknowledged", registered.len());
+}
+
+#[test]
+fn calls_that_were_held_at_a_kill_are_missed_calls() {
+    const CALLS: usize = 50;
+    let mut world = World::with_program(Mode::Open, Udp, "");
+    let mut phones: Vec<_> = (0..CALLS).map(|number| Phone::new(&format!("user{number}"), Push::Fcm, Udp)).collect();
+    let mut calls = Vec::new();
+    for phone in &mut phones {
+        phone.register(&mut world);
+        phone.sleep();
+        calls.push(world.call(phone));
+        world.switch.queued();
+    }
+    for phone in &phones {
+        world.pushed_invite(phone, 28);
+    }
+    world.admin.expect_metric("held_calls", 50.0);
+    world.program().kill();
+    world.start_program();
+    for (phone, call) in phones.iter_mut().zip(&calls) {
+        let bucket = world.admin.bucket(&phone.aor());
+        assert_eq!(bucket.len(), 1);
+        assert_eq!((&bucket[0]["call_ref"], &bucket[0]["state"]), (&(&*call.call_id).into(), &"missed".into()));
+        let date: jiff::Timestamp = bucket[0]["date"].as_str().and_then(|date| date.parse().ok()).expect("a date");
+        phone.register(&mut world);
+        world.pushed_missed_calls(phone, &[u64::try_from(date.as_second()).expect("after 1970")]);
+        world.admin.expect_bucket(&phone.aor(), &[]);
+        phone.expect_nothing_more(&world);
+    }
+    assert_eq!(world.pushes(), 2 * CALLS);
+}
+
+#[test]
+fn server_that_is_asked_to_stop_ends_with_0() {
+    let mut world = World::with_program(Mode::Alias, Udp, "");
+    world.program().terminate();
+    assert_eq!(world.program().exit_status().code(), Some(0));
+}
+
+#[test]
+fn stopping_server_takes_no_calls_and_waits_for_those_it_holds() {
+    let mut world = World::with_program(Mode::Alias, Udp, "");
+    let mut phone = crate::held_call::asleep(&mut world, Push::Fcm);
+    let held = world.call(&phone);
+    world.switch.queued();
+    world.pushed_invite(&phone, 28);
+    world.program().terminate();
+    crate::peer::eventually("the server to stop taking calls", || {
+        let second = world.call(&phone);
+        world.switch.response(100, "INVITE");
+        let (answer, _) = world.switch.peer.receive();
+        if answer.status() == 503 {
+            second.ack(&answer);
+            return Some(());
+        }
+        // It had not heard yet.
+        assert_eq!(answer.status(), 182);
+        crate::held_call::give_up(&world, &second, "");
+        None
+    });
+    phone.register(&mut world);
+    let incoming = phone.invited();
+    assert_eq!(incoming.invite.header("Call-ID"), held.call_id);
+    incoming.answer(200, "OK");
+    world.switch.response(200, "INVITE");
+    assert_eq!(world.program().exit_status().code(), Some(0));
+}
+
+#[test]
+fn stopping_server_waits_no_longer_than_it_may() {
+    let mut world = World::with_program(Mode::Alias, Udp, "node.drain_s = 1");
+    let phone = crate::held_call::asleep(&mut world, Push::Fcm);
+    world.call(&phone);
+    world.switch.queued();
+    world.program().terminate();
+    assert_eq!(world.program().exit_status().code(), Some(0));
+}
+
+/// Bindings, a connection and a held call cost no processor time while nothing happens.
+#[test]
+fn idle_server_sleeps() {
+    let mut world = World::with_program(Mode::Alias, Udp, "sip.workers = 2");
+    let mut awake = Phone::new("bob", Push::Fcm, sip_push_proxy::sip::Transport::Tcp);
+    awake.register(&mut world);
+    let phone = crate::held_call::asleep(&mut world, Push::Fcm);
+    world.call(&phone);
+    world.switch.queued();
+    world.pushed_invite(&phone, 28);
+    let before = world.program().processor_time();
+    // Not to wait for something, but to see nothing for a second.
+    std::thread::sleep(Duration::from_secs(1));
+    let used = world.program().processor_time() - before;
+    assert!(used <= Duration::from_millis(20), "{used:?} in a second");
+}

@@ -1,0 +1,20 @@
+//! The real server on loopback: raw bytes over real sockets, the push services' doubles over real HTTP.
+//!
+//! Deadlines but no sleeps, port 0 everywhere; each test has a server of its own.
+
+#![expect(clippy::expect_used, reason = "a test that cannot go on fails")]
+
+mod admin;
+mod peer;
+mod phone;
+mod program;
+mod sip;
+mod switch;
+mod world;
+
+mod bad_input;
+mod crash;
+mod devices;
+mod held_call;
+mod registration;
+mod sleeping_phone;

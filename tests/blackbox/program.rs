@@ -1,0 +1,99 @@
+//! The built program as a process of its own, to be killed or asked to stop.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::peer::eventually;
+
+/// A running `sip-push-proxy serve`. It is killed when this is dropped.
+pub(crate) struct Program {
+    child: Child,
+    addresses: HashMap<String, SocketAddr>,
+    pub(crate) admin: SocketAddr,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl Program {
+    /// Returns when it says that it is ready.
+    pub(crate) fn start(config: &Path) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_sip-push-proxy"))
+            .arg("serve")
+            .arg("--config")
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program");
+        let mut log = BufReader::new(child.stderr.take().expect("its log"));
+        let (addresses, admin) = read_addresses(&mut log);
+        // A log that nobody reads would stop the program.
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        Self { child, addresses, admin }
+    }
+
+    pub(crate) fn address(&self, transport: &str) -> SocketAddr {
+        self.addresses[transport]
+    }
+
+    /// Without a warning: `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    pub(crate) fn terminate(&self) {
+        let sent = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status();
+        assert!(sent.is_ok_and(|status| status.success()));
+    }
+
+    /// How it ended.
+    #[track_caller]
+    pub(crate) fn exit_status(&mut self) -> ExitStatus {
+        eventually("the program to end", || self.child.try_wait().expect("a child"))
+    }
+
+    /// Processor time that it has used, of all its threads.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("a process");
+        // The name, in parentheses, may contain anything; what follows it begins with field 3.
+        let fields: Vec<_> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+        let ticks = |field: usize| fields[field - 3].parse::<u64>().expect("ticks");
+        // USER_HZ is 100 on all architectures.
+        Duration::from_millis((ticks(14) + ticks(15)) * 10)
+    }
+}
+
+/// From the log's lines up to `ready`: where the program listens.
+fn read_addresses(log: &mut BufReader<ChildStderr>) -> (HashMap<String, SocketAddr>, SocketAddr) {
+    let (mut addresses, mut admin) = (HashMap::new(), None);
+    let mut read = String::new();
+    for line in log.lines() {
+        let line = line.expect("a log in UTF-8");
+        read.push_str(&line);
+        let line: Value = serde_json::from_str(&line).unwrap_or_default();
+        let address = || line["address"].as_str().and_then(|address| address.parse().ok());
+        match line["message"].as_str() {
+            Some("listening for SIP") => {
+                let transport = line["transport"].as_str().unwrap_or_default().to_owned();
+                addresses.insert(transport, address().expect("an address"));
+            }
+            Some("listening for the operator") => admin = address(),
+            Some("ready") => return (addresses, admin.expect("an address")),
+            Some(_) | None => {}
+        }
+    }
+    panic!("the program did not start: {read}");
+}

@@ -1,0 +1,289 @@
+//! Everything around one server: softswitch, push services, and the configuration that knows them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use sip_push_proxy::config::Config;
+use sip_push_proxy::demo::Recorded;
+use sip_push_proxy::demo::apns_double::{self, ApnsDouble};
+use sip_push_proxy::demo::fcm_double::FcmDouble;
+use sip_push_proxy::server::Server;
+use sip_push_proxy::sip::Transport;
+use tempfile::TempDir;
+
+use crate::admin::Admin;
+use crate::peer::{DEADLINE, RUNTIME};
+use crate::phone::{PASSWORD, Phone, Push};
+use crate::program::Program;
+use crate::switch::{Call, Switch};
+
+/// The ways to stand (design: `register.mode`, `register.contact`, `register.auth`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Alias,
+    Path,
+    Digest,
+    Open,
+}
+
+impl Mode {
+    pub(crate) fn is_relay(self) -> bool {
+        matches!(self, Self::Alias | Self::Path)
+    }
+
+    fn config(self) -> &'static str {
+        match self {
+            Self::Alias => "register.mode = 'relay'\nregister.contact = 'alias'\n",
+            Self::Path => "register.mode = 'relay'\nregister.contact = 'path'\n",
+            Self::Digest => "register.mode = 'local'\nregister.auth = 'digest'\nregister.users = 'users.toml'\n",
+            Self::Open => "register.mode = 'local'\nregister.auth = 'none'\n",
+        }
+    }
+}
+
+/// The configuration for a server with these surroundings. `config` is TOML that stands for the keys that it names,
+/// `table.key = value` on each line.
+fn configuration(mode: Mode, switch: &Switch, fcm: &FcmDouble, apns: &ApnsDouble, config: &str) -> String {
+    // Nothing is lost on loopback, so that a repetition would only mean a test that stood still for a moment.
+    let standard = format!(
+        "node.id = 'test'\nsip.listen = ['udp:127.0.0.1:0', 'tcp:127.0.0.1:0']\nsip.workers = 1\nsip.t1_ms = 5000\n\
+         softswitch.uri = '{}'\nsoftswitch.trusted = ['127.0.0.1/32']\nadmin.listen = '127.0.0.1:0'\n{}\
+         register.expires_min_s = 1\nregister.domains = ['example.org']\nlog.format = 'json'\n",
+        switch.uri(),
+        mode.config(),
+    );
+    let providers = format!(
+        "[[push.fcm]]\nservice_account = 'fcm.json'\nendpoint = '{}'\n[[push.apns]]\nkey_file = 'AuthKey.p8'\n\
+         key_id = '{}'\nteam_id = '{}'\nendpoint = '{apns}'\nsandbox_endpoint = '{apns}'\n",
+        fcm.url(),
+        apns_double::KEY_ID,
+        apns_double::TEAM_ID,
+        apns = apns.url(),
+    );
+    let mut merged = toml::Table::new();
+    for part in [&standard, &providers, config] {
+        merge(&mut merged, part.parse().expect("TOML"));
+    }
+    merged.to_string()
+}
+
+fn merge(into: &mut toml::Table, from: toml::Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(toml::Value::Table(known)), toml::Value::Table(more)) => merge(known, more),
+            (_, value) => {
+                into.insert(key, value);
+            }
+        }
+    }
+}
+
+/// A server with its surroundings.
+pub(crate) struct World {
+    pub(crate) mode: Mode,
+    pub(crate) switch: Switch,
+    pub(crate) fcm: FcmDouble,
+    pub(crate) apns: ApnsDouble,
+    pub(crate) admin: Admin,
+    /// UDP, TCP.
+    addresses: [SocketAddr; 2],
+    server: Running,
+    /// Its configuration and its data.
+    pub(crate) folder: TempDir,
+}
+
+enum Running {
+    /// In this process.
+    Here(Server),
+    /// The built program.
+    Program(Program),
+    No,
+}
+
+impl World {
+    pub(crate) fn start(mode: Mode, transport: Transport) -> Self {
+        Self::with(mode, transport, "")
+    }
+
+    /// With a server in this process.
+    pub(crate) fn with(mode: Mode, transport: Transport, config: &str) -> Self {
+        let mut world = Self::prepare(mode, transport, config);
+        let config = Config::load(&world.config_file()).expect("a good configuration");
+        let server = Server::start(config).expect("a server");
+        world.addresses = [Transport::Udp, Transport::Tcp].map(|each| server.sip_address(each).expect("listening"));
+        world.admin = Admin(server.admin_address());
+        world.server = Running::Here(server);
+        world.connect();
+        world
+    }
+
+    /// With the built program, which can be killed.
+    pub(crate) fn with_program(mode: Mode, transport: Transport, config: &str) -> Self {
+        let mut world = Self::prepare(mode, transport, config);
+        world.start_program();
+        world
+    }
+
+    /// Everything but the server.
+    fn prepare(mode: Mode, transport: Transport, config: &str) -> Self {
+        let folder = TempDir::new().expect("a folder");
+        let (fcm, apns) = RUNTIME.block_on(async { (FcmDouble::start().await, ApnsDouble::start().await) });
+        let (fcm, apns) = (fcm.expect("a double of FCM"), apns.expect("a double of APNs"));
+        fcm.write_credentials(folder.path()).expect("written");
+        apns.write_credentials(folder.path()).expect("written");
+        let users = ["alice", "bob"].map(|user| format!("\"{user}@example.org\" = \"{PASSWORD}\"\n")).concat();
+        std::fs::write(folder.path().join("users.toml"), format!("[users]\n{users}")).expect("written");
+        let switch = Switch::new(transport);
+        let config = configuration(mode, &switch, &fcm, &apns, config);
+        std::fs::write(folder.path().join("config.toml"), config).expect("written");
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let server = Running::No;
+        Self { mode, switch, fcm, apns, admin: Admin(nowhere), addresses: [nowhere; 2], server, folder }
+    }
+
+    fn config_file(&self) -> PathBuf {
+        self.folder.path().join("config.toml")
+    }
+
+    fn connect(&mut self) {
+        let server = self.sip(self.switch.peer.transport);
+        self.switch.connect(server);
+    }
+
+    /// Starts the program, once more with what an earlier run left.
+    pub(crate) fn start_program(&mut self) {
+        let program = Program::start(&self.config_file());
+        self.addresses = [program.address("udp"), program.address("tcp")];
+        self.admin = Admin(program.admin);
+        self.server = Running::Program(program);
+        self.connect();
+    }
+
+    #[track_caller]
+    pub(crate) fn program(&mut self) -> &mut Program {
+        match &mut self.server {
+            Running::Program(program) => program,
+            Running::Here(_) | Running::No => panic!("the program is not running"),
+        }
+    }
+
+    pub(crate) fn sip(&self, transport: Transport) -> SocketAddr {
+        self.addresses[usize::from(transport == Transport::Tcp)]
+    }
+
+    pub(crate) fn call(&self, phone: &Phone) -> Call {
+        self.switch.call(&phone.aor(), "")
+    }
+
+    /// The next push that the phone's provider accepted.
+    #[track_caller]
+    pub(crate) fn pushed(&self, phone: &Phone) -> Recorded {
+        let next = async {
+            match phone.push {
+                Push::Apns => self.apns.next().await,
+                Push::Fcm | Push::None => self.fcm.next().await,
+            }
+        };
+        let push = RUNTIME.block_on(async { tokio::time::timeout(DEADLINE, next).await });
+        push.unwrap_or_else(|_| panic!("no push within {DEADLINE:?}"))
+    }
+
+    /// The push of an INVITE from `"Ivan" <sip:103@…>`, byte for byte.
+    #[track_caller]
+    pub(crate) fn pushed_invite(&self, phone: &Phone, ttl_s: u64) {
+        let push = self.pushed(phone);
+        let date = check_date(&push);
+        match phone.push {
+            Push::Apns => {
+                let headers = ["voip", "org.example.phone.voip", "10", "0", ""];
+                let body = format!(
+                    r#"{{"aps":{{"badge":"10"}},"acme":{{"badge":"10","type":"invite","date":{date},"number":"103","dispaly_name":"Ivan"}}}}"#
+                );
+                check_apns(&push, &phone.token, headers, &body);
+            }
+            Push::Fcm | Push::None => {
+                let body = format!(
+                    r#"{{"message":{{"token":"{}","data":{{"type":"invite","date":"{date}"}},"android":{{"priority":"HIGH","ttl":"{ttl_s}s"}}}}}}"#,
+                    phone.token
+                );
+                check_fcm(&push, &body);
+            }
+        }
+    }
+
+    /// The push that tells of calls from 103 that nobody took, byte for byte. `dates` are theirs.
+    #[track_caller]
+    pub(crate) fn pushed_missed_calls(&self, phone: &Phone, dates: &[u64]) {
+        let push = self.pushed(phone);
+        let date = check_date(&push);
+        let calls: Vec<_> = dates
+            .iter()
+            .enumerate()
+            .map(|(id, date)| format!(r#"{{"id":{id},"remote_uri":"103","date":{date}}}"#))
+            .collect();
+        let (count, calls) = (dates.len(), calls.join(","));
+        match phone.push {
+            Push::Apns => {
+                let expiration = (date + 120).to_string();
+                let headers = ["alert", "org.example.phone", "10", &expiration, "missed_calls"];
+                let body = format!(
+                    r#"{{"aps":{{"alert":{{"loc-key":"MISSED_CALLS","loc-args":["{count}"]}},"badge":10,"sound":"default"}},"acme":{{"type":"missed_calls","date":{date},"calls":[{calls}]}}}}"#
+                );
+                check_apns(&push, &phone.remote_token, headers, &body);
+            }
+            Push::Fcm | Push::None => {
+                let body = format!(
+                    r#"{{"message":{{"token":"{}","data":{{"type":"missed_calls","date":"{date}","calls":"[{}]"}},"android":{{"priority":"HIGH"}}}}}}"#,
+                    phone.token,
+                    calls.replace('"', "\\\"")
+                );
+                check_fcm(&push, &body);
+            }
+        }
+    }
+
+    /// How many pushes were tried, by any provider, accepted or not.
+    pub(crate) fn pushes(&self) -> usize {
+        self.fcm.requests() + self.apns.requests()
+    }
+
+    /// Stops a server of this process, and waits until it has.
+    pub(crate) fn stop(self) {
+        if let Running::Here(server) = self.server {
+            server.stop();
+        }
+    }
+}
+
+/// The date in a push, which must be the present.
+#[track_caller]
+pub(crate) fn check_date(push: &Recorded) -> u64 {
+    let json = push.json();
+    let date = &json["message"]["data"]["date"];
+    let date = date.as_str().map_or_else(|| json["acme"]["date"].as_u64(), |date| date.parse().ok());
+    let date = date.unwrap_or_else(|| panic!("no date in {json}"));
+    assert!(date.abs_diff(unix_seconds()) <= DEADLINE.as_secs(), "{date} is not now");
+    date
+}
+
+#[track_caller]
+fn check_fcm(push: &Recorded, body: &str) {
+    assert_eq!(push.path, "/v1/projects/demo-project/messages:send");
+    assert_eq!(push.header("content-type"), "application/json");
+    assert!(push.header("authorization").starts_with("Bearer "));
+    assert_eq!(String::from_utf8_lossy(&push.body), body);
+}
+
+#[track_caller]
+fn check_apns(push: &Recorded, token: &str, headers: [&str; 5], body: &str) {
+    let names = ["apns-push-type", "apns-topic", "apns-priority", "apns-expiration", "apns-collapse-id"];
+    assert_eq!(push.path, format!("/3/device/{token}"));
+    assert_eq!(names.map(|name| push.header(name)), headers);
+    assert_eq!(String::from_utf8_lossy(&push.body), body);
+}
+
+#[expect(clippy::disallowed_methods, reason = "dates in pushes are compared with the present")]
+pub(crate) fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
