@@ -495,11 +495,11 @@ impl View<'_> {
 
 impl Contacts for View<'_> {
     fn of_aor(&self, aor: &Aor) -> Vec<Arc<Binding>> {
-        self.table().lookup(aor).into_vec()
+        self.table().lookup(aor).into_iter().filter(|binding| !binding.is_over(self.now)).collect()
     }
 
     fn of_device(&self, device: DeviceId) -> Option<Arc<Binding>> {
-        self.table().by_device(device)
+        self.table().by_device(device).filter(|binding| !binding.is_over(self.now))
     }
 
     fn on_flow(&self, transport: TransportKind, remote: SocketAddr) -> Option<DeviceId> {

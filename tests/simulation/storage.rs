@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use sip_push_proxy::binding::{Aor, Binding, DeviceId};
 use sip_push_proxy::clock::UnixMillis;
 use sip_push_proxy::proxy::Contacts;
-use sip_push_proxy::sip::{ConnectionId, Flow, Transport};
+use sip_push_proxy::sip::Transport;
 use sip_push_proxy::store::{Change, EntryState, Limits, Memory, Reply, StoreError, Table, Ticket};
 
 use crate::random::Random;
@@ -82,14 +82,7 @@ impl Contacts for View<'_> {
     }
 
     fn on_flow(&self, transport: Transport, remote: SocketAddr) -> Option<DeviceId> {
-        let flow = Flow { transport, listener: 0, connection: ConnectionId::NONE, remote };
-        if !self.storage.table().device_on(&flow, self.now) {
-            return None;
-        }
-        let is_there = |binding: &Arc<Binding>| {
-            binding.flow.remote == remote && binding.flow.transport == transport && binding.is_reachable(self.now)
-        };
-        self.storage.bindings().into_iter().find(is_there).map(|binding| binding.device)
+        self.storage.table().device_on(transport, remote, self.now)
     }
 
     fn has_missed(&self, device: DeviceId) -> bool {

@@ -273,7 +273,7 @@ impl World {
                 self.note(|| format!("step {:?} {} {:?} {}", step.step, step.call_ref, step.device, step.reason));
                 self.ledger.step(step);
             }
-            Effect::CallEnded(outcome) => self.ledger.outcomes.push(outcome),
+            Effect::CallEnded { outcome, .. } => self.ledger.outcomes.push(outcome),
             Effect::Dropped(reason) => self.ledger.dropped.push(reason),
             Effect::Fault(fault) => panic!("the core's own fault: {fault}"),
             Effect::Resolve { .. } => panic!("the softswitch has a numeric address"),
