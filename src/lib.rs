@@ -1,4 +1,15 @@
 //! sip-push-proxy: holds a SIP call while a push wakes the phone it is for.
+//!
+//! The way of a message:
+//!
+//! ```text
+//! transport ─► driver ─► proxy::Proxy::handle ─► transaction ─► proxy::request ─┬─► proxy::hold ─► proxy::branches
+//!    ▲           │ ▲                                                            └─► proxy::register
+//!    │           │ └─ Input: Saved, Pushed, Resolved, Woken
+//!    └───────────┴──── Effect: Send │ Save ─► store │ Push ─► push
+//! ```
+//!
+//! `ARCHITECTURE.md` tells the whole.
 
 pub mod admin;
 pub mod binding;
@@ -11,6 +22,7 @@ pub mod logging;
 pub mod metrics;
 pub mod proxy;
 pub mod push;
+pub mod readiness;
 pub mod server;
 pub mod sip;
 pub mod store;

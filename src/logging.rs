@@ -43,8 +43,13 @@ pub fn reload(log: &Log) -> Result<(), LogError> {
     changed.map_err(|_| LogError::NotStarted)
 }
 
+/// A plain level is ours; the libraries beneath speak up only when something is wrong. Directives are taken as they are.
 fn filter(log: &Log) -> Result<EnvFilter, LogError> {
-    EnvFilter::try_new(&log.level).map_err(|_| LogError::Level(log.level.clone()))
+    let directives = match log.level.parse::<tracing::Level>() {
+        Ok(level) => format!("warn,{}={level}", env!("CARGO_CRATE_NAME")),
+        Err(_) => log.level.clone(),
+    };
+    EnvFilter::try_new(directives).map_err(|_| LogError::Level(log.level.clone()))
 }
 
 fn output(log: &Log) -> Output {

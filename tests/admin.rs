@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use sip_push_proxy::admin::{self, Part, Readiness, Removing, Source, State};
+use sip_push_proxy::admin::{self, Removing, Source, State};
 use sip_push_proxy::binding::{Aor, Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
 use sip_push_proxy::clock::UnixMillis;
 use sip_push_proxy::config::{Config, Token};
 use sip_push_proxy::metrics::{Metrics, Outcome};
+use sip_push_proxy::readiness::{Part, Readiness};
 use sip_push_proxy::sip::flow::{ConnectionId, Flow, Transport};
 use sip_push_proxy::store::{BucketEntry, EntryState, StoreError};
 use sip_push_proxy::timeline::{Step, Timeline};

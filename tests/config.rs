@@ -47,6 +47,16 @@ fn defaults_are_those_of_the_documentation() {
 }
 
 #[test]
+fn the_softswitch_must_be_reachable_by_a_transport_that_is_listened_on() {
+    let text = "[softswitch]\nuri = \"sip:192.0.2.20;transport=tcp\"\n[sip]\nlisten = [\"udp:192.0.2.10:5060\"]\n";
+    assert_eq!(
+        told(text),
+        "config.toml:2:7: softswitch.uri: is reached by tcp, but sip.listen has no tcp: entry to send from; add one"
+    );
+    assert!(parse(&text.replace("udp:", "tcp:")).is_ok());
+}
+
+#[test]
 fn small_times_are_allowed() {
     let text = "[hold]\nwait_s = 5\n[register]\nexpires_min_s = 1\n[push]\ntimeout_ms = 1000\n";
     let config = parse(&format!("{BASE}{text}")).unwrap();

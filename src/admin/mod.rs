@@ -1,7 +1,6 @@
 //! The operator's listener: health, metrics, and what the server knows of bindings, calls and buckets.
 
 mod guard;
-mod readiness;
 mod routes;
 mod views;
 
@@ -18,9 +17,9 @@ use tokio::task::JoinSet;
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::config::Token;
 use crate::metrics::Metrics;
+use crate::readiness::Readiness;
 use crate::store::{BucketEntry, StoreError};
 use crate::timeline::Timeline;
-pub use readiness::{Part, Readiness};
 
 /// What the server lets the operator see and do.
 pub trait Source: Send + Sync + 'static {

@@ -68,10 +68,11 @@ impl Config {
         operation::read_events(&document.section("events"));
         let register = Register::read(&document.section("register"));
         let is_relay = register.mode == Mode::Relay;
+        let sip = Sip::read(&document.section("sip"));
         Self {
             node: Node::read(&document.section("node")),
-            sip: Sip::read(&document.section("sip")),
-            softswitch: Softswitch::read(&document.section("softswitch"), is_relay),
+            softswitch: Softswitch::read(&document.section("softswitch"), is_relay, &sip),
+            sip,
             register,
             hold: Hold::read(&document.section("hold")),
             missed_calls: MissedCalls::read(&document.section("missed_calls")),

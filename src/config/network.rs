@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use super::address::{self, Host, HostPort, Listen, NextHop};
 use super::section::Section;
+use crate::sip::flow::Transport;
 
 /// `[node]`: this one among the nodes of a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,7 +122,7 @@ pub struct Softswitch {
 }
 
 impl Softswitch {
-    pub(super) fn read(section: &Section<'_>, is_relay: bool) -> Self {
+    pub(super) fn read(section: &Section<'_>, is_relay: bool, sip: &Sip) -> Self {
         let text = section.bare("uri");
         if text.is_none() && is_relay {
             section.wrong(
@@ -131,6 +132,15 @@ impl Softswitch {
             );
         }
         let uri = text.and_then(|text| section.parsed("uri", text, address::next_hop));
+        if let Some(uri) = &uri {
+            let transport = uri.transport.unwrap_or(Transport::Udp);
+            // A list without a single good entry has been complained of already.
+            if !sip.listen.is_empty() && sip.listen.iter().all(|listen| listen.transport != transport) {
+                let name = transport.uri_name();
+                let text = format!("is reached by {name}, but sip.listen has no {name}: entry to send from; add one");
+                section.wrong("uri", text);
+            }
+        }
         let trusted = section.list("trusted", None, address::network);
         let trusted = trusted.unwrap_or_else(|| match uri.as_ref().map(|uri| &uri.address.host) {
             Some(Host::Ip(address)) => vec![IpNet::from(*address)],

@@ -75,7 +75,7 @@ pub struct ApnsDouble {
 #[derive(Debug)]
 struct State {
     public_key: Vec<u8>,
-    records: Records,
+    records: Records<Recorded>,
     script: Script<Answer>,
     requests: AtomicUsize,
     connections: AtomicUsize,

@@ -52,15 +52,37 @@ impl Recorded {
     }
 }
 
-/// Accepted pushes in the order of their arrival, until they are taken.
-#[derive(Debug, Default)]
-pub(super) struct Records {
-    queue: Mutex<VecDeque<Recorded>>,
+/// A push that the script refused, and how.
+#[derive(Debug, Clone)]
+pub struct Refused {
+    pub push: Recorded,
+    pub status: u16,
+    /// The body of the answer.
+    pub answer: Bytes,
+}
+
+impl Refused {
+    pub(super) async fn new(push: Recorded, response: &Response<Full<Bytes>>) -> Self {
+        let answer = response.body().clone().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        Self { push, status: response.status().as_u16(), answer }
+    }
+}
+
+/// Pushes in the order of their arrival, until they are taken.
+#[derive(Debug)]
+pub(super) struct Records<Record> {
+    queue: Mutex<VecDeque<Record>>,
     arrived: Notify,
 }
 
-impl Records {
-    pub(super) fn push(&self, record: Recorded) {
+impl<Record> Default for Records<Record> {
+    fn default() -> Self {
+        Self { queue: Mutex::default(), arrived: Notify::new() }
+    }
+}
+
+impl<Record> Records<Record> {
+    pub(super) fn push(&self, record: Record) {
         let mut queue = self.queue.lock();
         if queue.len() == RECORDS_MAX {
             queue.pop_front();
@@ -71,7 +93,7 @@ impl Records {
     }
 
     /// Waits for the next one. Safe to drop.
-    pub(super) async fn next(&self) -> Recorded {
+    pub(super) async fn next(&self) -> Record {
         loop {
             let arrived = self.arrived.notified();
             if let Some(record) = self.try_next() {
@@ -81,7 +103,7 @@ impl Records {
         }
     }
 
-    pub(super) fn try_next(&self) -> Option<Recorded> {
+    pub(super) fn try_next(&self) -> Option<Record> {
         let mut queue = self.queue.lock();
         let record = queue.pop_front();
         if !queue.is_empty() {

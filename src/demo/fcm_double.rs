@@ -20,7 +20,7 @@ use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 use tokio::task::{AbortHandle, JoinHandle};
 
-use super::double::{self, Connection, Jwt, Recorded, Records, Script, answer, strict_jwt, unix_seconds};
+use super::double::{self, Connection, Jwt, Recorded, Records, Refused, Script, answer, strict_jwt, unix_seconds};
 
 /// Made for this double and known to everybody who has the program: it opens nothing.
 const THROWAWAY_KEY: &str = include_str!("throwaway_rsa.pem");
@@ -74,7 +74,8 @@ pub struct FcmDouble {
 #[derive(Debug)]
 struct State {
     address: SocketAddr,
-    records: Records,
+    records: Records<Recorded>,
+    refusals: Records<Refused>,
     script: Script<Answer>,
     requests: AtomicUsize,
     token_fetches: AtomicUsize,
@@ -100,6 +101,7 @@ impl FcmDouble {
         let state = Arc::new(State {
             address,
             records: Records::default(),
+            refusals: Records::default(),
             script: Script::default(),
             requests: AtomicUsize::new(0),
             token_fetches: AtomicUsize::new(0),
@@ -151,6 +153,11 @@ impl FcmDouble {
     /// The next accepted push, if it came already.
     pub fn try_next(&self) -> Option<Recorded> {
         self.state.records.try_next()
+    }
+
+    /// Waits for the next push that the script refuses with an answer. Safe to drop.
+    pub async fn next_refused(&self) -> Refused {
+        self.state.refusals.next().await
     }
 
     /// How many pushes came, accepted or not.
@@ -210,13 +217,13 @@ impl State {
             Err(refusal) => return *refusal,
         };
         let record = Recorded { token, path, headers, body };
-        match self.script.next(&record.token) {
+        let refusal = match self.script.next(&record.token) {
+            Some(Answer::Accept) | None => return self.accept(record),
             Some(Answer::Hang) => std::future::pending().await,
             Some(Answer::Disconnect) => {
                 connection.cut();
                 std::future::pending().await
             }
-            Some(Answer::Accept) | None => self.accept(record),
             Some(Answer::Unregistered) => fcm_error(404, "NOT_FOUND", "UNREGISTERED", &json!([])),
             Some(Answer::SenderIdMismatch) => fcm_error(403, "PERMISSION_DENIED", "SENDER_ID_MISMATCH", &json!([])),
             Some(Answer::InvalidToken) => invalid_token(),
@@ -231,7 +238,9 @@ impl State {
                 response.headers_mut().extend(headers);
                 response
             }
-        }
+        };
+        self.refusals.push(Refused::new(record, &refusal).await);
+        refusal
     }
 
     fn accept(&self, record: Recorded) -> Response<Full<Bytes>> {

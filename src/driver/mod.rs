@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use hickory_resolver::TokioResolver;
@@ -22,6 +22,7 @@ use crate::metrics::{Direction, DropReason, Kind, Metrics, PushKind, PushResult,
 use crate::proxy::event::{CallStep, ResolveTicket};
 use crate::proxy::{self, Contacts, Effect, Input, Proxy};
 use crate::push::{self, NoticeKind, Outcome, Pushers};
+use crate::readiness::{Part, Readiness};
 use crate::sip::message::{Message, NotSip};
 use crate::sip::{Flow, Transport as TransportKind};
 use crate::store::{self, Change, EntryState, Store, StoreError, Table};
@@ -42,12 +43,14 @@ pub struct Shared {
     pub pushers: Pushers,
     pub metrics: Arc<Metrics>,
     pub timeline: Arc<Timeline>,
+    pub readiness: Arc<Readiness>,
     pub connections: Connections,
     pub headers_max: usize,
     /// `None` where the system has no resolver configuration; then only addresses work.
     pub resolver: Option<TokioResolver>,
     /// Where look-ups run.
     pub runtime: Handle,
+    store_is_up: AtomicBool,
     inboxes: Vec<mpsc::Sender<Event>>,
     boards: Vec<Board>,
     /// Held calls of each worker.
@@ -60,6 +63,7 @@ pub struct Parts {
     pub pushers: Pushers,
     pub metrics: Arc<Metrics>,
     pub timeline: Arc<Timeline>,
+    pub readiness: Arc<Readiness>,
     pub connections: Connections,
     pub headers_max: usize,
     pub runtime: Handle,
@@ -75,14 +79,38 @@ impl Shared {
             pushers: parts.pushers,
             metrics: parts.metrics,
             timeline: parts.timeline,
+            readiness: parts.readiness,
             connections: parts.connections,
             headers_max: parts.headers_max,
             resolver: resolver.inspect_err(|error| tracing::warn!(%error, "no resolver: host names do not work")).ok(),
             runtime: parts.runtime,
+            store_is_up: AtomicBool::new(true),
             inboxes,
             boards: (0..workers).map(|_| Board::default()).collect(),
             held: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
         }
+    }
+
+    /// Lets the operator see whether the store works; once for each time that this changes.
+    fn store_said(&self, result: &Result<store::Applied, StoreError>) {
+        let is_up = result.is_ok();
+        if self.store_is_up.swap(is_up, Ordering::Relaxed) == is_up {
+            return;
+        }
+        match result {
+            Ok(_) => {
+                tracing::info!("the store writes again");
+                self.readiness.well(Part::Store);
+            }
+            Err(error) => {
+                tracing::error!(%error, "the store does not write: registrations and held calls are answered 503");
+                self.readiness.failed(Part::Store, error.to_string());
+            }
+        }
+    }
+
+    pub fn store_is_up(&self) -> bool {
+        self.store_is_up.load(Ordering::Relaxed)
     }
 
     /// Calls that wait for a device, in all workers.
@@ -302,9 +330,7 @@ impl Worker {
         if let Some((op, since)) = self.saving.remove(&reply.ticket) {
             self.shared.metrics.store(op, now().instant.saturating_duration_since(since));
         }
-        if let Err(error) = &reply.result {
-            tracing::error!(%error, "a change is not stored");
-        }
+        self.shared.store_said(&reply.result);
         self.handle(Input::Saved(reply));
     }
 
@@ -385,13 +411,10 @@ impl Worker {
         self.saving.insert(ticket, (store_op(&change), now.instant));
         if let Err(error) = self.shared.store.submit(ticket, change, &self.saved.0) {
             self.saving.remove(&ticket);
-            self.store_refused(ticket, error);
+            let result = Err(error);
+            self.shared.store_said(&result);
+            self.pending.push_back(Input::Saved(store::Reply { ticket, result }));
         }
-    }
-
-    fn store_refused(&mut self, ticket: store::Ticket, error: StoreError) {
-        tracing::error!(%error, "a change is not stored");
-        self.pending.push_back(Input::Saved(store::Reply { ticket, result: Err(error) }));
     }
 
     fn push(&mut self, push: push::Push) {
@@ -472,11 +495,11 @@ impl View<'_> {
 
 impl Contacts for View<'_> {
     fn of_aor(&self, aor: &Aor) -> Vec<Arc<Binding>> {
-        self.table().lookup(aor).into_vec()
+        self.table().lookup(aor).into_iter().filter(|binding| !binding.is_over(self.now)).collect()
     }
 
     fn of_device(&self, device: DeviceId) -> Option<Arc<Binding>> {
-        self.table().by_device(device)
+        self.table().by_device(device).filter(|binding| !binding.is_over(self.now))
     }
 
     fn on_flow(&self, transport: TransportKind, remote: SocketAddr) -> Option<DeviceId> {

@@ -9,7 +9,7 @@ use super::event::{Contacts, Effect, ResolveTicket};
 use super::policy::Policy;
 use super::response_context::{BranchState, Hop, Reaction};
 use super::route;
-use super::{Proxy, Reject, Timer, forward};
+use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, Timer, forward};
 use crate::clock::Now;
 use crate::sip::response::header;
 use crate::sip::{Destination, Edits, HeaderName, Message, Method, Transport};
@@ -50,7 +50,10 @@ impl Proxy {
                     }
                     return;
                 }
-                Err(_) => break,
+                Err(_) => {
+                    context.responses.is_overloaded = true;
+                    break;
+                }
             }
         }
         context.responses.end(index, failure);
@@ -189,10 +192,11 @@ impl Proxy {
                 let has_more =
                     context.responses.branches.get(index).is_some_and(|branch| !branch.hop.destinations.is_empty());
                 if status == 503 && has_more && !context.responses.is_cancelled {
-                    return proxy.send_branch(context, index, 503, now);
+                    proxy.send_branch(context, index, 503, now);
+                    return proxy.conclude(context, contacts, now);
                 }
             }
-            proxy.device_answered(context, index, response, contacts, now);
+            proxy.device_answered(context, index, response, now);
             match context.responses.receive(index, response, context.is_invite()) {
                 Reaction::Wait => {}
                 Reaction::Forward => proxy.forward_response(context, response, now),
@@ -233,7 +237,7 @@ impl Proxy {
             }
             let branch = context.responses.branches.get(index);
             if let Some(device) = branch.filter(|branch| branch.client.is_none()).and_then(|branch| branch.hop.device) {
-                proxy.device_unreachable(context, device, status, contacts, now);
+                proxy.device_unreachable(context, device, status, now);
             }
             proxy.conclude(context, contacts, now);
         });
@@ -307,14 +311,19 @@ impl Proxy {
         if context.call().is_some() {
             return self.call_unanswered(context, contacts, now);
         }
-        let timed_out = context.responses.branches.iter().any(|branch| branch.failure == Some(408));
+        let branches = &context.responses.branches;
+        let timed_out = branches.iter().any(|branch| branch.failure == Some(408));
+        let to_phone = branches.iter().any(|branch| branch.hop.device.is_some());
         let in_dialog = context.request.to_tag().is_some();
         match (timed_out, context.is_invite()) {
             (true, true) => self.reject(context, &Reject::of(408), now),
             // The client of a non-INVITE has timed out as well, and a 408 would only do harm (RFC 4320 §4.2).
             (true, false) => self.transactions.forget(context.server, now.instant),
+            (false, _) if context.responses.is_overloaded => {
+                self.reject(context, &Reject::busy(BUSY_RETRY_AFTER_S), now);
+            }
             // The flow of a dialog's phone is gone (RFC 5626 §5.3).
-            (false, _) if in_dialog => self.reject(context, &Reject::of(430), now),
+            (false, _) if to_phone => self.reject(context, &Reject::of(if in_dialog { 430 } else { 480 }), now),
             // A transport error counts as 503, and a 503 is not passed on (RFC 3261 §16.9, §16.7 step 6).
             (false, _) => self.reject(context, &Reject::of(500), now),
         }

@@ -58,6 +58,13 @@ pub(super) fn request(request: &Message, source: SocketAddr, routed: &Routed<'_>
     edits.apply(request.bytes())
 }
 
+/// A Contact URI as a Request-URI, which has no headers (RFC 3261 §19.1.1, §16.6 step 2).
+pub(super) fn request_uri(contact: &[u8]) -> &[u8] {
+    let headers = Uri::parse(contact).ok().and_then(|uri| uri.headers);
+    let end = headers.map_or(contact.len(), |headers| scan::span_in(contact, headers).start.saturating_sub(1));
+    contact.get(..end).unwrap_or(contact)
+}
+
 /// Our own Via on top; what the client wrote into its own is completed (RFC 3261 §18.2.1, RFC 3581 §4).
 fn push_via(request: &Message, source: SocketAddr, onward: &Onward<'_>, edits: &mut Edits) {
     let at = first_line(request, HeaderName::Via);

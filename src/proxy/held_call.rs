@@ -6,10 +6,13 @@
 //!  asleep ► Recording ─Recorded► Pushing ─Accepted, Limited► Waiting ─Woke► Joined
 //!              ▲  │                │ ▲ │                                      ▲
 //!       Silent │  │ Unrecorded     │ │ └TryAgain► Retrying                    │
-//!              │  ▼                │ └──RetryDue────┘                         │
+//!        Lost  │  ▼                │ └──RetryDue────┘                         │
 //!  awake ► Probing    Unwakeable ◄─┴ Dead, Refused                            │
 //!              └───────────────── Answered, Woke ─────────────────────────────┘
 //! ```
+//!
+//! A device that had the INVITE and whose flow is Lost is waited for again: Joined ► Waiting, or Recording if it was
+//! never pushed.
 //!
 //! [`next`] is the whole machine of one device; every race between push, wake, store and timer is a line of its match.
 
@@ -99,6 +102,8 @@ pub(super) enum DeviceInput {
     Woke,
     /// `hold.probe_ms` are over, or its flow is gone.
     Silent,
+    /// Its flow is gone, and the INVITE did not reach it.
+    Lost,
     /// It answered the INVITE, whatever it said.
     Answered,
 }
@@ -132,7 +137,12 @@ pub(super) fn next(state: DeviceState, input: DeviceInput, attempts: u8, left: D
             (Is::Joined, Deed::Nothing)
         }
 
-        (Is::Probing, In::Silent) => (Is::Recording, Deed::Record),
+        (Is::Probing, In::Silent | In::Lost) | (Is::Joined, In::Lost) if left.is_zero() => {
+            (Is::Unwakeable, Deed::Conclude)
+        }
+        (Is::Probing, In::Silent | In::Lost) => (Is::Recording, Deed::Record),
+        (Is::Joined, In::Lost) if attempts == 0 => (Is::Recording, Deed::Record),
+        (Is::Joined, In::Lost) => (Is::Waiting, Deed::Nothing),
 
         (Is::Recording, In::Recorded) => (Is::Pushing, Deed::Push),
         (Is::Recording, In::Unrecorded) => (Is::Unwakeable, Deed::Conclude),
@@ -153,15 +163,15 @@ pub(super) fn next(state: DeviceState, input: DeviceInput, attempts: u8, left: D
         (Is::Probing, In::Recorded | In::Unrecorded | In::RetryDue)
         | (Is::Probing, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_))
         | (Is::Recording, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_))
-        | (Is::Recording, In::RetryDue | In::Silent)
-        | (Is::Pushing, In::Recorded | In::Unrecorded | In::RetryDue | In::Silent)
-        | (Is::Retrying, In::Recorded | In::Unrecorded | In::Silent)
+        | (Is::Recording, In::RetryDue | In::Silent | In::Lost)
+        | (Is::Pushing, In::Recorded | In::Unrecorded | In::RetryDue | In::Silent | In::Lost)
+        | (Is::Retrying, In::Recorded | In::Unrecorded | In::Silent | In::Lost)
         | (Is::Retrying, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_))
-        | (Is::Waiting, In::Recorded | In::Unrecorded | In::RetryDue | In::Silent)
+        | (Is::Waiting, In::Recorded | In::Unrecorded | In::RetryDue | In::Silent | In::Lost)
         | (Is::Waiting, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_))
         | (Is::Joined, In::Recorded | In::Unrecorded | In::RetryDue | In::Silent | In::Answered)
         | (Is::Joined, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_))
-        | (Is::Unwakeable, In::Recorded | In::Unrecorded | In::RetryDue | In::Silent)
+        | (Is::Unwakeable, In::Recorded | In::Unrecorded | In::RetryDue | In::Silent | In::Lost)
         | (Is::Unwakeable, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_)) => {
             (state, Deed::Nothing)
         }
@@ -219,7 +229,7 @@ mod tests {
         DeviceState::Joined,
         DeviceState::Unwakeable,
     ];
-    const INPUTS: [DeviceInput; 11] = [
+    const INPUTS: [DeviceInput; 12] = [
         DeviceInput::Recorded,
         DeviceInput::Unrecorded,
         DeviceInput::Accepted,
@@ -230,6 +240,7 @@ mod tests {
         DeviceInput::RetryDue,
         DeviceInput::Woke,
         DeviceInput::Silent,
+        DeviceInput::Lost,
         DeviceInput::Answered,
     ];
 
@@ -237,14 +248,14 @@ mod tests {
     #[test]
     fn every_state_and_input() {
         let rows = [
-            //Recd Unrec Acc  Lim  Dead Ref  Try  Due  Woke Sil  Ans
-            ["-", "-", "-", "-", "-", "-", "-", "-", "Jj", "Rr", "J-"], // Probing
-            ["Pp", "Uc", "-", "-", "-", "-", "-", "-", "Jj", "-", "J-"], // Recording
-            ["-", "-", "W-", "W-", "Uc", "Uc", "Ta", "-", "Jj", "-", "J-"], // Pushing
-            ["-", "-", "-", "-", "-", "-", "-", "Pp", "Jj", "-", "J-"], // Retrying
-            ["-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "J-"],  // Waiting
-            ["-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "-"],   // Joined
-            ["-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "J-"],  // Unwakeable
+            //Recd Unrec Acc  Lim  Dead Ref  Try  Due  Woke Sil  Lost Ans
+            ["-", "-", "-", "-", "-", "-", "-", "-", "Jj", "Rr", "Rr", "J-"], // Probing
+            ["Pp", "Uc", "-", "-", "-", "-", "-", "-", "Jj", "-", "-", "J-"], // Recording
+            ["-", "-", "W-", "W-", "Uc", "Uc", "Ta", "-", "Jj", "-", "-", "J-"], // Pushing
+            ["-", "-", "-", "-", "-", "-", "-", "Pp", "Jj", "-", "-", "J-"],  // Retrying
+            ["-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "-", "J-"],   // Waiting
+            ["-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "W-", "-"],   // Joined
+            ["-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "-", "J-"],   // Unwakeable
         ];
         for (state, row) in STATES.into_iter().zip(rows) {
             for (input, expected) in INPUTS.into_iter().zip(row) {
@@ -269,6 +280,15 @@ mod tests {
                 let got = if after == state && deed == '-' { "-".to_owned() } else { format!("{letter}{deed}") };
                 assert_eq!(got, expected, "{state:?} and {input:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_lost_is_pushed_if_it_was_not_but_not_after_the_wait() {
+        let lost = |state, attempts, left| next(state, DeviceInput::Lost, attempts, Duration::from_secs(left));
+        assert_eq!(lost(DeviceState::Joined, 0, 9), (DeviceState::Recording, Deed::Record));
+        for state in [DeviceState::Joined, DeviceState::Probing] {
+            assert_eq!(lost(state, 1, 0), (DeviceState::Unwakeable, Deed::Conclude));
         }
     }
 

@@ -10,11 +10,12 @@ use super::caller::Caller;
 use super::context::{Context, Purpose};
 use super::event::{Contacts, Effect, Outcome};
 use super::held_call::{Deed, DeviceInput, DeviceState, HeldCall, HeldDevice};
+use super::keep::Kept;
 use super::policy::PushWhen;
 use super::request::call_ref;
 use super::response_context::{BranchState, Hop};
 use super::secret::FlowToken;
-use super::{BUSY_RETRY_AFTER_S, Proxy, PushPurpose, Reject, SavePurpose, Timer};
+use super::{BUSY_RETRY_AFTER_S, Proxy, PushPurpose, Reject, SavePurpose, Timer, forward};
 use crate::binding::{Aor, Binding, DeviceId, PushTarget, Tokens};
 use crate::clock::Now;
 use crate::push::{self, Notice, Push};
@@ -186,7 +187,7 @@ impl Proxy {
         let is_dialog =
             context.is_invite() || matches!(context.request.method_text(), b"SUBSCRIBE" | b"REFER" | b"NOTIFY");
         Hop {
-            uri: Some(binding.contact.clone()),
+            uri: Some(forward::request_uri(&binding.contact).into()),
             routes: binding.path.clone(),
             record_route: is_dialog.then(|| self.keys.write(&token).into()),
             destinations: vec![Destination::Flow(binding.flow)],
@@ -230,7 +231,8 @@ impl Proxy {
         let (server, flow) = (context.server, context.flow);
         let (invite, to_tag) = (context.request.bytes().clone(), context.to_tag.clone());
         let Some(call) = context.call_mut() else { return };
-        let recording = |held: &&HeldDevice| held.state == DeviceState::Recording;
+        // An entry that is on its way already is not asked for again: its own reply counts.
+        let recording = |held: &&HeldDevice| held.state == DeviceState::Recording && !held.has_entry;
         let devices: SmallVec<[DeviceId; 1]> =
             call.devices.iter().filter(recording).map(|held| held.binding.device).collect();
         if devices.is_empty() {
@@ -266,7 +268,7 @@ impl Proxy {
         for held in call.devices.iter_mut().filter(|held| devices.contains(&held.binding.device)) {
             held.has_entry = true;
         }
-        self.save(change, Some(SavePurpose::Hold(server, devices)));
+        self.save(change, SavePurpose::Hold(server, devices));
     }
 
     pub(super) fn hold_saved(
@@ -399,7 +401,7 @@ impl Proxy {
         let Some(binding) = contacts.of_device(device) else { return };
         let Some(target) = &binding.push else { return };
         let token = target.prid.clone();
-        self.save(Change::TokenDead { aor: binding.aor.clone(), device, token, sent_at, dead_since }, None);
+        self.keep(Change::TokenDead { aor: binding.aor.clone(), device, token, sent_at, dead_since });
     }
 
     pub(super) fn retry_due(&mut self, server: ServerId, device: DeviceId, contacts: &dyn Contacts, now: Now) {
@@ -464,7 +466,14 @@ impl Proxy {
     }
 
     pub(super) fn repeat_provisional(&mut self, server: ServerId, now: Now) {
-        self.with_context(server, |proxy, context| proxy.send_provisional(context, now));
+        self.with_context(server, |proxy, context| {
+            if context.responses.is_ringing() {
+                // The caller hears the device, which repeats its own. It may yet refuse while another one sleeps.
+                proxy.timers.set(Timer::Provisional(server), now.instant + PROVISIONAL_EVERY);
+            } else {
+                proxy.send_provisional(context, now);
+            }
+        });
     }
 
     /// The wait is over: devices that did not come are no longer waited for.
@@ -478,19 +487,19 @@ impl Proxy {
                     }
                 }
             }
+            if !context.is_invite() {
+                // Its client is about to give up; nothing that a device says later would find it.
+                for index in 0..context.responses.branches.len() {
+                    proxy.drop_branch(context, index);
+                    context.responses.end_if_pending(index, 408);
+                }
+            }
             proxy.conclude(context, contacts, now);
         });
     }
 
     /// A device answered on its branch: it is awake, and it has seen the call.
-    pub(super) fn device_answered(
-        &mut self,
-        context: &mut Context,
-        index: usize,
-        response: &Message,
-        contacts: &dyn Contacts,
-        now: Now,
-    ) {
+    pub(super) fn device_answered(&mut self, context: &mut Context, index: usize, response: &Message, now: Now) {
         let status = response.status().unwrap_or_default();
         let Some(branch) = context.responses.branches.get(index) else { return };
         let (Some(device), BranchState::Calling | BranchState::Ringing) = (branch.hop.device, branch.state) else {
@@ -510,30 +519,32 @@ impl Proxy {
         if let Some(held) = held.filter(|held| is_sign_of_life && held.has_entry) {
             held.has_entry = false;
             let devices = vec![(device, Settlement::Seen)];
-            self.save(Change::Settle { aor, id, call_ref, devices, ended: false }, None);
+            self.keep(Change::Settle { aor, id, call_ref, devices, ended: false });
         }
-        if status > 100 {
+        // A 100 says that the device is awake, so that no push is needed, but not that its user will see the call.
+        let is_probed = held_state(context, device) == Some(DeviceState::Probing);
+        if status > 100 || is_probed {
             self.tell(context, device, DeviceInput::Answered, now);
         }
-        let _ = contacts;
     }
 
-    /// A device's branch failed without a response. A probe that failed is as good as a silent one.
-    pub(super) fn device_unreachable(
-        &mut self,
-        context: &mut Context,
-        device: DeviceId,
-        status: u16,
-        contacts: &dyn Contacts,
-        now: Now,
-    ) {
-        let Some(call) = context.call() else { return };
+    /// A device's branch failed without a response. A device that lost its connection may come back by itself, or by a
+    /// push that it has not had.
+    pub(super) fn device_unreachable(&mut self, context: &mut Context, device: DeviceId, status: u16, now: Now) {
+        let method = context.request.method();
+        let Some(call) = context.call_mut() else { return };
         let call_ref = call.call_ref.clone();
-        let reason = if status == 408 { "the device did not answer the INVITE" } else { "the device's flow is gone" };
+        let target = call.device(device).and_then(|held| held.binding.push.as_ref());
+        let is_pushable = target.is_some_and(|target| can_be_told(target, method).is_ok());
+        let (input, reason) = match status {
+            408 => (DeviceInput::Silent, "the device did not answer the INVITE"),
+            _ => (DeviceInput::Lost, "the device's flow is gone"),
+        };
         self.step(&call_ref, Step::Failed, Some(device), "", reason);
         self.timers.cancel(&Timer::Probe(context.server, device));
-        self.tell(context, device, DeviceInput::Silent, now);
-        let _ = contacts;
+        if is_pushable && !context.responses.is_overloaded {
+            self.tell(context, device, input, now);
+        }
     }
 
     /// A 2xx went back. One that crossed with a CANCEL takes back what the CANCEL left in the buckets.
@@ -542,7 +553,7 @@ impl Proxy {
         if let Some(call) = context.call().filter(|_| was_over) {
             let devices = call.devices.iter().map(|held| (held.binding.device, Settlement::Seen)).collect();
             let (aor, id, call_ref) = (call.aor.clone(), call.id, call.call_ref.clone());
-            self.save(Change::Settle { aor, id, call_ref, devices, ended: true }, None);
+            self.keep(Change::Settle { aor, id, call_ref, devices, ended: true });
         }
         self.end_call(context, Ending::Answered, contacts, now);
     }
@@ -572,6 +583,7 @@ impl Proxy {
             (true, _) => (Ending::Cancelled { seen: false }, Reject::of(487)),
             (false, true) if call.ends_by_expires => (Ending::Expired, Reject::of(487)),
             (false, true) => (Ending::NoReturn, Reject::of(self.policy.hold.no_return_status)),
+            (false, false) if context.responses.is_overloaded => (Ending::Overload, Reject::busy(BUSY_RETRY_AFTER_S)),
             (false, false) if was_forwarded => {
                 (Ending::NoReturn, Reject::of(if context.is_invite() { 408 } else { 480 }))
             }
@@ -606,12 +618,16 @@ impl Proxy {
         let detail = format!("after {} ms", millis(now.instant.saturating_duration_since(call.since.instant)));
         let seen = matches!(ending, Ending::Answered | Ending::Cancelled { seen: true });
         let settlement = if seen { Settlement::Seen } else { Settlement::Missed };
-        let mut settled: Vec<_> = Vec::new();
+        let (mut settled, mut unaware) = (Vec::new(), Vec::new());
+        let since = call.since.unix;
         for held in &mut call.devices {
             self.timers.cancel(&Timer::Probe(server, held.binding.device));
             self.timers.cancel(&Timer::Retry(server, held.binding.device));
             if std::mem::take(&mut held.has_entry) {
                 settled.push((held.binding.device, settlement));
+                if !seen && held.state != DeviceState::Joined {
+                    unaware.push(held.binding.device);
+                }
             }
         }
         let (aor, id, is_recorded) = (call.aor.clone(), call.id, call.is_recorded);
@@ -629,7 +645,8 @@ impl Proxy {
         }
         if is_recorded {
             let call_ref = call_ref.clone();
-            self.save(Change::Settle { aor, id, call_ref, devices: settled, ended: true }, None);
+            let change = Change::Settle { aor, id, call_ref, devices: settled, ended: true };
+            self.keep_all(Kept { change, unaware, since });
         }
         self.effects.push_back(Effect::CallEnded { call_ref, outcome });
     }
@@ -655,6 +672,10 @@ fn can_be_told(target: &PushTarget, method: Method) -> Result<(), &'static str> 
         Tokens::Apple { remote: None, .. } if method != Method::INVITE => Err("the contact has no remote token"),
         Tokens::Apple { .. } | Tokens::Single => Ok(()),
     }
+}
+
+fn held_state(context: &mut Context, device: DeviceId) -> Option<DeviceState> {
+    context.call_mut()?.device(device).map(|held| held.state)
 }
 
 fn provider_of(binding: &Binding) -> &'static str {

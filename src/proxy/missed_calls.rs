@@ -48,7 +48,7 @@ impl Proxy {
         let can_be_told = binding.push.as_ref().is_some_and(|target| self.can_be_told(target));
         if can_be_told && contacts.has_missed(binding.device) {
             let change = Change::Claim { aor: binding.aor.clone(), device: binding.device };
-            self.save(change, Some(SavePurpose::Claim(binding.device)));
+            self.save(change, SavePurpose::Claim(binding.device));
         }
     }
 
@@ -64,10 +64,13 @@ impl Proxy {
         contacts: &dyn Contacts,
         now: Now,
     ) {
-        let Ok(Applied::Claimed(entries)) = result else { return };
-        let (Some(first), Some(binding)) = (entries.first(), contacts.of_device(device)) else { return };
-        let Some(target) = binding.push.clone() else { return };
-        let _ = first;
+        let Ok(applied) = result else { return self.retry_report(device, None, now) };
+        let Applied::Claimed(entries) = applied else { return };
+        let (Some(binding), false) = (contacts.of_device(device), entries.is_empty()) else { return };
+        let Some(target) = binding.push.clone() else {
+            // It has registered without push since; its entries wait for a token.
+            return self.keep(Change::Release { aor: binding.aor.clone(), device });
+        };
         let call_refs = entries.iter().map(|entry| entry.call_ref.clone()).collect();
         self.missed.claimed.insert(device, Report { aor: binding.aor.clone(), call_refs, sent_at: now.unix });
         self.tickets += 1;
@@ -86,20 +89,20 @@ impl Proxy {
                 for call_ref in &call_refs {
                     self.step(call_ref, Step::MissedReported, Some(device), "", "");
                 }
-                self.save(Change::Reported { aor, device, call_refs }, None);
+                self.keep(Change::Reported { aor, device, call_refs });
             }
             Outcome::TokenDead { since, .. } => {
-                self.save(Change::Release { aor, device }, None);
+                self.keep(Change::Release { aor, device });
                 self.token_dead(device, since, sent_at, contacts);
             }
             // The next REGISTER tries again; before it nothing would be different.
-            Outcome::Refused { .. } => self.save(Change::Release { aor, device }, None),
+            Outcome::Refused { .. } => self.keep(Change::Release { aor, device }),
             Outcome::TryAgain { after, .. } => {
-                self.save(Change::Release { aor, device }, None);
+                self.keep(Change::Release { aor, device });
                 self.retry_report(device, after, now);
             }
             Outcome::Limited => {
-                self.save(Change::Release { aor, device }, None);
+                self.keep(Change::Release { aor, device });
                 self.retry_report(device, Some(Duration::from_secs(60)), now);
             }
         }
@@ -114,7 +117,7 @@ impl Proxy {
     }
 
     /// Tries again, with whatever token the device has by then.
-    pub(super) fn report_due(&mut self, device: DeviceId, contacts: &dyn Contacts, _now: Now) {
+    pub(super) fn report_due(&mut self, device: DeviceId, contacts: &dyn Contacts) {
         match contacts.of_device(device) {
             Some(binding) => self.claim(&binding, contacts),
             None => {

@@ -10,6 +10,7 @@ pub mod event;
 mod forward;
 mod held_call;
 mod hold;
+mod keep;
 mod missed_calls;
 pub mod policy;
 mod random;
@@ -56,6 +57,8 @@ pub struct Proxy {
     waiting: HashMap<Aor, SmallVec<[ServerId; 1]>>,
     timers: TimerQueue<Timer>,
     saves: HashMap<store::Ticket, SavePurpose>,
+    /// Changes that the store refused and that will be written again.
+    refused: HashMap<u64, Box<keep::Kept>>,
     pushes: HashMap<push::Ticket, PushPurpose>,
     resolutions: HashMap<ResolveTicket, (ServerId, usize)>,
     missed: missed_calls::Reports,
@@ -82,6 +85,8 @@ enum Timer {
     Retry(ServerId, DeviceId),
     /// A refused missed_calls push is due again.
     Report(DeviceId),
+    /// A refused change is due again.
+    Again(u64),
 }
 
 /// Who waits for a change to be durable.
@@ -93,6 +98,8 @@ enum SavePurpose {
     Hold(ServerId, SmallVec<[DeviceId; 1]>),
     /// A missed_calls push.
     Claim(DeviceId),
+    /// Nobody, but it must not be lost.
+    Keep(Box<keep::Kept>),
 }
 
 /// Who waits for a push.
@@ -146,6 +153,7 @@ impl Proxy {
             waiting: HashMap::new(),
             timers: TimerQueue::new(),
             saves: HashMap::new(),
+            refused: HashMap::new(),
             pushes: HashMap::new(),
             resolutions: HashMap::new(),
             missed: missed_calls::Reports::default(),
@@ -207,7 +215,8 @@ impl Proxy {
                 Timer::Provisional(server) => self.repeat_provisional(server, now),
                 Timer::Probe(server, device) => self.probe_over(server, device, contacts, now),
                 Timer::Retry(server, device) => self.retry_due(server, device, contacts, now),
-                Timer::Report(device) => self.report_due(device, contacts, now),
+                Timer::Report(device) => self.report_due(device, contacts),
+                Timer::Again(number) => self.keep_again(number),
             }
         }
         self.collect_sends();
@@ -230,6 +239,7 @@ impl Proxy {
             && self.clients.is_empty()
             && self.waiting.is_empty()
             && self.saves.is_empty()
+            && self.refused.is_empty()
             && self.pushes.is_empty()
             && self.resolutions.is_empty()
             && self.effects.is_empty()
@@ -268,6 +278,7 @@ impl Proxy {
                 self.hold_saved(server, &devices, reply.result, contacts, now);
             }
             Some(SavePurpose::Claim(device)) => self.claimed(device, reply.result, contacts, now),
+            Some(SavePurpose::Keep(kept)) => self.kept(kept, &reply.result, contacts, now),
             None => {}
         }
     }
@@ -341,14 +352,12 @@ impl Proxy {
         }
     }
 
-    fn save(&mut self, change: store::Change, purpose: Option<SavePurpose>) {
+    fn save(&mut self, change: store::Change, purpose: SavePurpose) {
         // What was queued to be sent before must be sent before: a REGISTER's 2xx before what follows from it.
         self.collect_sends();
         self.tickets += 1;
         let ticket = store::Ticket(self.tickets);
-        if let Some(purpose) = purpose {
-            self.saves.insert(ticket, purpose);
-        }
+        self.saves.insert(ticket, purpose);
         self.effects.push_back(Effect::Save { ticket, change });
     }
 

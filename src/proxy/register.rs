@@ -62,15 +62,15 @@ pub(super) struct RegisterContact {
 
 impl Proxy {
     pub(super) fn register(&mut self, context: &mut Context, contacts: &dyn Contacts, now: Now) {
-        match self.read_registration(&context.request, contacts, now) {
-            Ok(registration) if self.policy.mode == Mode::Relay => self.relay(context, registration, now),
+        match self.read_registration(&context.request, contacts) {
+            Ok(registration) if self.policy.mode == Mode::Relay => self.relay(context, registration, contacts, now),
             Ok(registration) => self.register_locally(context, registration, contacts, now),
             Err(reject) => self.reject(context, &reject, now),
         }
     }
 
     /// Everything that can be known before the registrar speaks.
-    fn read_registration(&self, request: &Message, contacts: &dyn Contacts, now: Now) -> Result<Registration, Reject> {
+    fn read_registration(&self, request: &Message, contacts: &dyn Contacts) -> Result<Registration, Reject> {
         let to = request.to().ok_or_else(|| Reject::of(400))?;
         let uri = to.parse_uri().map_err(|_| Reject::new(400, "Bad To"))?;
         if !self.policy.serves(uri.host) {
@@ -102,7 +102,6 @@ impl Proxy {
             let contact = self.read_contact(request, value, &mut registration, &existing, is_pushed_elsewhere)?;
             registration.contacts.push(contact);
         }
-        self.check_count(&registration, &existing, now)?;
         Ok(registration)
     }
 
@@ -223,7 +222,13 @@ impl Proxy {
     }
 
     /// `contacts_per_aor_max` is kept by refusing the newcomer: nobody is thrown out.
-    fn check_count(&self, registration: &Registration, existing: &[Arc<Binding>], now: Now) -> Result<(), Reject> {
+    pub(super) fn check_count(
+        &self,
+        registration: &Registration,
+        contacts: &dyn Contacts,
+        now: Now,
+    ) -> Result<(), Reject> {
+        let existing = contacts.of_aor(&registration.aor);
         let stays = |binding: &&Arc<Binding>| {
             !binding.is_over(now.unix)
                 && registration
@@ -243,7 +248,10 @@ impl Proxy {
     }
 
     /// Sends the REGISTER on, with our contact in the place of the phone's.
-    fn relay(&mut self, context: &mut Context, registration: Registration, now: Now) {
+    fn relay(&mut self, context: &mut Context, registration: Registration, contacts: &dyn Contacts, now: Now) {
+        if let Err(reject) = self.check_count(&registration, contacts, now) {
+            return self.reject(context, &reject, now);
+        }
         let mut edits = Edits::new();
         for contact in &registration.contacts {
             self.edit_contact(&context.request, contact, &mut edits);
@@ -334,6 +342,11 @@ impl Proxy {
         if registration.accepted.is_some() {
             return;
         }
+        if registration.contacts.is_empty() && !registration.is_star {
+            context.responses.is_final = true;
+            let bytes = self.relayed_2xx(context, response, contacts);
+            return self.transactions.respond(context.server, 200, bytes, now.instant);
+        }
         let default = u32::try_from(self.policy.registrar.expires_default.as_secs()).unwrap_or(u32::MAX);
         let granted: Vec<u32> = registration
             .contacts
@@ -342,7 +355,7 @@ impl Proxy {
             .collect();
         registration.accepted = Some(response.clone());
         let change = registration.change(&request, flow, &granted, contacts, now);
-        self.save(change, Some(SavePurpose::Registration(context.server)));
+        self.save(change, SavePurpose::Registration(context.server));
     }
 
     /// The bindings are durable, so the phone may be told; calls that wait for it go on.

@@ -24,6 +24,7 @@ impl Proxy {
     ) {
         let granted = unsupported(&context.request)
             .and_then(|()| self.authenticate(&context.request, context.flow, &registration, now))
+            .and_then(|()| self.check_count(&registration, contacts, now))
             .and_then(|()| check_order(&context.request, &registration, contacts))
             .and_then(|()| self.grant(&registration));
         match granted {
@@ -36,7 +37,7 @@ impl Proxy {
                     let bytes = self.own_2xx(context, contacts, now);
                     return self.transactions.respond(context.server, 200, bytes, now.instant);
                 }
-                self.save(change, Some(SavePurpose::Registration(context.server)));
+                self.save(change, SavePurpose::Registration(context.server));
             }
             Err(reject) => self.reject(context, &reject, now),
         }
@@ -99,7 +100,8 @@ impl Proxy {
         response::build(&context.request, context.flow.remote, 200, "OK", Some(&context.to_tag), |out| {
             for binding in bindings.iter().filter(|binding| binding.is_reachable(now.unix)) {
                 let is_own = registration.contacts.iter().any(|contact| contact.device == binding.device);
-                let left = binding.expires_at.since(now.unix).as_secs();
+                // What was granted a moment ago is shown in full.
+                let left = binding.expires_at.since(now.unix).as_millis().div_ceil(1000);
                 out.extend_from_slice(b"Contact: ");
                 if is_own {
                     write_contact(out, &binding.contact, &binding.contact_params);

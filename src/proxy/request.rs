@@ -54,7 +54,7 @@ impl Proxy {
             Incoming::Ack => self.forward_ack(&request, flow, contacts, now),
             Incoming::Cancel { cancel, invite } => self.receive_cancel(request, flow, cancel, invite, contacts, now),
             Incoming::Request(server) => {
-                let loop_hash = validate::loop_hash(&request, &self.policy.secret);
+                let loop_hash = validate::loop_hash(&request, flow.remote, &self.policy.secret);
                 let mut context = Box::new(Context {
                     server,
                     to_tag: self.random.tag(),
@@ -81,7 +81,13 @@ impl Proxy {
         let policy = Arc::clone(&self.policy);
         let request = context.request.clone();
         let routed = route::preprocess(&request, &policy, &self.keys);
-        match self.target(&request, &routed, context.flow, contacts) {
+        let target = self.target(&request, &routed, context.flow, contacts);
+        let is_far = !matches!(target, Ok(Target::Ourselves));
+        // Only an OPTIONS comes as far as this without hops left (RFC 3261 §16.3 item 3).
+        if is_far && request.number(HeaderName::MaxForwards) == Some(0) {
+            return self.reject(context, &Reject::new(483, "Too Many Hops"), now);
+        }
+        match target {
             Ok(Target::Flow(token)) => self.forward_in_dialog(context, &token, contacts, now),
             Ok(Target::Softswitch) => self.forward_to_softswitch(context, &routed, contacts, now),
             Ok(Target::Ourselves) => self.answer_ourselves(context, now),
@@ -113,12 +119,12 @@ impl Proxy {
             };
         }
         if let TokenRead::Token(token) = routed.token {
-            let starts_dialog = request.to_tag().is_none();
-            if !starts_dialog {
+            if request.to_tag().is_some() {
                 return Ok(Target::Flow(token));
             }
-            // A Path that outlives its binding: what may be left of the flow leads nowhere.
-            let binding = contacts.of_device(token.device).ok_or_else(|| Reject::of(480))?;
+            // By the Path that its REGISTER left: a binding that has ended is as good as a flow that is gone, and the
+            // registrar is to forget it (RFC 5626 §5.3).
+            let binding = contacts.of_device(token.device).ok_or_else(|| Reject::of(430))?;
             let only = Some(binding.device);
             return Ok(Target::Phones { aor: binding.aor.clone(), bindings: vec![binding], only });
         }
@@ -174,7 +180,7 @@ impl Proxy {
             routes: [].into(),
             record_route: self.record_route(&context.request, token),
             destinations: vec![Destination::Flow(present_flow(token, contacts, now))],
-            device: None,
+            device: Some(token.device),
         };
         self.start_branch(context, hop, now);
     }
@@ -184,7 +190,11 @@ impl Proxy {
         let record_route = self.record_route(&context.request, &FlowToken { device, flow: context.flow });
         let hop = Hop { uri: None, routes: [].into(), record_route, destinations: Vec::new(), device: None };
         match self.trusted_destination(routed, contacts) {
-            Some(destination) => self.start_branch(context, Hop { destinations: vec![destination], ..hop }, now),
+            Some(destination) => {
+                let mut destinations = vec![destination];
+                self.prefer_stream(&context.request, &mut destinations);
+                self.start_branch(context, Hop { destinations, ..hop }, now);
+            }
             None => self.start_upstream(context, hop, now),
         }
     }
@@ -239,7 +249,7 @@ impl Proxy {
         now: Now,
     ) -> Result<(), DropReason> {
         let policy = Arc::clone(&self.policy);
-        let loop_hash = validate::loop_hash(request, &policy.secret);
+        let loop_hash = validate::loop_hash(request, flow.remote, &policy.secret);
         if validate::request(request, &policy, loop_hash).is_some() {
             return Err(DropReason::Ack);
         }

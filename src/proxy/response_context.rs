@@ -65,6 +65,8 @@ pub(super) struct ResponseContext {
     finals: SmallVec<[Message; 1]>,
     /// Whether a final response went back.
     pub is_final: bool,
+    /// Whether a branch could not be sent for want of room for its transaction.
+    pub is_overloaded: bool,
     /// Whether the client CANCELled, so that no branch may be started.
     pub is_cancelled: bool,
 }
@@ -84,6 +86,11 @@ impl ResponseContext {
     /// Whether no branch can bring a response any more.
     pub(super) fn all_ended(&self) -> bool {
         self.branches.iter().all(|branch| branch.state == BranchState::Ended)
+    }
+
+    /// Whether a branch has brought a provisional response, and no final one.
+    pub(super) fn is_ringing(&self) -> bool {
+        self.branches.iter().any(|branch| branch.state == BranchState::Ringing)
     }
 
     pub(super) fn has_declined(&self) -> bool {
@@ -122,6 +129,13 @@ impl ResponseContext {
             branch.state = BranchState::Ended;
             branch.failure = Some(failure);
             branch.client = None;
+        }
+    }
+
+    /// The same for a branch of which it is not known yet.
+    pub(super) fn end_if_pending(&mut self, index: usize, failure: u16) {
+        if self.branches.get(index).is_some_and(|branch| branch.state != BranchState::Ended) {
+            self.end(index, failure);
         }
     }
 

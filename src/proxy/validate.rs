@@ -1,13 +1,14 @@
 //! Request validation (RFC 3261 §16.3), in its order.
 
-use std::hash::Hasher;
+use std::hash::{Hash, Hasher};
+use std::net::SocketAddr;
 
 use siphasher::sip::SipHasher24;
 
 use super::Reject;
 use super::policy::Policy;
 use crate::sip::response::header;
-use crate::sip::{HeaderName, Message, Method, Uri, Via, validity};
+use crate::sip::{HeaderName, Message, Method, Via, validity};
 use crate::transaction::Branch;
 
 /// Option tags that a proxy must understand to forward (RFC 3261 §16.3 item 5). None of those in use asks for more
@@ -19,7 +20,9 @@ pub(super) fn request(message: &Message, policy: &Policy, loop_hash: u64) -> Opt
     if let Some(fault) = validity::request_fault(message) {
         return Some(Reject::new(fault.status, fault.reason));
     }
-    if message.number(HeaderName::MaxForwards) == Some(0) && !is_ping(message, policy) {
+    let hops = message.number(HeaderName::MaxForwards);
+    // An OPTIONS to the proxy itself needs no more hops.
+    if hops == Some(0) && message.method() != Method::OPTIONS {
         return Some(Reject::new(483, "Too Many Hops"));
     }
     if is_loop(message, policy, loop_hash) {
@@ -37,16 +40,10 @@ pub(super) fn request(message: &Message, policy: &Policy, loop_hash: u64) -> Opt
     None
 }
 
-/// An OPTIONS for this proxy itself goes no further, so that it needs no hop; softswitches see by it whether we are
-/// alive.
-fn is_ping(message: &Message, policy: &Policy) -> bool {
-    message.method() == Method::OPTIONS
-        && Uri::parse(message.uri()).is_ok_and(|uri| uri.user.is_none() && policy.is_own(&uri))
-}
-
 /// Everything that decides where a request goes (RFC 5393 §4.2): if a request comes back with all of it unchanged, it
-/// is in a loop. The method is left out, so that CANCEL and ACK fit their INVITE.
-pub(super) fn loop_hash(message: &Message, secret: &[u8; 32]) -> u64 {
+/// is in a loop. The source is part of it: the same call of a phone that a softswitch sends back for another phone goes
+/// elsewhere this time. The method is left out, so that CANCEL and ACK fit their INVITE.
+pub(super) fn loop_hash(message: &Message, source: SocketAddr, secret: &[u8; 32]) -> u64 {
     let (key, _) = secret.split_at(16);
     let mut hasher = SipHasher24::new_with_key(&<[u8; 16]>::try_from(key).unwrap_or_default());
     let mut part = |bytes: &[u8]| {
@@ -61,6 +58,7 @@ pub(super) fn loop_hash(message: &Message, secret: &[u8; 32]) -> u64 {
     for name in [HeaderName::Route, HeaderName::ProxyRequire, HeaderName::ProxyAuthorization] {
         part(message.first(name).unwrap_or_default());
     }
+    source.hash(&mut hasher);
     hasher.finish()
 }
 

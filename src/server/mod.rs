@@ -15,12 +15,13 @@ use tokio::sync::{mpsc, watch};
 
 use operator::Operator;
 
-use crate::admin::{self, Part, Readiness};
+use crate::admin;
 use crate::config::{Config, StoreKind};
 use crate::driver::{self, INBOX, Phase, Shared, Worker};
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::push::{Pushers, SettingsError};
+use crate::readiness::{Part, Readiness};
 use crate::sip::framing::{FramingError, FramingErrorKind, FramingLimits};
 use crate::sip::response::{self, reason_phrase};
 use crate::sip::{Message, Transport};
@@ -59,7 +60,6 @@ pub enum StartError {
 /// A running server. Dropping it stops it at once.
 pub struct Server {
     shared: Arc<Shared>,
-    readiness: Arc<Readiness>,
     listeners: Vec<(Transport, SocketAddr)>,
     admin: SocketAddr,
     phase: watch::Sender<Phase>,
@@ -140,6 +140,7 @@ impl Server {
             pushers,
             metrics: Arc::new(Metrics::new()),
             timeline: Arc::new(Timeline::default()),
+            readiness: Arc::new(Readiness::default()),
             connections,
             headers_max: config.limits.headers,
             runtime: runtime.handle().clone(),
@@ -147,7 +148,6 @@ impl Server {
         let shared = Arc::new(Shared::new(parts, inboxes));
 
         let mut server = Self {
-            readiness: Arc::new(Readiness::default()),
             listeners: listeners.iter().map(|listener| (listener.transport, listener.local)).collect(),
             admin: config.admin.listen,
             phase,
@@ -170,7 +170,7 @@ impl Server {
         }
         server.start_admin(&config)?;
         server.start_sweeping();
-        server.readiness.well(Part::Start);
+        server.shared.readiness.well(Part::Start);
         server.announce();
         Ok(server)
     }
@@ -209,7 +209,7 @@ impl Server {
             source: Arc::new(Operator::new(Arc::clone(&self.shared))),
             timeline: Arc::clone(&self.shared.timeline),
             metrics: Arc::clone(&self.shared.metrics),
-            readiness: Arc::clone(&self.readiness),
+            readiness: Arc::clone(&self.shared.readiness),
             token: config.admin.token.clone(),
         };
         let mut phases = self.phase.subscribe();
@@ -262,7 +262,7 @@ impl Server {
 
     /// Takes no new calls, and ends when the held ones are over or `node.drain_s` is.
     async fn drained(&self) {
-        self.readiness.failed(Part::Drain, "the server is stopping");
+        self.shared.readiness.failed(Part::Drain, "the server is stopping");
         // Without workers nobody listens, and nothing is to be drained.
         let _ = self.phase.send(Phase::Draining);
         let calls_end = async {

@@ -53,7 +53,7 @@ impl Source for Operator {
         metrics.bindings.set(gauge(table.binding_count()));
         metrics.bucket_entries.set(gauge(table.entry_count()));
         metrics.held_calls.set(gauge(self.shared.held_calls()));
-        metrics.store_up.set(1);
+        metrics.store_up.set(i64::from(self.shared.store_is_up()));
         for (reason, shown) in DropReason::ALL.into_iter().zip(&self.drops) {
             let total = self.shared.connections.drops().total(reason);
             let new = total.saturating_sub(shown.swap(total, Ordering::Relaxed));

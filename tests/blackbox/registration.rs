@@ -105,7 +105,7 @@ fn unregistration_ends_the_binding() {
             let call = world.call(&phone);
             world.switch.response(100, "INVITE");
             // Only a Path shows that there was somebody (RFC 3261 §21.4.5, §21.4.18).
-            let refused = world.switch.response(if mode == Mode::Path { 480 } else { 404 }, "INVITE");
+            let refused = world.switch.response(if mode == Mode::Path { 430 } else { 404 }, "INVITE");
             call.ack(&refused);
             assert_eq!(world.pushes(), 0);
         }

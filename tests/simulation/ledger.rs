@@ -1,0 +1,249 @@
+//! What must hold in every run, whatever happens in it: checked on each message, push and step, and at the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use sip_push_proxy::binding::DeviceId;
+use sip_push_proxy::proxy::{CallStep, DropReason, Outcome};
+use sip_push_proxy::push::{Notice, Push};
+use sip_push_proxy::sip::{Destination, Flow, HeaderName, Message, Via};
+use sip_push_proxy::store::EntryState;
+use sip_push_proxy::timeline::Step;
+
+use crate::options::{SWITCH, socket};
+use crate::storage::Storage;
+use crate::text;
+
+/// Names a request to the proxy: branch of its top Via, and method.
+type Key = (String, String);
+
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    /// Requests that came, as they came.
+    requests: BTreeMap<Key, Arrived>,
+    /// Responses that came, by the branch below ours, method, status and To tag.
+    responses: BTreeMap<(String, String, u16, String), Vec<Message>>,
+    /// Final responses that left, with their To tags.
+    finals: BTreeMap<Key, BTreeSet<(u16, String)>>,
+    /// When a phone got the last 2xx of a REGISTER.
+    registered: BTreeMap<SocketAddr, u64>,
+    /// When each INVITE last went to each phone, and by which branches.
+    invited: BTreeMap<(String, SocketAddr), (u64, BTreeSet<String>)>,
+    /// Calls that nobody may be pushed for any more.
+    over: BTreeSet<String>,
+    pushing: Option<(String, Option<DeviceId>)>,
+    pub(crate) steps: Vec<CallStep>,
+    pub(crate) outcomes: Vec<Outcome>,
+    pub(crate) dropped: Vec<DropReason>,
+    count: u64,
+    /// Whether requests may come that nobody in the simulation sent.
+    pub(crate) is_lenient: bool,
+}
+
+#[derive(Debug)]
+struct Arrived {
+    at: u64,
+    message: Message,
+    flow: Flow,
+}
+
+/// Headers that a proxy changes in a request.
+const OURS_IN_REQUESTS: [HeaderName; 5] =
+    [HeaderName::Via, HeaderName::MaxForwards, HeaderName::Route, HeaderName::RecordRoute, HeaderName::ContentLength];
+/// And besides in a REGISTER.
+const OURS_IN_REGISTERS: [HeaderName; 4] =
+    [HeaderName::Contact, HeaderName::Path, HeaderName::Supported, HeaderName::FeatureCaps];
+
+impl Ledger {
+    /// A message reaches the proxy.
+    pub(crate) fn arrived(&mut self, message: &Message, flow: Flow) {
+        self.count += 1;
+        let method = text::text(message.method_text());
+        if message.is_request() {
+            let Some(branch) = text::branch(message, 0) else { return };
+            if method == "CANCEL" {
+                let is_pending = !self.finals.contains_key(&(branch.clone(), "INVITE".to_owned()));
+                let invite = self.requests.get(&(branch.clone(), "INVITE".to_owned()));
+                if let Some(invite) = invite.filter(|_| is_pending) {
+                    self.over.insert(text::text(invite.message.call_id()));
+                }
+            }
+            let arrived = Arrived { at: self.count, message: message.clone(), flow };
+            self.requests.entry((branch, method)).or_insert(arrived);
+        } else if let Some(below) = text::branch(message, 1) {
+            let key = (below, method, message.status().unwrap(), text::to_tag(message));
+            self.responses.entry(key).or_default().push(message.clone());
+        }
+    }
+
+    /// A message leaves the proxy.
+    pub(crate) fn left(&mut self, to: &Destination, message: &Message, storage: &Storage, always: bool) {
+        self.count += 1;
+        if self.is_lenient {
+            return;
+        }
+        assert_eq!(sip_push_proxy::sip::validity::request_fault(message).filter(|_| message.is_request()), None);
+        if message.is_request() {
+            self.request_left(to, message, always);
+        } else {
+            self.response_left(to, message, storage);
+        }
+    }
+
+    fn request_left(&mut self, to: &Destination, message: &Message, always: bool) {
+        let top = message.top_via().expect("a Via");
+        assert!(is_ours(&top), "our own Via is on top");
+        let method = text::text(message.method_text());
+        let is_hop_by_hop = method == "CANCEL" || (method == "ACK" && text::branch(message, 1).is_none());
+        if is_hop_by_hop {
+            return;
+        }
+        let below = text::branch(message, 1).expect("what is forwarded has the sender's Via");
+        let Arrived { at, message: came, flow } = &self.requests[&(below, method.clone())];
+        assert_ne!(to, &Destination::Flow(*flow), "nothing goes back to where it came from");
+        let mut ours = OURS_IN_REQUESTS.to_vec();
+        if method == "REGISTER" {
+            ours.extend(OURS_IN_REGISTERS);
+        }
+        assert_eq!(untouched(message, &ours), untouched(came, &ours), "headers pass unchanged");
+        assert_eq!(message.body(), came.body());
+        let hops = came.number(HeaderName::MaxForwards).map_or(Some(70), |hops| hops.checked_sub(1));
+        assert_eq!(message.number(HeaderName::MaxForwards), hops, "one hop less");
+        let starts_call = method == "INVITE" && message.to_tag().is_none();
+        if starts_call && to.remote() != socket(SWITCH) && flow.remote == socket(SWITCH) {
+            let (at, branch) = (*at, text::branch(message, 0).unwrap());
+            self.phone_is_called(to.remote(), text::text(message.call_id()), at, branch, always);
+        }
+    }
+
+    /// With `hold.push_when = "always"`, once for each REGISTER that was accepted after the INVITE came.
+    fn phone_is_called(&mut self, phone: SocketAddr, call_id: String, came: u64, branch: String, always: bool) {
+        let now = self.count;
+        let (last, branches) = self.invited.entry((call_id, phone)).or_default();
+        if branches.insert(branch) && always {
+            let registered = self.registered.get(&phone).copied().unwrap_or_default();
+            assert!(registered > came, "the INVITE waits for a REGISTER that is newer");
+            assert!(registered > *last, "the INVITE comes once for each wake");
+            *last = now;
+        }
+    }
+
+    fn response_left(&mut self, to: &Destination, message: &Message, storage: &Storage) {
+        let Some(top) = message.top_via() else { return };
+        assert!(!is_ours(&top), "our own Via has gone");
+        let (method, status) = (text::text(message.method_text()), message.status().unwrap());
+        let branch = text::text(top.branch().unwrap_or_default());
+        let key = (branch.clone(), method.clone(), status, text::to_tag(message));
+        if let Some(came) = self.responses.get(&key) {
+            let mut ours = vec![HeaderName::Via, HeaderName::WwwAuthenticate, HeaderName::ProxyAuthenticate];
+            if method == "REGISTER" {
+                ours.extend(OURS_IN_REGISTERS);
+            }
+            let same =
+                |came: &Message| untouched(message, &ours) == untouched(came, &ours) && message.body() == came.body();
+            assert!(came.iter().any(same), "responses pass unchanged");
+        }
+        let mut is_new = false;
+        if status >= 200 {
+            let key = (branch.clone(), method.clone());
+            let tags = self.finals.entry(key).or_default();
+            let known = tags.len();
+            tags.insert((status, text::to_tag(message)));
+            let failures = tags.iter().filter(|(status, _)| *status >= 300).count();
+            is_new = tags.len() > known;
+            let is_single = tags.len() == 1 || (failures == 0 && method == "INVITE");
+            assert!(is_single, "one final response for each request: {tags:?}");
+        }
+        if method == "INVITE" && (200..300).contains(&status) {
+            self.over.insert(text::text(message.call_id()));
+        }
+        if method == "REGISTER" && status == 200 && is_new {
+            self.registers(to.remote(), &(branch, method), storage);
+        }
+    }
+
+    /// The binding is durable before its 2xx.
+    fn registers(&mut self, phone: SocketAddr, request: &Key, storage: &Storage) {
+        let register = &self.requests[request].message;
+        self.registered.insert(phone, self.count);
+        let expires = register.number(HeaderName::Expires);
+        let contacts = text::values(register, HeaderName::Contact);
+        if contacts.is_empty() || expires == Some(0) || contacts.iter().any(|contact| contact.contains("expires=0")) {
+            return;
+        }
+        let (call_id, cseq) = (text::text(register.call_id()), register.cseq().unwrap().number);
+        let is_it = |cseq_known: u32, call_id_known: &str| cseq_known >= cseq && call_id_known == call_id;
+        let is_saved = storage.bindings().iter().any(|binding| is_it(binding.cseq, &binding.call_id));
+        assert!(is_saved, "the binding is durable before the 2xx");
+    }
+
+    pub(crate) fn step(&mut self, step: CallStep) {
+        if matches!(step.step, Step::PushSent | Step::PushRetried) {
+            self.pushing = Some((step.call_ref.to_string(), step.device));
+        }
+        self.steps.push(step);
+    }
+
+    /// A push leaves the proxy, right after the step that tells of it.
+    pub(crate) fn push(&mut self, push: &Push, storage: &Storage) {
+        match &push.notice {
+            Notice::Invite { .. } => {
+                let (call_ref, device) = self.pushing.take().expect("a step before the push");
+                assert!(!self.over.contains(&call_ref), "no push after CANCEL or answer");
+                let Some(device) = device.filter(|device| storage.table().by_device(*device).is_some()) else { return };
+                let entries = storage.table().entries(&device);
+                let is_live =
+                    entries.iter().any(|entry| *entry.call_ref == *call_ref && entry.state == EntryState::Live);
+                assert!(is_live, "the bucket entry is durable before the push");
+            }
+            Notice::Message => self.pushing = None,
+            Notice::MissedCalls(entries) => {
+                assert!(!entries.is_empty());
+                let is_live = |call_ref: &str| !self.is_ended(call_ref);
+                assert!(!entries.iter().any(|entry| is_live(&entry.call_ref)), "no live call is reported");
+            }
+        }
+    }
+
+    fn is_ended(&self, call_ref: &str) -> bool {
+        self.steps.iter().any(|step| *step.call_ref == *call_ref && step.step == Step::Missed)
+    }
+
+    /// What is wrong when all is over.
+    pub(crate) fn faults(&self, storage: &Storage) -> Vec<String> {
+        let mut faults = Vec::new();
+        for ((branch, method), arrived) in self.requests.iter().filter(|_| !self.is_lenient) {
+            let to_phones = arrived.flow.remote == socket(SWITCH);
+            let must_end = method == "INVITE" || (method == "MESSAGE" && to_phones);
+            if must_end && !self.finals.contains_key(&(branch.clone(), method.clone())) {
+                faults.push(format!("no final response: {}", text::summary(&arrived.message)));
+            }
+        }
+        let bindings = storage.bindings();
+        let live = bindings.iter().flat_map(|binding| storage.table().entries(&binding.device));
+        let live = live.filter(|entry| entry.state == EntryState::Live);
+        faults.extend(live.map(|entry| format!("a live entry is left: {}", entry.call_ref)));
+        if storage.table().call_count() > 0 {
+            faults.push("a held call is left in the store".to_owned());
+        }
+        if !storage.watched.borrow().is_empty() {
+            faults.push("a watch has not ended".to_owned());
+        }
+        faults
+    }
+
+    /// Steps of a call, in order.
+    pub(crate) fn story(&self, call_ref: &str) -> Vec<Step> {
+        self.steps.iter().filter(|step| *step.call_ref == *call_ref).map(|step| step.step).collect()
+    }
+}
+
+fn is_ours(via: &Via<'_>) -> bool {
+    via.host == b"192.0.2.10"
+}
+
+/// The lines of all other headers, byte for byte.
+fn untouched(message: &Message, ours: &[HeaderName]) -> Vec<String> {
+    let others = message.all_fields().iter().filter(|field| !ours.contains(&field.name));
+    others.map(|field| text::text(message.slice(field.line()))).collect()
+}

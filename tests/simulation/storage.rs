@@ -1,0 +1,104 @@
+//! The memory store behind delays and failures, and the contact table as the core reads it.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sip_push_proxy::binding::{Aor, Binding, DeviceId};
+use sip_push_proxy::clock::UnixMillis;
+use sip_push_proxy::proxy::Contacts;
+use sip_push_proxy::sip::Transport;
+use sip_push_proxy::store::{Change, EntryState, Limits, Memory, Reply, StoreError, Table, Ticket};
+
+use crate::random::Random;
+
+/// The store of one run.
+#[derive(Debug)]
+pub(crate) struct Storage {
+    memory: Memory,
+    /// How long a change takes.
+    pub(crate) delay: Duration,
+    /// Chance of a refused change, per thousand.
+    pub(crate) failures: usize,
+    /// Which changes fail, whatever the chance.
+    pub(crate) refuses: fn(&Change) -> bool,
+    pub(crate) watched: RefCell<BTreeMap<Aor, usize>>,
+    /// Changes are applied in the order of their submission.
+    last: Option<Instant>,
+}
+
+impl Storage {
+    pub(crate) fn new() -> Self {
+        let limits = Limits { entries_per_device: 50, entry_ttl: Duration::from_secs(604_800), queue: 10_000 };
+        Self {
+            memory: Memory::new(limits),
+            delay: Duration::from_millis(2),
+            failures: 0,
+            refuses: |_| false,
+            watched: RefCell::default(),
+            last: None,
+        }
+    }
+
+    pub(crate) fn table(&self) -> &Arc<Table> {
+        self.memory.table()
+    }
+
+    /// When a change submitted at `now` is durable.
+    pub(crate) fn due(&mut self, now: Instant, random: &mut Random) -> Instant {
+        let jitter = Duration::from_millis(random.below(2) as u64);
+        let due = self.last.map_or(now, |last| last.max(now)).max(now + self.delay + jitter);
+        self.last = Some(due);
+        due
+    }
+
+    pub(crate) fn apply(&self, ticket: Ticket, change: Change, random: &mut Random) -> Reply {
+        if (self.refuses)(&change) || random.below(1000) < self.failures {
+            return Reply { ticket, result: Err(StoreError::Broken("disk full".to_owned())) };
+        }
+        Reply { ticket, result: Ok(self.memory.apply(change)) }
+    }
+
+    pub(crate) fn bindings(&self) -> Vec<Arc<Binding>> {
+        self.table().page(None, usize::MAX)
+    }
+}
+
+/// The view of the core at one moment.
+pub(crate) struct View<'a> {
+    pub(crate) storage: &'a Storage,
+    pub(crate) now: UnixMillis,
+}
+
+impl Contacts for View<'_> {
+    fn of_aor(&self, aor: &Aor) -> Vec<Arc<Binding>> {
+        self.storage.table().lookup(aor).into_iter().filter(|binding| !binding.is_over(self.now)).collect()
+    }
+
+    fn of_device(&self, device: DeviceId) -> Option<Arc<Binding>> {
+        self.storage.table().by_device(device).filter(|binding| !binding.is_over(self.now))
+    }
+
+    fn on_flow(&self, transport: Transport, remote: SocketAddr) -> Option<DeviceId> {
+        self.storage.table().device_on(transport, remote, self.now)
+    }
+
+    fn has_missed(&self, device: DeviceId) -> bool {
+        self.storage.table().entries(&device).iter().any(|entry| entry.state == EntryState::Missed)
+    }
+
+    fn watch(&self, aor: &Aor) {
+        *self.storage.watched.borrow_mut().entry(aor.clone()).or_default() += 1;
+    }
+
+    fn unwatch(&self, aor: &Aor) {
+        let mut watched = self.storage.watched.borrow_mut();
+        let count = watched.get_mut(aor).expect("unwatch follows watch");
+        *count -= 1;
+        if *count == 0 {
+            watched.remove(aor);
+        }
+    }
+}

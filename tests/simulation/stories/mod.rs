@@ -1,0 +1,24 @@
+//! What the proxy does, capability by capability.
+
+mod calls;
+mod cancel;
+mod chance;
+mod devices;
+mod dialogs;
+mod forking;
+mod limits;
+mod local;
+mod messages;
+mod missed_calls;
+mod options;
+mod provisional;
+mod push_outcomes;
+mod query;
+mod relay;
+mod routing;
+mod time_out;
+mod torture;
+mod transports;
+mod trust;
+mod unreachable;
+mod unregister;

@@ -1,0 +1,139 @@
+//! What the provider says, and what becomes of the call.
+
+use std::sync::Arc;
+
+use sip_push_proxy::binding::Provider;
+use sip_push_proxy::proxy;
+use sip_push_proxy::push::Outcome;
+use sip_push_proxy::store::{Change, EntryState};
+use sip_push_proxy::timeline::Step;
+
+use crate::agent::Answer;
+use crate::push_service::Support;
+use crate::sim::{Phone, Request, Sim, ms, s};
+
+fn call(sim: &Sim, outcome: Outcome) -> (Phone, Request) {
+    let alice = sim.phone("alice");
+    alice.registers();
+    alice.sleeps();
+    sim.push().next("alice", outcome);
+    let call = sim.switch().invites("alice");
+    sim.run_for(ms(500));
+    (alice, call)
+}
+
+#[test]
+fn a_dead_token_of_the_only_device_ends_call_and_binding_at_once() {
+    let sim = Sim::new();
+    let (alice, call) = call(&sim, Outcome::TokenDead { since: None, reason: "UNREGISTERED".into() });
+    call.expects(&[100, 182, 480]);
+    assert_eq!(alice.bindings(), 0);
+    assert_eq!(sim.world().ledger.outcomes, [proxy::Outcome::PushFailed]);
+}
+
+#[test]
+fn a_token_that_died_before_the_last_register_ends_nothing() {
+    let sim = Sim::new();
+    let since = Some(sip_push_proxy::clock::UnixMillis(1));
+    let (alice, call) = call(&sim, Outcome::TokenDead { since, reason: "Unregistered".into() });
+    assert_eq!((call.status(), alice.bindings()), (Some(480), 1));
+}
+
+#[test]
+fn a_phone_that_registers_while_its_push_is_refused_keeps_its_binding_and_the_call() {
+    let sim = Sim::new();
+    sim.push().takes(s(1));
+    let (alice, call) = call(&sim, Outcome::TokenDead { since: None, reason: "UNREGISTERED".into() });
+    alice.does(Answer::Answers(s(2)));
+    alice.registers();
+    sim.run_for(s(4));
+    assert_eq!((call.status(), alice.bindings()), (Some(200), 1));
+}
+
+#[test]
+fn refused_for_good_is_480_at_once() {
+    let sim = Sim::new();
+    let (alice, call) = call(&sim, Outcome::Refused { reason: "BadTopic".into() });
+    call.expects(&[100, 182, 480]);
+    assert_eq!((alice.bindings(), alice.bucket()), (1, vec![(call.call_ref(), EntryState::Missed)]));
+}
+
+#[test]
+fn passing_trouble_is_tried_again_and_the_call_goes_on() {
+    let sim = Sim::new();
+    let (alice, call) = call(&sim, Outcome::TryAgain { after: None, reason: "503".into() });
+    alice.wakes_on_push(ms(100)).does(Answer::Answers(s(1)));
+    sim.run_for(s(5));
+    assert_eq!(call.status(), Some(200));
+    sim.push().expects(2);
+    assert!(call.story().contains(&Step::PushRetried));
+}
+
+#[test]
+fn a_retry_is_not_sent_once_the_call_is_over() {
+    let sim = Sim::new();
+    let (_, call) = call(&sim, Outcome::TryAgain { after: Some(s(3)), reason: "503".into() });
+    call.cancels("");
+    sim.run_for(s(5));
+    sim.push().expects(1);
+}
+
+#[test]
+fn over_the_limit_of_its_token_the_call_waits_for_an_earlier_push() {
+    let sim = Sim::new();
+    let (alice, call) = call(&sim, Outcome::Limited);
+    call.expects(&[100, 182]);
+    alice.does(Answer::Answers(s(1)));
+    alice.registers();
+    sim.run_for(s(2));
+    assert_eq!(call.status(), Some(200));
+}
+
+#[test]
+fn a_provider_switched_off_since_the_register_leaves_nobody_to_wake() {
+    let sim = Sim::new();
+    let alice = sim.phone("alice");
+    alice.change(|agent| agent.device.expires = Some(60));
+    alice.registers();
+    alice.sleeps();
+    sim.run_for(s(61));
+    let policy = {
+        let mut policy = crate::options::policy();
+        policy.push = Arc::new(Support { off: [Provider::Fcm].into() });
+        Arc::new(policy)
+    };
+    sim.world().proxy.reload(policy);
+    let call = sim.switch().invites("alice");
+    sim.run_for(s(1));
+    call.expects(&[100, 480]);
+    sim.push().expects(0);
+    assert!(call.story().contains(&Step::DeviceSkipped));
+}
+
+#[test]
+fn a_store_that_fails_is_503_and_no_push() {
+    let sim = Sim::new();
+    let alice = sim.phone("alice");
+    alice.registers();
+    alice.sleeps();
+    sim.world().storage.refuses = |change| matches!(change, Change::Hold { .. });
+    let call = sim.switch().invites("alice");
+    sim.run_for(s(1));
+    call.expects(&[100, 503]);
+    assert_eq!(call.header(sip_push_proxy::sip::HeaderName::RetryAfter), "5");
+    sim.push().expects(0);
+    assert_eq!(sim.world().ledger.outcomes, [proxy::Outcome::Overload]);
+}
+
+#[test]
+fn the_end_of_a_call_is_stored_even_if_the_store_fails_for_a_while() {
+    let sim = Sim::new();
+    let (alice, call) = call(&sim, Outcome::Accepted);
+    sim.world().storage.refuses = |change| matches!(change, Change::Settle { .. });
+    call.cancels("");
+    sim.run_for(s(10));
+    assert_eq!(alice.bucket(), [(call.call_ref(), EntryState::Live)]);
+    sim.world().storage.refuses = |_| false;
+    sim.run_for(s(60));
+    assert_eq!(alice.bucket(), [(call.call_ref(), EntryState::Missed)]);
+}

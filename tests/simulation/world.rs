@@ -1,0 +1,346 @@
+//! All that is in one run, and the order in which it happens.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use sip_push_proxy::clock::{Now, UnixMillis};
+use sip_push_proxy::proxy::{Effect, Input, Policy, Proxy};
+use sip_push_proxy::push::{self, Outcome, Push};
+use sip_push_proxy::sip::{ConnectionId, Destination, Flow, Message, Transport};
+use sip_push_proxy::store::{Change, Ticket};
+use sip_push_proxy::transaction::SendTag;
+
+use crate::agent::Agent;
+use crate::ledger::Ledger;
+use crate::network::Network;
+use crate::options::{PROXY, SWITCH, settings, socket};
+use crate::push_service::PushService;
+use crate::random::Random;
+use crate::storage::{Storage, View};
+use crate::text;
+
+/// What is to happen at some time.
+#[derive(Debug)]
+pub(crate) enum Event {
+    ToProxy {
+        flow: Flow,
+        bytes: Bytes,
+    },
+    ToAgent {
+        agent: usize,
+        at: SocketAddr,
+        flow: Flow,
+        bytes: Bytes,
+    },
+    SendFailed(SendTag),
+    Save(Ticket, Change),
+    Push(Push, Outcome),
+    /// A phone answers an INVITE.
+    Answer {
+        agent: usize,
+        got: usize,
+    },
+    /// A 2xx is sent again until it is acknowledged.
+    Repeat {
+        agent: usize,
+        got: usize,
+        pause: Duration,
+    },
+    /// A pushed phone comes up.
+    Wake {
+        agent: usize,
+    },
+}
+
+pub(crate) struct World {
+    pub(crate) seed: u64,
+    pub(crate) random: Random,
+    pub(crate) now: Now,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) proxy: Proxy,
+    pub(crate) network: Network,
+    pub(crate) storage: Storage,
+    pub(crate) pushes: PushService,
+    /// The softswitch is the first.
+    pub(crate) agents: Vec<Agent>,
+    pub(crate) ledger: Ledger,
+    /// Who is or was at an address.
+    pub(crate) addresses: BTreeMap<SocketAddr, usize>,
+    pub(crate) trace: Vec<String>,
+    /// Every message that left the proxy, in order.
+    pub(crate) left: Vec<(Destination, Message)>,
+    connections: u64,
+    queue: BinaryHeap<Reverse<(Instant, u64)>>,
+    events: BTreeMap<u64, Event>,
+    scheduled: u64,
+}
+
+/// Index of the softswitch.
+pub(crate) const SOFTSWITCH: usize = 0;
+
+fn start() -> Instant {
+    static START: LazyLock<Instant> = LazyLock::new(|| {
+        #[expect(clippy::disallowed_methods, reason = "the only way to have an Instant at all")]
+        Instant::now()
+    });
+    *START
+}
+
+impl World {
+    pub(crate) fn new(policy: Policy, transactions_max: usize, seed: u64) -> Self {
+        let policy = Arc::new(policy);
+        let settings = sip_push_proxy::transaction::Settings { transactions_max, ..settings() };
+        let mut world = Self {
+            seed,
+            random: Random::new(seed),
+            now: Now { instant: start(), unix: UnixMillis(1_700_000_000_000) },
+            proxy: Proxy::new(Arc::clone(&policy), settings, [seed, !seed]),
+            policy,
+            network: Network::calm(),
+            storage: Storage::new(),
+            pushes: PushService::new(),
+            agents: Vec::new(),
+            ledger: Ledger::default(),
+            addresses: BTreeMap::new(),
+            trace: Vec::new(),
+            left: Vec::new(),
+            connections: 0,
+            queue: BinaryHeap::new(),
+            events: BTreeMap::new(),
+            scheduled: 0,
+        };
+        world.add(Agent::new("switch", "switch", SWITCH, Transport::Udp, seed ^ 0x5717));
+        world
+    }
+
+    pub(crate) fn add(&mut self, mut agent: Agent) -> usize {
+        let index = self.agents.len();
+        if agent.transport == Transport::Tcp {
+            agent.connection = Some(self.new_connection());
+        }
+        self.addresses.insert(agent.address, index);
+        self.agents.push(agent);
+        index
+    }
+
+    pub(crate) fn new_connection(&mut self) -> u64 {
+        self.connections += 1;
+        self.connections
+    }
+
+    pub(crate) fn note(&mut self, what: impl FnOnce() -> String) {
+        if self.trace.len() < 20_000 {
+            let ms = self.now.instant.saturating_duration_since(start()).as_millis();
+            self.trace.push(format!("{ms:>8} {}", what()));
+        }
+    }
+
+    /// What led to a failure.
+    pub(crate) fn tell(&mut self) {
+        let from = self.trace.len().saturating_sub(2000);
+        eprintln!("{}\nSEED={}", self.trace[from..].join("\n"), self.seed);
+    }
+
+    pub(crate) fn schedule(&mut self, at: Instant, event: Event) {
+        self.scheduled += 1;
+        self.queue.push(Reverse((at, self.scheduled)));
+        self.events.insert(self.scheduled, event);
+    }
+
+    pub(crate) fn schedule_after(&mut self, pause: Duration, event: Event) {
+        self.schedule(self.now.instant + pause, event);
+    }
+
+    /// Lets time pass, all that happens in it included.
+    pub(crate) fn run_for(&mut self, time: Duration) {
+        let end = self.now.instant + time;
+        while self.step(end) {}
+        self.advance(end);
+    }
+
+    /// The next thing up to `end`; false when there is none.
+    pub(crate) fn step(&mut self, end: Instant) -> bool {
+        self.drain();
+        let event = self.queue.peek().map(|Reverse((at, _))| *at);
+        let timer = self.proxy.poll_timeout();
+        let agents = self.agents.iter_mut().filter_map(|agent| agent.transactions.poll_timeout()).min();
+        let Some(next) = [event, timer, agents].into_iter().flatten().min().filter(|next| *next <= end) else {
+            return false;
+        };
+        self.advance(next);
+        if timer.is_some_and(|due| due <= next) {
+            let view = View { storage: &self.storage, now: self.now.unix };
+            self.proxy.expire(&view, self.now);
+        }
+        for agent in 0..self.agents.len() {
+            self.agent_expires(agent);
+        }
+        if event.is_some_and(|due| due <= next)
+            && let Some(Reverse((_, number))) = self.queue.pop()
+            && let Some(event) = self.events.remove(&number)
+        {
+            self.happen(event);
+        }
+        self.drain();
+        true
+    }
+
+    fn advance(&mut self, to: Instant) {
+        if to > self.now.instant {
+            self.now = self.now.after(to - self.now.instant);
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::ToProxy { flow, bytes } => self.to_proxy(flow, bytes),
+            Event::ToAgent { agent, at, flow, bytes } => self.to_agent(agent, at, flow, bytes),
+            Event::SendFailed(tag) => self.input(Input::SendFailed { tag }),
+            Event::Save(ticket, change) => {
+                let reply = self.storage.apply(ticket, change, &mut self.random);
+                self.input(Input::Saved(reply));
+            }
+            Event::Push(push, outcome) => self.pushed(push, outcome),
+            Event::Answer { agent, got } => self.agent_answers(agent, got),
+            Event::Repeat { agent, got, pause } => self.agent_repeats(agent, got, pause),
+            Event::Wake { agent } => self.agent_wakes(agent),
+        }
+    }
+
+    fn to_proxy(&mut self, flow: Flow, bytes: Bytes) {
+        let Ok(message) = Message::parse(bytes, 128) else { return };
+        self.note(|| format!("{} > proxy  {}", flow, text::summary(&message)));
+        self.ledger.arrived(&message, flow);
+        self.input(Input::Received { flow, message });
+    }
+
+    pub(crate) fn input(&mut self, input: Input) {
+        let view = View { storage: &self.storage, now: self.now.unix };
+        self.proxy.handle(input, &view, self.now);
+        self.drain();
+    }
+
+    fn pushed(&mut self, push: Push, outcome: Outcome) {
+        let (ticket, provider, notice) = (push.ticket, push.target.provider, push.notice.kind());
+        if outcome == Outcome::Accepted {
+            self.pushes.accepted(&push);
+            self.wake_by(&push);
+        }
+        let took = self.pushes.delay;
+        self.input(Input::Pushed(push::Reply { ticket, provider, notice, outcome, left_out: 0, took }));
+    }
+
+    /// Performs what the proxy wants done, and sends what the agents want sent.
+    fn drain(&mut self) {
+        loop {
+            let mut is_quiet = true;
+            while let Some(effect) = self.proxy.poll_effect() {
+                is_quiet = false;
+                self.perform(effect);
+            }
+            for agent in 0..self.agents.len() {
+                while let Some(outgoing) = self.agents[agent].transactions.poll_send() {
+                    is_quiet = false;
+                    self.agent_sends(agent, outgoing.destination, outgoing.bytes);
+                }
+            }
+            if is_quiet {
+                return;
+            }
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Send { destination, bytes, tag } => self.send(destination, bytes, tag),
+            Effect::Save { ticket, change } => {
+                let due = self.storage.due(self.now.instant, &mut self.random);
+                self.schedule(due, Event::Save(ticket, change));
+            }
+            Effect::Push(push) => {
+                self.note(|| format!("push {} to {}", push.notice.kind(), push.target.prid.reveal()));
+                self.ledger.push(&push, &self.storage);
+                let roll = self.random.below(1000);
+                let outcome = self.pushes.outcome(&push, roll);
+                self.pushes.sent.push(push.clone());
+                self.schedule_after(self.pushes.delay, Event::Push(push, outcome));
+            }
+            Effect::Step(step) => {
+                self.note(|| format!("step {:?} {} {:?} {}", step.step, step.call_ref, step.device, step.reason));
+                self.ledger.step(step);
+            }
+            Effect::CallEnded { outcome, .. } => self.ledger.outcomes.push(outcome),
+            Effect::Dropped(reason) => self.ledger.dropped.push(reason),
+            Effect::Fault(fault) => panic!("the core's own fault: {fault}"),
+            Effect::Resolve { .. } => panic!("the softswitch has a numeric address"),
+            Effect::Woken(_) | Effect::WakeSeen { .. } => {}
+        }
+    }
+
+    fn send(&mut self, destination: Destination, bytes: Bytes, tag: Option<SendTag>) {
+        let message = text::parse(bytes.clone());
+        self.note(|| {
+            format!("proxy > {:?} {}  {}", destination.transport(), destination.remote(), text::summary(&message))
+        });
+        let is_always = self.policy.hold.push_when == sip_push_proxy::proxy::policy::PushWhen::Always
+            && self.policy.hold.fresh.is_zero();
+        self.ledger.left(&destination, &message, &self.storage, is_always);
+        self.left.push((destination, message));
+        let remote = destination.remote();
+        let agent = self.addresses.get(&remote).copied();
+        let connection = match destination {
+            Destination::Flow(flow) => Some(flow.connection.0),
+            Destination::Address { .. } => None,
+        };
+        let (transport, inward) = (destination.transport(), false);
+        if transport == Transport::Tcp && !self.is_open(agent, connection) {
+            if let Some(tag) = tag {
+                self.schedule_after(Duration::from_millis(1), Event::SendFailed(tag));
+            }
+            return;
+        }
+        let Some(agent) = agent else { return };
+        let connection = connection.or(self.agents[agent].connection).unwrap_or(u64::MAX);
+        let number = if transport == Transport::Tcp { connection } else { 0 };
+        let flow = Flow { transport, listener: 0, connection: ConnectionId(number), remote: socket(PROXY) };
+        for at in self.network.arrivals(transport, number, inward, self.now.instant, &mut self.random) {
+            self.schedule(at, Event::ToAgent { agent, at: remote, flow, bytes: bytes.clone() });
+        }
+    }
+
+    /// Whether something sent by TCP arrives. The softswitch takes connections, phones only have those they made.
+    fn is_open(&self, agent: Option<usize>, connection: Option<u64>) -> bool {
+        let Some(agent) = agent.map(|index| &self.agents[index]) else { return false };
+        match connection {
+            Some(u64::MAX) | None => agent.accepts_connections && agent.name == "switch",
+            Some(connection) => agent.connection == Some(connection),
+        }
+    }
+
+    pub(crate) fn agent_sends(&mut self, agent: usize, destination: Destination, bytes: Bytes) {
+        let (address, is_awake) = (self.agents[agent].address, self.agents[agent].is_awake);
+        if !is_awake {
+            return;
+        }
+        let transport = destination.transport();
+        let connection = match destination {
+            Destination::Flow(flow) => flow.connection,
+            Destination::Address { .. } => ConnectionId::NONE,
+        };
+        let is_gone = transport == Transport::Tcp
+            && connection.0 != u64::MAX
+            && self.agents[agent].connection != Some(connection.0);
+        if is_gone {
+            return;
+        }
+        let listener = u8::from(transport == Transport::Tcp);
+        let flow = Flow { transport, listener, connection, remote: address };
+        for at in self.network.arrivals(transport, connection.0, true, self.now.instant, &mut self.random) {
+            self.schedule(at, Event::ToProxy { flow, bytes: bytes.clone() });
+        }
+    }
+}
