@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use sip_push_proxy::sip::Transport::Udp;
+use sip_push_proxy::sip::Transport::{Tcp, Udp};
 
 use crate::peer::{DEADLINE, Heard};
 use crate::phone::{Phone, Push};
@@ -164,7 +164,7 @@ fn stopping_server_waits_no_longer_than_it_may() {
 #[test]
 fn idle_server_sleeps() {
     let mut world = World::with_program(Mode::Alias, Udp, "sip.workers = 2");
-    let mut awake = Phone::new("bob", Push::Fcm, sip_push_proxy::sip::Transport::Tcp);
+    let mut awake = Phone::new("bob", Push::Fcm, Tcp);
     awake.register(&mut world);
     let phone = crate::held_call::asleep(&mut world, Push::Fcm);
     world.call(&phone);
