@@ -21,7 +21,7 @@ mod summary;
 
 use std::process::ExitCode;
 
-pub use double::{Recorded, Refused};
+pub use double::{Observer, Recorded};
 
 use ladder::Ladder;
 use line::{Line, Tone};
