@@ -67,7 +67,6 @@ fn acknowledged_registrations_survive_a_kill() {
         }
         world.program().kill();
         let acknowledged = acknowledged(&phone);
-        assert!(acknowledged.len() >= registers - 1, "{} of {registers}", acknowledged.len());
         registered.extend(acknowledged);
         world.start_program();
         let kept = bindings(&world);
@@ -81,7 +80,7 @@ fn acknowledged_registrations_survive_a_kill() {
         world.pushed_invite(&phone, 28);
         crate::held_call::give_up(&world, &call, "");
     }
-    println!("{} of {number} were acknowledged", registered.len());
+    assert!(registered.len() > number / 4, "only {} of {number} were acknowledged", registered.len());
 }
 
 #[test]

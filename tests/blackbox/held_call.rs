@@ -336,13 +336,15 @@ fn transactions_over_the_limit_are_told_to_come_later() {
     let mut phone = Phone::new("alice", Push::Fcm, Tcp);
     phone.register(&mut world);
     phone.sleep();
-    let call = world.call(&phone);
-    world.switch.queued();
+    crate::peer::eventually("the end of the REGISTER's transaction", || {
+        world.call(&phone);
+        (world.switch.peer.receive().0.status() == 100).then_some(())
+    });
+    world.switch.response(182, "INVITE");
     world.pushed_invite(&phone, 28);
     phone.wake(&world);
     phone.send_register();
     let refused = phone.peer().response(503, "REGISTER");
     assert_eq!(refused.headers("Retry-After"), ["5"]);
-    drop(call);
     world.admin.expect_healthy();
 }

@@ -17,4 +17,6 @@ mod crash;
 mod devices;
 mod held_call;
 mod registration;
+#[path = "../sipp/mod.rs"]
+mod sipp;
 mod sleeping_phone;

@@ -117,6 +117,7 @@ impl Peer {
             let socket = TcpSocket::new_v4().expect("a socket");
             socket.bind(SocketAddr::new(self.address.ip(), 0)).expect("a port");
             let stream = socket.connect(server).await.expect("a connection to the server");
+            stream.set_nodelay(true).expect("a TCP socket");
             let local = stream.local_addr().expect("its address");
             (stream, local)
         });
@@ -222,6 +223,7 @@ async fn accept(listener: TcpListener, heard: mpsc::Sender<Heard>) {
 }
 
 async fn serve(stream: TcpStream, heard: mpsc::Sender<Heard>) {
+    stream.set_nodelay(true).expect("a TCP socket");
     let (reader, writer) = stream.into_split();
     read_stream(reader, Link::Tcp(Arc::new(Mutex::new(writer))), heard).await;
 }
