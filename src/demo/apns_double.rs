@@ -25,7 +25,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::{AbortHandle, JoinHandle};
 
-use super::double::{self, Connection, Jwt, Recorded, Records, Script, answer, strict_jwt, unix_seconds};
+use super::double::{
+    self, Connection, Jwt, Observed, Observer, Recorded, Records, Script, answer, strict_jwt, unix_seconds,
+};
 
 /// For `push.apns.key_id`.
 pub const KEY_ID: &str = "ABC123DEFG";
@@ -75,7 +77,8 @@ pub struct ApnsDouble {
 #[derive(Debug)]
 struct State {
     public_key: Vec<u8>,
-    records: Records<Recorded>,
+    records: Records,
+    observed: Observed,
     script: Script<Answer>,
     requests: AtomicUsize,
     connections: AtomicUsize,
@@ -102,6 +105,7 @@ impl ApnsDouble {
         let state = Arc::new(State {
             public_key,
             records: Records::default(),
+            observed: Observed::default(),
             script: Script::default(),
             requests: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
@@ -143,6 +147,11 @@ impl ApnsDouble {
     /// The next accepted push, if it came already.
     pub fn try_next(&self) -> Option<Recorded> {
         self.state.records.try_next()
+    }
+
+    /// Lets `observer` hear of each push that is looked at and answered; once, before the first push.
+    pub fn observe(&self, observer: Observer) {
+        self.state.observed.by(observer);
     }
 
     /// How many pushes came, accepted or not.
@@ -201,7 +210,7 @@ impl State {
             Err(refusal) => return reason(refusal),
         };
         let record = Recorded { token, path, headers, body };
-        match self.script.next(&record.token) {
+        let refusal = match self.script.next(&record.token) {
             Some(Answer::Hang) => std::future::pending().await,
             Some(Answer::Disconnect) => {
                 connection.cut();
@@ -209,9 +218,9 @@ impl State {
             }
             Some(Answer::AcceptAndGoAway) => {
                 connection.go_away();
-                self.accept(record)
+                return self.accept(record);
             }
-            Some(Answer::Accept) | None => self.accept(record),
+            Some(Answer::Accept) | None => return self.accept(record),
             Some(Answer::Unregistered { timestamp_ms }) => {
                 answer(410, json!({"reason": "Unregistered", "timestamp": timestamp_ms}).to_string())
             }
@@ -221,11 +230,14 @@ impl State {
                 response.headers_mut().extend(headers);
                 response
             }
-        }
+        };
+        self.observed.refused(&record, &refusal).await;
+        refusal
     }
 
     fn accept(&self, record: Recorded) -> Response<Full<Bytes>> {
         let number = self.requests.load(Ordering::Relaxed);
+        self.observed.accepted(&record);
         self.records.push(record);
         let mut response = answer(200, "");
         if let Ok(id) = HeaderValue::try_from(format!("00000000-0000-4000-8000-{number:012x}")) {

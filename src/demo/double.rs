@@ -2,12 +2,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use base64::Engine as _;
@@ -52,37 +53,15 @@ impl Recorded {
     }
 }
 
-/// A push that the script refused, and how.
-#[derive(Debug, Clone)]
-pub struct Refused {
-    pub push: Recorded,
-    pub status: u16,
-    /// The body of the answer.
-    pub answer: Bytes,
-}
-
-impl Refused {
-    pub(super) async fn new(push: Recorded, response: &Response<Full<Bytes>>) -> Self {
-        let answer = response.body().clone().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-        Self { push, status: response.status().as_u16(), answer }
-    }
-}
-
-/// Pushes in the order of their arrival, until they are taken.
-#[derive(Debug)]
-pub(super) struct Records<Record> {
-    queue: Mutex<VecDeque<Record>>,
+/// Accepted pushes in the order of their arrival, until they are taken.
+#[derive(Debug, Default)]
+pub(super) struct Records {
+    queue: Mutex<VecDeque<Recorded>>,
     arrived: Notify,
 }
 
-impl<Record> Default for Records<Record> {
-    fn default() -> Self {
-        Self { queue: Mutex::default(), arrived: Notify::new() }
-    }
-}
-
-impl<Record> Records<Record> {
-    pub(super) fn push(&self, record: Record) {
+impl Records {
+    pub(super) fn push(&self, record: Recorded) {
         let mut queue = self.queue.lock();
         if queue.len() == RECORDS_MAX {
             queue.pop_front();
@@ -93,7 +72,7 @@ impl<Record> Records<Record> {
     }
 
     /// Waits for the next one. Safe to drop.
-    pub(super) async fn next(&self) -> Record {
+    pub(super) async fn next(&self) -> Recorded {
         loop {
             let arrived = self.arrived.notified();
             if let Some(record) = self.try_next() {
@@ -103,7 +82,7 @@ impl<Record> Records<Record> {
         }
     }
 
-    pub(super) fn try_next(&self) -> Option<Record> {
+    pub(super) fn try_next(&self) -> Option<Recorded> {
         let mut queue = self.queue.lock();
         let record = queue.pop_front();
         if !queue.is_empty() {
@@ -111,6 +90,39 @@ impl<Record> Records<Record> {
             self.arrived.notify_one();
         }
         record
+    }
+}
+
+/// Hears of each push before the answer to it goes out, with that answer's status and body.
+pub type Observer = Box<dyn Fn(&Recorded, u16, &[u8]) + Send + Sync>;
+
+/// The place of an [`Observer`].
+#[derive(Default)]
+pub(super) struct Observed(OnceLock<Observer>);
+
+impl fmt::Debug for Observed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.get().is_some() { "Observed(by one)" } else { "Observed(by none)" })
+    }
+}
+
+impl Observed {
+    /// The first observer stays.
+    pub(super) fn by(&self, observer: Observer) {
+        let _ = self.0.set(observer);
+    }
+
+    pub(super) fn accepted(&self, push: &Recorded) {
+        if let Some(observer) = self.0.get() {
+            observer(push, 200, b"");
+        }
+    }
+
+    pub(super) async fn refused(&self, push: &Recorded, response: &Response<Full<Bytes>>) {
+        if let Some(observer) = self.0.get() {
+            let body = response.body().clone().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+            observer(push, response.status().as_u16(), &body);
+        }
     }
 }
 

@@ -20,7 +20,9 @@ use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 use tokio::task::{AbortHandle, JoinHandle};
 
-use super::double::{self, Connection, Jwt, Recorded, Records, Refused, Script, answer, strict_jwt, unix_seconds};
+use super::double::{
+    self, Connection, Jwt, Observed, Observer, Recorded, Records, Script, answer, strict_jwt, unix_seconds,
+};
 
 /// Made for this double and known to everybody who has the program: it opens nothing.
 const THROWAWAY_KEY: &str = include_str!("throwaway_rsa.pem");
@@ -74,8 +76,8 @@ pub struct FcmDouble {
 #[derive(Debug)]
 struct State {
     address: SocketAddr,
-    records: Records<Recorded>,
-    refusals: Records<Refused>,
+    records: Records,
+    observed: Observed,
     script: Script<Answer>,
     requests: AtomicUsize,
     token_fetches: AtomicUsize,
@@ -101,7 +103,7 @@ impl FcmDouble {
         let state = Arc::new(State {
             address,
             records: Records::default(),
-            refusals: Records::default(),
+            observed: Observed::default(),
             script: Script::default(),
             requests: AtomicUsize::new(0),
             token_fetches: AtomicUsize::new(0),
@@ -155,9 +157,9 @@ impl FcmDouble {
         self.state.records.try_next()
     }
 
-    /// Waits for the next push that the script refuses with an answer. Safe to drop.
-    pub async fn next_refused(&self) -> Refused {
-        self.state.refusals.next().await
+    /// Lets `observer` hear of each push that is looked at and answered; once, before the first push.
+    pub fn observe(&self, observer: Observer) {
+        self.state.observed.by(observer);
     }
 
     /// How many pushes came, accepted or not.
@@ -239,7 +241,7 @@ impl State {
                 response
             }
         };
-        self.refusals.push(Refused::new(record, &refusal).await);
+        self.observed.refused(&record, &refusal).await;
         refusal
     }
 
@@ -250,6 +252,7 @@ impl State {
         } else {
             json!({"name": format!("projects/{PROJECT_ID}/messages/0:{number}")})
         };
+        self.observed.accepted(&record);
         self.records.push(record);
         json_answer(200, &body)
     }

@@ -21,7 +21,7 @@ mod summary;
 
 use std::process::ExitCode;
 
-pub use double::{Recorded, Refused};
+pub use double::{Observer, Recorded};
 
 use ladder::Ladder;
 use line::{Line, Tone};
@@ -129,5 +129,5 @@ async fn tell(stage: &mut Stage, number: usize, story: Story, told: &mut Vec<Tol
         wakes: stage.take_wakes(),
         result: played.as_ref().ok().copied(),
     });
-    played.map(drop)
+    played.map(drop).map_err(|failure| Failure::Story { number, failure: Box::new(failure) })
 }

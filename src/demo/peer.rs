@@ -36,6 +36,8 @@ pub(super) enum Failure {
     Stage(String),
     #[error("{what}: {error}")]
     Io { what: &'static str, error: io::Error },
+    #[error("story {number}: {failure}")]
+    Story { number: usize, failure: Box<Self> },
     #[error("interrupted")]
     Interrupted,
 }

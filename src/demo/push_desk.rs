@@ -1,4 +1,4 @@
-//! Watches the doubles of the push services, and hands each push to the story that waits for it.
+//! Sees what the doubles of the push services get, and hands each push to the story that waits for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use serde_json::Value;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
 use super::Recorded;
 use super::apns_double::ApnsDouble;
@@ -32,47 +31,27 @@ pub(super) struct Pushed {
 
 /// All push services of the demo.
 pub(super) struct PushDesk {
-    pub(super) fcm: Arc<FcmDouble>,
+    pub(super) fcm: FcmDouble,
+    /// Serves until it is dropped.
+    _apns: ApnsDouble,
     pushes: mpsc::Receiver<Pushed>,
     /// Taken from the queue while another one was expected.
     others: Vec<Pushed>,
     count: Arc<AtomicUsize>,
-    /// Ends with the desk.
-    _watchers: JoinSet<()>,
 }
 
 impl PushDesk {
     pub(super) fn open(fcm: FcmDouble, apns: ApnsDouble, narrator: &Narrator) -> Self {
-        let fcm = Arc::new(fcm);
         let (sender, pushes) = mpsc::channel(QUEUE);
         let count = Arc::new(AtomicUsize::new(0));
-        let mut watchers = JoinSet::new();
-        let watcher = |service| Watcher {
-            service,
-            narrator: narrator.clone(),
-            pushes: sender.clone(),
-            count: Arc::clone(&count),
+        let window = |service| {
+            let window =
+                Window { service, narrator: narrator.clone(), pushes: sender.clone(), count: Arc::clone(&count) };
+            Box::new(move |push: &Recorded, status, answer: &[u8]| window.takes(push, status, answer))
         };
-        let (accepts, refuses, apple) = (watcher("FCM"), watcher("FCM"), watcher("APNs"));
-        let accepting = Arc::clone(&fcm);
-        watchers.spawn(async move {
-            loop {
-                accepts.saw(accepting.next().await).await;
-            }
-        });
-        let refusing = Arc::clone(&fcm);
-        watchers.spawn(async move {
-            loop {
-                let refused = refusing.next_refused().await;
-                refuses.saw_refused(refused.push, refused.status, &refused.answer).await;
-            }
-        });
-        watchers.spawn(async move {
-            loop {
-                apple.saw(apns.next().await).await;
-            }
-        });
-        Self { fcm, pushes, others: Vec::new(), count, _watchers: watchers }
+        fcm.observe(window("FCM"));
+        apns.observe(window("APNs"));
+        Self { fcm, _apns: apns, pushes, others: Vec::new(), count }
     }
 
     /// Pushes that came so far, accepted or not.
@@ -114,44 +93,42 @@ impl PushDesk {
     }
 }
 
-/// Looks after one queue of one service.
-struct Watcher {
+/// Where the pushes of one service come in.
+struct Window {
     service: &'static str,
     narrator: Narrator,
     pushes: mpsc::Sender<Pushed>,
     count: Arc<AtomicUsize>,
 }
 
-impl Watcher {
-    async fn saw(&self, push: Recorded) {
-        self.told(&push);
-        self.pass_on(push, true).await;
-    }
-
-    async fn saw_refused(&self, push: Recorded, status: u16, answer: &[u8]) {
-        self.told(&push);
-        let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
-        let code = answer.pointer("/error/details/0/errorCode").and_then(Value::as_str).unwrap_or_default();
-        self.narrator.arrow(Actor::PushService, Actor::Proxy, &format!("{status} {code}"), Tone::Bad, &[]);
-        self.pass_on(push, false).await;
-    }
-
-    fn told(&self, push: &Recorded) {
-        let label = format!("{} push: {}", self.service, kind(&push.json()));
-        let body = String::from_utf8_lossy(&push.body);
-        let headers =
-            format!("apns-push-type: {}, apns-topic: {}", push.header("apns-push-type"), push.header("apns-topic"));
-        let notes: &[&str] = if push.header("apns-push-type").is_empty() { &[&body] } else { &[&headers, &body] };
-        self.narrator.arrow(Actor::Proxy, Actor::PushService, &label, Tone::Push, notes);
-    }
-
-    async fn pass_on(&self, push: Recorded, is_accepted: bool) {
-        self.count.fetch_add(1, Ordering::Relaxed);
+impl Window {
+    /// Draws a push, and its answer where that is a refusal, before the answer goes out: what the proxy does then
+    /// comes after it in the ladder, too.
+    fn takes(&self, push: &Recorded, status: u16, answer: &[u8]) {
+        let at = now();
         let body = push.json();
-        let pushed = Pushed { token: push.token, kind: kind(&body), body, is_accepted, at: now() };
-        // Without a desk nobody waits for it.
-        let _ = self.pushes.send(pushed).await;
+        let label = format!("{} push: {}", self.service, kind(&body));
+        let text = String::from_utf8_lossy(&push.body);
+        let push_type = push.header("apns-push-type");
+        let headers = format!("apns-push-type: {push_type}, apns-topic: {}", push.header("apns-topic"));
+        let notes: &[&str] = if push_type.is_empty() { &[&text] } else { &[&headers, &text] };
+        self.narrator.arrow(Actor::Proxy, Actor::PushService, &label, Tone::Push, notes);
+        if status != 200 {
+            let refusal = format!("{status} {}", reason(answer));
+            self.narrator.arrow(Actor::PushService, Actor::Proxy, &refusal, Tone::Bad, &[]);
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let pushed = Pushed { token: push.token.clone(), kind: kind(&body), body, is_accepted: status == 200, at };
+        // Full, or nobody listens any more: an expectation that misses it will say so.
+        let _ = self.pushes.try_send(pushed);
     }
+}
+
+/// Where each service's refusal says why.
+fn reason(answer: &[u8]) -> String {
+    let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
+    let reason = answer.pointer("/error/details/0/errorCode").or_else(|| answer.get("reason"));
+    reason.and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
 /// Where each service's body says what the push is for.

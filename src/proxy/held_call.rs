@@ -64,6 +64,8 @@ pub(super) struct HeldDevice {
     pub accepted_at: Option<Instant>,
     /// Whether its bucket has, or is about to have, an entry of this call that is not settled.
     pub has_entry: bool,
+    /// Whether that entry is durable, so that a push may follow.
+    pub is_durable: bool,
 }
 
 /// Where a device stands.
@@ -180,7 +182,7 @@ pub(super) fn next(state: DeviceState, input: DeviceInput, attempts: u8, left: D
 
 impl HeldDevice {
     pub(super) fn new(binding: Arc<Binding>, state: DeviceState) -> Self {
-        Self { binding, state, attempts: 0, accepted_at: None, has_entry: false }
+        Self { binding, state, attempts: 0, accepted_at: None, has_entry: false, is_durable: false }
     }
 
     /// Whether something may still bring it into the call without its own doing.
@@ -212,6 +214,11 @@ impl HeldCall {
         let Some(held) = self.device(device) else { return Deed::Nothing };
         let (state, deed) = next(held.state, input, held.attempts, left);
         held.state = state;
+        if deed == Deed::Record && held.is_durable {
+            // It woke by itself before its push, and is lost again.
+            held.state = DeviceState::Pushing;
+            return Deed::Push;
+        }
         deed
     }
 }

@@ -288,9 +288,10 @@ impl Proxy {
             let call_ref = call.call_ref.clone();
             if result.is_err() {
                 call.store_failed = true;
-                for held in call.devices.iter_mut().filter(|held| devices.contains(&held.binding.device)) {
-                    held.has_entry = false;
-                }
+            }
+            for held in call.devices.iter_mut().filter(|held| devices.contains(&held.binding.device)) {
+                held.is_durable = result.is_ok();
+                held.has_entry &= result.is_ok();
             }
             for device in devices {
                 match &result {

@@ -19,6 +19,7 @@ mod options;
 mod push_service;
 mod sim;
 mod storage;
+mod support;
 mod text;
 mod world;
 

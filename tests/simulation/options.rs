@@ -11,7 +11,7 @@ use sip_push_proxy::proxy::policy::{
 use sip_push_proxy::sip::{Transport, Uri};
 use sip_push_proxy::transaction::Settings;
 
-use crate::push_service::Support;
+use super::support::Support;
 
 /// The proxy's address, for both transports.
 pub(crate) const PROXY: &str = "192.0.2.10:5060";

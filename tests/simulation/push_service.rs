@@ -1,10 +1,8 @@
 //! A push service with a script: what becomes of each token's pushes.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use sip_push_proxy::binding::{Provider, PushTarget};
-use sip_push_proxy::proxy::PushSupport;
 use sip_push_proxy::push::{Notice, Outcome, Push};
 
 /// What it was asked for, and what it will say.
@@ -48,25 +46,5 @@ impl PushService {
             let prid = push.target.prid.reveal();
             self.reported.extend(entries.iter().map(|entry| (prid.to_owned(), entry.call_ref.to_string())));
         }
-    }
-}
-
-/// FCM, APNs and its sandbox are switched on, but for params that say otherwise.
-#[derive(Debug, Default)]
-pub(crate) struct Support {
-    pub(crate) off: BTreeSet<Provider>,
-}
-
-impl PushSupport for Support {
-    fn supports(&self, target: &PushTarget) -> Result<(), Box<str>> {
-        match self.providers().contains(&target.provider) {
-            true => Ok(()),
-            false => Err("the provider is switched off".into()),
-        }
-    }
-
-    fn providers(&self) -> Vec<Provider> {
-        let on = [Provider::Fcm, Provider::Apns, Provider::ApnsDev];
-        on.into_iter().filter(|provider| !self.off.contains(provider)).collect()
     }
 }

@@ -134,11 +134,6 @@ impl Request {
         self.sent().finals().first().copied()
     }
 
-    /// Nothing more will come.
-    pub(crate) fn timed_out(&self) -> bool {
-        self.sent().failed
-    }
-
     pub(crate) fn expects(&self, statuses: &[u16]) {
         assert_eq!(self.statuses(), statuses);
     }

@@ -27,7 +27,8 @@ struct Run {
 
 #[test]
 fn whatever_happens_the_ledger_is_right() {
-    let seeds = seed().map_or(0..RUNS, |seed| seed..seed + 1);
+    let runs = std::env::var("RUNS").map_or(RUNS, |runs| runs.parse().expect("RUNS is a number"));
+    let seeds = seed().map_or(0..runs, |seed| seed..seed + 1);
     for seed in seeds {
         let mut run = Run::new(seed);
         for _ in 0..30 {
@@ -135,7 +136,7 @@ impl Run {
 
     /// Everything gets well, all calls end, and all phones come back.
     fn ends(self) {
-        let Self { sim, phones, calls, is_smooth, .. } = self;
+        let Self { sim, phones, is_smooth, .. } = self;
         {
             let mut world = sim.world();
             world.network = Network::calm();
@@ -147,7 +148,6 @@ impl Run {
             world.agents.iter_mut().for_each(|agent| agent.wakes_after = None);
         }
         sim.run_for(s(400));
-        assert!(calls.iter().all(|call| call.status().is_some() || call.timed_out()), "every call has ended");
         let missed: Vec<(usize, String)> = (0..phones.len())
             .flat_map(|index| phones[index].bucket().into_iter().map(move |(call_ref, state)| (index, call_ref, state)))
             .filter(|(_, _, state)| *state == EntryState::Missed)

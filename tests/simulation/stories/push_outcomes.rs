@@ -9,8 +9,8 @@ use sip_push_proxy::store::{Change, EntryState};
 use sip_push_proxy::timeline::Step;
 
 use crate::agent::Answer;
-use crate::push_service::Support;
 use crate::sim::{Phone, Request, Sim, ms, s};
+use crate::support::Support;
 
 fn call(sim: &Sim, outcome: Outcome) -> (Phone, Request) {
     let alice = sim.phone("alice");

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use sip_push_proxy::binding::Provider;
 use sip_push_proxy::sip::HeaderName;
 
-use crate::push_service::Support;
 use crate::sim::Sim;
+use crate::support::Support;
 use crate::text;
 
 fn caps(sim: &Sim, push: &str, params: &str) -> Vec<String> {

@@ -109,6 +109,28 @@ fn a_fresh_phone_whose_connection_is_gone_is_pushed() {
 }
 
 #[test]
+fn a_phone_that_woke_before_its_push_and_lost_its_connection_is_pushed() {
+    let sim = Sim::new();
+    let (alice, mut push) = (sim.device("alice", "alice", Transport::Tcp), sim.push());
+    alice.registers();
+    let contact = sim.world().agents[alice.agent].contact();
+    // Its REGISTER is accepted between the INVITE and the durable entry, and the connection breaks at once.
+    sim.world().storage.delay = ms(4);
+    alice.sends_register(Some(contact));
+    sim.run_for(ms(3));
+    let call = sim.switch().invites("alice");
+    sim.run_for(ms(2));
+    alice.sleeps();
+    sim.run_for(s(1));
+    push.expects(1);
+    alice.is_back();
+    alice.does(Answer::Answers(s(1)));
+    alice.registers();
+    sim.run_for(s(2));
+    assert_eq!(call.status(), Some(200));
+}
+
+#[test]
 fn a_phone_that_woke_and_lost_its_connection_is_waited_for_again() {
     let sim = Sim::new();
     let (alice, mut push) = (sim.device("alice", "alice", Transport::Tcp), sim.push());
