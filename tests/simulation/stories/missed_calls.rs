@@ -53,6 +53,24 @@ fn the_caller_is_told_as_the_invite_said() {
 }
 
 #[test]
+fn a_register_of_the_same_millisecond_is_no_newer_than_the_call() {
+    let sim = Sim::new();
+    sim.world().network.delay = (0, 0);
+    sim.world().storage.delay = ms(0);
+    let (alice, mut push) = (sim.phone("alice"), sim.push());
+    let mut contact = None;
+    alice.change(|agent| {
+        agent.is_awake = true;
+        contact = Some(agent.contact());
+    });
+    alice.sends_register(contact);
+    sim.run_for(ms(0));
+    let calls = misses(&sim, &alice, 1);
+    push.expects(1);
+    assert_eq!(alice.bucket(), [(calls[0].call_ref(), EntryState::Missed)]);
+}
+
+#[test]
 fn not_to_a_phone_that_was_away_for_less_than_the_absence() {
     let sim = Sim::with(|policy| policy.missed.absence = s(60));
     let (alice, push) = (sim.phone("alice"), sim.push());
