@@ -266,7 +266,7 @@ impl Proxy {
             edits.insert(context.request.headers_end(), |out| out.extend_from_slice(&registration.feature_caps));
         }
         match Message::parse(edits.apply(context.request.bytes()), usize::MAX) {
-            Ok(onward) => context.onward = Some(onward),
+            Ok(onward) => context.onward = Some(Box::new(onward)),
             Err(_) => return self.reject(context, &Reject::of(500), now),
         }
         context.purpose = Purpose::Registration(Box::new(registration));

@@ -104,14 +104,6 @@ impl Core {
         self.proxy.handle(input, &view, self.now);
     }
 
-    /// Lets `time` pass.
-    pub(crate) fn wait(&mut self, time: Duration) {
-        self.now = self.now.after(time);
-        let view = View(self.memory.table(), self.now.unix);
-        self.proxy.expire(&view, self.now);
-        self.settle();
-    }
-
     /// Performs all effects; what was sent, last first.
     pub(crate) fn settle(&mut self) -> Vec<Bytes> {
         let mut sent = Vec::new();
@@ -153,7 +145,7 @@ impl Core {
     }
 }
 
-fn register(number: u32, cseq: u32) -> Bytes {
+pub(crate) fn register(number: u32, cseq: u32) -> Bytes {
     let address = phone(number).remote;
     let token = format!("{number:08}").repeat(18);
     format!(

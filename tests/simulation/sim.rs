@@ -360,12 +360,6 @@ impl Phone {
         world.agent_answers(self.agent, got);
     }
 
-    pub(crate) fn responds(&self, status: u16) {
-        let mut world = self.world.borrow_mut();
-        let got = *world.agents[self.agent].got_of("INVITE").last().expect("an INVITE came");
-        world.agent_responds(self.agent, got, status, &[], "");
-    }
-
     /// A request within the dialog of the last INVITE that came.
     pub(crate) fn within_last(&self, method: &str) -> Request {
         within_last(&self.world, self.agent, method)
