@@ -256,6 +256,10 @@ impl Proxy {
         for contact in &registration.contacts {
             self.edit_contact(&context.request, contact, &mut edits);
         }
+        if self.policy.upstream_contact == UpstreamContact::Alias {
+            // The way on from us is ours to know; told of it, the softswitch would go past us.
+            context.request.fields(HeaderName::Path).for_each(|field| edits.remove(field.line()));
+        }
         if let Some(contact) = registration.contacts.first()
             && self.policy.upstream_contact == UpstreamContact::Path
         {
@@ -397,9 +401,15 @@ impl Proxy {
         for value in response.values(HeaderName::Contact) {
             self.restore_contact(context, registration, response, value, contacts, &mut edits);
         }
-        if !registration.feature_caps.is_empty() {
-            edits.insert(response.headers_end(), |out| out.extend_from_slice(&registration.feature_caps));
-        }
+        edits.insert(response.headers_end(), |out| {
+            if self.policy.upstream_contact == UpstreamContact::Alias {
+                // RFC 3327 §5.3: whoever keeps the Path shows it in the 2xx.
+                for field in context.request.fields(HeaderName::Path) {
+                    header(out, "Path", context.request.slice(field.value()));
+                }
+            }
+            out.extend_from_slice(&registration.feature_caps);
+        });
         edits.apply(response.bytes())
     }
 
