@@ -2,6 +2,8 @@
 //! what is to be done comes out as [`Effect`]s.
 
 mod branches;
+mod call_end;
+mod call_push;
 mod caller;
 mod cancel;
 mod context;
@@ -296,7 +298,7 @@ impl Proxy {
     fn forget(&mut self, server: ServerId, contacts: &dyn Contacts, now: Now) {
         let Some(mut context) = self.contexts.remove(&server) else { return };
         if !context.responses.is_final {
-            self.end_call(&mut context, hold::Ending::Cancelled { seen: false }, contacts, now);
+            self.end_call(&mut context, call_end::Ending::Cancelled { seen: false }, contacts, now);
         }
         for index in 0..context.responses.branches.len() {
             self.drop_branch(&mut context, index);
