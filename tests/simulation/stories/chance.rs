@@ -122,7 +122,8 @@ impl Run {
             }
             15 => {
                 if !phone.got("INVITE").is_empty() {
-                    phone.within_last(*self.chance.choice(&["BYE", "INFO"]));
+                    let method = *self.chance.choice(&["BYE", "INFO"]);
+                    phone.within_last(method);
                 }
             }
             16 => {
