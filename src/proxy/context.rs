@@ -13,7 +13,7 @@ pub(super) struct Context {
     /// As it came, byte for byte.
     pub request: Message,
     /// What is forwarded instead of it, where that differs in more than the proxy's own headers (REGISTER).
-    pub onward: Option<Message>,
+    pub onward: Option<Box<Message>>,
     pub flow: Flow,
     pub loop_hash: u64,
     /// Tag of our own responses (RFC 3261 §8.2.6.2): the 182 and the final after it have the same.
@@ -37,7 +37,7 @@ impl Context {
 
     /// The message that branches are made from.
     pub(super) fn outgoing(&self) -> &Message {
-        self.onward.as_ref().unwrap_or(&self.request)
+        self.onward.as_deref().unwrap_or(&self.request)
     }
 
     pub(super) fn call(&self) -> Option<&HeldCall> {
