@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use operator::Operator;
@@ -75,25 +75,37 @@ pub fn run(config: Config) -> Result<(), StartError> {
     let server = Server::start(config)?;
     let Some(runtime) = &server.runtime else { return Ok(()) };
     runtime.block_on(async {
-        signalled().await;
+        let mut requests = StopRequests::listen().map_err(StartError::Runtime)?;
+        // Who reads that we are ready may ask us to stop at once.
+        server.announce();
+        requests.next().await;
         tracing::info!("stopping: no new calls, held ones go on");
         tokio::select! {
             () = server.drained() => {}
-            () = signalled() => tracing::warn!(held_calls = server.shared.held_calls(), "stopped before the end of all calls"),
+            () = requests.next() => tracing::warn!(held_calls = server.shared.held_calls(), "stopped before the end of all calls"),
         }
-    });
+        Ok::<_, StartError>(())
+    })?;
     server.stop();
     Ok(())
 }
 
-async fn signalled() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// SIGTERM and SIGINT.
+struct StopRequests {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopRequests {
+    fn listen() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 
@@ -171,7 +183,6 @@ impl Server {
         server.start_admin(&config)?;
         server.start_sweeping();
         server.shared.readiness.well(Part::Start);
-        server.announce();
         Ok(server)
     }
 

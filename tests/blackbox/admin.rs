@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use serde_json::Value;
 
-use crate::peer::{DEADLINE, eventually};
+use crate::peer::{DEADLINE, eventually_is};
 
 /// The admin listener of a server.
 #[derive(Debug, Clone, Copy)]
@@ -45,21 +45,22 @@ impl Admin {
     /// `call_ref` and `state` of each entry, once there are as many as expected.
     #[track_caller]
     pub(crate) fn expect_bucket(self, aor: &str, expected: &[(&str, &str)]) {
-        let mut found = Vec::new();
         let text = |entry: &Value, key: &str| entry[key].as_str().unwrap_or_default().to_owned();
-        eventually(&format!("{expected:?} in the bucket"), || {
-            found = self.bucket(aor).iter().map(|entry| (text(entry, "call_ref"), text(entry, "state"))).collect();
-            found.iter().map(|(call, state)| (&**call, &**state)).eq(expected.iter().copied()).then_some(())
+        eventually_is(&format!("{expected:?} in the bucket"), || {
+            let bucket = self.bucket(aor);
+            let found: Vec<_> = bucket.iter().map(|entry| (text(entry, "call_ref"), text(entry, "state"))).collect();
+            let is_so = found.iter().map(|(call, state)| (&**call, &**state)).eq(expected.iter().copied());
+            if is_so { Ok(()) } else { Err(found) }
         });
     }
 
     /// Names of the steps of a call, once it has its outcome.
     #[track_caller]
     pub(crate) fn story(self, call_ref: &str, outcome: &str) -> Vec<String> {
-        let call = eventually(&format!("outcome {outcome} of {call_ref}"), || {
+        let call = eventually_is(&format!("outcome {outcome} of {call_ref}"), || {
             let (status, body) = self.request("GET", &format!("/api/v1/calls/{call_ref}"));
-            let call: Value = serde_json::from_str(&body).ok()?;
-            (status == 200 && call["outcome"] == outcome).then_some(call)
+            let call: Value = serde_json::from_str(&body).unwrap_or_default();
+            if status == 200 && call["outcome"] == outcome { Ok(call) } else { Err(call) }
         });
         list(&call, "steps").iter().map(|step| step["step"].as_str().unwrap_or_default().to_owned()).collect()
     }
@@ -75,10 +76,9 @@ impl Admin {
 
     #[track_caller]
     pub(crate) fn expect_metric(self, sample: &str, expected: f64) {
-        let mut found = f64::NAN;
-        eventually(&format!("{sample} {expected}"), || {
-            found = self.metric(sample);
-            (found == expected).then_some(())
+        eventually_is(&format!("{sample} {expected}"), || {
+            let found = self.metric(sample);
+            if found == expected { Ok(()) } else { Err(found) }
         });
     }
 

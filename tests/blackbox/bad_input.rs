@@ -6,13 +6,12 @@ use std::path::PathBuf;
 
 use sip_push_proxy::sip::Transport::{Tcp, Udp};
 
-use crate::peer::{DEADLINE, Peer, options};
+use crate::peer::{DEADLINE, Peer, eventually, options};
 use crate::phone::{Phone, Push};
 use crate::sip::Sip;
 use crate::world::{Mode, World};
 
-/// Where the authors of torture messages are. Answers go to the port in their Via, 5060 mostly, and nobody else has
-/// this address.
+/// Where bad input comes from: not from the softswitch, nor from phones.
 const TORTURER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 45, 11, 8));
 
 /// Files of a directory of torture messages, with their bytes.
@@ -38,8 +37,12 @@ fn via_port(message: &[u8]) -> u16 {
 }
 
 /// Status of the answer to one datagram; `None` for none. An OPTIONS follows it on the same path, so there is no wait.
-fn answer_to(datagram: &[u8], server: SocketAddr) -> Option<u16> {
-    let socket = UdpSocket::bind((TORTURER, via_port(datagram))).expect("an address that nobody else has");
+///
+/// It comes from the port that its Via names, 5060 mostly, so each test needs an address of its own, 127.45.11.`host`.
+fn answer_to(datagram: &[u8], server: SocketAddr, host: u8) -> Option<u16> {
+    let ip = Ipv4Addr::new(127, 45, 11, host);
+    // Whoever takes the port on all addresses has it for a moment only.
+    let socket = eventually("the port to be free", || UdpSocket::bind((ip, via_port(datagram))).ok());
     socket.set_read_timeout(Some(DEADLINE)).expect("a deadline");
     socket.send_to(datagram, server).expect("sent");
     let address = socket.local_addr().expect("an address");
@@ -70,13 +73,13 @@ fn torture_messages_get_their_answers() {
     let world = World::with(Mode::Open, Udp, NO_REPETITIONS);
     for status in ["400", "416", "420", "483", "501", "505"] {
         for (name, message) in torture(status) {
-            assert_eq!(answer_to(&message, world.sip(Udp)), status.parse().ok(), "{name}");
+            assert_eq!(answer_to(&message, world.sip(Udp), 1), status.parse().ok(), "{name}");
         }
     }
     for (name, message) in torture("drop") {
         // A STUN request is no SIP, and has an answer of its own (RFC 5626 §3.5.2).
         if !name.contains("stun") {
-            assert_eq!(answer_to(&message, world.sip(Udp)), None, "{name}");
+            assert_eq!(answer_to(&message, world.sip(Udp), 1), None, "{name}");
         }
     }
     world.admin.expect_healthy();
@@ -87,7 +90,7 @@ fn odd_but_legal_messages_are_not_refused_for_their_form() {
     for mode in [Mode::Open, Mode::Alias] {
         let world = World::with(mode, Udp, NO_REPETITIONS);
         for (name, message) in torture("valid") {
-            let status = answer_to(&message, world.sip(Udp));
+            let status = answer_to(&message, world.sip(Udp), 2);
             // A registrar has no use for an AOR that is no SIP URI (RFC 4475 §3.3.4).
             let is_register = message.starts_with(b"REGISTER ") && status == Some(400);
             assert!(is_register || !matches!(status, Some(400 | 416 | 505 | 500)), "{name}: {status:?}");
@@ -233,7 +236,7 @@ fn connections_over_the_limit_are_closed() {
     first.expect_nothing_more(&first_link, world.sip(Tcp));
     drop((second, second_link));
     // The place is free again, as soon as the server has seen the end.
-    crate::peer::eventually("a place", || {
+    eventually("a place", || {
         let mut stream = TcpStream::connect(world.sip(Tcp)).ok()?;
         stream.set_read_timeout(Some(DEADLINE)).ok()?;
         stream.write_all(b"\r\n\r\n").ok()?;

@@ -94,10 +94,10 @@ fn busy_device_leaves_the_call_to_the_other() {
 /// whose phones wake at the other one. The 2xx of the REGISTER comes before the INVITE all the same.
 #[test]
 fn phone_may_wake_at_another_worker() {
-    for mode in [Mode::Alias, Mode::Open] {
+    for (mode, transport) in [(Mode::Alias, Udp), (Mode::Open, Udp), (Mode::Alias, Tcp)] {
         let mut world = World::with(mode, Udp, "sip.workers = 2");
         for _ in 0..16 {
-            let mut phone = Phone::new("alice", Push::Fcm, Udp);
+            let mut phone = Phone::new("alice", Push::Fcm, transport);
             phone.register(&mut world);
             phone.sleep();
             let call = world.call(&phone);

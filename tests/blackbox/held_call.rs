@@ -336,7 +336,7 @@ fn transactions_over_the_limit_are_told_to_come_later() {
     let mut phone = Phone::new("alice", Push::Fcm, Tcp);
     phone.register(&mut world);
     phone.sleep();
-    crate::peer::eventually("the end of the REGISTER's transaction", || {
+    eventually("the end of the REGISTER's transaction", || {
         world.call(&phone);
         (world.switch.peer.receive().0.status() == 100).then_some(())
     });

@@ -254,18 +254,25 @@ fn message_length(buffer: &[u8]) -> Option<usize> {
     (buffer.len() >= head + body).then_some(head + body)
 }
 
-/// Tries until it holds. For what the server tells nobody and that can only be looked up.
+/// Looks until it is there, for what the server tells nobody.
 #[track_caller]
 pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    eventually_is(what, || look().ok_or("nothing"))
+}
+
+/// As [`eventually`]; `Err` is what there is instead.
+#[track_caller]
+pub(crate) fn eventually_is<T, E: std::fmt::Debug>(what: &str, mut look: impl FnMut() -> Result<T, E>) -> T {
     #[expect(clippy::disallowed_methods, reason = "the deadline of a test")]
     let started = Instant::now();
     loop {
-        if let Some(found) = look() {
-            return found;
-        }
+        let instead = match look() {
+            Ok(found) => return found,
+            Err(instead) => instead,
+        };
         #[expect(clippy::disallowed_methods, reason = "the deadline of a test")]
         let waited = started.elapsed();
-        assert!(waited < DEADLINE, "not within {DEADLINE:?}: {what}");
+        assert!(waited < DEADLINE, "not within {DEADLINE:?}: {what}; there is {instead:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
