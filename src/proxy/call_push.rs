@@ -39,7 +39,7 @@ impl Proxy {
                 id: call.id,
                 call_ref: call.call_ref.clone(),
                 aor: call.aor.clone(),
-                invite: (&*invite).into(),
+                invite,
                 flow,
                 to_tag,
                 held_at: call.since.unix,

@@ -43,7 +43,7 @@ impl Proxy {
             }
             None => self.reject(&mut context, &Reject::of(481), now),
         }
-        self.contexts.insert(cancel, context);
+        self.put_back(context);
     }
 
     /// Ends what a request waits for. A held call that reached no device ends at once, else its branches' 487 do it.

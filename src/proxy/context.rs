@@ -35,6 +35,12 @@ impl Context {
         self.request.method() == Method::INVITE
     }
 
+    /// Whether it can go before its server transaction does: what is repeated is answered from there. An INVITE stays,
+    /// for its 2xx comes again until the ACK is heard, and the provider's word on its push may come late.
+    pub(super) fn is_done(&self) -> bool {
+        !self.is_invite() && self.responses.is_final && self.responses.all_ended()
+    }
+
     /// The message that branches are made from.
     pub(super) fn outgoing(&self) -> &Message {
         self.onward.as_deref().unwrap_or(&self.request)

@@ -299,7 +299,13 @@ impl Proxy {
     fn with_context(&mut self, server: ServerId, work: impl FnOnce(&mut Self, &mut Context)) {
         if let Some(mut context) = self.contexts.remove(&server) {
             work(self, &mut context);
-            self.contexts.insert(server, context);
+            self.put_back(context);
+        }
+    }
+
+    fn put_back(&mut self, context: Box<Context>) {
+        if !context.is_done() {
+            self.contexts.insert(context.server, context);
         }
     }
 
