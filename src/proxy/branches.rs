@@ -85,7 +85,7 @@ impl Proxy {
             transport: destination.transport(),
             branch,
         };
-        let outgoing = context.onward.as_ref().unwrap_or(&context.request);
+        let outgoing = context.outgoing();
         // A REGISTER written anew has its Route values elsewhere, and none that are ours.
         let rewritten;
         let routed = if context.onward.is_some() {

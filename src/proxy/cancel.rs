@@ -3,7 +3,7 @@
 use super::context::{Context, Purpose};
 use super::event::Contacts;
 use super::response_context::ResponseContext;
-use super::{Proxy, Reject, hold};
+use super::{Proxy, Reject, call_end};
 use crate::clock::Now;
 use crate::sip::{Flow, HeaderName, Message, scan};
 use crate::transaction::ServerId;
@@ -43,7 +43,7 @@ impl Proxy {
             }
             None => self.reject(&mut context, &Reject::of(481), now),
         }
-        self.contexts.insert(cancel, context);
+        self.put_back(context);
     }
 
     /// Ends what a request waits for. A held call that reached no device ends at once, else its branches' 487 do it.
@@ -54,7 +54,7 @@ impl Proxy {
         context.responses.is_cancelled = true;
         self.cancel_branches(context, reasons, now);
         if context.call().is_some() {
-            self.end_call(context, hold::Ending::Cancelled { seen }, contacts, now);
+            self.end_call(context, call_end::Ending::Cancelled { seen }, contacts, now);
         }
         if context.responses.all_ended() {
             self.reject(context, &Reject::of(487), now);

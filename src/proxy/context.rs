@@ -13,7 +13,7 @@ pub(super) struct Context {
     /// As it came, byte for byte.
     pub request: Message,
     /// What is forwarded instead of it, where that differs in more than the proxy's own headers (REGISTER).
-    pub onward: Option<Message>,
+    pub onward: Option<Box<Message>>,
     pub flow: Flow,
     pub loop_hash: u64,
     /// Tag of our own responses (RFC 3261 §8.2.6.2): the 182 and the final after it have the same.
@@ -35,9 +35,15 @@ impl Context {
         self.request.method() == Method::INVITE
     }
 
+    /// Whether it can go before its server transaction does: what is repeated is answered from there. An INVITE stays,
+    /// for its 2xx comes again until the ACK is heard, and the provider's word on its push may come late.
+    pub(super) fn is_done(&self) -> bool {
+        !self.is_invite() && self.responses.is_final && self.responses.all_ended()
+    }
+
     /// The message that branches are made from.
     pub(super) fn outgoing(&self) -> &Message {
-        self.onward.as_ref().unwrap_or(&self.request)
+        self.onward.as_deref().unwrap_or(&self.request)
     }
 
     pub(super) fn call(&self) -> Option<&HeldCall> {

@@ -1,5 +1,4 @@
-//! Calls to phones: which devices get the request at once, which are pushed first, and how a call ends
-//! (RFC 8599 §5.6.2).
+//! Calls to phones: which devices get the request at once, which are pushed first, and who joins when (RFC 8599 §5.6.2).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,18 +9,16 @@ use super::caller::Caller;
 use super::context::{Context, Purpose};
 use super::event::{Contacts, Effect, Outcome};
 use super::held_call::{Deed, DeviceInput, DeviceState, HeldCall, HeldDevice};
-use super::keep::Kept;
 use super::policy::PushWhen;
 use super::request::call_ref;
 use super::response_context::{BranchState, Hop};
 use super::secret::FlowToken;
-use super::{BUSY_RETRY_AFTER_S, Proxy, PushPurpose, Reject, SavePurpose, Timer, forward};
+use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, Timer, forward};
 use crate::binding::{Aor, Binding, DeviceId, PushTarget, Tokens};
 use crate::clock::Now;
-use crate::push::{self, Notice, Push};
 use crate::sip::response::reason_phrase;
 use crate::sip::{Destination, HeaderName, Message, Method};
-use crate::store::{self, Applied, BucketEntry, Change, EntryState, HeldCallId, Settlement, StoreError};
+use crate::store::{Change, HeldCallId, Settlement};
 use crate::timeline::Step;
 use crate::transaction::ServerId;
 
@@ -29,22 +26,6 @@ use crate::transaction::ServerId;
 const NON_INVITE_WAIT_MAX: Duration = Duration::from_secs(25);
 /// Other proxies' Timer C is kept from firing (RFC 3261 §13.3.1.1).
 const PROVISIONAL_EVERY: Duration = Duration::from_secs(60);
-
-/// How a call ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ending {
-    Answered,
-    /// A device said no.
-    Rejected,
-    /// `seen`: it was taken or declined elsewhere.
-    Cancelled {
-        seen: bool,
-    },
-    NoReturn,
-    Expired,
-    PushFailed,
-    Overload,
-}
 
 /// What is known of a device before the call is tried.
 enum Reach {
@@ -225,96 +206,14 @@ impl Proxy {
         self.start_branch(context, hop, now);
     }
 
-    /// Makes the bucket entries of all devices that are about to be pushed durable, before any push.
-    fn record(&mut self, context: &mut Context, now: Now) {
-        let is_invite = context.is_invite();
-        let (server, flow) = (context.server, context.flow);
-        let (invite, to_tag) = (context.request.bytes().clone(), context.to_tag.clone());
-        let Some(call) = context.call_mut() else { return };
-        // An entry that is on its way already is not asked for again: its own reply counts.
-        let recording = |held: &&HeldDevice| held.state == DeviceState::Recording && !held.has_entry;
-        let devices: SmallVec<[DeviceId; 1]> =
-            call.devices.iter().filter(recording).map(|held| held.binding.device).collect();
-        if devices.is_empty() {
-            return;
-        }
-        if !is_invite {
-            // No call, no entry (design: life of a held call).
-            return self.tell_all(context, &devices, DeviceInput::Recorded, now);
-        }
-        let wait = call.until.saturating_duration_since(call.since.instant);
-        let change = Change::Hold {
-            call: store::HeldCall {
-                id: call.id,
-                call_ref: call.call_ref.clone(),
-                aor: call.aor.clone(),
-                invite: (&*invite).into(),
-                flow,
-                to_tag,
-                held_at: call.since.unix,
-                until: call.since.unix.after(wait),
-                devices: devices.to_vec(),
-            },
-            entry: BucketEntry {
-                call_ref: call.call_ref.clone(),
-                remote_uri: call.caller.number.clone(),
-                display_name: call.caller.display_name.clone(),
-                anonymous: call.caller.anonymous,
-                invited_at: call.since.unix,
-                state: EntryState::Live,
-            },
-        };
-        call.is_recorded = true;
-        for held in call.devices.iter_mut().filter(|held| devices.contains(&held.binding.device)) {
-            held.has_entry = true;
-        }
-        self.save(change, SavePurpose::Hold(server, devices));
-    }
-
-    pub(super) fn hold_saved(
-        &mut self,
-        server: ServerId,
-        devices: &[DeviceId],
-        result: Result<Applied, StoreError>,
-        contacts: &dyn Contacts,
-        now: Now,
-    ) {
-        self.with_context(server, |proxy, context| {
-            let input = match &result {
-                Ok(_) => DeviceInput::Recorded,
-                Err(_) => DeviceInput::Unrecorded,
-            };
-            let Some(call) = context.call_mut().filter(|call| call.is_open) else { return };
-            let call_ref = call.call_ref.clone();
-            if result.is_err() {
-                call.store_failed = true;
-            }
-            for held in call.devices.iter_mut().filter(|held| devices.contains(&held.binding.device)) {
-                held.is_durable = result.is_ok();
-                held.has_entry &= result.is_ok();
-            }
-            for device in devices {
-                match &result {
-                    Ok(_) => proxy.step(&call_ref, Step::Held, Some(*device), "", ""),
-                    Err(error) => proxy.step(&call_ref, Step::Failed, Some(*device), "", error.to_string()),
-                }
-            }
-            proxy.tell_all(context, devices, input, now);
-            if result.is_ok() {
-                proxy.send_provisional(context, now);
-            }
-            proxy.conclude(context, contacts, now);
-        });
-    }
-
-    fn tell_all(&mut self, context: &mut Context, devices: &[DeviceId], input: DeviceInput, now: Now) {
+    pub(super) fn tell_all(&mut self, context: &mut Context, devices: &[DeviceId], input: DeviceInput, now: Now) {
         for device in devices {
             self.tell(context, *device, input, now);
         }
     }
 
     /// Tells a device's machine what happened, and does what it says.
-    fn tell(&mut self, context: &mut Context, device: DeviceId, input: DeviceInput, now: Now) {
+    pub(super) fn tell(&mut self, context: &mut Context, device: DeviceId, input: DeviceInput, now: Now) {
         let Some(call) = context.call_mut().filter(|call| call.is_open) else { return };
         match call.tell(device, input, now.instant) {
             Deed::Nothing | Deed::Conclude => {}
@@ -330,86 +229,6 @@ impl Proxy {
                 }
             }
         }
-    }
-
-    fn push(&mut self, context: &mut Context, device: DeviceId, now: Now) {
-        let is_invite = context.is_invite();
-        let server = context.server;
-        let Some(call) = context.call_mut() else { return };
-        let (ttl, call_ref) = (call.left(now.instant), call.call_ref.clone());
-        let notice = if is_invite {
-            Notice::Invite { number: call.caller.number.clone(), display_name: call.caller.display_name.clone() }
-        } else {
-            Notice::Message
-        };
-        let Some(held) = call.device(device) else { return };
-        let Some(target) = held.binding.push.clone() else { return };
-        held.attempts += 1;
-        let step = if held.attempts == 1 { Step::PushSent } else { Step::PushRetried };
-        let provider = target.provider.name();
-        self.tickets += 1;
-        let ticket = push::Ticket(self.tickets);
-        self.pushes.insert(ticket, PushPurpose::Call(server, device));
-        self.step(&call_ref, step, Some(device), provider, "");
-        self.effects.push_back(Effect::Push(Push { ticket, target, notice, date: now.unix, ttl }));
-    }
-
-    /// The provider answered.
-    pub(super) fn call_pushed(
-        &mut self,
-        server: ServerId,
-        device: DeviceId,
-        reply: push::Reply,
-        contacts: &dyn Contacts,
-        now: Now,
-    ) {
-        let sent_at = crate::clock::UnixMillis(now.unix.0.saturating_sub(millis(reply.took)));
-        if let push::Outcome::TokenDead { since, .. } = &reply.outcome {
-            self.token_dead(device, *since, sent_at, contacts);
-        }
-        self.with_context(server, |proxy, context| {
-            let Some(call) = context.call_mut() else { return };
-            let call_ref = call.call_ref.clone();
-            let took = format!("{} ms", millis(reply.took));
-            let (input, step, reason) = match reply.outcome {
-                push::Outcome::Accepted => {
-                    if let Some(held) = call.device(device) {
-                        held.accepted_at = Some(now.instant);
-                    }
-                    (DeviceInput::Accepted, Step::PushAccepted, "".into())
-                }
-                push::Outcome::Limited => {
-                    (DeviceInput::Limited, Step::PushRefused, "too many pushes to this token in the last minute".into())
-                }
-                push::Outcome::TokenDead { reason, .. } => (DeviceInput::Dead, Step::PushRefused, reason),
-                push::Outcome::Refused { reason } => (DeviceInput::Refused, Step::PushRefused, reason),
-                push::Outcome::TryAgain { after, reason } => (DeviceInput::TryAgain(after), Step::PushRefused, reason),
-            };
-            proxy.step(&call_ref, step, Some(device), took, String::from(reason));
-            proxy.tell(context, device, input, now);
-            proxy.conclude(context, contacts, now);
-        });
-    }
-
-    /// The binding ends, unless the device has registered since.
-    pub(super) fn token_dead(
-        &mut self,
-        device: DeviceId,
-        dead_since: Option<crate::clock::UnixMillis>,
-        sent_at: crate::clock::UnixMillis,
-        contacts: &dyn Contacts,
-    ) {
-        let Some(binding) = contacts.of_device(device) else { return };
-        let Some(target) = &binding.push else { return };
-        let token = target.prid.clone();
-        self.keep(Change::TokenDead { aor: binding.aor.clone(), device, token, sent_at, dead_since });
-    }
-
-    pub(super) fn retry_due(&mut self, server: ServerId, device: DeviceId, contacts: &dyn Contacts, now: Now) {
-        self.with_context(server, |proxy, context| {
-            proxy.tell(context, device, DeviceInput::RetryDue, now);
-            proxy.conclude(context, contacts, now);
-        });
     }
 
     pub(super) fn probe_over(&mut self, server: ServerId, device: DeviceId, contacts: &dyn Contacts, now: Now) {
@@ -454,7 +273,7 @@ impl Proxy {
 
     /// Our own provisional response, as if one branch led to a user agent in this proxy (RFC 3261 §16.7 step 6). It
     /// would have to be reliable for a caller that requires 100rel, so that one gets none.
-    fn send_provisional(&mut self, context: &mut Context, now: Now) {
+    pub(super) fn send_provisional(&mut self, context: &mut Context, now: Now) {
         let status = self.policy.hold.provisional;
         let fits = context.is_invite()
             && !context.responses.is_final
@@ -547,123 +366,6 @@ impl Proxy {
             self.tell(context, device, input, now);
         }
     }
-
-    /// A 2xx went back. One that crossed with a CANCEL takes back what the CANCEL left in the buckets.
-    pub(super) fn call_answered(&mut self, context: &mut Context, contacts: &dyn Contacts, now: Now) {
-        let was_over = context.call().is_some_and(|call| call.is_recorded) && context.responses.is_cancelled;
-        if let Some(call) = context.call().filter(|_| was_over) {
-            let devices = call.devices.iter().map(|held| (held.binding.device, Settlement::Seen)).collect();
-            let (aor, id, call_ref) = (call.aor.clone(), call.id, call.call_ref.clone());
-            self.keep(Change::Settle { aor, id, call_ref, devices, ended: true });
-        }
-        self.end_call(context, Ending::Answered, contacts, now);
-    }
-
-    /// A final failure of a device went back.
-    pub(super) fn call_failed(
-        &mut self,
-        context: &mut Context,
-        status: Option<u16>,
-        contacts: &dyn Contacts,
-        now: Now,
-    ) {
-        let ending = match status {
-            Some(408) => Ending::NoReturn,
-            Some(487) => Ending::Cancelled { seen: false },
-            Some(_) | None => Ending::Rejected,
-        };
-        self.end_call(context, ending, contacts, now);
-    }
-
-    /// No device brought a response: our own final says why.
-    pub(super) fn call_unanswered(&mut self, context: &mut Context, contacts: &dyn Contacts, now: Now) {
-        let Some(call) = context.call() else { return };
-        let is_over = now.instant >= call.until;
-        let was_forwarded = !context.responses.branches.is_empty();
-        let (ending, reject) = match (context.responses.is_cancelled, is_over) {
-            (true, _) => (Ending::Cancelled { seen: false }, Reject::of(487)),
-            (false, true) if call.ends_by_expires => (Ending::Expired, Reject::of(487)),
-            (false, true) => (Ending::NoReturn, Reject::of(self.policy.hold.no_return_status)),
-            (false, false) if context.responses.is_overloaded => (Ending::Overload, Reject::busy(BUSY_RETRY_AFTER_S)),
-            (false, false) if was_forwarded => {
-                (Ending::NoReturn, Reject::of(if context.is_invite() { 408 } else { 480 }))
-            }
-            (false, false) if call.store_failed => (Ending::Overload, Reject::busy(BUSY_RETRY_AFTER_S)),
-            (false, false) => (Ending::PushFailed, Reject::of(480)),
-        };
-        self.reject(context, &reject, now);
-        self.end_call(context, ending, contacts, now);
-    }
-
-    /// The call is over: nobody may join, its entries are settled, and the story gets its end.
-    pub(super) fn end_call(&mut self, context: &mut Context, ending: Ending, contacts: &dyn Contacts, now: Now) {
-        let server = context.server;
-        let Some(call) = context.call_mut() else { return };
-        if !self.leave_waiting(&call.aor, server) {
-            return;
-        }
-        call.is_open = false;
-        contacts.unwatch(&call.aor);
-        self.timers.cancel(&Timer::Hold(server));
-        self.timers.cancel(&Timer::Provisional(server));
-        let call_ref = call.call_ref.clone();
-        let (outcome, step) = match ending {
-            Ending::Answered => (Outcome::Answered, Step::Answered),
-            Ending::Rejected => (Outcome::Rejected, Step::Rejected),
-            Ending::Cancelled { .. } => (Outcome::Cancelled, Step::Cancelled),
-            Ending::NoReturn => (Outcome::NoReturn, Step::NoReturn),
-            Ending::Expired => (Outcome::Expired, Step::Expired),
-            Ending::PushFailed => (Outcome::PushFailed, Step::Failed),
-            Ending::Overload => (Outcome::Overload, Step::Failed),
-        };
-        let detail = format!("after {} ms", millis(now.instant.saturating_duration_since(call.since.instant)));
-        let seen = matches!(ending, Ending::Answered | Ending::Cancelled { seen: true });
-        let settlement = if seen { Settlement::Seen } else { Settlement::Missed };
-        let (mut settled, mut unaware) = (Vec::new(), Vec::new());
-        let since = call.since.unix;
-        for held in &mut call.devices {
-            self.timers.cancel(&Timer::Probe(server, held.binding.device));
-            self.timers.cancel(&Timer::Retry(server, held.binding.device));
-            if std::mem::take(&mut held.has_entry) {
-                settled.push((held.binding.device, settlement));
-                if !seen && held.state != DeviceState::Joined {
-                    unaware.push(held.binding.device);
-                }
-            }
-        }
-        let (aor, id, is_recorded) = (call.aor.clone(), call.id, call.is_recorded);
-        self.step(&call_ref, step, None, detail, "");
-        for (device, settlement) in &settled {
-            if *settlement == Settlement::Missed {
-                self.step(&call_ref, Step::Missed, Some(*device), "", "");
-            }
-        }
-        if seen {
-            // The other devices of the AOR may have entries of the same call from a request of its own.
-            let others = contacts.of_aor(&aor).into_iter().map(|binding| (binding.device, Settlement::Seen));
-            let fresh: Vec<_> = others.filter(|(device, _)| settled.iter().all(|(other, _)| other != device)).collect();
-            settled.extend(fresh);
-        }
-        if is_recorded {
-            let call_ref = call_ref.clone();
-            let change = Change::Settle { aor, id, call_ref, devices: settled, ended: true };
-            self.keep_all(Kept { change, unaware, since });
-        }
-        self.effects.push_back(Effect::CallEnded { call_ref, outcome });
-    }
-
-    /// Takes a call out of those that wait; false if it was out already.
-    fn leave_waiting(&mut self, aor: &Aor, server: ServerId) -> bool {
-        let Some(calls) = self.waiting.get_mut(aor) else { return false };
-        let before = calls.len();
-        calls.retain(|call| *call != server);
-        let left = calls.len() < before;
-        if calls.is_empty() {
-            self.waiting.remove(aor);
-        }
-        self.held_calls -= usize::from(left);
-        left
-    }
 }
 
 /// Whether the target has a token for this kind of push: an iOS device is told of a message by its remote token only
@@ -681,8 +383,4 @@ fn held_state(context: &mut Context, device: DeviceId) -> Option<DeviceState> {
 
 fn provider_of(binding: &Binding) -> &'static str {
     binding.push.as_ref().map_or("", |target| target.provider.name())
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -92,11 +92,15 @@ impl Proxy {
                 self.keep(Change::Reported { aor, device, call_refs });
             }
             Outcome::TokenDead { since, .. } => {
+                self.missed.failures.remove(&device);
                 self.keep(Change::Release { aor, device });
                 self.token_dead(device, since, sent_at, contacts);
             }
             // The next REGISTER tries again; before it nothing would be different.
-            Outcome::Refused { .. } => self.keep(Change::Release { aor, device }),
+            Outcome::Refused { .. } => {
+                self.missed.failures.remove(&device);
+                self.keep(Change::Release { aor, device });
+            }
             Outcome::TryAgain { after, .. } => {
                 self.keep(Change::Release { aor, device });
                 self.retry_report(device, after, now);

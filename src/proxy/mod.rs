@@ -2,8 +2,11 @@
 //! what is to be done comes out as [`Effect`]s.
 
 mod branches;
+mod call_end;
+mod call_push;
 mod caller;
 mod cancel;
+mod contact;
 mod context;
 mod digest;
 pub mod event;
@@ -16,6 +19,7 @@ pub mod policy;
 mod random;
 mod register;
 mod registrar;
+mod relay;
 mod request;
 mod response_context;
 mod route;
@@ -295,7 +299,13 @@ impl Proxy {
     fn with_context(&mut self, server: ServerId, work: impl FnOnce(&mut Self, &mut Context)) {
         if let Some(mut context) = self.contexts.remove(&server) {
             work(self, &mut context);
-            self.contexts.insert(server, context);
+            self.put_back(context);
+        }
+    }
+
+    fn put_back(&mut self, context: Box<Context>) {
+        if !context.is_done() {
+            self.contexts.insert(context.server, context);
         }
     }
 
@@ -303,7 +313,7 @@ impl Proxy {
     fn forget(&mut self, server: ServerId, contacts: &dyn Contacts, now: Now) {
         let Some(mut context) = self.contexts.remove(&server) else { return };
         if !context.responses.is_final {
-            self.end_call(&mut context, hold::Ending::Cancelled { seen: false }, contacts, now);
+            self.end_call(&mut context, call_end::Ending::Cancelled { seen: false }, contacts, now);
         }
         for index in 0..context.responses.branches.len() {
             self.drop_branch(&mut context, index);

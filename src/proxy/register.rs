@@ -1,27 +1,23 @@
-//! REGISTER (RFC 3261 §10, RFC 8599 §5.6.1): what its Contacts say, and in relay mode its way to the softswitch and back.
+//! REGISTER (RFC 3261 §10, RFC 8599 §5.6.1): what its Contacts say, which devices they are, and what is kept of them.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::contact::{announce, params_without_expires};
 use super::context::{Context, Purpose};
 use super::event::Contacts;
-use super::policy::{Mode, UpstreamContact};
-use super::response_context::Hop;
-use super::secret::FlowToken;
-use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, SavePurpose, forward};
+use super::policy::Mode;
+use super::{BUSY_RETRY_AFTER_S, Proxy, Reject};
 use crate::binding::{Aor, Binding, DeviceId, Provider, PushTarget};
 use crate::clock::Now;
-use crate::sip::push_param::{PushParams, is_push_param};
-use crate::sip::response::header;
-use crate::sip::{Edits, HeaderName, Message, NameAddr, Uri, scan};
+use crate::sip::push_param::PushParams;
+use crate::sip::{HeaderName, Message, NameAddr, Uri, scan};
 use crate::store::{Applied, Change, Removal, StoreError};
 use crate::transaction::ServerId;
 
 /// Contacts in one REGISTER; more are refused.
 const CONTACTS_MAX: usize = 10;
-/// Refresh before expiry that a device is asked for which can wake itself (RFC 8599 §8.4: more than 120).
-const PNSREG_S: u32 = 121;
 
 /// A REGISTER that is on its way: what will be saved when it is accepted.
 #[derive(Debug)]
@@ -247,117 +243,6 @@ impl Proxy {
         Ok(())
     }
 
-    /// Sends the REGISTER on, with our contact in the place of the phone's.
-    fn relay(&mut self, context: &mut Context, registration: Registration, contacts: &dyn Contacts, now: Now) {
-        if let Err(reject) = self.check_count(&registration, contacts, now) {
-            return self.reject(context, &reject, now);
-        }
-        let mut edits = Edits::new();
-        for contact in &registration.contacts {
-            self.edit_contact(&context.request, contact, &mut edits);
-        }
-        if let Some(contact) = registration.contacts.first()
-            && self.policy.upstream_contact == UpstreamContact::Path
-        {
-            let token = self.keys.write(&FlowToken { device: contact.device, flow: context.flow });
-            self.insert_path(&context.request, &token, &mut edits);
-        }
-        if !registration.feature_caps.is_empty() {
-            edits.insert(context.request.headers_end(), |out| out.extend_from_slice(&registration.feature_caps));
-        }
-        match Message::parse(edits.apply(context.request.bytes()), usize::MAX) {
-            Ok(onward) => context.onward = Some(onward),
-            Err(_) => return self.reject(context, &Reject::of(500), now),
-        }
-        context.purpose = Purpose::Registration(Box::new(registration));
-        let hop = Hop { uri: None, routes: [].into(), record_route: None, destinations: Vec::new(), device: None };
-        self.start_upstream(context, hop, now);
-    }
-
-    fn edit_contact(&self, request: &Message, contact: &RegisterContact, edits: &mut Edits) {
-        match self.policy.upstream_contact {
-            UpstreamContact::Alias => {
-                let expires = contact.expires;
-                edits.replace(contact.value.clone(), |out| {
-                    self.write_alias(out, contact.device);
-                    write_upstream_params(out, &contact.params, expires);
-                });
-            }
-            UpstreamContact::Path => {
-                let uri = request.slice(contact.uri.clone());
-                edits.replace(contact.uri.clone(), |out| write_uri_without_push(out, uri));
-            }
-        }
-    }
-
-    /// `<sip:ALIAS@advertise>`, by which the softswitch will call the device.
-    fn write_alias(&self, out: &mut Vec<u8>, device: DeviceId) {
-        let upstream = self.upstream_addresses().into_iter().next();
-        let listener = upstream.and_then(|destination| self.policy.listener(destination.listener()));
-        let Some(listener) = listener.or_else(|| self.policy.listeners.first()) else { return };
-        out.extend_from_slice(b"<sip:");
-        out.extend_from_slice(device.to_string().as_bytes());
-        out.push(b'@');
-        out.extend_from_slice(listener.sent_by.as_bytes());
-        if listener.transport.is_reliable() {
-            out.extend_from_slice(b";transport=");
-            out.extend_from_slice(listener.transport.uri_name().as_bytes());
-        }
-        out.push(b'>');
-    }
-
-    /// RFC 3327 §5.2. Differs from it: inserted also where the phone does not say `Supported: path`, because the
-    /// operator chose `register.contact = "path"` for a registrar that understands it.
-    fn insert_path(&self, request: &Message, token: &str, edits: &mut Edits) {
-        let upstream = self.upstream_addresses().into_iter().next();
-        let listener = upstream.and_then(|destination| self.policy.listener(destination.listener()));
-        let Some(listener) = listener.or_else(|| self.policy.listeners.first()) else { return };
-        let at =
-            request.fields(HeaderName::Path).next().map_or_else(|| request.headers_end(), |field| field.line().start);
-        edits.insert(at, |out| {
-            out.extend_from_slice(b"Path: <sip:");
-            out.extend_from_slice(token.as_bytes());
-            out.push(b'@');
-            out.extend_from_slice(listener.sent_by.as_bytes());
-            out.extend_from_slice(b";lr>\r\n");
-        });
-        if !request.has_option(HeaderName::Supported, "path") {
-            edits.insert(at, |out| header(out, "Supported", b"path"));
-        }
-    }
-
-    /// The softswitch accepted: save first, answer then.
-    pub(super) fn registration_accepted(
-        &mut self,
-        context: &mut Context,
-        response: &Message,
-        contacts: &dyn Contacts,
-        now: Now,
-    ) {
-        context.responses.is_final = false;
-        let request = context.request.clone();
-        let flow = context.flow;
-        let mode = self.policy.upstream_contact;
-        let Purpose::Registration(registration) = &mut context.purpose else { return };
-        if registration.accepted.is_some() {
-            return;
-        }
-        if registration.contacts.is_empty() && !registration.is_star {
-            context.responses.is_final = true;
-            let bytes = self.relayed_2xx(context, response, contacts);
-            return self.transactions.respond(context.server, 200, bytes, now.instant);
-        }
-        let default = u32::try_from(self.policy.registrar.expires_default.as_secs()).unwrap_or(u32::MAX);
-        let granted: Vec<u32> = registration
-            .contacts
-            .iter()
-            .map(|contact| granted_expires(response, &request, contact, mode).or(contact.expires).unwrap_or(default))
-            .collect();
-        registration.accepted = Some(response.clone());
-        let change = registration.change(&request, flow, &granted, contacts, now);
-        self.save(change, SavePurpose::Registration(context.server));
-    }
-
     /// The bindings are durable, so the phone may be told; calls that wait for it go on.
     pub(super) fn registration_saved(
         &mut self,
@@ -386,49 +271,6 @@ impl Proxy {
             self.effects.push_back(super::Effect::Woken(Arc::clone(&binding)));
             self.wake(&binding, contacts, now);
             self.report_missed(&binding, absence, contacts);
-        }
-    }
-
-    /// The softswitch's 2xx as the phone is to see it: its own Contact again, and which pushes it can count on.
-    fn relayed_2xx(&self, context: &Context, response: &Message, contacts: &dyn Contacts) -> bytes::Bytes {
-        let Purpose::Registration(registration) = &context.purpose else { return response.bytes().clone() };
-        let mut edits = Edits::new();
-        forward::remove_top_via(response, &mut edits);
-        for value in response.values(HeaderName::Contact) {
-            self.restore_contact(context, registration, response, value, contacts, &mut edits);
-        }
-        if !registration.feature_caps.is_empty() {
-            edits.insert(response.headers_end(), |out| out.extend_from_slice(&registration.feature_caps));
-        }
-        edits.apply(response.bytes())
-    }
-
-    fn restore_contact(
-        &self,
-        context: &Context,
-        registration: &Registration,
-        response: &Message,
-        value: &[u8],
-        contacts: &dyn Contacts,
-        edits: &mut Edits,
-    ) {
-        let Some(listed) = NameAddr::parse(value) else { return };
-        let Ok(uri) = listed.parse_uri() else { return };
-        let own = registration.contacts.iter().find(|contact| is_listed(&uri, &context.request, contact));
-        let own_uri = own.map(|contact| context.request.slice(contact.uri.clone()));
-        if let (Some(contact), Some(own_uri)) = (own, own_uri) {
-            return edits.replace(response.span_of(value), |out| {
-                write_contact(out, own_uri, &contact.params);
-                if let Some(expires) = listed.param("expires").flatten() {
-                    out.extend_from_slice(b";expires=");
-                    out.extend_from_slice(expires);
-                }
-            });
-        }
-        // Another device of the same user: its address, not what wakes it (RFC 8599 §13).
-        let other = uri.user.and_then(DeviceId::parse).and_then(|device| contacts.of_device(device));
-        if let Some(other) = other.filter(|_| self.policy.is_own_host(uri.host)) {
-            edits.replace(response.span_of(listed.uri), |out| write_uri_without_push(out, &other.contact));
         }
     }
 }
@@ -498,97 +340,4 @@ fn new_binding(
         push_refused: contact.push_refused.clone(),
         user_agent: request.first(HeaderName::UserAgent).map(scan::text),
     }
-}
-
-/// Whether a Contact in a 2xx is the one that a REGISTER of ours sent.
-fn is_listed(listed: &Uri<'_>, request: &Message, contact: &RegisterContact) -> bool {
-    listed.user.and_then(DeviceId::parse) == Some(contact.device) || {
-        let mut stripped = Vec::new();
-        write_uri_without_push(&mut stripped, request.slice(contact.uri.clone()));
-        Uri::parse(&stripped).is_ok_and(|sent| sent.is_same(listed))
-    }
-}
-
-/// Seconds that the registrar granted (RFC 3261 §10.2.4): with the Contact, else for the whole response.
-fn granted_expires(
-    response: &Message,
-    request: &Message,
-    contact: &RegisterContact,
-    _mode: UpstreamContact,
-) -> Option<u32> {
-    if contact.expires == Some(0) {
-        return Some(0);
-    }
-    let listed = response
-        .values(HeaderName::Contact)
-        .filter_map(NameAddr::parse)
-        .find(|listed| listed.parse_uri().is_ok_and(|uri| is_listed(&uri, request, contact)));
-    let expires = listed.and_then(|listed| listed.param("expires").flatten()).and_then(scan::number);
-    let expires = expires.or_else(|| response.number(HeaderName::Expires))?;
-    Some(u32::try_from(expires).unwrap_or(u32::MAX))
-}
-
-/// `Feature-Caps: *;+sip.pns="…"` (RFC 8599 §8.2, §8.4).
-fn announce(lines: &mut Vec<u8>, provider: Provider, wants_pnsreg: bool) {
-    let mut value = format!("*;+sip.pns=\"{provider}\"");
-    if wants_pnsreg {
-        value.push_str(&format!(";+sip.pnsreg=\"{PNSREG_S}\""));
-    }
-    let before = lines.len();
-    header(lines, "Feature-Caps", value.as_bytes());
-    let line = lines.split_off(before);
-    if !lines.windows(line.len()).any(|known| known == line) {
-        lines.extend(line);
-    }
-}
-
-fn params_without_expires(params: &[u8]) -> Box<[u8]> {
-    let mut out = Vec::with_capacity(params.len());
-    for param in scan::params(params).filter(|param| !param.name.eq_ignore_ascii_case(b"expires")) {
-        write_param(&mut out, &param);
-    }
-    out.into()
-}
-
-fn write_param(out: &mut Vec<u8>, param: &scan::Param<'_>) {
-    out.push(b';');
-    out.extend_from_slice(param.name);
-    if let Some(value) = param.value {
-        out.push(b'=');
-        out.extend_from_slice(value);
-    }
-}
-
-/// What goes upstream with an alias. `reg-id` asks for flows that an alias does not have (RFC 5626 §6), and nothing
-/// about push leaves.
-fn write_upstream_params(out: &mut Vec<u8>, params: &[u8], expires: Option<u32>) {
-    for param in scan::params(params) {
-        if !param.name.eq_ignore_ascii_case(b"reg-id") && !is_push_param(param.name) {
-            write_param(out, &param);
-        }
-    }
-    if let Some(expires) = expires {
-        out.extend_from_slice(format!(";expires={expires}").as_bytes());
-    }
-}
-
-/// `<uri>;params`.
-pub(super) fn write_contact(out: &mut Vec<u8>, uri: &[u8], params: &[u8]) {
-    out.push(b'<');
-    out.extend_from_slice(uri);
-    out.push(b'>');
-    out.extend_from_slice(params);
-}
-
-/// A URI without anything that tells of push (RFC 8599 §4.1, §13).
-pub(super) fn write_uri_without_push(out: &mut Vec<u8>, text: &[u8]) {
-    let Some(params) = Uri::parse(text).ok().map(|uri| uri.params).filter(|params| !params.is_empty()) else {
-        return out.extend_from_slice(text);
-    };
-    let span = scan::span_in(text, params);
-    out.extend_from_slice(text.get(..span.start).unwrap_or_default());
-    for param in scan::params(params).filter(|param| !is_push_param(param.name)) {
-        write_param(out, &param);
-    }
-    out.extend_from_slice(text.get(span.end..).unwrap_or_default());
 }

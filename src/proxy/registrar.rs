@@ -1,10 +1,11 @@
 //! The registrar of local mode (RFC 3261 §10.3).
 
+use super::contact::{write_contact, write_uri_without_push};
 use super::context::{Context, Purpose};
 use super::digest::Verdict;
 use super::event::Contacts;
 use super::policy::Auth;
-use super::register::{Registration, write_contact, write_uri_without_push};
+use super::register::Registration;
 use super::{Proxy, Reject, SavePurpose};
 use crate::clock::Now;
 use crate::sip::response::{self, header};

@@ -69,7 +69,7 @@ impl Proxy {
                     Some(reject) => self.reject(&mut context, &reject, now),
                     None => self.route_request(&mut context, contacts, now),
                 }
-                self.contexts.insert(server, context);
+                self.put_back(context);
             }
         }
     }

@@ -61,8 +61,8 @@ pub(super) enum Reaction {
 #[derive(Debug, Default)]
 pub(super) struct ResponseContext {
     pub branches: SmallVec<[Branch; 1]>,
-    /// Finals that were not forwarded at once.
-    finals: SmallVec<[Message; 1]>,
+    /// Finals that were not forwarded at once. Few calls have any, and a message is large.
+    finals: Vec<Message>,
     /// Whether a final response went back.
     pub is_final: bool,
     /// Whether a branch could not be sent for want of room for its transaction.

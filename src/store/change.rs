@@ -1,5 +1,6 @@
 //! What the store keeps and how it is changed: the words between the core and any kind of store.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::binding::{Aor, Binding, DeviceId, PushToken};
@@ -33,7 +34,7 @@ pub struct HeldCall {
     pub call_ref: Box<str>,
     pub aor: Aor,
     /// The INVITE byte for byte as it came, and the flow it came on.
-    pub invite: Box<[u8]>,
+    pub invite: Bytes,
     pub flow: Flow,
     /// Tag of our own provisional and final responses.
     pub to_tag: Box<str>,

@@ -293,7 +293,7 @@ mod tests {
             id: HeldCallId(id),
             call_ref: "call".into(),
             aor: Aor::new("alice", "example.org"),
-            invite: [].into(),
+            invite: bytes::Bytes::new(),
             flow: Flow {
                 transport: Transport::Udp,
                 listener: 0,

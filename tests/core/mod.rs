@@ -39,7 +39,7 @@ impl Contacts for View<'_> {
     }
 
     fn on_flow(&self, transport: Transport, remote: SocketAddr) -> Option<DeviceId> {
-        self.0.device_on(&udp(remote, transport), self.1).then_some(DeviceId([0; 10]))
+        self.0.device_on(transport, remote, self.1)
     }
 
     fn has_missed(&self, device: DeviceId) -> bool {
@@ -104,14 +104,6 @@ impl Core {
         self.proxy.handle(input, &view, self.now);
     }
 
-    /// Lets `time` pass.
-    pub(crate) fn wait(&mut self, time: Duration) {
-        self.now = self.now.after(time);
-        let view = View(self.memory.table(), self.now.unix);
-        self.proxy.expire(&view, self.now);
-        self.settle();
-    }
-
     /// Performs all effects; what was sent, last first.
     pub(crate) fn settle(&mut self) -> Vec<Bytes> {
         let mut sent = Vec::new();
@@ -144,7 +136,7 @@ impl Core {
             Effect::Resolve { .. }
             | Effect::Woken(_)
             | Effect::Step(_)
-            | Effect::CallEnded(_)
+            | Effect::CallEnded { .. }
             | Effect::WakeSeen { .. }
             | Effect::Dropped(_)
             | Effect::Fault(_) => {}
@@ -153,7 +145,7 @@ impl Core {
     }
 }
 
-fn register(number: u32, cseq: u32) -> Bytes {
+pub(crate) fn register(number: u32, cseq: u32) -> Bytes {
     let address = phone(number).remote;
     let token = format!("{number:08}").repeat(18);
     format!(

@@ -31,7 +31,7 @@ impl World {
         self.agent_sends(agent, destination, bytes);
     }
 
-    pub(crate) fn to_agent(&mut self, agent: usize, at: SocketAddr, flow: Flow, bytes: Bytes) {
+    pub(crate) fn reaches_agent(&mut self, agent: usize, at: SocketAddr, flow: Flow, bytes: Bytes) {
         let who = &self.agents[agent];
         if !who.is_awake || who.address != at {
             return;

@@ -17,6 +17,7 @@ mod ledger;
 mod network;
 mod options;
 mod push_service;
+mod request;
 mod sim;
 mod storage;
 mod support;

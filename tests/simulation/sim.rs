@@ -1,18 +1,19 @@
 //! The words that stories are told in.
 
-use std::cell::{Ref, RefCell, RefMut};
+use std::cell::{RefCell, RefMut};
 use std::rc::Rc;
 use std::time::Duration;
 
 use sip_push_proxy::binding::{Aor, Binding};
 use sip_push_proxy::proxy::{Policy, policy};
 use sip_push_proxy::push::{NoticeKind, Outcome};
-use sip_push_proxy::sip::{HeaderName, Message, Transport};
+use sip_push_proxy::sip::{Message, Transport};
 use sip_push_proxy::store::EntryState;
 
-use crate::agent::{Agent, Answer, Registrar, Sent};
+use crate::agent::{Agent, Answer, Registrar};
 use crate::options;
-use crate::text::{self, Draft};
+pub(crate) use crate::request::Request;
+use crate::text::Draft;
 use crate::world::{SOFTSWITCH, World};
 
 pub(crate) fn ms(ms: u64) -> Duration {
@@ -108,76 +109,6 @@ impl Drop for Sim {
             world.tell();
             panic!("{faults:#?}");
         }
-    }
-}
-
-/// A user agent's request, and what came back.
-pub(crate) struct Request {
-    world: Rc<RefCell<World>>,
-    agent: usize,
-    number: usize,
-}
-
-impl Request {
-    fn sent(&self) -> Ref<'_, Sent> {
-        Ref::map(self.world.borrow(), |world| &world.agents[self.agent].sent[self.number])
-    }
-
-    /// Statuses in order, without repetitions in a row.
-    pub(crate) fn statuses(&self) -> Vec<u16> {
-        let mut statuses: Vec<u16> = self.sent().responses.iter().filter_map(Message::status).collect();
-        statuses.dedup();
-        statuses
-    }
-
-    pub(crate) fn status(&self) -> Option<u16> {
-        self.sent().finals().first().copied()
-    }
-
-    pub(crate) fn expects(&self, statuses: &[u16]) {
-        assert_eq!(self.statuses(), statuses);
-    }
-
-    /// The last response.
-    pub(crate) fn response(&self) -> Message {
-        self.sent().responses.last().expect("a response").clone()
-    }
-
-    pub(crate) fn responses(&self) -> Vec<Message> {
-        self.sent().responses.clone()
-    }
-
-    pub(crate) fn message(&self) -> Message {
-        self.sent().message.clone()
-    }
-
-    pub(crate) fn call_ref(&self) -> String {
-        self.sent().draft.call_id.clone()
-    }
-
-    pub(crate) fn header(&self, name: HeaderName) -> String {
-        text::first(&self.response(), name)
-    }
-
-    /// `lines` are whole header lines with their ends.
-    pub(crate) fn cancels(&self, lines: &str) {
-        let mut world = self.world.borrow_mut();
-        let now = world.now.instant;
-        let agent = &mut world.agents[self.agent];
-        let client = agent.sent[self.number].client;
-        agent.transactions.cancel(client, lines.as_bytes(), now);
-    }
-
-    /// Within the dialog that this INVITE made.
-    pub(crate) fn sends(&self, method: &str) -> Self {
-        let mut world = self.world.borrow_mut();
-        let draft = world.agents[self.agent].within_sent(self.number, method);
-        let number = world.request(self.agent, draft);
-        Self { world: Rc::clone(&self.world), agent: self.agent, number }
-    }
-
-    pub(crate) fn story(&self) -> Vec<sip_push_proxy::timeline::Step> {
-        self.world.borrow().ledger.story(&self.call_ref())
     }
 }
 
@@ -358,12 +289,6 @@ impl Phone {
         let mut world = self.world.borrow_mut();
         let got = *world.agents[self.agent].got_of("INVITE").last().expect("an INVITE came");
         world.agent_answers(self.agent, got);
-    }
-
-    pub(crate) fn responds(&self, status: u16) {
-        let mut world = self.world.borrow_mut();
-        let got = *world.agents[self.agent].got_of("INVITE").last().expect("an INVITE came");
-        world.agent_responds(self.agent, got, status, &[], "");
     }
 
     /// A request within the dialog of the last INVITE that came.

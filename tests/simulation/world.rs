@@ -140,6 +140,7 @@ impl World {
     }
 
     /// What led to a failure.
+    #[expect(clippy::print_stderr, reason = "how a test tells of itself")]
     pub(crate) fn tell(&mut self) {
         let from = self.trace.len().saturating_sub(2000);
         eprintln!("{}\nSEED={}", self.trace[from..].join("\n"), self.seed);
@@ -197,8 +198,8 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         match event {
-            Event::ToProxy { flow, bytes } => self.to_proxy(flow, bytes),
-            Event::ToAgent { agent, at, flow, bytes } => self.to_agent(agent, at, flow, bytes),
+            Event::ToProxy { flow, bytes } => self.reaches_proxy(flow, bytes),
+            Event::ToAgent { agent, at, flow, bytes } => self.reaches_agent(agent, at, flow, bytes),
             Event::SendFailed(tag) => self.input(Input::SendFailed { tag }),
             Event::Save(ticket, change) => {
                 let reply = self.storage.apply(ticket, change, &mut self.random);
@@ -211,7 +212,7 @@ impl World {
         }
     }
 
-    fn to_proxy(&mut self, flow: Flow, bytes: Bytes) {
+    fn reaches_proxy(&mut self, flow: Flow, bytes: Bytes) {
         let Ok(message) = Message::parse(bytes, 128) else { return };
         self.note(|| format!("{} > proxy  {}", flow, text::summary(&message)));
         self.ledger.arrived(&message, flow);

@@ -61,7 +61,7 @@ fn while_ringing_the_phone_is_cancelled_with_the_callers_reason() {
     sim.run_for(ms(100));
     call.expects(&[100, 182, 180, 487]);
     let cancel = &alice.got("CANCEL")[0];
-    assert_eq!(cancel.first(HeaderName::Reason), Some(ELSEWHERE.trim()[8..].as_bytes()));
+    assert_eq!(cancel.first(HeaderName::Reason), Some(&ELSEWHERE.trim().as_bytes()[8..]));
     assert_eq!(alice.acks(), 0, "the ACK of a 487 is the transaction's");
 }
 

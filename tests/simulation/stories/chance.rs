@@ -81,7 +81,7 @@ impl Run {
     fn act(&mut self) {
         let phone = &self.phones[self.chance.below(self.phones.len())];
         let user = *self.chance.choice(&["alice", "bob"]);
-        match self.chance.below(16) {
+        match self.chance.below(19) {
             0..=2 => {
                 phone.is_back();
                 let contact = self.sim.world().agents[phone.agent].contact();
@@ -115,6 +115,24 @@ impl Run {
                 }
             }
             14 => {
+                if let Some(call) = self.calls.iter().rev().find(|call| call.status() == Some(200)) {
+                    let method = *self.chance.choice(&["BYE", "INFO", "INVITE"]);
+                    call.sends(method);
+                }
+            }
+            15 => {
+                if !phone.got("INVITE").is_empty() {
+                    let method = *self.chance.choice(&["BYE", "INFO"]);
+                    phone.within_last(method);
+                }
+            }
+            16 => {
+                let call = phone.calls("carol");
+                if self.chance.below(2) == 0 {
+                    call.cancels("");
+                }
+            }
+            17 => {
                 let answers = [
                     Answer::Silent,
                     Answer::Trying,
@@ -127,7 +145,12 @@ impl Run {
                 phone.does(*self.chance.choice(&answers));
             }
             _ => {
-                let outcomes = [Outcome::Limited, Outcome::Refused { reason: "x".into() }];
+                let outcomes = [
+                    Outcome::Limited,
+                    Outcome::Refused { reason: "x".into() },
+                    Outcome::TokenDead { since: None, reason: "x".into() },
+                    Outcome::TryAgain { after: Some(s(2)), reason: "x".into() },
+                ];
                 let token = self.sim.world().agents[phone.agent].name.clone();
                 self.sim.push().next(&token, self.chance.choice(&outcomes).clone());
             }

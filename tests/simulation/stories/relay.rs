@@ -147,6 +147,21 @@ fn a_fetch_of_bindings_changes_nothing() {
     assert_eq!(sim.bindings(), before);
 }
 
+/// The softswitch calls the alias, which is at our address: a Path would lead it past us.
+#[test]
+fn with_an_alias_the_path_of_a_proxy_before_us_is_kept_and_not_told() {
+    let sim = Sim::new();
+    let (alice, switch) = (sim.phone("alice"), sim.switch());
+    alice.change(|agent| agent.device.headers = vec!["Path: <sip:edge.example;lr>".into(), "Supported: path".into()]);
+    alice.registers();
+    assert_eq!(text::values(&switch.got("REGISTER")[0], HeaderName::Path), [""; 0]);
+    let call = switch.invites("alice");
+    sim.run_for(ms(100));
+    alice.registers();
+    assert_eq!(text::values(&alice.got("INVITE")[0], HeaderName::Route), ["<sip:edge.example;lr>"]);
+    call.cancels("");
+}
+
 #[test]
 fn the_granted_expires_is_the_softswitchs() {
     let sim = Sim::new();

@@ -1,0 +1,149 @@
+//! How a call ends: what the caller is told, and what stays in the buckets (design: push bucket and missed_calls).
+
+use super::call_push::millis;
+use super::context::Context;
+use super::event::{Contacts, Effect, Outcome};
+use super::held_call::DeviceState;
+use super::keep::Kept;
+use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, Timer};
+use crate::binding::Aor;
+use crate::clock::Now;
+use crate::store::{Change, Settlement};
+use crate::timeline::Step;
+use crate::transaction::ServerId;
+
+/// How a call ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    Answered,
+    /// A device said no.
+    Rejected,
+    /// `seen`: it was taken or declined elsewhere.
+    Cancelled {
+        seen: bool,
+    },
+    NoReturn,
+    Expired,
+    PushFailed,
+    Overload,
+}
+
+impl Proxy {
+    /// A 2xx went back. One that crossed with a CANCEL takes back what the CANCEL left in the buckets.
+    pub(super) fn call_answered(&mut self, context: &mut Context, contacts: &dyn Contacts, now: Now) {
+        let was_over = context.call().is_some_and(|call| call.is_recorded) && context.responses.is_cancelled;
+        if let Some(call) = context.call().filter(|_| was_over) {
+            let devices = call.devices.iter().map(|held| (held.binding.device, Settlement::Seen)).collect();
+            let (aor, id, call_ref) = (call.aor.clone(), call.id, call.call_ref.clone());
+            self.keep(Change::Settle { aor, id, call_ref, devices, ended: true });
+        }
+        self.end_call(context, Ending::Answered, contacts, now);
+    }
+
+    /// A final failure of a device went back.
+    pub(super) fn call_failed(
+        &mut self,
+        context: &mut Context,
+        status: Option<u16>,
+        contacts: &dyn Contacts,
+        now: Now,
+    ) {
+        let ending = match status {
+            Some(408) => Ending::NoReturn,
+            Some(487) => Ending::Cancelled { seen: false },
+            Some(_) | None => Ending::Rejected,
+        };
+        self.end_call(context, ending, contacts, now);
+    }
+
+    /// No device brought a response: our own final says why.
+    pub(super) fn call_unanswered(&mut self, context: &mut Context, contacts: &dyn Contacts, now: Now) {
+        let Some(call) = context.call() else { return };
+        let is_over = now.instant >= call.until;
+        let was_forwarded = !context.responses.branches.is_empty();
+        let (ending, reject) = match (context.responses.is_cancelled, is_over) {
+            (true, _) => (Ending::Cancelled { seen: false }, Reject::of(487)),
+            (false, true) if call.ends_by_expires => (Ending::Expired, Reject::of(487)),
+            (false, true) => (Ending::NoReturn, Reject::of(self.policy.hold.no_return_status)),
+            (false, false) if context.responses.is_overloaded => (Ending::Overload, Reject::busy(BUSY_RETRY_AFTER_S)),
+            (false, false) if was_forwarded => {
+                (Ending::NoReturn, Reject::of(if context.is_invite() { 408 } else { 480 }))
+            }
+            (false, false) if call.store_failed => (Ending::Overload, Reject::busy(BUSY_RETRY_AFTER_S)),
+            (false, false) => (Ending::PushFailed, Reject::of(480)),
+        };
+        self.reject(context, &reject, now);
+        self.end_call(context, ending, contacts, now);
+    }
+
+    /// The call is over: nobody may join, its entries are settled, and the story gets its end.
+    pub(super) fn end_call(&mut self, context: &mut Context, ending: Ending, contacts: &dyn Contacts, now: Now) {
+        let server = context.server;
+        let Some(call) = context.call_mut() else { return };
+        if !self.leave_waiting(&call.aor, server) {
+            return;
+        }
+        call.is_open = false;
+        contacts.unwatch(&call.aor);
+        self.timers.cancel(&Timer::Hold(server));
+        self.timers.cancel(&Timer::Provisional(server));
+        let call_ref = call.call_ref.clone();
+        let (outcome, step) = match ending {
+            Ending::Answered => (Outcome::Answered, Step::Answered),
+            Ending::Rejected => (Outcome::Rejected, Step::Rejected),
+            Ending::Cancelled { .. } => (Outcome::Cancelled, Step::Cancelled),
+            Ending::NoReturn => (Outcome::NoReturn, Step::NoReturn),
+            Ending::Expired => (Outcome::Expired, Step::Expired),
+            Ending::PushFailed => (Outcome::PushFailed, Step::Failed),
+            Ending::Overload => (Outcome::Overload, Step::Failed),
+        };
+        let detail = format!("after {} ms", millis(now.instant.saturating_duration_since(call.since.instant)));
+        let seen = matches!(ending, Ending::Answered | Ending::Cancelled { seen: true });
+        let settlement = if seen { Settlement::Seen } else { Settlement::Missed };
+        let (mut settled, mut unaware) = (Vec::new(), Vec::new());
+        let since = call.since.unix;
+        for held in &mut call.devices {
+            self.timers.cancel(&Timer::Probe(server, held.binding.device));
+            self.timers.cancel(&Timer::Retry(server, held.binding.device));
+            if std::mem::take(&mut held.has_entry) {
+                settled.push((held.binding.device, settlement));
+                if !seen && held.state != DeviceState::Joined {
+                    unaware.push(held.binding.device);
+                }
+            }
+        }
+        let (aor, id, is_recorded) = (call.aor.clone(), call.id, call.is_recorded);
+        self.step(&call_ref, step, None, detail, "");
+        for (device, settlement) in &settled {
+            if *settlement == Settlement::Missed {
+                self.step(&call_ref, Step::Missed, Some(*device), "", "");
+            }
+        }
+        if seen {
+            // The other devices of the AOR may have entries of the same call from a request of its own.
+            let others = contacts.of_aor(&aor).into_iter().map(|binding| (binding.device, Settlement::Seen));
+            let fresh: Vec<_> = others.filter(|(device, _)| settled.iter().all(|(other, _)| other != device)).collect();
+            settled.extend(fresh);
+        }
+        // Another request of the same call may have left entries where this one left none.
+        if is_recorded || !settled.is_empty() {
+            let call_ref = call_ref.clone();
+            let change = Change::Settle { aor, id, call_ref, devices: settled, ended: true };
+            self.keep_all(Kept { change, unaware, since });
+        }
+        self.effects.push_back(Effect::CallEnded { call_ref, outcome });
+    }
+
+    /// Takes a call out of those that wait; false if it was out already.
+    fn leave_waiting(&mut self, aor: &Aor, server: ServerId) -> bool {
+        let Some(calls) = self.waiting.get_mut(aor) else { return false };
+        let before = calls.len();
+        calls.retain(|call| *call != server);
+        let left = calls.len() < before;
+        if calls.is_empty() {
+            self.waiting.remove(aor);
+        }
+        self.held_calls -= usize::from(left);
+        left
+    }
+}

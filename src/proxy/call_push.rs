@@ -1,0 +1,184 @@
+//! The pushes of a call: first the bucket entry, then the push, then what the provider says (RFC 8599 §5.6.2).
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::context::Context;
+use super::event::{Contacts, Effect};
+use super::held_call::{DeviceInput, DeviceState, HeldDevice};
+use super::{Proxy, PushPurpose, SavePurpose};
+use crate::binding::DeviceId;
+use crate::clock::Now;
+use crate::push::{self, Notice, Push};
+use crate::store::{self, Applied, BucketEntry, Change, EntryState, StoreError};
+use crate::timeline::Step;
+use crate::transaction::ServerId;
+
+impl Proxy {
+    /// Makes the bucket entries of all devices that are about to be pushed durable, before any push.
+    pub(super) fn record(&mut self, context: &mut Context, now: Now) {
+        let is_invite = context.is_invite();
+        let (server, flow) = (context.server, context.flow);
+        let (invite, to_tag) = (context.request.bytes().clone(), context.to_tag.clone());
+        let Some(call) = context.call_mut() else { return };
+        // An entry that is on its way already is not asked for again: its own reply counts.
+        let recording = |held: &&HeldDevice| held.state == DeviceState::Recording && !held.has_entry;
+        let devices: SmallVec<[DeviceId; 1]> =
+            call.devices.iter().filter(recording).map(|held| held.binding.device).collect();
+        if devices.is_empty() {
+            return;
+        }
+        if !is_invite {
+            // No call, no entry (design: life of a held call).
+            return self.tell_all(context, &devices, DeviceInput::Recorded, now);
+        }
+        let wait = call.until.saturating_duration_since(call.since.instant);
+        let change = Change::Hold {
+            call: store::HeldCall {
+                id: call.id,
+                call_ref: call.call_ref.clone(),
+                aor: call.aor.clone(),
+                invite,
+                flow,
+                to_tag,
+                held_at: call.since.unix,
+                until: call.since.unix.after(wait),
+                devices: devices.to_vec(),
+            },
+            entry: BucketEntry {
+                call_ref: call.call_ref.clone(),
+                remote_uri: call.caller.number.clone(),
+                display_name: call.caller.display_name.clone(),
+                anonymous: call.caller.anonymous,
+                invited_at: call.since.unix,
+                state: EntryState::Live,
+            },
+        };
+        call.is_recorded = true;
+        for held in call.devices.iter_mut().filter(|held| devices.contains(&held.binding.device)) {
+            held.has_entry = true;
+        }
+        self.save(change, SavePurpose::Hold(server, devices));
+    }
+
+    pub(super) fn hold_saved(
+        &mut self,
+        server: ServerId,
+        devices: &[DeviceId],
+        result: Result<Applied, StoreError>,
+        contacts: &dyn Contacts,
+        now: Now,
+    ) {
+        self.with_context(server, |proxy, context| {
+            let input = match &result {
+                Ok(_) => DeviceInput::Recorded,
+                Err(_) => DeviceInput::Unrecorded,
+            };
+            let Some(call) = context.call_mut().filter(|call| call.is_open) else { return };
+            let call_ref = call.call_ref.clone();
+            if result.is_err() {
+                call.store_failed = true;
+            }
+            for held in call.devices.iter_mut().filter(|held| devices.contains(&held.binding.device)) {
+                held.is_durable = result.is_ok();
+                held.has_entry &= result.is_ok();
+            }
+            for device in devices {
+                match &result {
+                    Ok(_) => proxy.step(&call_ref, Step::Held, Some(*device), "", ""),
+                    Err(error) => proxy.step(&call_ref, Step::Failed, Some(*device), "", error.to_string()),
+                }
+            }
+            proxy.tell_all(context, devices, input, now);
+            if result.is_ok() {
+                proxy.send_provisional(context, now);
+            }
+            proxy.conclude(context, contacts, now);
+        });
+    }
+
+    pub(super) fn push(&mut self, context: &mut Context, device: DeviceId, now: Now) {
+        let is_invite = context.is_invite();
+        let server = context.server;
+        let Some(call) = context.call_mut() else { return };
+        let (ttl, call_ref) = (call.left(now.instant), call.call_ref.clone());
+        let notice = if is_invite {
+            Notice::Invite { number: call.caller.number.clone(), display_name: call.caller.display_name.clone() }
+        } else {
+            Notice::Message
+        };
+        let Some(held) = call.device(device) else { return };
+        let Some(target) = held.binding.push.clone() else { return };
+        held.attempts += 1;
+        let step = if held.attempts == 1 { Step::PushSent } else { Step::PushRetried };
+        let provider = target.provider.name();
+        self.tickets += 1;
+        let ticket = push::Ticket(self.tickets);
+        self.pushes.insert(ticket, PushPurpose::Call(server, device));
+        self.step(&call_ref, step, Some(device), provider, "");
+        self.effects.push_back(Effect::Push(Push { ticket, target, notice, date: now.unix, ttl }));
+    }
+
+    /// The provider answered.
+    pub(super) fn call_pushed(
+        &mut self,
+        server: ServerId,
+        device: DeviceId,
+        reply: push::Reply,
+        contacts: &dyn Contacts,
+        now: Now,
+    ) {
+        let sent_at = crate::clock::UnixMillis(now.unix.0.saturating_sub(millis(reply.took)));
+        if let push::Outcome::TokenDead { since, .. } = &reply.outcome {
+            self.token_dead(device, *since, sent_at, contacts);
+        }
+        self.with_context(server, |proxy, context| {
+            let Some(call) = context.call_mut() else { return };
+            let call_ref = call.call_ref.clone();
+            let took = format!("{} ms", millis(reply.took));
+            let (input, step, reason) = match reply.outcome {
+                push::Outcome::Accepted => {
+                    if let Some(held) = call.device(device) {
+                        held.accepted_at = Some(now.instant);
+                    }
+                    (DeviceInput::Accepted, Step::PushAccepted, "".into())
+                }
+                push::Outcome::Limited => {
+                    (DeviceInput::Limited, Step::PushRefused, "too many pushes to this token in the last minute".into())
+                }
+                push::Outcome::TokenDead { reason, .. } => (DeviceInput::Dead, Step::PushRefused, reason),
+                push::Outcome::Refused { reason } => (DeviceInput::Refused, Step::PushRefused, reason),
+                push::Outcome::TryAgain { after, reason } => (DeviceInput::TryAgain(after), Step::PushRefused, reason),
+            };
+            proxy.step(&call_ref, step, Some(device), took, String::from(reason));
+            proxy.tell(context, device, input, now);
+            proxy.conclude(context, contacts, now);
+        });
+    }
+
+    /// The binding ends, unless the device has registered since.
+    pub(super) fn token_dead(
+        &mut self,
+        device: DeviceId,
+        dead_since: Option<crate::clock::UnixMillis>,
+        sent_at: crate::clock::UnixMillis,
+        contacts: &dyn Contacts,
+    ) {
+        let Some(binding) = contacts.of_device(device) else { return };
+        let Some(target) = &binding.push else { return };
+        let token = target.prid.clone();
+        self.keep(Change::TokenDead { aor: binding.aor.clone(), device, token, sent_at, dead_since });
+    }
+
+    pub(super) fn retry_due(&mut self, server: ServerId, device: DeviceId, contacts: &dyn Contacts, now: Now) {
+        self.with_context(server, |proxy, context| {
+            proxy.tell(context, device, DeviceInput::RetryDue, now);
+            proxy.conclude(context, contacts, now);
+        });
+    }
+}
+
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,74 @@
+//! Contacts and Feature-Caps as text: what each side may see of them (RFC 8599 §4.1, §13).
+
+use crate::binding::Provider;
+use crate::sip::push_param::is_push_param;
+use crate::sip::response::header;
+use crate::sip::{Uri, scan};
+
+/// Refresh before expiry that a device is asked for which can wake itself (RFC 8599 §8.4: more than 120).
+const PNSREG_S: u32 = 121;
+
+/// `Feature-Caps: *;+sip.pns="…"` (RFC 8599 §8.2, §8.4).
+pub(super) fn announce(lines: &mut Vec<u8>, provider: Provider, wants_pnsreg: bool) {
+    let mut value = format!("*;+sip.pns=\"{provider}\"");
+    if wants_pnsreg {
+        value.push_str(&format!(";+sip.pnsreg=\"{PNSREG_S}\""));
+    }
+    let before = lines.len();
+    header(lines, "Feature-Caps", value.as_bytes());
+    let line = lines.split_off(before);
+    if !lines.windows(line.len()).any(|known| known == line) {
+        lines.extend(line);
+    }
+}
+
+pub(super) fn params_without_expires(params: &[u8]) -> Box<[u8]> {
+    let mut out = Vec::with_capacity(params.len());
+    for param in scan::params(params).filter(|param| !param.name.eq_ignore_ascii_case(b"expires")) {
+        write_param(&mut out, &param);
+    }
+    out.into()
+}
+
+fn write_param(out: &mut Vec<u8>, param: &scan::Param<'_>) {
+    out.push(b';');
+    out.extend_from_slice(param.name);
+    if let Some(value) = param.value {
+        out.push(b'=');
+        out.extend_from_slice(value);
+    }
+}
+
+/// What goes upstream with an alias. `reg-id` asks for flows that an alias does not have (RFC 5626 §6), and nothing
+/// about push leaves.
+pub(super) fn write_upstream_params(out: &mut Vec<u8>, params: &[u8], expires: Option<u32>) {
+    for param in scan::params(params) {
+        if !param.name.eq_ignore_ascii_case(b"reg-id") && !is_push_param(param.name) {
+            write_param(out, &param);
+        }
+    }
+    if let Some(expires) = expires {
+        out.extend_from_slice(format!(";expires={expires}").as_bytes());
+    }
+}
+
+/// `<uri>;params`.
+pub(super) fn write_contact(out: &mut Vec<u8>, uri: &[u8], params: &[u8]) {
+    out.push(b'<');
+    out.extend_from_slice(uri);
+    out.push(b'>');
+    out.extend_from_slice(params);
+}
+
+/// A URI without anything that tells of push (RFC 8599 §4.1, §13).
+pub(super) fn write_uri_without_push(out: &mut Vec<u8>, text: &[u8]) {
+    let Some(params) = Uri::parse(text).ok().map(|uri| uri.params).filter(|params| !params.is_empty()) else {
+        return out.extend_from_slice(text);
+    };
+    let span = scan::span_in(text, params);
+    out.extend_from_slice(text.get(..span.start).unwrap_or_default());
+    for param in scan::params(params).filter(|param| !is_push_param(param.name)) {
+        write_param(out, &param);
+    }
+    out.extend_from_slice(text.get(span.end..).unwrap_or_default());
+}

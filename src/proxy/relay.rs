@@ -1,0 +1,214 @@
+//! REGISTER in relay mode: on its way to the softswitch and back (RFC 8599 §5.6.1, RFC 3327).
+
+use super::contact::{write_contact, write_upstream_params, write_uri_without_push};
+use super::context::{Context, Purpose};
+use super::event::Contacts;
+use super::policy::UpstreamContact;
+use super::register::{RegisterContact, Registration};
+use super::response_context::Hop;
+use super::secret::FlowToken;
+use super::{Proxy, Reject, SavePurpose, forward};
+use crate::binding::DeviceId;
+use crate::clock::Now;
+use crate::sip::response::header;
+use crate::sip::{Edits, HeaderName, Message, NameAddr, Uri, scan};
+
+impl Proxy {
+    /// Sends the REGISTER on, with our contact in the place of the phone's.
+    pub(super) fn relay(
+        &mut self,
+        context: &mut Context,
+        registration: Registration,
+        contacts: &dyn Contacts,
+        now: Now,
+    ) {
+        if let Err(reject) = self.check_count(&registration, contacts, now) {
+            return self.reject(context, &reject, now);
+        }
+        let mut edits = Edits::new();
+        for contact in &registration.contacts {
+            self.edit_contact(&context.request, contact, &mut edits);
+        }
+        if self.policy.upstream_contact == UpstreamContact::Alias {
+            // The way on from us is ours to know; told of it, the softswitch would go past us.
+            context.request.fields(HeaderName::Path).for_each(|field| edits.remove(field.line()));
+        }
+        if let Some(contact) = registration.contacts.first()
+            && self.policy.upstream_contact == UpstreamContact::Path
+        {
+            let token = self.keys.write(&FlowToken { device: contact.device, flow: context.flow });
+            self.insert_path(&context.request, &token, &mut edits);
+        }
+        if !registration.feature_caps.is_empty() {
+            edits.insert(context.request.headers_end(), |out| out.extend_from_slice(&registration.feature_caps));
+        }
+        match Message::parse(edits.apply(context.request.bytes()), usize::MAX) {
+            Ok(onward) => context.onward = Some(Box::new(onward)),
+            Err(_) => return self.reject(context, &Reject::of(500), now),
+        }
+        context.purpose = Purpose::Registration(Box::new(registration));
+        let hop = Hop { uri: None, routes: [].into(), record_route: None, destinations: Vec::new(), device: None };
+        self.start_upstream(context, hop, now);
+    }
+
+    fn edit_contact(&self, request: &Message, contact: &RegisterContact, edits: &mut Edits) {
+        match self.policy.upstream_contact {
+            UpstreamContact::Alias => {
+                let expires = contact.expires;
+                edits.replace(contact.value.clone(), |out| {
+                    self.write_alias(out, contact.device);
+                    write_upstream_params(out, &contact.params, expires);
+                });
+            }
+            UpstreamContact::Path => {
+                let uri = request.slice(contact.uri.clone());
+                edits.replace(contact.uri.clone(), |out| write_uri_without_push(out, uri));
+            }
+        }
+    }
+
+    /// `<sip:ALIAS@advertise>`, by which the softswitch will call the device.
+    fn write_alias(&self, out: &mut Vec<u8>, device: DeviceId) {
+        let upstream = self.upstream_addresses().into_iter().next();
+        let listener = upstream.and_then(|destination| self.policy.listener(destination.listener()));
+        let Some(listener) = listener.or_else(|| self.policy.listeners.first()) else { return };
+        out.extend_from_slice(b"<sip:");
+        out.extend_from_slice(device.to_string().as_bytes());
+        out.push(b'@');
+        out.extend_from_slice(listener.sent_by.as_bytes());
+        if listener.transport.is_reliable() {
+            out.extend_from_slice(b";transport=");
+            out.extend_from_slice(listener.transport.uri_name().as_bytes());
+        }
+        out.push(b'>');
+    }
+
+    /// RFC 3327 §5.2. Differs from it: inserted also where the phone does not say `Supported: path`, because the
+    /// operator chose `register.contact = "path"` for a registrar that understands it.
+    fn insert_path(&self, request: &Message, token: &str, edits: &mut Edits) {
+        let upstream = self.upstream_addresses().into_iter().next();
+        let listener = upstream.and_then(|destination| self.policy.listener(destination.listener()));
+        let Some(listener) = listener.or_else(|| self.policy.listeners.first()) else { return };
+        let at =
+            request.fields(HeaderName::Path).next().map_or_else(|| request.headers_end(), |field| field.line().start);
+        edits.insert(at, |out| {
+            out.extend_from_slice(b"Path: <sip:");
+            out.extend_from_slice(token.as_bytes());
+            out.push(b'@');
+            out.extend_from_slice(listener.sent_by.as_bytes());
+            out.extend_from_slice(b";lr>\r\n");
+        });
+        if !request.has_option(HeaderName::Supported, "path") {
+            edits.insert(at, |out| header(out, "Supported", b"path"));
+        }
+    }
+
+    /// The softswitch accepted: save first, answer then.
+    pub(super) fn registration_accepted(
+        &mut self,
+        context: &mut Context,
+        response: &Message,
+        contacts: &dyn Contacts,
+        now: Now,
+    ) {
+        context.responses.is_final = false;
+        let request = context.request.clone();
+        let flow = context.flow;
+        let mode = self.policy.upstream_contact;
+        let Purpose::Registration(registration) = &mut context.purpose else { return };
+        if registration.accepted.is_some() {
+            return;
+        }
+        if registration.contacts.is_empty() && !registration.is_star {
+            context.responses.is_final = true;
+            let bytes = self.relayed_2xx(context, response, contacts);
+            return self.transactions.respond(context.server, 200, bytes, now.instant);
+        }
+        let default = u32::try_from(self.policy.registrar.expires_default.as_secs()).unwrap_or(u32::MAX);
+        let granted: Vec<u32> = registration
+            .contacts
+            .iter()
+            .map(|contact| granted_expires(response, &request, contact, mode).or(contact.expires).unwrap_or(default))
+            .collect();
+        registration.accepted = Some(response.clone());
+        let change = registration.change(&request, flow, &granted, contacts, now);
+        self.save(change, SavePurpose::Registration(context.server));
+    }
+
+    /// The softswitch's 2xx as the phone is to see it: its own Contact again, and which pushes it can count on.
+    pub(super) fn relayed_2xx(&self, context: &Context, response: &Message, contacts: &dyn Contacts) -> bytes::Bytes {
+        let Purpose::Registration(registration) = &context.purpose else { return response.bytes().clone() };
+        let mut edits = Edits::new();
+        forward::remove_top_via(response, &mut edits);
+        for value in response.values(HeaderName::Contact) {
+            self.restore_contact(context, registration, response, value, contacts, &mut edits);
+        }
+        edits.insert(response.headers_end(), |out| {
+            if self.policy.upstream_contact == UpstreamContact::Alias {
+                // RFC 3327 §5.3: whoever keeps the Path shows it in the 2xx.
+                for field in context.request.fields(HeaderName::Path) {
+                    header(out, "Path", context.request.slice(field.value()));
+                }
+            }
+            out.extend_from_slice(&registration.feature_caps);
+        });
+        edits.apply(response.bytes())
+    }
+
+    fn restore_contact(
+        &self,
+        context: &Context,
+        registration: &Registration,
+        response: &Message,
+        value: &[u8],
+        contacts: &dyn Contacts,
+        edits: &mut Edits,
+    ) {
+        let Some(listed) = NameAddr::parse(value) else { return };
+        let Ok(uri) = listed.parse_uri() else { return };
+        let own = registration.contacts.iter().find(|contact| is_listed(&uri, &context.request, contact));
+        let own_uri = own.map(|contact| context.request.slice(contact.uri.clone()));
+        if let (Some(contact), Some(own_uri)) = (own, own_uri) {
+            return edits.replace(response.span_of(value), |out| {
+                write_contact(out, own_uri, &contact.params);
+                if let Some(expires) = listed.param("expires").flatten() {
+                    out.extend_from_slice(b";expires=");
+                    out.extend_from_slice(expires);
+                }
+            });
+        }
+        // Another device of the same user: its address, not what wakes it (RFC 8599 §13).
+        let other = uri.user.and_then(DeviceId::parse).and_then(|device| contacts.of_device(device));
+        if let Some(other) = other.filter(|_| self.policy.is_own_host(uri.host)) {
+            edits.replace(response.span_of(listed.uri), |out| write_uri_without_push(out, &other.contact));
+        }
+    }
+}
+
+/// Whether a Contact in a 2xx is the one that a REGISTER of ours sent.
+fn is_listed(listed: &Uri<'_>, request: &Message, contact: &RegisterContact) -> bool {
+    listed.user.and_then(DeviceId::parse) == Some(contact.device) || {
+        let mut stripped = Vec::new();
+        write_uri_without_push(&mut stripped, request.slice(contact.uri.clone()));
+        Uri::parse(&stripped).is_ok_and(|sent| sent.is_same(listed))
+    }
+}
+
+/// Seconds that the registrar granted (RFC 3261 §10.2.4): with the Contact, else for the whole response.
+fn granted_expires(
+    response: &Message,
+    request: &Message,
+    contact: &RegisterContact,
+    _mode: UpstreamContact,
+) -> Option<u32> {
+    if contact.expires == Some(0) {
+        return Some(0);
+    }
+    let listed = response
+        .values(HeaderName::Contact)
+        .filter_map(NameAddr::parse)
+        .find(|listed| listed.parse_uri().is_ok_and(|uri| is_listed(&uri, request, contact)));
+    let expires = listed.and_then(|listed| listed.param("expires").flatten()).and_then(scan::number);
+    let expires = expires.or_else(|| response.number(HeaderName::Expires))?;
+    Some(u32::try_from(expires).unwrap_or(u32::MAX))
+}
