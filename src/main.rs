@@ -30,7 +30,7 @@ fn serve(file: Option<&Path>) -> ExitCode {
     for note in config.notes() {
         tracing::warn!("{note}");
     }
-    match server::run(config) {
+    match server::run(config, || cli::load(file)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "cannot serve");

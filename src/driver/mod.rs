@@ -40,7 +40,6 @@ const TURN: usize = 256;
 /// What all workers share.
 pub struct Shared {
     pub store: Store,
-    pub pushers: Pushers,
     pub metrics: Arc<Metrics>,
     pub timeline: Arc<Timeline>,
     pub readiness: Arc<Readiness>,
@@ -60,7 +59,6 @@ pub struct Shared {
 /// What [`Shared`] is made of, beyond the workers' own.
 pub struct Parts {
     pub store: Store,
-    pub pushers: Pushers,
     pub metrics: Arc<Metrics>,
     pub timeline: Arc<Timeline>,
     pub readiness: Arc<Readiness>,
@@ -76,7 +74,6 @@ impl Shared {
         let workers = inboxes.len();
         Self {
             store: parts.store,
-            pushers: parts.pushers,
             metrics: parts.metrics,
             timeline: parts.timeline,
             readiness: parts.readiness,
@@ -133,10 +130,19 @@ pub fn now() -> Now {
     Now { instant: Instant::now(), unix: UnixMillis(u64::try_from(unix.as_millis()).unwrap_or(u64::MAX)) }
 }
 
+/// What guides a worker and may change while it works.
+#[derive(Clone)]
+pub struct Guidance {
+    pub policy: Arc<proxy::Policy>,
+    pub pushers: Pushers,
+}
+
 /// One worker: a thread, its sockets, its proxy.
 pub struct Worker {
     index: usize,
     proxy: Proxy,
+    pushers: Pushers,
+    guidance: watch::Receiver<Guidance>,
     transport: Transport,
     shared: Arc<Shared>,
     inbox: mpsc::Receiver<Event>,
@@ -174,11 +180,15 @@ impl Worker {
         sockets: WorkerSockets,
         inbox: mpsc::Receiver<Event>,
         shared: Arc<Shared>,
+        guidance: watch::Receiver<Guidance>,
         stop: watch::Receiver<Phase>,
     ) -> io::Result<Self> {
+        let pushers = guidance.borrow().pushers.clone();
         Ok(Self {
             index,
             proxy,
+            pushers,
+            guidance,
             transport: Transport::new(index, sockets, shared.connections.clone())?,
             shared,
             inbox,
@@ -222,6 +232,11 @@ impl Worker {
                 }
             }
             () = sleep => {}
+            Ok(()) = self.guidance.changed() => {
+                let Guidance { policy, pushers } = self.guidance.borrow_and_update().clone();
+                self.proxy.reload(policy);
+                self.pushers = pushers;
+            }
             changed = self.stop.changed() => {
                 let phase = *self.stop.borrow();
                 if changed.is_err() || phase == Phase::Stopped {
@@ -419,7 +434,7 @@ impl Worker {
 
     fn push(&mut self, push: push::Push) {
         let (ticket, provider, notice) = (push.ticket, push.target.provider, push.notice.kind());
-        if self.shared.pushers.submit(push, self.pushed.0.clone()).is_err() {
+        if self.pushers.submit(push, self.pushed.0.clone()).is_err() {
             let took = std::time::Duration::ZERO;
             self.shared.metrics.push(provider, push_kind(notice), PushResult::Busy, took);
             let outcome = Outcome::TryAgain { after: None, reason: "too many pushes are under way".into() };

@@ -2,6 +2,7 @@
 
 mod operator;
 mod policy;
+mod reload;
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,8 +17,8 @@ use tokio::sync::{mpsc, watch};
 use operator::Operator;
 
 use crate::admin;
-use crate::config::{Config, StoreKind};
-use crate::driver::{self, INBOX, Phase, Shared, Worker};
+use crate::config::{Config, Problems, StoreKind};
+use crate::driver::{self, Guidance, INBOX, Phase, Shared, Worker};
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::push::{Pushers, SettingsError};
@@ -60,29 +61,35 @@ pub enum StartError {
 /// A running server. Dropping it stops it at once.
 pub struct Server {
     shared: Arc<Shared>,
-    listeners: Vec<(Transport, SocketAddr)>,
+    /// What is in effect.
+    config: Config,
+    guidance: watch::Sender<Guidance>,
+    listeners: Arc<[transport::Listener]>,
+    secret: [u8; 32],
     admin: SocketAddr,
     phase: watch::Sender<Phase>,
     workers: Vec<JoinHandle<()>>,
     /// Ends the connections.
     stop: watch::Sender<bool>,
-    drain: Duration,
     runtime: Option<Runtime>,
 }
 
-/// Serves until SIGTERM or SIGINT, then drains and stops; a second signal stops at once. Blocks.
-pub fn run(config: Config) -> Result<(), StartError> {
-    let server = Server::start(config)?;
-    let Some(runtime) = &server.runtime else { return Ok(()) };
+/// Serves until SIGTERM or SIGINT, then drains and stops; a second signal stops at once. SIGHUP reads the configuration
+/// again with `load`. Blocks.
+pub fn run(config: Config, load: impl Fn() -> Result<Config, Problems>) -> Result<(), StartError> {
+    let mut server = Server::start(config)?;
+    let Some(runtime) = server.runtime.as_ref().map(|runtime| runtime.handle().clone()) else { return Ok(()) };
     runtime.block_on(async {
-        let mut requests = StopRequests::listen().map_err(StartError::Runtime)?;
+        let mut wishes = Wishes::listen().map_err(StartError::Runtime)?;
         // Who reads that we are ready may ask us to stop at once.
         server.announce();
-        requests.next().await;
+        while wishes.next().await == Wish::Reload {
+            server.reload_from(&load);
+        }
         tracing::info!("stopping: no new calls, held ones go on");
         tokio::select! {
             () = server.drained() => {}
-            () = requests.next() => tracing::warn!(held_calls = server.shared.held_calls(), "stopped before the end of all calls"),
+            () = wishes.stop() => tracing::warn!(held_calls = server.shared.held_calls(), "stopped before the end of all calls"),
         }
         Ok::<_, StartError>(())
     })?;
@@ -90,22 +97,39 @@ pub fn run(config: Config) -> Result<(), StartError> {
     Ok(())
 }
 
-/// SIGTERM and SIGINT.
-struct StopRequests {
-    terminate: Signal,
-    interrupt: Signal,
+/// What the operator may ask of the process by a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Stop,
+    Reload,
 }
 
-impl StopRequests {
+/// SIGTERM and SIGINT, SIGHUP.
+struct Wishes {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Wishes {
     fn listen() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Wish {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Wish::Stop,
+            _ = self.interrupt.recv() => Wish::Stop,
+            _ = self.hang_up.recv() => Wish::Reload,
         }
+    }
+
+    async fn stop(&mut self) {
+        while self.next().await != Wish::Stop {}
     }
 }
 
@@ -131,6 +155,7 @@ impl Server {
         let listen: Vec<_> = config.sip.listen.iter().map(|listen| (listen.transport, listen.address)).collect();
         let bound = transport::bind(&listen, config.sip.workers)?;
         let policy = Arc::new(policy::policy(&config, &bound.listeners, loaded.secret, pushers.clone()));
+        let (guidance, guided) = watch::channel(Guidance { policy: Arc::clone(&policy), pushers });
 
         let (stop, stopped) = watch::channel(false);
         let (phase, phases) = watch::channel(Phase::Running);
@@ -149,7 +174,6 @@ impl Server {
         };
         let parts = driver::Parts {
             store,
-            pushers,
             metrics: Arc::new(Metrics::new()),
             timeline: Arc::new(Timeline::default()),
             readiness: Arc::new(Readiness::default()),
@@ -160,27 +184,29 @@ impl Server {
         let shared = Arc::new(Shared::new(parts, inboxes));
 
         let mut server = Self {
-            listeners: listeners.iter().map(|listener| (listener.transport, listener.local)).collect(),
             admin: config.admin.listen,
+            config,
+            guidance,
+            listeners,
+            secret: loaded.secret,
             phase,
             workers: Vec::new(),
             stop,
-            drain: config.node.drain,
             runtime: Some(runtime),
             shared,
         };
         for (index, (sockets, inbox)) in sockets.into_iter().zip(receivers).enumerate() {
             let settings = transaction::Settings {
-                t1: config.sip.t1,
-                t2: T2.max(config.sip.t1),
+                t1: server.config.sip.t1,
+                t2: T2.max(server.config.sip.t1),
                 t4: T4,
-                transactions_max: (config.limits.transactions / config.sip.workers).max(2),
+                transactions_max: (server.config.limits.transactions / server.config.sip.workers).max(2),
                 worker: u8::try_from(index).unwrap_or(u8::MAX),
             };
             let proxy = Proxy::new(Arc::clone(&policy), settings, [random()?, random()?]);
-            server.start_worker(index, proxy, sockets, inbox, phases.clone())?;
+            server.start_worker(index, proxy, sockets, inbox, guided.clone(), phases.clone())?;
         }
-        server.start_admin(&config)?;
+        server.start_admin()?;
         server.start_sweeping();
         server.shared.readiness.well(Part::Start);
         Ok(server)
@@ -192,6 +218,7 @@ impl Server {
         proxy: Proxy,
         sockets: transport::WorkerSockets,
         inbox: mpsc::Receiver<transport::Event>,
+        guidance: watch::Receiver<Guidance>,
         phases: watch::Receiver<Phase>,
     ) -> Result<(), StartError> {
         let shared = Arc::clone(&self.shared);
@@ -199,7 +226,7 @@ impl Server {
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Runtime)?;
         let work = move || {
             runtime.block_on(async move {
-                match Worker::new(index, proxy, sockets, inbox, shared, phases) {
+                match Worker::new(index, proxy, sockets, inbox, shared, guidance, phases) {
                     Ok(worker) => worker.run().await,
                     Err(error) => tracing::error!(worker = index, %error, "a worker could not start"),
                 }
@@ -210,9 +237,9 @@ impl Server {
         Ok(())
     }
 
-    fn start_admin(&mut self, config: &Config) -> Result<(), StartError> {
+    fn start_admin(&mut self) -> Result<(), StartError> {
         let Some(runtime) = &self.runtime else { return Ok(()) };
-        let address = config.admin.listen;
+        let address = self.config.admin.listen;
         let bind = runtime.block_on(tokio::net::TcpListener::bind(address));
         let listener = bind.map_err(|error| StartError::Admin { address, error })?;
         self.admin = listener.local_addr().map_err(|error| StartError::Admin { address, error })?;
@@ -221,7 +248,7 @@ impl Server {
             timeline: Arc::clone(&self.shared.timeline),
             metrics: Arc::clone(&self.shared.metrics),
             readiness: Arc::clone(&self.shared.readiness),
-            token: config.admin.token.clone(),
+            token: self.config.admin.token.clone(),
         };
         let mut phases = self.phase.subscribe();
         runtime.spawn(admin::serve(listener, state, async move {
@@ -250,8 +277,8 @@ impl Server {
     }
 
     fn announce(&self) {
-        for (transport, address) in &self.listeners {
-            tracing::info!(%address, transport = transport.uri_name(), "listening for SIP");
+        for listener in self.listeners.iter() {
+            tracing::info!(address = %listener.local, transport = listener.transport.uri_name(), "listening for SIP");
         }
         tracing::info!(address = %self.admin, "listening for the operator");
         tracing::info!(workers = self.workers.len(), "ready");
@@ -259,7 +286,7 @@ impl Server {
 
     /// Where a transport is listened on; with port 0 in the configuration, the port that the system gave.
     pub fn sip_address(&self, transport: Transport) -> Option<SocketAddr> {
-        self.listeners.iter().find(|(listening, _)| *listening == transport).map(|(_, address)| *address)
+        self.listeners.iter().find(|listener| listener.transport == transport).map(|listener| listener.local)
     }
 
     pub fn admin_address(&self) -> SocketAddr {
@@ -281,7 +308,7 @@ impl Server {
                 tokio::time::sleep(DRAIN_EVERY).await;
             }
         };
-        if tokio::time::timeout(self.drain, calls_end).await.is_err() {
+        if tokio::time::timeout(self.config.node.drain, calls_end).await.is_err() {
             tracing::warn!(held_calls = self.shared.held_calls(), "node.drain_s is over before all calls are");
         }
     }

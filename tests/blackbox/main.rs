@@ -17,6 +17,7 @@ mod crash;
 mod devices;
 mod held_call;
 mod registration;
+mod reload;
 #[path = "../sipp/mod.rs"]
 mod sipp;
 mod sleeping_phone;

@@ -95,7 +95,7 @@ pub(crate) struct World {
 
 enum Running {
     /// In this process.
-    Here(Server),
+    Here(Box<Server>),
     /// The built program.
     Program(Program),
     No,
@@ -113,7 +113,7 @@ impl World {
         let server = Server::start(config).expect("a server");
         world.addresses = [Transport::Udp, Transport::Tcp].map(|each| server.sip_address(each).expect("listening"));
         world.admin = Admin(server.admin_address());
-        world.server = Running::Here(server);
+        world.server = Running::Here(Box::new(server));
         world.connect();
         world
     }
@@ -142,7 +142,7 @@ impl World {
         Self { mode, switch, fcm, apns, admin: Admin(nowhere), addresses: [nowhere; 2], server, folder }
     }
 
-    fn config_file(&self) -> PathBuf {
+    pub(crate) fn config_file(&self) -> PathBuf {
         self.folder.path().join("config.toml")
     }
 
