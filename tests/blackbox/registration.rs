@@ -14,6 +14,16 @@ fn with_params(params: &str) -> Phone {
     phone
 }
 
+/// RFC 3263 §4.2.
+#[test]
+fn softswitch_may_be_known_by_a_name() {
+    let mut world = World::with_program(Mode::Alias, Udp, "");
+    world.rewrite_config("sip:127.0.0.1:", "sip:localhost:");
+    world.program().kill();
+    world.start_program();
+    Phone::new("alice", Push::Fcm, Udp).register(&mut world);
+}
+
 #[test]
 fn query_is_told_what_is_supported() {
     for mode in MODES {

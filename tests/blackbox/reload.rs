@@ -17,21 +17,15 @@ fn calls_end_with(world: &World, phone: &crate::phone::Phone, status: u16) {
     });
 }
 
-fn rewrite(world: &World, from: &str, to: &str) {
-    let text = std::fs::read_to_string(world.config_file()).expect("the configuration");
-    assert!(text.contains(from), "{text}");
-    std::fs::write(world.config_file(), text.replace(from, to)).expect("the configuration is written");
-}
-
 #[test]
 fn hang_up_signal_reloads_and_a_wrong_file_changes_nothing() {
     let mut world = World::with_program(Mode::Alias, Udp, "hold.wait_s = 1\nhold.no_return_status = 480");
     let phone = crate::held_call::asleep(&mut world, Push::Fcm);
     calls_end_with(&world, &phone, 480);
-    rewrite(&world, "no_return_status = 480", "no_return_status = 404");
+    world.rewrite_config("no_return_status = 480", "no_return_status = 404");
     world.program().hang_up();
     calls_end_with(&world, &phone, 404);
-    rewrite(&world, "no_return_status = 404", "no_return_status = 7");
+    world.rewrite_config("no_return_status = 404", "no_return_status = 7");
     world.program().hang_up();
     calls_end_with(&world, &phone, 404);
 }

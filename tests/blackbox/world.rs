@@ -146,6 +146,13 @@ impl World {
         self.folder.path().join("config.toml")
     }
 
+    /// Changes the file; the server has to be told.
+    pub(crate) fn rewrite_config(&self, from: &str, to: &str) {
+        let text = std::fs::read_to_string(self.config_file()).expect("the configuration");
+        assert!(text.contains(from), "{text}");
+        std::fs::write(self.config_file(), text.replace(from, to)).expect("the configuration is written");
+    }
+
     fn connect(&mut self) {
         let server = self.sip(self.switch.peer.transport);
         self.switch.connect(server);
