@@ -12,7 +12,7 @@ use crate::core::{Core, invite, phone, switch};
 
 /// Allocations of an INVITE to an awake device, from its parsing to its copy for the device, the 100 and the call's own
 /// record included.
-const FORWARD_ALLOCATIONS_MAX: u64 = 60;
+const FORWARD_ALLOCATIONS_MAX: u64 = 40;
 
 #[test]
 fn an_invite_to_an_awake_device_is_forwarded_with_few_allocations() {

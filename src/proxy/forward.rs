@@ -116,7 +116,7 @@ fn decrement_max_forwards(request: &Message, edits: &mut Edits) {
         Some(_) | None => 70,
     };
     match request.fields(HeaderName::MaxForwards).next() {
-        Some(field) => edits.replace(field.value(), |out| out.extend_from_slice(hops.to_string().as_bytes())),
+        Some(field) => edits.replace(field.value(), |out| scan::put(out, hops)),
         None => edits.insert(request.headers_end(), |out| header(out, "Max-Forwards", hops.to_string().as_bytes())),
     }
 }

@@ -73,7 +73,7 @@ impl Proxy {
         let listener = upstream.and_then(|destination| self.policy.listener(destination.listener()));
         let Some(listener) = listener.or_else(|| self.policy.listeners.first()) else { return };
         out.extend_from_slice(b"<sip:");
-        out.extend_from_slice(device.to_string().as_bytes());
+        scan::put(out, device);
         out.push(b'@');
         out.extend_from_slice(listener.sent_by.as_bytes());
         if listener.transport.is_reliable() {

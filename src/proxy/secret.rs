@@ -61,7 +61,7 @@ impl Keys {
 
     /// The printed form, fit for the user part of a SIP URI.
     pub fn write(&self, token: &FlowToken) -> String {
-        let mut content = Vec::with_capacity(CONTENT + SIGNATURE);
+        let mut content = smallvec::SmallVec::<[u8; CONTENT + SIGNATURE]>::new();
         content.push(VERSION);
         let transport = match token.flow.transport {
             Transport::Udp => 0,
@@ -77,7 +77,7 @@ impl Keys {
         };
         content.extend_from_slice(&ip.octets());
         let signature = hmac::sign(&self.flow, &content);
-        content.extend(signature.as_ref().iter().take(SIGNATURE));
+        content.extend(signature.as_ref().iter().take(SIGNATURE).copied());
         URL_SAFE_NO_PAD.encode(content)
     }
 

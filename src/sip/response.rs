@@ -21,7 +21,7 @@ pub fn build(
 ) -> Bytes {
     let mut out = Vec::with_capacity(512);
     out.extend_from_slice(b"SIP/2.0 ");
-    out.extend_from_slice(status.to_string().as_bytes());
+    scan::put(&mut out, status);
     out.push(b' ');
     out.extend_from_slice(reason.as_bytes());
     out.extend_from_slice(b"\r\n");

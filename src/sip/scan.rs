@@ -3,6 +3,8 @@
 //! All functions take bytes as they came, folded lines included: CR and LF inside a value are white space (§7.3.1).
 
 use std::borrow::Cow;
+use std::fmt;
+use std::io::Write as _;
 use std::ops::Range;
 
 /// Linear white space, the line break of a folded line included.
@@ -209,6 +211,12 @@ fn hex_digit(byte: u8) -> u8 {
         b'A'..=b'F' => byte - b'A' + 10,
         _ => 0,
     }
+}
+
+/// Appends what `value` prints.
+pub fn put(out: &mut Vec<u8>, value: impl fmt::Display) {
+    // Writing into memory does not fail.
+    let _ = write!(out, "{value}");
 }
 
 /// Text for people and stores: what is not UTF-8 is replaced.

@@ -82,7 +82,7 @@ impl<'a> Via<'a> {
             if is_rport {
                 has_rport = true;
                 out.push(b'=');
-                out.extend_from_slice(source.port().to_string().as_bytes());
+                scan::put(out, source.port());
             } else if let Some(text) = param.value {
                 out.push(b'=');
                 out.extend_from_slice(text);
@@ -90,7 +90,7 @@ impl<'a> Via<'a> {
         }
         if received_needed {
             out.extend_from_slice(b";received=");
-            out.extend_from_slice(source.ip().to_string().as_bytes());
+            scan::put(out, source.ip());
         }
     }
 
