@@ -25,7 +25,7 @@ use crate::push::{self, NoticeKind, Outcome, Pushers};
 use crate::readiness::{Part, Readiness};
 use crate::sip::message::{Message, NotSip};
 use crate::sip::{Flow, Transport as TransportKind};
-use crate::store::{self, Change, EntryState, Store, StoreError, Table};
+use crate::store::{self, Change, EntryState, HeldCall, Store, StoreError, Table};
 use crate::timeline::{Step, Timeline};
 use crate::transaction::{Branch, SendTag};
 use crate::transport::{self, Connections, Event, Inbound, Transport, WorkerSockets};
@@ -51,6 +51,8 @@ pub struct Shared {
     pub runtime: Handle,
     store_is_up: AtomicBool,
     inboxes: Vec<mpsc::Sender<Event>>,
+    /// Which worker has taken up the call with this branch: what its caller sends may arrive at another one.
+    resumed: HashMap<Box<[u8]>, usize>,
     boards: Vec<Board>,
     /// Held calls of each worker.
     held: Vec<AtomicUsize>,
@@ -65,6 +67,8 @@ pub struct Parts {
     pub connections: Connections,
     pub headers_max: usize,
     pub runtime: Handle,
+    /// Calls that an earlier run held.
+    pub held: Vec<HeldCall>,
 }
 
 impl Shared {
@@ -72,6 +76,7 @@ impl Shared {
     pub fn new(parts: Parts, inboxes: Vec<mpsc::Sender<Event>>) -> Self {
         let resolver = TokioResolver::builder_tokio().and_then(|builder| builder.build());
         let workers = inboxes.len();
+        let resumed = parts.held.iter().filter_map(|call| Some((branch_of(call)?, worker_of(call, workers)))).collect();
         Self {
             store: parts.store,
             metrics: parts.metrics,
@@ -83,6 +88,7 @@ impl Shared {
             runtime: parts.runtime,
             store_is_up: AtomicBool::new(true),
             inboxes,
+            resumed,
             boards: (0..workers).map(|_| Board::default()).collect(),
             held: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
         }
@@ -114,6 +120,17 @@ impl Shared {
     pub fn held_calls(&self) -> usize {
         self.held.iter().map(|held| held.load(Ordering::Relaxed)).sum()
     }
+}
+
+/// Which worker takes a call up: the one that held it, so that its branches are the same.
+pub fn worker_of(call: &HeldCall, workers: usize) -> usize {
+    Some(usize::from(call.id.worker())).filter(|worker| *worker < workers).unwrap_or(0)
+}
+
+/// The branch of the caller's own Via.
+fn branch_of(call: &HeldCall) -> Option<Box<[u8]>> {
+    let invite = Message::parse(call.invite.clone(), usize::MAX).ok()?;
+    invite.top_via()?.branch().map(Into::into)
 }
 
 /// Which worker a response from a stream belongs to: the one that made its branch.
@@ -204,8 +221,12 @@ impl Worker {
         })
     }
 
-    /// Works until [`Phase::Stopped`].
-    pub async fn run(mut self) {
+    /// Takes up the calls of an earlier run, and works until [`Phase::Stopped`].
+    pub async fn run(mut self, held: Vec<HeldCall>) {
+        for call in held {
+            self.handle(Input::Resume(Box::new(call)));
+        }
+        self.flush();
         while self.turn().await {}
     }
 
@@ -324,13 +345,19 @@ impl Worker {
         tracing::debug!(%flow, %error, "dropped");
     }
 
-    /// Gives a response to the worker that made its branch. What finds no place there is lost like a datagram.
+    /// Gives a response to the worker that made its branch, and a request of a call that was taken up to the worker that
+    /// did. What finds no place there is lost like a datagram.
     fn hand_over(&self, message: &Message, flow: Flow, bytes: bytes::Bytes) -> bool {
-        if message.is_request() {
+        if message.is_request() && self.shared.resumed.is_empty() {
             return false;
         }
-        let branch = message.top_via().and_then(|via| via.branch());
-        let Some(owner) = branch.and_then(Branch::worker_of).map(usize::from) else { return false };
+        let Some(branch) = message.top_via().and_then(|via| via.branch()) else { return false };
+        let owner = if message.is_request() {
+            self.shared.resumed.get(branch).copied()
+        } else {
+            Branch::worker_of(branch).map(usize::from)
+        };
+        let Some(owner) = owner else { return false };
         if owner == self.index {
             return false;
         }

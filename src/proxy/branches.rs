@@ -32,7 +32,8 @@ impl Proxy {
     /// `failure` had come.
     fn send_branch(&mut self, context: &mut Context, index: usize, failure: u16, now: Now) {
         while let Some(destination) = self.next_destination(context, index) {
-            let branch = self.new_branch(context);
+            let device = context.responses.branches.get(index).and_then(|branch| branch.hop.device);
+            let branch = self.branch(context, device);
             let Some(bytes) = self.branch_bytes(context, index, destination, &branch) else { continue };
             let Ok(request) = Message::parse(bytes, usize::MAX) else {
                 self.effects.push_back(Effect::Fault("a forwarded request does not parse"));

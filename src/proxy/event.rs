@@ -31,6 +31,8 @@ pub enum Input {
     Resolved { ticket: ResolveTicket, addresses: Vec<(Transport, SocketAddr)> },
     /// A REGISTER was accepted by another worker or node.
     Woken(Arc<Binding>),
+    /// A call that an earlier run of the program held when it died. Comes before anything from the network.
+    Resume(Box<store::HeldCall>),
 }
 
 /// Something is to be done. Effects of one input are to be performed in order.

@@ -88,7 +88,7 @@ impl Proxy {
         let expires = request.number(HeaderName::Expires).filter(|_| context.is_invite()).map(Duration::from_secs);
         let ends_by_expires = expires.is_some_and(|expires| expires < wait);
         HeldCall {
-            id: HeldCallId(self.random.draw_wide()),
+            id: HeldCallId::new(self.random.draw_wide(), self.worker),
             call_ref: call_ref(request, &self.policy.missed.call_ref_header),
             aor,
             caller: Caller::of(request),

@@ -22,6 +22,7 @@ mod registrar;
 mod relay;
 mod request;
 mod response_context;
+mod resume;
 mod route;
 pub mod secret;
 mod validate;
@@ -70,6 +71,7 @@ pub struct Proxy {
     held_calls: usize,
     is_draining: bool,
     tickets: u64,
+    worker: u8,
     random: Random,
     effects: VecDeque<Effect>,
 }
@@ -164,6 +166,7 @@ impl Proxy {
             held_calls: 0,
             is_draining: false,
             tickets: 0,
+            worker: settings.worker,
             random,
             effects: VecDeque::new(),
         }
@@ -195,6 +198,7 @@ impl Proxy {
             Input::Pushed(reply) => self.pushed(reply, contacts, now),
             Input::Resolved { ticket, addresses } => self.resolved(ticket, &addresses, contacts, now),
             Input::Woken(binding) => self.wake(&binding, contacts, now),
+            Input::Resume(call) => self.resume(&call, contacts, now),
         }
         self.collect_sends();
     }
@@ -388,7 +392,13 @@ impl Proxy {
         }));
     }
 
-    fn new_branch(&mut self, context: &Context) -> Branch {
-        self.transactions.new_branch(context.loop_hash)
+    /// The branch for a request to `device`, or to the softswitch.
+    fn branch(&mut self, context: &Context, device: Option<DeviceId>) -> Branch {
+        match context.call().zip(device) {
+            Some((call, device)) => {
+                self.transactions.branch(self.keys.branch_number(call.id, device), context.loop_hash)
+            }
+            None => self.transactions.new_branch(context.loop_hash),
+        }
     }
 }

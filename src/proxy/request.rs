@@ -31,7 +31,7 @@ enum Side {
 }
 
 /// Where a request may go.
-enum Target {
+pub(super) enum Target {
     /// A request within a dialog, to the flow that its Route names.
     Flow(FlowToken),
     /// A request of a phone.
@@ -98,7 +98,7 @@ impl Proxy {
         }
     }
 
-    fn target(
+    pub(super) fn target(
         &self,
         request: &Message,
         routed: &Routed<'_>,

@@ -8,12 +8,14 @@ use ring::hmac;
 
 use crate::binding::{Aor, DeviceId};
 use crate::sip::{ConnectionId, Flow, Transport};
+use crate::store::HeldCallId;
 
 /// The keys of one node. They live as long as its store does.
 #[derive(Debug, Clone)]
 pub struct Keys {
     device: hmac::Key,
     flow: hmac::Key,
+    branch: hmac::Key,
 }
 
 /// What a flow token says: the device that a dialog is with, and the flow it was on then.
@@ -44,7 +46,7 @@ impl Keys {
     pub fn new(secret: &[u8; 32]) -> Self {
         let root = hmac::Key::new(hmac::HMAC_SHA256, secret);
         let derive = |purpose: &[u8]| hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&root, purpose).as_ref());
-        Self { device: derive(b"device id"), flow: derive(b"flow token") }
+        Self { device: derive(b"device id"), flow: derive(b"flow token"), branch: derive(b"branch") }
     }
 
     /// The id of a device of `aor` that is known by `mark`, which must be the same whenever the device is.
@@ -57,6 +59,16 @@ impl Keys {
         let mut id = [0; 10];
         id.iter_mut().zip(context.sign().as_ref()).for_each(|(to, from)| *to = *from);
         DeviceId(id)
+    }
+
+    /// The number of the branch by which a device gets a held call. It is the same in a later run of the program, so
+    /// that the device takes an INVITE from there for a repetition, and its answers find their way.
+    pub fn branch_number(&self, call: HeldCallId, device: DeviceId) -> u64 {
+        let mut context = hmac::Context::with_key(&self.branch);
+        context.update(&call.0.to_be_bytes());
+        context.update(&device.0);
+        let signature = context.sign();
+        signature.as_ref().first_chunk().map_or(0, |octets| u64::from_be_bytes(*octets))
     }
 
     /// The printed form, fit for the user part of a SIP URI.

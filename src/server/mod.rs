@@ -145,11 +145,11 @@ impl Server {
             .build()
             .map_err(StartError::Runtime)?;
         let pushers = Pushers::open(&policy::push_settings(&config), runtime.handle().clone())?;
-        let (store, loaded) = open_store(&config)?;
+        let (store, mut loaded) = open_store(&config)?;
         tracing::info!(
             bindings = loaded.bindings,
             entries = loaded.entries,
-            calls_that_died = loaded.held.len(),
+            held_calls = loaded.held.len(),
             "store is loaded"
         );
         let listen: Vec<_> = config.sip.listen.iter().map(|listen| (listen.transport, listen.address)).collect();
@@ -180,6 +180,7 @@ impl Server {
             connections,
             headers_max: config.limits.headers,
             runtime: runtime.handle().clone(),
+            held: loaded.held.clone(),
         };
         let shared = Arc::new(Shared::new(parts, inboxes));
 
@@ -204,7 +205,10 @@ impl Server {
                 worker: u8::try_from(index).unwrap_or(u8::MAX),
             };
             let proxy = Proxy::new(Arc::clone(&policy), settings, [random()?, random()?]);
-            server.start_worker(index, proxy, sockets, inbox, guided.clone(), phases.clone())?;
+            let workers = server.config.sip.workers;
+            let (held, rest) = loaded.held.into_iter().partition(|call| driver::worker_of(call, workers) == index);
+            loaded.held = rest;
+            server.start_worker(index, proxy, (sockets, inbox, held), guided.clone(), phases.clone())?;
         }
         server.start_admin()?;
         server.start_sweeping();
@@ -216,8 +220,7 @@ impl Server {
         &mut self,
         index: usize,
         proxy: Proxy,
-        sockets: transport::WorkerSockets,
-        inbox: mpsc::Receiver<transport::Event>,
+        (sockets, inbox, held): (transport::WorkerSockets, mpsc::Receiver<transport::Event>, Vec<store::HeldCall>),
         guidance: watch::Receiver<Guidance>,
         phases: watch::Receiver<Phase>,
     ) -> Result<(), StartError> {
@@ -227,7 +230,7 @@ impl Server {
         let work = move || {
             runtime.block_on(async move {
                 match Worker::new(index, proxy, sockets, inbox, shared, guidance, phases) {
-                    Ok(worker) => worker.run().await,
+                    Ok(worker) => worker.run(held).await,
                     Err(error) => tracing::error!(worker = index, %error, "a worker could not start"),
                 }
             });

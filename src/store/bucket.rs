@@ -67,9 +67,9 @@ impl Bucket {
         }
     }
 
-    /// No call is live any more: the process that held them is gone.
-    pub(super) fn miss_all(&mut self) {
-        self.miss(|_| true);
+    /// The process is a new one: only calls that are still held are live, and no claim is open.
+    pub(super) fn restart(&mut self, is_held: impl Fn(&BucketEntry) -> bool) {
+        self.miss(|entry| !is_held(entry));
         self.claimed = false;
     }
 

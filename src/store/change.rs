@@ -48,6 +48,18 @@ pub struct HeldCall {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct HeldCallId(pub u128);
 
+impl HeldCallId {
+    /// `random` without its last octet, and the worker that holds the call: it is part of the branches of the call,
+    /// which are to be the same after a restart.
+    pub fn new(random: u128, worker: u8) -> Self {
+        Self(random & !0xff | u128::from(worker))
+    }
+
+    pub fn worker(self) -> u8 {
+        self.0.to_le_bytes()[0]
+    }
+}
+
 /// One atomic change: all of it or nothing, durable before it is acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {

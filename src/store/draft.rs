@@ -3,7 +3,7 @@
 //! Pure: rows are read from the [`Table`] once, changed in the draft, and seen by nobody until [`Draft::publish`]. The
 //! writer makes the difference durable in between; a draft that could not be made durable is dropped.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::Limits;
@@ -188,15 +188,23 @@ impl<'t> Draft<'t> {
         over.len() == most || aged.len() == most
     }
 
-    /// What a start finds: calls that died with their process, returned oldest first. Their entries are missed ones.
+    /// What a start finds: calls that were held when the process died, returned oldest first. They, and their live
+    /// entries, stay until somebody settles them; a live entry without its call is a missed one.
     pub(super) fn restart(&mut self, now: UnixMillis) -> Vec<HeldCall> {
+        let calls = self.table.calls();
+        let held: HashSet<(DeviceId, &str)> =
+            calls.iter().flat_map(|call| call.devices.iter().map(|device| (*device, &*call.call_ref))).collect();
         for device in self.table.devices_with_bucket() {
             let is_bound = self.table.by_device(device).is_some();
-            self.change_bucket(device, |bucket| if is_bound { bucket.miss_all() } else { *bucket = Bucket::default() });
+            self.change_bucket(device, |bucket| {
+                if is_bound {
+                    bucket.restart(|entry| held.contains(&(device, &*entry.call_ref)));
+                } else {
+                    *bucket = Bucket::default();
+                }
+            });
         }
         self.sweep(now, usize::MAX);
-        let calls = self.table.calls();
-        calls.iter().for_each(|call| self.set_call(call.id, None));
         calls.iter().map(|call| HeldCall::clone(call)).collect()
     }
 

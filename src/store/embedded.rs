@@ -39,8 +39,7 @@ pub struct Embedded {
 /// What a start found.
 #[derive(Debug)]
 pub struct Loaded {
-    /// Calls that were held when the last process ended, oldest first. They are no longer in the store; their live
-    /// entries are missed ones.
+    /// Calls that were held when the last process ended, oldest first. They stay in the store until they are settled.
     pub held: Vec<HeldCall>,
     pub bindings: usize,
     pub entries: usize,
@@ -128,7 +127,7 @@ impl Drop for Embedded {
     }
 }
 
-/// Calls that died with their process leave the store here, as missed ones.
+/// What the rows of a process that died mean to this one.
 fn restart(disk: &mut Disk, table: &Table, limits: Limits, now: UnixMillis) -> Result<Vec<HeldCall>, String> {
     let mut draft = Draft::new(table, limits);
     let held = draft.restart(now);

@@ -258,6 +258,12 @@ impl Transactions {
         Branch::new(self.common.settings.worker, self.common.keys.branch_number(self.branches), loop_hash)
     }
 
+    /// The branch with a number of the user's own choice, which must be as hard to guess, and not in use: for a request
+    /// that may have to be sent again by a later run, as the same transaction.
+    pub fn branch(&self, number: u64, loop_hash: u64) -> Branch {
+        Branch::new(self.common.settings.worker, number, loop_hash)
+    }
+
     /// Sends a request, which is no ACK and has `branch` in its top Via, in a client transaction.
     pub fn send(
         &mut self,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use sip_push_proxy::sip::Transport::{Tcp, Udp};
+use sip_push_proxy::sip::Transport::{self, Tcp, Udp};
 
 use crate::peer::{DEADLINE, Heard};
 use crate::phone::{Phone, Push};
@@ -83,35 +83,87 @@ fn acknowledged_registrations_survive_a_kill() {
     assert!(registered.len() > number / 4, "only {} of {number} were acknowledged", registered.len());
 }
 
-#[test]
-fn calls_that_were_held_at_a_kill_are_missed_calls() {
+/// Killed while it holds calls; the callers hear nothing of it.
+fn held_calls_survive_a_kill(transport: Transport) {
     const CALLS: usize = 50;
-    let mut world = World::with_program(Mode::Open, Udp, "");
+    let mut world = World::with_program(Mode::Open, transport, "sip.workers = 2\nhold.wait_s = 60");
+    world.keep_ports();
     let mut phones: Vec<_> = (0..CALLS).map(|number| Phone::new(&format!("user{number}"), Push::Fcm, Udp)).collect();
     let mut calls = Vec::new();
     for phone in &mut phones {
         phone.register(&mut world);
         phone.sleep();
-        calls.push(world.call(phone));
-        world.switch.queued();
+        let call = world.call(phone);
+        let queued = world.switch.queued();
+        calls.push((call, queued.to_tag().to_owned()));
     }
     // They come by many requests at once, in any order.
     let pushed: BTreeSet<_> = phones.iter().map(|phone| world.pushed(phone).token).collect();
-    assert_eq!(pushed, phones.iter().map(|phone| phone.token.clone()).collect());
-    world.admin.expect_metric("held_calls", 50.0);
     world.program().kill();
+    if transport == Tcp {
+        world.switch.peer.closed();
+    }
     world.start_program();
-    for (phone, call) in phones.iter_mut().zip(&calls) {
-        let bucket = world.admin.bucket(&phone.aor());
-        assert_eq!(bucket.len(), 1);
-        assert_eq!((&bucket[0]["call_ref"], &bucket[0]["state"]), (&(&*call.call_id).into(), &"missed".into()));
-        let date: jiff::Timestamp = bucket[0]["date"].as_str().and_then(|date| date.parse().ok()).expect("a date");
+    let pushed_again: BTreeSet<_> = phones.iter().map(|phone| world.pushed(phone).token).collect();
+    assert_eq!(pushed, pushed_again);
+    world.admin.expect_metric("held_calls", 50.0);
+    calls.iter_mut().for_each(|(call, _)| call.reconnect(&world.switch));
+    for (phone, (call, to_tag)) in phones.iter_mut().zip(&calls) {
         phone.register(&mut world);
-        world.pushed_missed_calls(phone, &[u64::try_from(date.as_second()).expect("after 1970")]);
+        let incoming = phone.invited();
+        assert_eq!(incoming.invite.header("Call-ID"), call.call_id);
+        incoming.answer(200, "OK");
+        let answered = loop {
+            let (response, _) = world.switch.peer.receive();
+            if response.status() >= 200 {
+                break response;
+            }
+            assert!(matches!(response.status(), 100 | 182));
+            let known = calls.iter().find(|(call, _)| call.call_id == response.header("Call-ID"));
+            let known = known.expect("a call of ours").1.as_str();
+            assert!(response.status() == 100 || response.to_tag() == known, "the tag that the caller knows");
+        };
+        assert_eq!((answered.status(), answered.header("Call-ID")), (200, &*call.call_id));
+        assert_ne!(answered.to_tag(), to_tag, "the device's own");
+        call.confirm(&answered);
+        incoming.confirmed();
         world.admin.expect_bucket(&phone.aor(), &[]);
-        phone.expect_nothing_more(&world);
     }
     assert_eq!(world.pushes(), 2 * CALLS);
+}
+
+#[test]
+fn held_calls_survive_a_kill_over_udp() {
+    held_calls_survive_a_kill(Udp);
+}
+
+/// The callers' connections are gone; they are answered by new ones (RFC 3261 §18.2.2).
+#[test]
+fn held_calls_survive_a_kill_over_tcp() {
+    held_calls_survive_a_kill(Tcp);
+}
+
+#[test]
+fn calls_that_ran_out_while_the_server_was_dead_are_answered_and_missed() {
+    let mut world = World::with_program(Mode::Open, Udp, "hold.wait_s = 1");
+    world.keep_ports();
+    let mut phone = crate::held_call::asleep(&mut world, Push::Fcm);
+    let call = world.call(&phone);
+    let queued = world.switch.queued();
+    world.pushed(&phone);
+    world.program().kill();
+    // Not to wait for something: the wait is to be over before anybody is there to see it.
+    std::thread::sleep(Duration::from_secs(1));
+    world.start_program();
+    world.switch.response(100, "INVITE");
+    let refused = world.switch.response(480, "INVITE");
+    assert_eq!(refused.to_tag(), queued.to_tag());
+    call.ack(&refused);
+    crate::peer::eventually("the missed call", || {
+        world.admin.bucket(&phone.aor()).iter().any(|entry| entry["state"] == "missed").then_some(())
+    });
+    phone.register(&mut world);
+    assert_eq!(world.pushed(&phone).json()["message"]["data"]["type"], "missed_calls");
 }
 
 #[test]

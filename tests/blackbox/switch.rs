@@ -156,6 +156,11 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// Goes on by the switch's present connection.
+    pub(crate) fn reconnect(&mut self, switch: &Switch) {
+        self.link = switch.link().clone();
+    }
+
     /// The same INVITE once more.
     pub(crate) fn repeat(&self) {
         self.link.send(&self.invite);

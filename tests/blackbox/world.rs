@@ -153,6 +153,13 @@ impl World {
         std::fs::write(self.config_file(), text.replace(from, to)).expect("the configuration is written");
     }
 
+    /// Has the next run listen where this one does, as a server with a configured port would.
+    pub(crate) fn keep_ports(&self) {
+        for (name, address) in ["udp", "tcp"].into_iter().zip(self.addresses) {
+            self.rewrite_config(&format!("{name}:127.0.0.1:0"), &format!("{name}:{address}"));
+        }
+    }
+
     fn connect(&mut self) {
         let server = self.sip(self.switch.peer.transport);
         self.switch.connect(server);

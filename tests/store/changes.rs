@@ -255,17 +255,19 @@ fn claims_are_exclusive_until_reported_or_released() {
 }
 
 #[test]
-fn a_restart_makes_live_entries_missed_and_opens_claims() {
+fn a_restart_keeps_held_calls_and_opens_claims() {
     let phones = Phones::with(&[1]);
     phones.apply(hold(1, 1, &[1]));
     phones.apply(settle(1, 1, &[(1, Settlement::Missed)], true));
     assert_eq!(phones.claims(1).len(), 1);
     phones.apply(hold(1, 3, &[1]));
     phones.apply(hold(1, 2, &[1]));
+    phones.apply(settle(1, 2, &[], true));
     let held = phones.0.restart(NOW);
-    assert_eq!(held, [call(1, 2, &[1]), call(1, 3, &[1])]);
-    assert_eq!((phones.entries(1), phones.held()), (vec![(1, Missed), (2, Missed), (3, Missed)], vec![]));
-    assert_eq!(phones.claims(1).len(), 3);
+    assert_eq!(held, [call(1, 3, &[1])]);
+    let entries = vec![(1, Missed), (2, Missed), (3, Live)];
+    assert_eq!((phones.entries(1), phones.held()), (entries, vec![HeldCallId(3)]), "a live entry has its call");
+    assert_eq!(phones.claims(1).len(), 2);
 }
 
 #[test]

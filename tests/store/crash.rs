@@ -135,7 +135,7 @@ fn check(asker: &Asker, numbers: std::ops::Range<u32>, acknowledged: &[u32]) {
             let held = asker.loaded.held.iter().find(|call| call.id == HeldCallId(number.into()));
             assert!(held.is_none_or(|held| *held == call(owner, number, &devices)), "{number} is there by halves");
             let states = found.map(|entries| entries.iter().map(|entry| entry.state).collect::<Vec<_>>());
-            let expected = held.map(|_| EntryState::Missed).into_iter().collect::<Vec<_>>();
+            let expected = held.map(|_| EntryState::Live).into_iter().collect::<Vec<_>>();
             assert_eq!(states, [expected.clone(), expected], "{number} is there by halves");
             held.is_some()
         };

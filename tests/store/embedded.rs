@@ -81,11 +81,11 @@ fn what_was_stored_is_there_again() {
     assert!(table.device_on(Transport::Udp, flow(5060).remote, NOW).is_some());
     let entries = table.entries(&device(1));
     assert_eq!(entries.len(), 1);
-    assert_eq!((&*entries[0].call_ref, entries[0].state), (&*call_ref(2), EntryState::Missed));
+    assert_eq!((&*entries[0].call_ref, entries[0].state), (&*call_ref(2), EntryState::Live));
     drop(asker);
 
     let asker = Asker::open(folder.path());
-    assert_eq!(asker.loaded.held, [], "a call dies once");
+    assert_eq!(asker.loaded.held, [call(1, 2, &[1])], "nobody has settled it");
     assert_eq!(asker.loaded.entries, 1);
 }
 

@@ -1,0 +1,117 @@
+//! Held calls of a run that died, taken up as if it had never gone.
+//!
+//! The caller's server transaction is made anew from the stored INVITE, with the To tag that the caller knows. A device
+//! that registered meanwhile gets the INVITE, which it takes for a repetition if it had it before, because the branch
+//! is the same; the others are pushed once more. What ran out is answered, and missed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::caller::Caller;
+use super::context::{Context, Purpose};
+use super::event::Contacts;
+use super::held_call::{DeviceInput, DeviceState, HeldCall, HeldDevice};
+use super::request::Target;
+use super::response_context::ResponseContext;
+use super::{Proxy, Timer, route, validate};
+use crate::binding::{Binding, DeviceId};
+use crate::clock::Now;
+use crate::sip::{Flow, HeaderName, Message};
+use crate::store::{self, Change, Settlement};
+use crate::timeline::Step;
+use crate::transaction::Incoming;
+
+impl Proxy {
+    pub(super) fn resume(&mut self, stored: &store::HeldCall, contacts: &dyn Contacts, now: Now) {
+        let Ok(request) = Message::parse(stored.invite.clone(), usize::MAX) else {
+            return self.give_up(stored);
+        };
+        let Incoming::Request(server) = self.transactions.receive_request(&request, stored.flow, now.instant) else {
+            // The same INVITE is held under another record, or there are too many transactions.
+            return self.give_up(stored);
+        };
+        contacts.watch(&stored.aor);
+        self.waiting.entry(stored.aor.clone()).or_default().push(server);
+        self.held_calls += 1;
+        let call = HeldCall { only: self.only(&request, stored.flow, contacts), ..held_call(stored, &request, now) };
+        self.timers.set(Timer::Hold(server), call.until);
+        let mut context = Box::new(Context {
+            server,
+            onward: None,
+            flow: stored.flow,
+            loop_hash: validate::loop_hash(&request, stored.flow.remote, &self.policy.secret),
+            to_tag: stored.to_tag.clone(),
+            responses: ResponseContext::default(),
+            purpose: Purpose::Call(Box::new(call)),
+            request,
+        });
+        self.step(&stored.call_ref, Step::Received, None, "taken up after a restart", "");
+        self.resume_devices(&mut context, stored, contacts, now);
+        self.conclude(&mut context, contacts, now);
+        self.put_back(context);
+    }
+
+    fn resume_devices(&mut self, context: &mut Context, stored: &store::HeldCall, contacts: &dyn Contacts, now: Now) {
+        let is_over = stored.until <= now.unix;
+        let bindings: SmallVec<[Arc<Binding>; 1]> =
+            stored.devices.iter().filter_map(|device| contacts.of_device(*device)).collect();
+        for binding in &bindings {
+            let Some(call) = context.call_mut() else { return };
+            let state = if is_over { DeviceState::Unwakeable } else { DeviceState::Recording };
+            let held = HeldDevice::new(Arc::clone(binding), state);
+            call.devices.push(HeldDevice { has_entry: true, is_durable: true, ..held });
+            let has_woken = binding.registered_at > stored.held_at && binding.is_reachable(now.unix);
+            let input = if has_woken { DeviceInput::Woke } else { DeviceInput::Recorded };
+            if !is_over {
+                self.tell(context, binding.device, input, now);
+            }
+        }
+        if !is_over {
+            self.send_provisional(context, now);
+        }
+    }
+
+    /// The one device that the INVITE named, by an alias or a Path.
+    fn only(&self, request: &Message, flow: Flow, contacts: &dyn Contacts) -> Option<DeviceId> {
+        let routed = route::preprocess(request, &self.policy, &self.keys);
+        match self.target(request, &routed, flow, contacts) {
+            Ok(Target::Phones { only, .. }) => only,
+            Ok(Target::Flow(_) | Target::Softswitch | Target::Ourselves) | Err(_) => None,
+        }
+    }
+
+    /// The caller cannot be answered; what the devices did not see they are told of.
+    fn give_up(&mut self, stored: &store::HeldCall) {
+        self.step(&stored.call_ref, Step::Failed, None, "", "cannot be taken up after a restart");
+        self.keep(Change::Settle {
+            aor: stored.aor.clone(),
+            id: stored.id,
+            call_ref: stored.call_ref.clone(),
+            devices: stored.devices.iter().map(|device| (*device, Settlement::Missed)).collect(),
+            ended: true,
+        });
+    }
+}
+
+/// The call as it was, but for its devices.
+fn held_call(stored: &store::HeldCall, request: &Message, now: Now) -> HeldCall {
+    let wait = stored.until.since(stored.held_at);
+    let waited = now.unix.since(stored.held_at);
+    let expires = request.number(HeaderName::Expires).map(Duration::from_secs);
+    HeldCall {
+        id: stored.id,
+        call_ref: stored.call_ref.clone(),
+        aor: stored.aor.clone(),
+        caller: Caller::of(request),
+        only: None,
+        since: Now { instant: now.instant.checked_sub(waited).unwrap_or(now.instant), unix: stored.held_at },
+        until: now.instant + stored.until.since(now.unix),
+        ends_by_expires: expires.is_some_and(|expires| expires <= wait),
+        is_open: true,
+        is_recorded: true,
+        store_failed: false,
+        devices: SmallVec::new(),
+    }
+}
