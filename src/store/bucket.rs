@@ -19,6 +19,8 @@ use crate::clock::UnixMillis;
 pub(super) struct Claim {
     /// The node that sends it.
     pub(super) node: Arc<str>,
+    /// Which start of that node: what a start before it claimed, nobody works on.
+    pub(super) run: u64,
     /// A claim is open again then, whatever became of its node.
     pub(super) until: UnixMillis,
 }
@@ -27,6 +29,7 @@ pub(super) struct Claim {
 #[derive(Debug, Clone)]
 pub(super) struct Claimer {
     pub(super) node: Arc<str>,
+    pub(super) run: u64,
     pub(super) now: UnixMillis,
     /// End of a claim made now.
     pub(super) until: UnixMillis,
@@ -35,7 +38,7 @@ pub(super) struct Claimer {
 impl Claimer {
     /// The only node there is: nobody else can end its claims, and none outlives it.
     pub(super) fn alone() -> Self {
-        Self { node: "".into(), now: UnixMillis(0), until: UnixMillis(u64::MAX) }
+        Self { node: "".into(), run: 0, now: UnixMillis(0), until: UnixMillis(u64::MAX) }
     }
 }
 
@@ -115,7 +118,11 @@ impl Bucket {
         }
         let missed = self.entries.iter().filter(|entry| entry.state == EntryState::Missed);
         let missed: Vec<_> = missed.map(|entry| BucketEntry::clone(entry)).collect();
-        self.claim = (!missed.is_empty()).then(|| Claim { node: Arc::clone(&claimer.node), until: claimer.until });
+        self.claim = (!missed.is_empty()).then(|| Claim {
+            node: Arc::clone(&claimer.node),
+            run: claimer.run,
+            until: claimer.until,
+        });
         missed
     }
 
@@ -127,7 +134,7 @@ impl Bucket {
 
     /// Ends the claimer's own claim; one that another node has made since its end stays.
     pub(super) fn release(&mut self, claimer: &Claimer) {
-        if self.claim.as_ref().is_some_and(|claim| claim.node == claimer.node) {
+        if self.claim.as_ref().is_some_and(|claim| (&claim.node, claim.run) == (&claimer.node, claimer.run)) {
             self.claim = None;
         }
     }
@@ -305,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_claim_lapses_and_only_its_claimer_ends_it() {
-        let claimer = |node: &str, now, until| Claimer { node: node.into(), now: UnixMillis(now), until: UnixMillis(until) };
+        let claimer = |node: &str, now, until| Claimer { node: node.into(), run: 1, now: UnixMillis(now), until: UnixMillis(until) };
         let mut bucket = bucket(&[("a", 1, Missed)]);
         assert_eq!(bucket.claim(&claimer("one", 10, 20)).len(), 1);
         assert!(bucket.claim(&claimer("other", 19, 29)).is_empty());

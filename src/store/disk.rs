@@ -39,6 +39,11 @@ pub enum OpenError {
     Damaged { path: PathBuf, what: String },
     #[error("no random bytes from the operating system: {0}")]
     Random(getrandom::Error),
+    #[error(
+        "Redis: {0}; store.url must name one that takes writes (a node that was connected to it before starts without \
+         it, too)"
+    )]
+    Redis(String),
     #[error("cannot start the store's writer: {0}")]
     Writer(io::Error),
 }

@@ -79,6 +79,11 @@ pub(super) fn text(text: &str) -> Vec<u8> {
     }
 }
 
+/// Whether a text from a key is only the beginning of a longer one.
+pub(super) fn is_cut(text: &str) -> bool {
+    text.len() >= TEXT_BYTES_MAX
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
