@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 
 use sip_push_proxy::store::{Change, EntryState, HeldCallId};
 
-use crate::embedded::Asker;
 use crate::rows::*;
+use crate::subject::Asker;
 
 const FOLDER: &str = "STORE_TEST_FOLDER";
 const FIRST: &str = "STORE_TEST_FIRST";

@@ -4,7 +4,11 @@
 
 mod changes;
 mod crash;
+mod durable;
 mod embedded;
+mod nodes;
 mod rows;
+mod server;
 mod speed;
+mod subject;
 mod table;

@@ -33,6 +33,8 @@ const OPEN_WAIT: Duration = Duration::from_secs(10);
 /// How long a stop waits for what is under way.
 const STOP_WAIT: Duration = Duration::from_secs(10);
 const SWEEP_MAX: usize = 512;
+/// How often at least Redis is asked whether it is there.
+const BEAT_EVERY: Duration = Duration::from_secs(1);
 
 /// What the store's users ask for.
 #[derive(Debug)]
@@ -92,7 +94,8 @@ struct Rest {
     lookers: HashMap<u64, oneshot::Sender<bool>>,
     /// Records that the journal may drop when it has room for the errand.
     forgotten: Vec<Position>,
-    sweeping: bool,
+    /// A sweep that has more to end.
+    sweeping: Option<UnixMillis>,
 }
 
 /// What a start found.
@@ -129,7 +132,7 @@ impl Task {
             askers: HashMap::new(),
             lookers: HashMap::new(),
             forgotten: Vec::new(),
-            sweeping: false,
+            sweeping: None,
         };
         Self { engine, connector, status, jobs, jobs_max, errands, appended, secret, rest }
     }
@@ -148,7 +151,7 @@ impl Task {
                 return;
             }
         }
-        let mut beat = tokio::time::interval((self.connector.lease / 3).max(Duration::from_millis(10)));
+        let mut beat = tokio::time::interval((self.connector.lease / 3).clamp(Duration::from_millis(10), BEAT_EVERY));
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.turn(&mut beat).await {}
         self.stop().await;
@@ -242,6 +245,9 @@ impl Task {
             Some(news) = self.rest.news.1.recv() => self.hear(news),
             _ = beat.tick() => self.beat(),
         }
+        if self.engine.pending() == 0 {
+            self.rest.sweeping = self.rest.sweeping.filter(|now| self.engine.sweep(*now, SWEEP_MAX));
+        }
         self.perform().await;
         true
     }
@@ -266,7 +272,7 @@ impl Task {
                 // Whoever asks and is gone needs no answer.
                 None => drop(done.send(false)),
             },
-            Job::Sweep(now) => self.rest.sweeping = self.engine.sweep(now, SWEEP_MAX),
+            Job::Sweep(now) => self.rest.sweeping = Some(now),
         }
     }
 
@@ -360,9 +366,6 @@ impl Task {
     }
 
     fn beat(&mut self) {
-        if self.rest.sweeping {
-            self.rest.sweeping = self.engine.sweep(now(), SWEEP_MAX);
-        }
         let Some(mut link) = self.rest.link.clone().filter(|_| !self.rest.is_beating) else { return };
         self.rest.is_beating = true;
         let (number, lease) = (self.rest.link_number, self.connector.lease);
