@@ -84,7 +84,8 @@ impl Redis {
 }
 
 fn server(text: &str, port: u16) -> Result<(String, u16), &'static str> {
-    let address = host_port(text).map_err(|_| "has no HOST or HOST:PORT in its place, such as redis://192.0.2.1:6379")?;
+    let address =
+        host_port(text).map_err(|_| "has no HOST or HOST:PORT in its place, such as redis://192.0.2.1:6379")?;
     // Brackets are for URLs; whoever connects wants the bare address.
     let host = match address.host {
         Host::Ip(ip) => ip.to_string(),
@@ -145,7 +146,10 @@ mod tests {
             ("redis://localhost", "redis://localhost:6379"),
             ("rediss://alice:s%40c@192.0.2.1:7000/3", "rediss://192.0.2.1:7000/3"),
             ("redis://[::1]:7000/0", "redis://[::1]:7000"),
-            ("redis+sentinel://:secret@a.example,b.example:7/main/2", "redis+sentinel://a.example:26379,b.example:7/main/2"),
+            (
+                "redis+sentinel://:secret@a.example,b.example:7/main/2",
+                "redis+sentinel://a.example:26379,b.example:7/main/2",
+            ),
             ("redis+cluster://a.example:1,b.example:2", "redis+cluster://a.example:1,b.example:2"),
         ] {
             let redis = Redis::parse(url).unwrap().unwrap();

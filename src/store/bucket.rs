@@ -312,7 +312,12 @@ mod tests {
 
     #[test]
     fn a_claim_lapses_and_only_its_claimer_ends_it() {
-        let claimer = |node: &str, now, until| Claimer { node: node.into(), run: 1, now: UnixMillis(now), until: UnixMillis(until) };
+        let claimer = |node: &str, now, until| Claimer {
+            node: node.into(),
+            run: 1,
+            now: UnixMillis(now),
+            until: UnixMillis(until),
+        };
         let mut bucket = bucket(&[("a", 1, Missed)]);
         assert_eq!(bucket.claim(&claimer("one", 10, 20)).len(), 1);
         assert!(bucket.claim(&claimer("other", 19, 29)).is_empty());

@@ -114,7 +114,7 @@ impl<'t> Draft<'t> {
             Change::Claim { aor: _, device } => {
                 let claimer = self.claimer.clone();
                 Applied::Claimed(self.change_bucket(device, |bucket| bucket.claim(&claimer)))
-            },
+            }
             Change::Reported { aor: _, device, call_refs } => {
                 let claimer = self.claimer.clone();
                 self.change_bucket(device, |bucket| bucket.reported(&call_refs, &claimer));
@@ -132,9 +132,7 @@ impl<'t> Draft<'t> {
         let made_at = self.made_at;
         let is_later = |binding: &Binding| made_at.is_some_and(|made_at| made_at < binding.registered_at);
         self.change_bindings(aor, |row| {
-            row.retain(|binding| {
-                is_later(binding) || !remove.iter().any(|removal| removal.device == binding.device)
-            });
+            row.retain(|binding| is_later(binding) || !remove.iter().any(|removal| removal.device == binding.device));
             for binding in put {
                 debug_assert_eq!(&binding.aor, aor, "a REGISTER is for one AOR");
                 match row.iter_mut().find(|other| other.device == binding.device) {

@@ -4,9 +4,7 @@ use std::path::Path;
 
 use fjall::KeyspaceCreateOptions;
 use sip_push_proxy::binding::Binding;
-use sip_push_proxy::store::{
-    Applied, Change, Embedded, Memory, OpenError, Settlement, Store, Ticket,
-};
+use sip_push_proxy::store::{Applied, Change, Embedded, Memory, OpenError, Settlement, Store, Ticket};
 
 use crate::rows::*;
 use crate::subject::Asker;

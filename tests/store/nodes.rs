@@ -196,9 +196,7 @@ fn time_ends_things_once_for_all_nodes() {
     wait_for("the call", || nodes.nodes[1].table().entry_count() == 1);
     nodes.nodes.iter().for_each(|node| node.store.sweep(NOW.after(HOUR * 2)));
     for node in &nodes.nodes {
-        wait_for("the end of what is over", || {
-            (node.table().binding_count(), node.table().entry_count()) == (1, 0)
-        });
+        wait_for("the end of what is over", || (node.table().binding_count(), node.table().entry_count()) == (1, 0));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -83,10 +83,6 @@ impl Server {
 
     pub(crate) fn url(&self) -> Redis {
         Redis::parse(&format!("redis://127.0.0.1:{}", self.port)).unwrap().unwrap()
-    }
-
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
     }
 
     /// What redis-cli prints for a command.

@@ -160,10 +160,6 @@ impl Subject {
             self.apply(unregister(1, 998, None)).unwrap();
         }
     }
-
-    pub(crate) fn server(&self) -> &Server {
-        self.server.as_ref().unwrap()
-    }
 }
 
 impl std::ops::Deref for Subject {

@@ -101,9 +101,8 @@ impl Journal {
             bytes_max,
             _lock: lock,
         };
-        let changes = journal
-            .read(&engine)
-            .map_err(|what| OpenError::Damaged { path: journal.folder.clone(), what })?;
+        let changes =
+            journal.read(&engine).map_err(|what| OpenError::Damaged { path: journal.folder.clone(), what })?;
         journal.engine = Some(engine);
         let position = Position { epoch, generation, number: 0 };
         Ok((journal, Found { changes, position, secret }))
@@ -217,7 +216,7 @@ impl Engine {
         let damaged = |what: &str| OpenError::Damaged { path: folder.into(), what: what.to_owned() };
         let version = read("schema")?;
         if version.as_deref() != Some(&[schema::VERSION]) {
-            let found = version.as_deref().and_then(<[u8]>::first).map_or("none".to_owned(), u8::to_string);
+            let found = version.as_deref().and_then(<[u8]>::first).map_or_else(|| "none".to_owned(), u8::to_string);
             return Err(OpenError::Schema { path: folder.into(), found, known: schema::VERSION });
         }
         let number = |key| -> Result<u64, OpenError> {

@@ -17,8 +17,8 @@ use tokio::task::JoinSet;
 
 use super::engine::{Index, Lifetime, Page, ScanPlace, Seen, Unread, Write, Wrote};
 use super::record::{
-    self, CHANNEL, HASHES, Identity, Notice, Record, SECRET, aor_of_key, aor_of_member, call_member, calls_key, device_key,
-    hash_key, node_key,
+    self, CHANNEL, HASHES, Identity, Notice, Record, SECRET, aor_of_key, aor_of_member, call_member, calls_key,
+    device_key, hash_key, node_key,
 };
 use crate::binding::{Aor, DeviceId};
 use crate::config::{Redis, RedisShape};

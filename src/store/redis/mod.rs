@@ -92,10 +92,8 @@ impl RedisStore {
         let (journal, found) = Journal::open(data_dir, JOURNAL_BYTES_MAX)?;
         let table = Arc::new(Table::default());
         let status = Arc::new(Status::default());
-        let identity = Identity {
-            node: settings.node.as_str().into(),
-            run: getrandom::u64().map_err(OpenError::Random)?,
-        };
+        let identity =
+            Identity { node: settings.node.as_str().into(), run: getrandom::u64().map_err(OpenError::Random)? };
         let (queue, jobs) = mpsc::channel(limits.queue.max(1));
         // One for each AOR at most, and each has a change that counts in the queue.
         let (errands, errands_out) = mpsc::channel(limits.queue.saturating_mul(2).saturating_add(1024));
@@ -105,7 +103,7 @@ impl RedisStore {
             connector: Connector {
                 url: settings.url.clone(),
                 timeout: settings.timeout,
-                identity: identity.clone(),
+                identity,
                 lease: settings.lease,
             },
             status: Arc::clone(&status),
@@ -115,8 +113,7 @@ impl RedisStore {
             appended,
             secret: found.secret,
         });
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(OpenError::Writer)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(OpenError::Writer)?;
         let (opened_in, opened) = oneshot::channel();
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(OpenError::Writer)
@@ -133,12 +130,7 @@ impl RedisStore {
         let opened = opened.blocking_recv().map_err(|_| OpenError::Redis("its loop ended".to_owned()))?;
         let Opened { held, secret } = opened?;
         store.status.is_open.store(true, Ordering::Relaxed);
-        let loaded = Loaded {
-            held,
-            bindings: store.table.binding_count(),
-            entries: store.table.entry_count(),
-            secret,
-        };
+        let loaded = Loaded { held, bindings: store.table.binding_count(), entries: store.table.entry_count(), secret };
         Ok((store, loaded))
     }
 

@@ -272,7 +272,7 @@ impl Task {
                 // Whoever asks and is gone needs no answer.
                 None => drop(done.send(false)),
             },
-            Job::Sweep(now) => self.rest.sweeping = Some(now),
+            Job::Sweep(now) => self.rest.sweeping = self.engine.sweep(now, SWEEP_MAX).then_some(now),
         }
     }
 
@@ -521,7 +521,11 @@ pub(super) fn now() -> UnixMillis {
 }
 
 /// The journal's thread: many errands share one sync.
-pub(super) fn keep_journal(mut journal: Journal, mut errands: mpsc::Receiver<Errand>, appended: &mpsc::Sender<Appended>) {
+pub(super) fn keep_journal(
+    mut journal: Journal,
+    mut errands: mpsc::Receiver<Errand>,
+    appended: &mpsc::Sender<Appended>,
+) {
     const ERRANDS_MAX: usize = 512;
     let mut taken = Vec::with_capacity(ERRANDS_MAX);
     while errands.blocking_recv_many(&mut taken, ERRANDS_MAX) > 0 {
