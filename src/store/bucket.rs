@@ -36,6 +36,12 @@ pub(super) struct Claimer {
 }
 
 impl Claimer {
+    /// Whether somebody works on the claim, as far as can be known.
+    fn must_wait_for(&self, claim: &Claim) -> bool {
+        let is_left_over = claim.node == self.node && claim.run != self.run;
+        !is_left_over && self.now < claim.until
+    }
+
     /// The only node there is: nobody else can end its claims, and none outlives it.
     pub(super) fn alone() -> Self {
         Self { node: "".into(), run: 0, now: UnixMillis(0), until: UnixMillis(u64::MAX) }
@@ -113,7 +119,7 @@ impl Bucket {
 
     /// All missed entries, oldest first; none while another claim is open.
     pub(super) fn claim(&mut self, claimer: &Claimer) -> Vec<BucketEntry> {
-        if self.claim.as_ref().is_some_and(|claim| claimer.now < claim.until) {
+        if self.claim.as_ref().is_some_and(|claim| claimer.must_wait_for(claim)) {
             return Vec::new();
         }
         let missed = self.entries.iter().filter(|entry| entry.state == EntryState::Missed);
@@ -326,5 +332,7 @@ mod tests {
         assert_eq!(bucket.claim(&claimer("other", 20, 30)).len(), 1, "its time is over");
         bucket.release(&claimer("one", 20, 30));
         assert!(bucket.claim(&claimer("one", 20, 30)).is_empty(), "the claim is another's now");
+        let restarted = Claimer { run: 2, ..claimer("other", 21, 31) };
+        assert_eq!(bucket.claim(&restarted).len(), 1, "an earlier start's claim is with nobody");
     }
 }

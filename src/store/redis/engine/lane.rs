@@ -185,14 +185,21 @@ impl Engine {
         let mut batch: Vec<_> = lane.waiting.drain(..).collect();
         let rows = self.make(aor, &mut batch, now);
         let Some(last) = batch.last() else { return };
-        if rows.is_empty() {
+        // What finds nothing to do may not have heard of another node's change: Redis has the last word. A claim that
+        // finds nothing is none, whoever has the calls.
+        let is_certain = |op: &Op| match op {
+            Op::Change(change) => matches!(**change, Change::Claim { .. }),
+            Op::Expire(_) => true,
+        };
+        if rows.is_empty() && batch.iter().all(|pending| is_certain(&pending.op)) {
             return self.settled(aor, batch);
         }
         let mark = Position { number: last.number, ..self.position };
         let base = self.version(aor);
         // A hash begun again must not repeat versions that it had before.
         let version = if base == 0 { now.0.saturating_mul(1000).max(1) } else { base + 1 };
-        let before = if rows.iter().any(|(_, value)| value.is_none()) { self.rows(aor) } else { BTreeMap::new() };
+        let may_be_empty = rows.iter().all(|(_, value)| value.is_none());
+        let before = if may_be_empty { self.rows(aor) } else { BTreeMap::new() };
         match self.write(aor, &before, base, version, &rows, mark) {
             Ok(write) => self.send(aor, write, Flight::Direct { batch, rows, version, mark }),
             Err(reason) => self.refuse(batch, &StoreError::Broken(reason)),

@@ -22,6 +22,8 @@ mod effect;
 mod lane;
 mod memory;
 mod outcome;
+#[cfg(test)]
+mod simulation;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
