@@ -199,7 +199,7 @@ impl Engine {
         })?;
         each(&self.calls, "calls", |_, value| {
             let call: super::HeldCall = schema::decode(value)?;
-            table.set_call(call.id, Some(Held { call: call.into(), owner: None }));
+            table.set_call(call.id, Some(Held { call: call.into(), owner: None, run: 0 }));
             Ok(())
         })
     }

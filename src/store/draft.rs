@@ -77,6 +77,11 @@ impl<'t> Draft<'t> {
         Self { claimer, is_shared: true, ..Self::new(table, limits) }
     }
 
+    /// Has the changes to come made by somebody else.
+    pub(super) fn set_claimer(&mut self, claimer: Claimer) {
+        self.claimer = claimer;
+    }
+
     /// Applies a change that was made then and has not reached the other nodes since: what they have bound later
     /// stands.
     pub(super) fn apply_late(&mut self, change: Change, made_at: UnixMillis) -> Applied {
@@ -182,7 +187,10 @@ impl<'t> Draft<'t> {
             }
         }
         match known {
-            None => self.set_call(call.id, Some(Held { call: Arc::new(call), owner: None })),
+            None => {
+                let held = Held { call: Arc::new(call), owner: None, run: self.claimer.run };
+                self.set_call(held.call.id, Some(held));
+            }
             Some(_) if added.is_empty() => {}
             Some(mut known) => {
                 Arc::make_mut(&mut known.call).devices.extend(added);

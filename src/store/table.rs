@@ -43,6 +43,8 @@ pub(super) struct Held {
     pub(super) call: Arc<HeldCall>,
     /// The node that holds it; `None`: this one.
     pub(super) owner: Option<Arc<str>>,
+    /// Which start of that node took it.
+    pub(super) run: u64,
 }
 
 /// What time alone ends, ordered by it, so that a sweep looks only at what is due.

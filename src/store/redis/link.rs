@@ -17,8 +17,8 @@ use tokio::task::JoinSet;
 
 use super::engine::{Index, Lifetime, Page, ScanPlace, Seen, Unread, Write, Wrote};
 use super::record::{
-    self, CHANNEL, HASHES, Identity, Notice, Record, SECRET, aor_of_key, aor_of_member, call_member, calls_key,
-    device_key, hash_key, node_key,
+    self, CHANNEL, HASHES, Identity, Notice, Record, SECRET, Version, aor_of_key, aor_of_member, call_member,
+    calls_key, device_key, hash_key, node_key,
 };
 use crate::binding::{Aor, DeviceId};
 use crate::config::{Redis, RedisShape};
@@ -36,7 +36,7 @@ const EMPTY_KEPT: Duration = Duration::from_secs(7 * 86_400);
 /// KEYS: the hash. ARGV: base, version, lifetime, channel, notice, number of fields to set, these with their values,
 /// fields to delete.
 const WRITE: &str = "
-local version = redis.call('HGET', KEYS[1], 'v') or '0'
+local version = redis.call('HGET', KEYS[1], 'v') or '0-0'
 if version ~= ARGV[1] then
   return redis.call('HGETALL', KEYS[1])
 end
@@ -237,7 +237,13 @@ impl Link {
         };
         let (sets, deletes): (Vec<_>, Vec<_>) = fields.iter().partition(|field| field.value.is_some());
         let mut call = self.script.prepare_invoke();
-        call.key(hash_key(aor)).arg(*base).arg(*version).arg(lifetime).arg(CHANNEL).arg(notice).arg(sets.len());
+        call.key(hash_key(aor))
+            .arg(base.to_string())
+            .arg(version.to_string())
+            .arg(lifetime)
+            .arg(CHANNEL)
+            .arg(notice)
+            .arg(sets.len());
         for field in sets {
             call.arg(&*field.name).arg(field.value.as_deref().unwrap_or_default());
         }
@@ -313,8 +319,13 @@ impl Link {
             let found = if with_rows {
                 read(&aor, &self.identity, value).map(Seen::Record)
             } else {
-                let version = redis::from_redis_value::<Option<u64>>(value);
-                version.map(|version| Seen::Version(version.unwrap_or_default())).map_err(|error| error.to_string())
+                let text = redis::from_redis_value::<Option<Vec<u8>>>(value).map_err(|error| error.to_string());
+                text.and_then(|text| match text {
+                    None => Ok(Seen::Version(Version::default())),
+                    Some(text) => {
+                        Version::parse(&text).map(Seen::Version).ok_or_else(|| "v is not a version".to_owned())
+                    }
+                })
             };
             match found {
                 Ok(found) => seen.push((aor, found)),

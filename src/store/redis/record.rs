@@ -10,18 +10,19 @@
 //!
 //! | field of the hash  | value                                                                                   |
 //! |--------------------|-----------------------------------------------------------------------------------------|
-//! | `v`                | version: decimal, larger with each change                                               |
+//! | `v`                | version: a number, larger with each change, and a stamp of its write: `NUMBER-STAMP`     |
 //! | `w:NODE`           | the node's last change that is in here ([`Position`], 24 bytes)                          |
 //! | `b:DEVICE`         | version byte, binding                                                                   |
 //! | `e:DEVICE:CALLREF` | version byte, bucket entry                                                              |
 //! | `k:DEVICE`         | version byte, open claim on the bucket                                                  |
 //! | `h:DEVICE`         | version byte, the name that the device has now, while calls are settled under this one  |
-//! | `c:ID`             | version byte, owning node and held call                                                 |
+//! | `c:ID`             | version byte, owning node, its start, held call                                               |
 //!
 //! `1` in the keys is the schema's version. A program that reads another version uses other keys, so both can stand on
 //! one Redis; an upgrade starts it empty beside the old one, or from what the nodes hold in memory.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -115,11 +116,32 @@ pub(super) struct Identity {
     pub(super) run: u64,
 }
 
+/// Of an AOR's hash: no two writes of whatever nodes make the same, not even after Redis has lost one of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Version {
+    /// Larger with each write; 0: there is no hash.
+    pub(super) number: u64,
+    /// Of this write among all, by chance.
+    pub(super) stamp: u64,
+}
+
+impl Version {
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
+        let (number, stamp) = std::str::from_utf8(text).ok()?.split_once('-')?;
+        Some(Self { number: number.parse().ok()?, stamp: u64::from_str_radix(stamp, 16).ok()? })
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{:x}", self.number, self.stamp)
+    }
+}
+
 /// An AOR's hash.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Record {
-    /// 0: there is none.
-    pub(super) version: u64,
+    pub(super) version: Version,
     pub(super) rows: BTreeMap<Key, Value>,
     /// Of this node.
     pub(super) mark: Option<Position>,
@@ -136,7 +158,7 @@ impl Record {
         for (field, value) in fields {
             let wrong = |what: String| format!("field {}: {what}", field.escape_ascii());
             match field {
-                b"v" => record.version = number(value).ok_or_else(|| wrong("is not a version".to_owned()))?,
+                b"v" => record.version = Version::parse(value).ok_or_else(|| wrong("is not a version".to_owned()))?,
                 [b'w', b':', name @ ..] if name == identity.node.as_bytes() => {
                     let mark = Position::from_bytes(value).ok_or_else(|| wrong("is not a position".to_owned()))?;
                     record.mark = Some(mark);
@@ -161,10 +183,6 @@ impl Record {
     }
 }
 
-fn number(text: &[u8]) -> Option<u64> {
-    std::str::from_utf8(text).ok()?.parse().ok()
-}
-
 /// As this node sees it.
 fn row(aor: &Aor, identity: &Identity, field: &[u8], value: &[u8]) -> Result<Row, String> {
     let (kind, name) = field.split_at_checked(2).ok_or("is not known")?;
@@ -181,9 +199,9 @@ fn row(aor: &Aor, identity: &Identity, field: &[u8], value: &[u8]) -> Result<Row
         b"k:" => Ok((Key::Claim(device()?), Some(Value::Claim(schema::decode::<Claim>(value)?)))),
         b"h:" => Ok((Key::Heir(device()?), Some(Value::Heir(schema::decode(value)?)))),
         b"c:" => {
-            let (owner, call): (Arc<str>, HeldCall) = schema::decode(value)?;
+            let (owner, run, call): (Arc<str>, u64, HeldCall) = schema::decode(value)?;
             let owner = (owner != identity.node).then_some(owner);
-            Ok((Key::Call(call.id), Some(Value::Call(Held { call: call.into(), owner }))))
+            Ok((Key::Call(call.id), Some(Value::Call(Held { call: call.into(), owner, run }))))
         }
         _ => Err("is not known".to_owned()),
     }
@@ -216,7 +234,9 @@ fn field(node: &str, key: &Key, value: Option<&Value>) -> Result<Field, postcard
     };
     let value = match value {
         None => None,
-        Some(Value::Call(held)) => Some(schema::encode(&(held.owner.as_deref().unwrap_or(node), &*held.call))?),
+        Some(Value::Call(held)) => {
+            Some(schema::encode(&(held.owner.as_deref().unwrap_or(node), held.run, &*held.call))?)
+        }
         Some(value) => Some(schema::value(value)?),
     };
     Ok(Field { name: name.into(), value: value.map(Into::into) })
@@ -229,8 +249,8 @@ pub(super) struct Notice {
     pub(super) run: u64,
     pub(super) aor: Aor,
     /// Version that it was made on.
-    pub(super) base: u64,
-    pub(super) version: u64,
+    pub(super) base: Version,
+    pub(super) version: Version,
     pub(super) fields: Vec<Field>,
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::super::super::change::{Applied, HeldCallId, StoreError};
 use super::super::journal::Late;
-use super::super::record::{Field, Position, Record};
+use super::super::record::{Field, Position, Record, Version};
 use crate::binding::{Aor, Binding, DeviceId};
 
 /// What is to be done outside. Each but the last four is answered by one call of the method of the same name.
@@ -49,8 +49,8 @@ pub(in super::super) struct Write {
     pub(in super::super) aor: Aor,
     pub(in super::super) link: u64,
     /// Version that it is made on.
-    pub(in super::super) base: u64,
-    pub(in super::super) version: u64,
+    pub(in super::super) base: Version,
+    pub(in super::super) version: Version,
     pub(in super::super) fields: Vec<Field>,
     pub(in super::super) run: u64,
     pub(in super::super) lifetime: Lifetime,
@@ -115,6 +115,6 @@ pub(in super::super) struct Page {
 
 #[derive(Debug)]
 pub(in super::super) enum Seen {
-    Version(u64),
+    Version(Version),
     Record(Record),
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::super::super::change::{Applied, Change, StoreError};
 use super::super::super::draft::{Draft, Key, Row, Value};
 use super::super::journal::Late;
-use super::super::record::{Position, Record, fields, mark_field};
+use super::super::record::{Position, Record, Version, fields, mark_field};
 use super::effect::{Effect, Index, Lifetime, Write};
 use super::{BACKGROUND_MAX, Engine, FLIGHTS_MAX, VERIFY_STEP, claimer};
 use crate::binding::Aor;
@@ -51,7 +51,7 @@ pub(super) enum Flight {
     Direct {
         batch: Vec<Pending>,
         rows: Vec<Row>,
-        version: u64,
+        version: Version,
         mark: Position,
     },
     /// Journaled changes, as many as they were then.
@@ -59,7 +59,8 @@ pub(super) enum Flight {
         count: usize,
         base: Record,
         rows: Vec<Row>,
-        version: u64,
+        version: Version,
+        mark: Position,
     },
     Append {
         batch: Vec<Pending>,
@@ -197,13 +198,20 @@ impl Engine {
         let mark = Position { number: last.number, ..self.position };
         let base = self.version(aor);
         // A hash begun again must not repeat versions that it had before.
-        let version = if base == 0 { now.0.saturating_mul(1000).max(1) } else { base + 1 };
+        let number = if base.number == 0 { now.0.saturating_mul(1000).max(1) } else { base.number + 1 };
+        let version = self.stamped(number);
         let may_be_empty = rows.iter().all(|(_, value)| value.is_none());
         let before = if may_be_empty { self.rows(aor) } else { BTreeMap::new() };
         match self.write(aor, &before, base, version, &rows, mark) {
             Ok(write) => self.send(aor, write, Flight::Direct { batch, rows, version, mark }),
             Err(reason) => self.refuse(batch, &StoreError::Broken(reason)),
         }
+    }
+
+    /// A version for one write only: an attempt that came to nothing, or that Redis forgot, must not look like another.
+    pub(super) fn stamped(&mut self, number: u64) -> Version {
+        self.writes = self.writes.wrapping_add(1);
+        Version { number, stamp: self.identity.run.wrapping_add(self.writes) }
     }
 
     pub(super) fn make(&self, aor: &Aor, batch: &mut [Pending], now: UnixMillis) -> Vec<Row> {
@@ -261,8 +269,8 @@ impl Engine {
         &self,
         aor: &Aor,
         before: &BTreeMap<Key, Value>,
-        base: u64,
-        version: u64,
+        base: Version,
+        version: Version,
         rows: &[Row],
         mark: Position,
     ) -> Result<Write, String> {
@@ -270,7 +278,7 @@ impl Engine {
         fields.push(mark_field(&self.identity.node, mark));
         let stays = |key: &Key| !rows.iter().any(|(changed, value)| changed == key && value.is_none());
         let is_left = rows.iter().any(|(_, value)| value.is_some()) || before.keys().any(stays);
-        let was_empty = base == 0 || !self.has_rows(aor);
+        let was_empty = base.number == 0 || !self.has_rows(aor);
         let lifetime = match (is_left, was_empty) {
             (false, _) => Lifetime::Ends,
             (true, true) => Lifetime::Endless,
@@ -279,7 +287,7 @@ impl Engine {
         let (mut found_by, mut gone) = (Vec::new(), Vec::new());
         for (key, value) in rows {
             match (key, value) {
-                (Key::Binding(_, device), Some(_)) if base == 0 || self.table.by_device(*device).is_none() => {
+                (Key::Binding(_, device), Some(_)) if base.number == 0 || self.table.by_device(*device).is_none() => {
                     found_by.push(Index::Device(*device));
                 }
                 (Key::Binding(_, device), None) => gone.push(Index::Device(*device)),

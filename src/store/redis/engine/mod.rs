@@ -16,7 +16,8 @@
 //! - A lane does one thing at a time, so its changes keep their order; lanes do not wait for each other.
 //! - A write whose answer is lost may have been done, may not, or may be done later. Its changes go to the journal
 //!   under the same [`Position`]s, and the mark in the hash tells whether they are to be done again.
-//! - A version lower than one that was seen: Redis has lost data, and gets the rows back from memory.
+//! - A hash without the mark of a change that Redis once had, or with a lower version: Redis has lost data, and gets
+//!   it back from memory. Each node sees to what it acknowledged itself.
 
 mod effect;
 mod lane;
@@ -77,6 +78,8 @@ pub(super) struct Engine {
     pending: usize,
     journaled: usize,
     leftovers: Vec<HeldCall>,
+    /// Writes so far.
+    writes: u64,
     effects: VecDeque<Effect>,
 }
 
@@ -107,6 +110,7 @@ impl Engine {
             pending: 0,
             journaled: 0,
             leftovers: Vec::new(),
+            writes: 0,
             effects: VecDeque::new(),
         };
         engine.recover(journal);
@@ -164,13 +168,20 @@ impl Engine {
     fn recover(&mut self, journal: Vec<Late>) {
         for late in journal {
             let aor = late.change.aor().clone();
-            let mut draft = Draft::shared(&self.table, self.limits, claimer(&self.identity, late.made_at));
+            let mut draft = Draft::shared(&self.table, self.limits, self.claimer_of(&late, late.made_at));
             draft.apply(late.change.clone());
             let rows = draft.rows();
             self.show(&aor, &rows);
             self.journaled += 1;
             self.lanes.entry(aor).or_default().journaled.push_back(late);
         }
+    }
+
+    /// Who made a journaled change: this start, or one before it.
+    fn claimer_of(&self, late: &Late, now: UnixMillis) -> Claimer {
+        let is_ours = late.position.generation == self.position.generation;
+        let run = if is_ours { self.identity.run } else { 0 };
+        Claimer { run, ..claimer(&self.identity, now) }
     }
 
     /// Reads the AORs of which the journal has changes, and these. To be called once, with the first connection.
@@ -183,12 +194,11 @@ impl Engine {
 
     /// From here on what this node holds in memory is of this start. To be called once, when the store opens.
     pub(super) fn opened(&mut self, now: UnixMillis) {
-        let ours = |call: &Arc<HeldCall>| self.table.owner(call.id).is_none();
-        let known: Vec<_> = self.table.calls().into_iter().filter(ours).collect();
-        for call in
-            known.iter().filter(|call| !self.leftovers.iter().any(|left| left.id == call.id)).collect::<Vec<_>>()
-        {
-            self.left_over(call, now);
+        let is_found = |id| self.leftovers.iter().any(|left| left.id == id);
+        let held = self.table.calls().into_iter().filter_map(|call| self.table.held(call.id));
+        let ours: Vec<_> = held.filter(|held| held.owner.is_none() && !is_found(held.call.id)).collect();
+        for held in ours {
+            self.left_over(&held, now);
         }
         self.pump(now);
     }
@@ -273,8 +283,8 @@ impl Engine {
             Some(Flight::Direct { batch, rows, version, mark }) => {
                 self.wrote_direct(aor, batch, &rows, version, mark, outcome, now);
             }
-            Some(Flight::Replay { count, base, rows, version }) => {
-                self.wrote_replay(aor, count, base, &rows, version, outcome, now);
+            Some(Flight::Replay { count, base, rows, version, mark }) => {
+                self.wrote_replay(aor, count, base, &rows, version, mark, outcome, now);
             }
             Some(Flight::Fetch | Flight::Append { .. }) | None => debug_assert!(false, "nothing was written"),
         }
@@ -376,7 +386,7 @@ impl Engine {
             return;
         }
         let version = self.version(aor);
-        if notice.version <= version {
+        if notice.version.number <= version.number {
             return;
         }
         match notice.rows(&self.identity) {

@@ -1,13 +1,12 @@
 //! What came of a write or a read: shown and answered, made again on newer rows, done later, or given back to Redis.
 
 use std::ops::Bound;
-use std::sync::Arc;
 
 use super::super::super::change::{Change, HeldCall, Settlement, StoreError};
 use super::super::super::draft::{Draft, Row, Value};
-use super::super::super::table::Table;
+use super::super::super::table::{Held, Table};
 use super::super::journal::Late;
-use super::super::record::{Position, Record};
+use super::super::record::{Position, Record, Version};
 use super::effect::{Seen, Wrote};
 use super::lane::{Flight, Op, Pending};
 use super::memory::difference;
@@ -22,7 +21,7 @@ impl Engine {
         aor: &Aor,
         mut batch: Vec<Pending>,
         rows: &[Row],
-        version: u64,
+        version: Version,
         mark: Position,
         outcome: Wrote,
         now: UnixMillis,
@@ -31,6 +30,7 @@ impl Engine {
             Wrote::Done => {
                 self.show(aor, rows);
                 self.met(aor, version);
+                self.has_mark(aor, mark);
                 self.settled(aor, batch);
             }
             // It was done, by an attempt whose answer was lost.
@@ -70,7 +70,8 @@ impl Engine {
         count: usize,
         mut base: Record,
         rows: &[Row],
-        version: u64,
+        version: Version,
+        mark: Position,
         outcome: Wrote,
         now: UnixMillis,
     ) {
@@ -83,6 +84,7 @@ impl Engine {
                     lane.attempt = 0;
                 }
                 self.install(aor, base, now);
+                self.has_mark(aor, mark);
             }
             Wrote::Behind(record) => {
                 if let Some(lane) = self.lanes.get_mut(aor) {
@@ -99,7 +101,7 @@ impl Engine {
     /// Makes memory and Redis agree, whichever of them has what the other lacks.
     pub(super) fn take_over(&mut self, aor: &Aor, record: Record, now: UnixMillis) {
         let has_journaled = self.lanes.get(aor).is_some_and(|lane| !lane.journaled.is_empty());
-        let is_loss = record.version < self.version(aor) && self.has_rows(aor);
+        let is_loss = self.is_loss(aor, &record);
         if !is_loss && !has_journaled {
             return self.install(aor, record, now);
         }
@@ -107,7 +109,7 @@ impl Engine {
         let is_done = |position: &Position| record.mark.is_some_and(|done| done.covers(position));
         let rows = if is_loss {
             tracing::debug!(%aor, "Redis has lost it and gets it back from memory");
-            difference(&record.rows, &self.rows(aor))
+            difference(&record.rows, &self.merged(aor, &record))
         } else if late.iter().all(|late| is_done(&late.position)) {
             self.forget(aor, late.len());
             return self.install(aor, record, now);
@@ -116,10 +118,11 @@ impl Engine {
         };
         let mark = late.last().map_or_else(|| self.settled_mark(aor), |late| late.position);
         let mark = record.mark.filter(|done| done.covers(&mark)).unwrap_or(mark);
-        let version = self.version(aor).max(record.version) + 1;
+        let number = self.version(aor).number.max(record.version.number) + 1;
+        let version = self.stamped(number);
         let write = self.write(aor, &record.rows, record.version, version, &rows, mark);
         match write {
-            Ok(write) => self.send(aor, write, Flight::Replay { count: late.len(), base: record, rows, version }),
+            Ok(write) => self.send(aor, write, Flight::Replay { count: late.len(), base: record, rows, version, mark }),
             Err(reason) => self.unreadable(aor, &reason),
         }
     }
@@ -137,6 +140,7 @@ impl Engine {
             .apply(aor, &record.rows.iter().map(|(key, value)| (key.clone(), Some(value.clone()))).collect::<Vec<_>>());
         let mut draft = Draft::shared(&table, self.limits, claimer(&self.identity, now));
         for late in late {
+            draft.set_claimer(self.claimer_of(late, now));
             draft.apply_late(late.change.clone(), late.made_at);
         }
         draft.rows()
@@ -152,18 +156,22 @@ impl Engine {
                 _ => None,
             })
             .filter(|held| self.table.call(held.call.id).is_none())
-            .map(|held| Arc::clone(&held.call))
+            .cloned()
             .collect();
         self.show(aor, &rows);
         self.met(aor, record.version);
+        if let Some(mark) = record.mark.filter(|mark| mark.epoch == self.position.epoch) {
+            self.has_mark(aor, mark);
+        }
         self.wake(&rows);
-        for call in left {
-            self.left_over(&call, now);
+        for held in left {
+            self.left_over(&held, now);
         }
     }
 
     /// A call that this node held before it started: nobody else will end it.
-    pub(super) fn left_over(&mut self, call: &Arc<HeldCall>, now: UnixMillis) {
+    pub(super) fn left_over(&mut self, held: &Held, now: UnixMillis) {
+        let call = &held.call;
         let settle = Change::Settle {
             aor: call.aor.clone(),
             id: call.id,
@@ -171,7 +179,10 @@ impl Engine {
             devices: call.devices.iter().map(|device| (*device, Settlement::Missed)).collect(),
             ended: true,
         };
-        self.leftovers.push(HeldCall::clone(call));
+        // One of this start's that Redis has all the same was refused, or is over.
+        if held.run != self.identity.run {
+            self.leftovers.push(HeldCall::clone(call));
+        }
         self.enqueue(&call.aor, Op::Change(Box::new(settle)));
         self.advance(&call.aor, now);
     }
@@ -187,7 +198,7 @@ impl Engine {
         }
         match seen {
             Seen::Version(version) if version == self.version(aor) => {}
-            Seen::Record(record) if record.version > self.version(aor) => {
+            Seen::Record(record) if record.version.number > self.version(aor).number && !self.is_loss(aor, &record) => {
                 self.install(aor, record, now);
                 self.rest(aor);
             }
