@@ -294,12 +294,12 @@ fn what_this_version_cannot_do_is_said() {
         "config.toml:6:16: events.redis_stream: events are not possible in this version; leave it empty",
     );
     check(
-        "[store]\nurl = \"redis://:secret@localhost\"\n",
-        "config.toml:6:7: store.url: Redis is not possible in this version; use \"file:\"",
+        "[store]\nurl = \"redis://:secret@one,other\"\n",
+        "config.toml:6:7: store.url: names several servers; that is for redis+sentinel:// and redis+cluster://",
     );
     check(
         "[store]\nurl = \"mysql:\"\n",
-        "config.toml:6:7: store.url: is not a store; use \"file:\" (it lives in node.data_dir)",
+        "config.toml:6:7: store.url: is not a store; use \"file:\" (it lives in node.data_dir) or redis://HOST",
     );
     check(
         "[[push.apns]]\ncertificate_file = \"cert.pem\"\n",

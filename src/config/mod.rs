@@ -11,6 +11,7 @@ mod network;
 mod operation;
 mod problem;
 mod push;
+mod redis_url;
 mod section;
 mod users;
 
@@ -24,6 +25,7 @@ pub use network::{Node, Sip, Softswitch};
 pub use operation::{Admin, Limits, Log, LogFormat, Store, StoreKind, Token};
 pub use problem::{Place, Problem, Problems};
 pub use push::{Apns, Fcm, FcmProfile, Push};
+pub use redis_url::{Redis, RedisShape};
 pub use users::{Credentials, Users};
 
 const DAY_S: u32 = 86_400;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
+use super::redis_url::Redis;
 use super::section::Section;
 
 /// `[limits]`: over each of them 503, and a counter.
@@ -41,23 +42,33 @@ pub struct Store {
     pub timeout: Duration,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreKind {
     /// Embedded, in `node.data_dir`.
     File,
+    /// Redis or Valkey.
+    Redis(Redis),
 }
 
 impl Store {
     pub(super) fn read(section: &Section<'_>) -> Self {
-        const REDIS: [&str; 4] = ["redis://", "rediss://", "redis+sentinel://", "redis+cluster://"];
-        let url = section.string("url", "file:");
-        if REDIS.iter().any(|scheme| url.starts_with(scheme)) {
-            // The URL may carry a password, so it is not repeated.
-            section.wrong("url", "Redis is not possible in this version; use \"file:\"");
-        } else if url != "file:" {
-            section.wrong("url", "is not a store; use \"file:\" (it lives in node.data_dir)");
-        }
-        Self { kind: StoreKind::File, timeout: section.millis("timeout_ms", 500, 1..=60_000) }
+        let kind = section.string("url", "file:");
+        let kind = match kind {
+            "file:" => StoreKind::File,
+            url => match Redis::parse(url) {
+                Some(Ok(redis)) => StoreKind::Redis(redis),
+                // The URL may carry a password, so it is not repeated.
+                Some(Err(wrong)) => {
+                    section.wrong("url", wrong);
+                    StoreKind::File
+                }
+                None => {
+                    section.wrong("url", "is not a store; use \"file:\" (it lives in node.data_dir) or redis://HOST");
+                    StoreKind::File
+                }
+            },
+        };
+        Self { kind, timeout: section.millis("timeout_ms", 500, 1..=60_000) }
     }
 }
 

@@ -26,7 +26,7 @@ use crate::readiness::{Part, Readiness};
 use crate::sip::framing::{FramingError, FramingErrorKind, FramingLimits};
 use crate::sip::response::{self, reason_phrase};
 use crate::sip::{Message, Transport};
-use crate::store::{self, Embedded, OpenError, Store};
+use crate::store::{self, Embedded, OpenError, RedisSettings, RedisStore, Store};
 use crate::timeline::Timeline;
 use crate::transaction;
 use crate::transport::{self, BindError, Bound, Connections};
@@ -348,10 +348,20 @@ fn open_store(config: &Config) -> Result<(Store, store::Loaded), StartError> {
         entry_ttl: config.missed_calls.ttl,
         queue: STORE_QUEUE,
     };
-    match config.store.kind {
+    match &config.store.kind {
         StoreKind::File => {
             let (store, loaded) = Embedded::open(&config.node.data_dir, limits, driver::now().unix)?;
             Ok((Store::Embedded(store), loaded))
+        }
+        StoreKind::Redis(url) => {
+            let settings = RedisSettings {
+                url: url.clone(),
+                timeout: config.store.timeout,
+                node: config.node.id.clone(),
+                lease: config.node.lease,
+            };
+            let (store, loaded) = RedisStore::open(&settings, &config.node.data_dir, limits)?;
+            Ok((Store::Redis(store), loaded))
         }
     }
 }

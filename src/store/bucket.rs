@@ -8,17 +8,53 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::change::{BucketEntry, EntryState, Settlement};
 use crate::binding::DeviceId;
 use crate::clock::UnixMillis;
+
+/// A missed_calls push is on its way: nobody else is to send one until then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Claim {
+    /// The node that sends it.
+    pub(super) node: Arc<str>,
+    /// Which start of that node: what a start before it claimed, nobody works on.
+    pub(super) run: u64,
+    /// A claim is open again then, whatever became of its node.
+    pub(super) until: UnixMillis,
+}
+
+/// Who claims, and when.
+#[derive(Debug, Clone)]
+pub(super) struct Claimer {
+    pub(super) node: Arc<str>,
+    pub(super) run: u64,
+    pub(super) now: UnixMillis,
+    /// End of a claim made now.
+    pub(super) until: UnixMillis,
+}
+
+impl Claimer {
+    /// Whether somebody works on the claim, as far as can be known.
+    fn must_wait_for(&self, claim: &Claim) -> bool {
+        let is_left_over = claim.node == self.node && claim.run != self.run;
+        !is_left_over && self.now < claim.until
+    }
+
+    /// The only node there is: nobody else can end its claims, and none outlives it.
+    pub(super) fn alone() -> Self {
+        Self { node: "".into(), run: 0, now: UnixMillis(0), until: UnixMillis(u64::MAX) }
+    }
+}
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Bucket {
     /// Oldest first, one per call_ref.
     entries: Vec<Arc<BucketEntry>>,
     /// A missed_calls push with its missed entries is on its way. Not kept on disk: after a crash a claim is open
-    /// again, because a missed call is better reported twice than never.
-    claimed: bool,
+    /// again, because a missed call is better reported twice than never. Nodes of one Redis see each other's.
+    claim: Option<Claim>,
     /// Names that the device had while calls were held which are still live here: their settlement comes under
     /// these names.
     former: Vec<DeviceId>,
@@ -70,7 +106,7 @@ impl Bucket {
     /// The process is a new one: only calls that are still held are live, and no claim is open.
     pub(super) fn restart(&mut self, is_held: impl Fn(&BucketEntry) -> bool) {
         self.miss(|entry| !is_held(entry));
-        self.claimed = false;
+        self.claim = None;
     }
 
     fn miss(&mut self, which: impl Fn(&BucketEntry) -> bool) {
@@ -82,24 +118,54 @@ impl Bucket {
     }
 
     /// All missed entries, oldest first; none while another claim is open.
-    pub(super) fn claim(&mut self) -> Vec<BucketEntry> {
-        if self.claimed {
+    pub(super) fn claim(&mut self, claimer: &Claimer) -> Vec<BucketEntry> {
+        if self.claim.as_ref().is_some_and(|claim| claimer.must_wait_for(claim)) {
             return Vec::new();
         }
         let missed = self.entries.iter().filter(|entry| entry.state == EntryState::Missed);
         let missed: Vec<_> = missed.map(|entry| BucketEntry::clone(entry)).collect();
-        self.claimed = !missed.is_empty();
+        self.claim = (!missed.is_empty()).then(|| Claim {
+            node: Arc::clone(&claimer.node),
+            run: claimer.run,
+            until: claimer.until,
+        });
         missed
     }
 
     /// Only missed entries go: a call that rings again since the claim was not reported by it.
-    pub(super) fn reported(&mut self, call_refs: &[Box<str>]) {
+    pub(super) fn reported(&mut self, call_refs: &[Box<str>], claimer: &Claimer) {
         self.entries.retain(|entry| entry.state == EntryState::Live || !call_refs.contains(&entry.call_ref));
-        self.claimed = false;
+        self.release(claimer);
     }
 
-    pub(super) fn release(&mut self) {
-        self.claimed = false;
+    /// Ends the claimer's own claim; one that another node has made since its end stays.
+    pub(super) fn release(&mut self, claimer: &Claimer) {
+        if self.claim.as_ref().is_some_and(|claim| (&claim.node, claim.run) == (&claimer.node, claimer.run)) {
+            self.claim = None;
+        }
+    }
+
+    pub(super) fn open_claim(&self) -> Option<&Claim> {
+        self.claim.as_ref().filter(|_| !self.is_empty())
+    }
+
+    pub(super) fn load_claim(&mut self, claim: Option<Claim>) {
+        self.claim = claim;
+    }
+
+    /// Puts one entry in the place of the one with its call_ref.
+    pub(super) fn replace(&mut self, call_ref: &str, entry: Option<Arc<BucketEntry>>) {
+        self.entries.retain(|other| &*other.call_ref != call_ref);
+        if let Some(entry) = entry {
+            self.load(entry);
+        }
+    }
+
+    pub(super) fn set_former(&mut self, name: DeviceId, is_former: bool) {
+        self.former.retain(|other| *other != name);
+        if is_former {
+            self.former.push(name);
+        }
     }
 
     /// The same phone had the bucket `other` as `name`. A claim on it stays behind: its push goes to the old token,
@@ -215,38 +281,58 @@ mod tests {
         let mut bucket = bucket(&[("a", 1, Missed), ("b", 2, Live), ("c", 3, Missed)]);
         let refs =
             |claim: Vec<BucketEntry>| claim.into_iter().map(|entry| entry.call_ref.into()).collect::<Vec<String>>();
-        assert_eq!(refs(bucket.claim()), ["a", "c"]);
-        assert!(bucket.claim().is_empty());
-        bucket.release();
-        assert_eq!(refs(bucket.claim()), ["a", "c"]);
-        bucket.reported(&["a".into()]);
-        assert_eq!(refs(bucket.claim()), ["c"]);
+        assert_eq!(refs(bucket.claim(&Claimer::alone())), ["a", "c"]);
+        assert!(bucket.claim(&Claimer::alone()).is_empty());
+        bucket.release(&Claimer::alone());
+        assert_eq!(refs(bucket.claim(&Claimer::alone())), ["a", "c"]);
+        bucket.reported(&["a".into()], &Claimer::alone());
+        assert_eq!(refs(bucket.claim(&Claimer::alone())), ["c"]);
     }
 
     #[test]
     fn an_empty_claim_is_not_open() {
         let mut bucket = bucket(&[("a", 1, Live)]);
-        assert!(bucket.claim().is_empty());
+        assert!(bucket.claim(&Claimer::alone()).is_empty());
         bucket.settle("a", Settlement::Missed);
-        assert_eq!(bucket.claim().len(), 1);
+        assert_eq!(bucket.claim(&Claimer::alone()).len(), 1);
     }
 
     #[test]
     fn a_report_does_not_take_a_call_that_rings_again() {
         let mut bucket = bucket(&[("a", 1, Missed)]);
-        assert_eq!(bucket.claim().len(), 1);
+        assert_eq!(bucket.claim(&Claimer::alone()).len(), 1);
         bucket.hold(entry("a", 2), 9);
-        bucket.reported(&["a".into()]);
+        bucket.reported(&["a".into()], &Claimer::alone());
         assert_eq!(shown(&bucket), [("a", Live)]);
     }
 
     #[test]
     fn inherited_entries_are_in_order_once_and_unclaimed() {
         let mut old = bucket(&[("a", 1, Missed), ("b", 3, Live)]);
-        assert_eq!(old.claim().len(), 1);
+        assert_eq!(old.claim(&Claimer::alone()).len(), 1);
         let mut new = bucket(&[("b", 3, Missed), ("c", 2, Missed)]);
         new.inherit(old, DeviceId([1; 10]), 9);
         assert_eq!(shown(&new), [("a", Missed), ("c", Missed), ("b", Missed)]);
-        assert_eq!(new.claim().len(), 3);
+        assert_eq!(new.claim(&Claimer::alone()).len(), 3);
+    }
+
+    #[test]
+    fn a_claim_lapses_and_only_its_claimer_ends_it() {
+        let claimer = |node: &str, now, until| Claimer {
+            node: node.into(),
+            run: 1,
+            now: UnixMillis(now),
+            until: UnixMillis(until),
+        };
+        let mut bucket = bucket(&[("a", 1, Missed)]);
+        assert_eq!(bucket.claim(&claimer("one", 10, 20)).len(), 1);
+        assert!(bucket.claim(&claimer("other", 19, 29)).is_empty());
+        bucket.release(&claimer("other", 19, 29));
+        assert!(bucket.claim(&claimer("other", 19, 29)).is_empty());
+        assert_eq!(bucket.claim(&claimer("other", 20, 30)).len(), 1, "its time is over");
+        bucket.release(&claimer("one", 20, 30));
+        assert!(bucket.claim(&claimer("one", 20, 30)).is_empty(), "the claim is another's now");
+        let restarted = Claimer { run: 2, ..claimer("other", 21, 31) };
+        assert_eq!(bucket.claim(&restarted).len(), 1, "an earlier start's claim is with nobody");
     }
 }

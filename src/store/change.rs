@@ -61,7 +61,7 @@ impl HeldCallId {
 }
 
 /// One atomic change: all of it or nothing, durable before it is acknowledged.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
     /// An accepted REGISTER. Bindings in `put` replace those of the same device; those in `remove` end, and their
     /// bucket entries go to the device in `heir` (same phone under a new name) or, without one, away.
@@ -87,15 +87,31 @@ pub enum Change {
     Release { aor: Aor, device: DeviceId },
 }
 
+impl Change {
+    /// Whose rows it is about. A change is about one AOR.
+    pub fn aor(&self) -> &Aor {
+        match self {
+            Self::Register { aor, .. }
+            | Self::TokenDead { aor, .. }
+            | Self::Remove { aor, .. }
+            | Self::Settle { aor, .. }
+            | Self::Claim { aor, .. }
+            | Self::Reported { aor, .. }
+            | Self::Release { aor, .. } => aor,
+            Self::Hold { call, .. } => &call.aor,
+        }
+    }
+}
+
 /// The end of a binding by a REGISTER.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Removal {
     pub device: DeviceId,
     pub heir: Option<DeviceId>,
 }
 
 /// What becomes of a bucket entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Settlement {
     /// Answered, seen by the device, or not a missed call: the entry goes.
     Seen,
@@ -107,7 +123,7 @@ pub enum Settlement {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
 
-/// Sent once for each submitted change, in the order of submission.
+/// Sent once for each submitted change; for changes of the same AOR in the order of submission.
 #[derive(Debug)]
 pub struct Reply {
     pub ticket: Ticket,

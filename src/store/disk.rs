@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
 use super::draft::{Draft, Key};
-use super::table::Table;
+use super::table::{Held, Table};
 use super::{Limits, schema};
 use crate::binding::Binding;
 
@@ -39,6 +39,11 @@ pub enum OpenError {
     Damaged { path: PathBuf, what: String },
     #[error("no random bytes from the operating system: {0}")]
     Random(getrandom::Error),
+    #[error(
+        "Redis: {0}; store.url must name one that takes writes (a node that was connected to it before starts without \
+         it, too)"
+    )]
+    Redis(String),
     #[error("cannot start the store's writer: {0}")]
     Writer(io::Error),
 }
@@ -150,6 +155,8 @@ impl Engine {
                 Key::Binding(..) => &self.bindings,
                 Key::Entry(..) => &self.entries,
                 Key::Call(_) => &self.calls,
+                // A node alone has nobody to tell.
+                Key::Claim(_) | Key::Heir(_) => continue,
             };
             match draft.value(key) {
                 Some(value) => {
@@ -192,7 +199,7 @@ impl Engine {
         })?;
         each(&self.calls, "calls", |_, value| {
             let call: super::HeldCall = schema::decode(value)?;
-            table.set_call(call.id, Some(call.into()));
+            table.set_call(call.id, Some(Held { call: call.into(), owner: None, run: 0 }));
             Ok(())
         })
     }
@@ -236,11 +243,11 @@ fn create(data_dir: &Path, folder: &Path) -> Result<(), OpenError> {
 }
 
 /// Not for other users: it holds push tokens and who calls whom.
-fn create_folder(path: &Path) -> io::Result<()> {
+pub(super) fn create_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-fn lock(data_dir: &Path) -> Result<File, OpenError> {
+pub(super) fn lock(data_dir: &Path) -> Result<File, OpenError> {
     let path = data_dir.join("lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(|error| OpenError::Folder { path: path.clone(), error })?;
@@ -251,7 +258,7 @@ fn lock(data_dir: &Path) -> Result<File, OpenError> {
     }
 }
 
-fn open_error(folder: &Path, error: &fjall::Error) -> OpenError {
+pub(super) fn open_error(folder: &Path, error: &fjall::Error) -> OpenError {
     let path = folder.to_path_buf();
     if let fjall::Error::Io(error) = error {
         return OpenError::Folder { path, error: io::Error::new(error.kind(), error.to_string()) };
@@ -262,7 +269,7 @@ fn open_error(folder: &Path, error: &fjall::Error) -> OpenError {
     OpenError::Damaged { path, what: text(error) }
 }
 
-fn text(error: &fjall::Error) -> String {
+pub(super) fn text(error: &fjall::Error) -> String {
     // The engine's own text of these is their Debug form.
     if let fjall::Error::Io(error) = error {
         return error.to_string();

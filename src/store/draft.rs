@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::Limits;
-use super::bucket::Bucket;
+use super::bucket::{Bucket, Claim, Claimer};
 use super::change::{Applied, BucketEntry, Change, EntryState, HeldCall, HeldCallId, Removal, Settlement};
-use super::table::{Bindings, Table, contains};
+use super::table::{Bindings, Held, Table, contains};
 use crate::binding::{Aor, Binding, DeviceId, PushToken, Tokens};
 use crate::clock::UnixMillis;
 
@@ -19,13 +19,23 @@ pub(super) enum Key {
     Binding(Aor, DeviceId),
     Entry(DeviceId, Box<str>),
     Call(HeldCallId),
+    /// The open claim on a device's bucket. Between nodes only.
+    Claim(DeviceId),
+    /// The present name of the device that had this one. Between nodes only.
+    Heir(DeviceId),
 }
 
+/// A row and what it is to hold; `None`: it is to go.
+pub(super) type Row = (Key, Option<Value>);
+
 /// What a row holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Value {
     Binding(Arc<Binding>),
     Entry(Arc<BucketEntry>),
-    Call(Arc<HeldCall>),
+    Call(Held),
+    Claim(Claim),
+    Heir(DeviceId),
 }
 
 /// Changes on top of the table.
@@ -35,10 +45,15 @@ pub(super) struct Draft<'t> {
     bindings: BTreeMap<Aor, Bindings>,
     buckets: BTreeMap<DeviceId, Bucket>,
     heirs: BTreeMap<DeviceId, Option<DeviceId>>,
-    calls: BTreeMap<HeldCallId, Option<Arc<HeldCall>>>,
+    calls: BTreeMap<HeldCallId, Option<Held>>,
     /// Rows that differ from the table, or are to be written again all the same. A row changed twice is written once,
     /// as it is at last.
     touched: BTreeSet<Key>,
+    claimer: Claimer,
+    /// Whether other nodes are to see claims and heirs.
+    is_shared: bool,
+    /// When the changes were made, if that was before other nodes may have made theirs.
+    made_at: Option<UnixMillis>,
 }
 
 impl<'t> Draft<'t> {
@@ -51,7 +66,29 @@ impl<'t> Draft<'t> {
             heirs: BTreeMap::new(),
             calls: BTreeMap::new(),
             touched: BTreeSet::new(),
+            claimer: Claimer::alone(),
+            is_shared: false,
+            made_at: None,
         }
+    }
+
+    /// For rows that several nodes share.
+    pub(super) fn shared(table: &'t Table, limits: Limits, claimer: Claimer) -> Self {
+        Self { claimer, is_shared: true, ..Self::new(table, limits) }
+    }
+
+    /// Has the changes to come made by somebody else.
+    pub(super) fn set_claimer(&mut self, claimer: Claimer) {
+        self.claimer = claimer;
+    }
+
+    /// Applies a change that was made then and has not reached the other nodes since: what they have bound later
+    /// stands.
+    pub(super) fn apply_late(&mut self, change: Change, made_at: UnixMillis) -> Applied {
+        self.made_at = Some(made_at);
+        let applied = self.apply(change);
+        self.made_at = None;
+        applied
     }
 
     /// Applies one change on top of those before.
@@ -79,24 +116,34 @@ impl<'t> Draft<'t> {
                 }
                 Applied::Done
             }
-            Change::Claim { aor: _, device } => Applied::Claimed(self.change_bucket(device, Bucket::claim)),
+            Change::Claim { aor: _, device } => {
+                let claimer = self.claimer.clone();
+                Applied::Claimed(self.change_bucket(device, |bucket| bucket.claim(&claimer)))
+            }
             Change::Reported { aor: _, device, call_refs } => {
-                self.change_bucket(device, |bucket| bucket.reported(&call_refs));
+                let claimer = self.claimer.clone();
+                self.change_bucket(device, |bucket| bucket.reported(&call_refs, &claimer));
                 Applied::Done
             }
             Change::Release { aor: _, device } => {
-                self.change_bucket(device, Bucket::release);
+                let claimer = self.claimer.clone();
+                self.change_bucket(device, |bucket| bucket.release(&claimer));
                 Applied::Done
             }
         }
     }
 
     fn register(&mut self, aor: &Aor, put: Vec<Binding>, remove: &[Removal]) {
+        let made_at = self.made_at;
+        let is_later = |binding: &Binding| made_at.is_some_and(|made_at| made_at < binding.registered_at);
         self.change_bindings(aor, |row| {
-            row.retain(|binding| !remove.iter().any(|removal| removal.device == binding.device));
+            row.retain(|binding| is_later(binding) || !remove.iter().any(|removal| removal.device == binding.device));
             for binding in put {
                 debug_assert_eq!(&binding.aor, aor, "a REGISTER is for one AOR");
                 match row.iter_mut().find(|other| other.device == binding.device) {
+                    Some(other) if is_later(other) => {}
+                    // The same again is no difference to be written.
+                    Some(other) if **other == binding => {}
                     Some(other) => *other = Arc::new(binding),
                     None => row.push(Arc::new(binding)),
                 }
@@ -131,7 +178,7 @@ impl<'t> Draft<'t> {
     fn hold(&mut self, call: HeldCall, entry: BucketEntry) {
         let entry = Arc::new(BucketEntry { state: EntryState::Live, ..entry });
         let known = self.call(call.id);
-        let known_devices = known.as_ref().map(|known| &*known.devices).unwrap_or_default();
+        let known_devices = known.as_ref().map(|known| &*known.call.devices).unwrap_or_default();
         let added: Vec<_> = call.devices.iter().copied().filter(|device| !known_devices.contains(device)).collect();
         for device in &added {
             if self.is_bound(&call.aor, *device) {
@@ -140,10 +187,13 @@ impl<'t> Draft<'t> {
             }
         }
         match known {
-            None => self.set_call(call.id, Some(Arc::new(call))),
+            None => {
+                let held = Held { call: Arc::new(call), owner: None, run: self.claimer.run };
+                self.set_call(held.call.id, Some(held));
+            }
             Some(_) if added.is_empty() => {}
             Some(mut known) => {
-                Arc::make_mut(&mut known).devices.extend(added);
+                Arc::make_mut(&mut known.call).devices.extend(added);
                 self.set_call(call.id, Some(known));
             }
         }
@@ -151,8 +201,7 @@ impl<'t> Draft<'t> {
 
     fn settle(&mut self, device: DeviceId, call_ref: &str, settlement: Settlement) {
         let here = self.bucket(device).entry(call_ref).is_some();
-        let heir = self.heirs.get(&device).copied().unwrap_or_else(|| self.table.heir(&device));
-        let device = if here { device } else { heir.unwrap_or(device) };
+        let device = if here { device } else { self.heir(device).unwrap_or(device) };
         self.change_bucket(device, |bucket| bucket.settle(call_ref, settlement));
     }
 
@@ -186,6 +235,18 @@ impl<'t> Draft<'t> {
             self.change_bucket(*device, |bucket| bucket.expire(cutoff));
         }
         over.len() == most || aged.len() == most
+    }
+
+    /// Ends what time alone ends of one AOR.
+    pub(super) fn expire(&mut self, aor: &Aor, now: UnixMillis) {
+        let ttl = u64::try_from(self.limits.entry_ttl.as_millis()).unwrap_or(u64::MAX);
+        for binding in self.bindings(aor) {
+            if binding.is_over(now) {
+                self.end(aor, binding.device);
+            } else if let Some(cutoff) = now.0.checked_sub(ttl).map(UnixMillis) {
+                self.change_bucket(binding.device, |bucket| bucket.expire(cutoff));
+            }
+        }
     }
 
     /// What a start finds: calls that were held when the process died, returned oldest first. They, and their live
@@ -226,7 +287,14 @@ impl<'t> Draft<'t> {
             }
             Key::Entry(device, call_ref) => self.bucket(*device).entry(call_ref).cloned().map(Value::Entry),
             Key::Call(id) => self.call(*id).map(Value::Call),
+            Key::Claim(device) => self.bucket(*device).open_claim().cloned().map(Value::Claim),
+            Key::Heir(name) => self.heir(*name).map(Value::Heir),
         }
+    }
+
+    /// The rows to be written, and what each is to hold.
+    pub(super) fn rows(&self) -> Vec<Row> {
+        self.touched.iter().map(|key| (key.clone(), self.value(key))).collect()
     }
 
     /// Shows the draft to the readers of the table.
@@ -256,8 +324,12 @@ impl Draft<'_> {
         self.buckets.get(&device).cloned().unwrap_or_else(|| self.table.bucket(&device))
     }
 
-    fn call(&self, id: HeldCallId) -> Option<Arc<HeldCall>> {
-        self.calls.get(&id).cloned().unwrap_or_else(|| self.table.call(id))
+    fn call(&self, id: HeldCallId) -> Option<Held> {
+        self.calls.get(&id).cloned().unwrap_or_else(|| self.table.held(id))
+    }
+
+    fn heir(&self, name: DeviceId) -> Option<DeviceId> {
+        self.heirs.get(&name).copied().unwrap_or_else(|| self.table.heir(&name))
     }
 
     fn is_bound(&self, aor: &Aor, device: DeviceId) -> bool {
@@ -285,12 +357,19 @@ impl Draft<'_> {
         after.retire_former();
         let left = before.former().iter().filter(|name| !after.former().contains(name)).map(|name| (*name, None));
         let held = after.former().iter().map(|name| (*name, Some(device)));
-        self.heirs.extend(left.chain(held));
+        let heirs: Vec<_> = left.chain(held).filter(|(name, heir)| self.heir(*name) != *heir).collect();
+        if self.is_shared {
+            self.touched.extend(heirs.iter().map(|(name, _)| Key::Heir(*name)));
+            if before.open_claim() != after.open_claim() {
+                self.touched.insert(Key::Claim(device));
+            }
+        }
+        self.heirs.extend(heirs);
         self.buckets.insert(device, after);
         result
     }
 
-    fn set_call(&mut self, id: HeldCallId, call: Option<Arc<HeldCall>>) {
+    fn set_call(&mut self, id: HeldCallId, call: Option<Held>) {
         if call.is_some() || self.call(id).is_some() {
             self.touched.insert(Key::Call(id));
             self.calls.insert(id, call);

@@ -18,6 +18,7 @@ mod disk;
 mod draft;
 mod embedded;
 mod memory;
+mod redis;
 mod schema;
 mod table;
 
@@ -31,8 +32,10 @@ pub use change::{
 };
 pub use embedded::{Embedded, Loaded, OpenError};
 pub use memory::Memory;
+pub use redis::{RedisSettings, RedisStore};
 pub use table::{Bindings, Table};
 
+use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::UnixMillis;
 
 /// How much a store may keep and queue.
@@ -50,6 +53,7 @@ pub struct Limits {
 #[derive(Debug)]
 pub enum Store {
     Embedded(Embedded),
+    Redis(RedisStore),
     Memory(Memory),
 }
 
@@ -58,18 +62,20 @@ impl Store {
     pub fn table(&self) -> &Arc<Table> {
         match self {
             Self::Embedded(store) => store.table(),
+            Self::Redis(store) => store.table(),
             Self::Memory(store) => store.table(),
         }
     }
 
     /// Hands a change to the writer and never waits. Unless this is an error, exactly one [`Reply`] follows on
-    /// `reply_to`, in the order of submission.
+    /// `reply_to`, for changes of the same AOR in the order of submission.
     ///
     /// # Errors
     /// `Busy` when the queue is full, `Broken` after [`Store::shutdown`].
     pub fn submit(&self, ticket: Ticket, change: Change, reply_to: &mpsc::Sender<Reply>) -> Result<(), StoreError> {
         match self {
             Self::Embedded(store) => store.submit(ticket, change, reply_to),
+            Self::Redis(store) => store.submit(ticket, change, reply_to),
             Self::Memory(store) => store.submit(ticket, change, reply_to),
         }
     }
@@ -79,7 +85,56 @@ impl Store {
     pub fn sweep(&self, now: UnixMillis) {
         match self {
             Self::Embedded(store) => store.sweep(now),
+            Self::Redis(store) => store.sweep(now),
             Self::Memory(store) => store.sweep(now),
+        }
+    }
+
+    /// Whether what memory does not have is nowhere. A Redis with much in it is read while calls go on.
+    pub fn is_loaded(&self) -> bool {
+        match self {
+            Self::Redis(store) => store.is_loaded(),
+            Self::Embedded(_) | Self::Memory(_) => true,
+        }
+    }
+
+    /// Whether the store does its work, but not as it should: changes are kept for a Redis that is away.
+    pub fn is_degraded(&self) -> bool {
+        match self {
+            Self::Redis(store) => store.is_degraded(),
+            Self::Embedded(_) | Self::Memory(_) => false,
+        }
+    }
+
+    /// Acknowledged changes that Redis does not have yet.
+    pub fn journal_entries(&self) -> usize {
+        match self {
+            Self::Redis(store) => store.journal_entries(),
+            Self::Embedded(_) | Self::Memory(_) => 0,
+        }
+    }
+
+    /// Makes memory right about one AOR. False when it may still be wrong.
+    pub async fn fetch(&self, aor: &Aor) -> bool {
+        match self {
+            Self::Redis(store) => store.fetch(aor).await,
+            Self::Embedded(_) | Self::Memory(_) => true,
+        }
+    }
+
+    /// Makes memory right about the AOR of one device. False when it may still be wrong.
+    pub async fn fetch_device(&self, device: DeviceId) -> bool {
+        match self {
+            Self::Redis(store) => store.fetch_device(device).await,
+            Self::Embedded(_) | Self::Memory(_) => true,
+        }
+    }
+
+    /// Has `on_wake` called for each binding that another node accepted.
+    pub fn on_wake(&self, on_wake: impl Fn(&Arc<Binding>) + Send + Sync + 'static) {
+        match self {
+            Self::Redis(store) => store.on_wake(on_wake),
+            Self::Embedded(_) | Self::Memory(_) => {}
         }
     }
 
@@ -87,6 +142,7 @@ impl Store {
     pub fn shutdown(&self) {
         match self {
             Self::Embedded(store) => store.shutdown(),
+            Self::Redis(store) => store.shutdown(),
             Self::Memory(_) => {}
         }
     }

@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
+use super::bucket::Claim;
 use super::change::{BucketEntry, HeldCall};
 use super::draft::{Key, Value};
 use crate::binding::{Binding, DeviceId};
@@ -32,6 +33,7 @@ pub(super) fn key(key: &Key) -> Vec<u8> {
         Key::Binding(aor, device) => [&*text(aor.as_str()), &device.0].concat(),
         Key::Entry(device, call_ref) => [&device.0, &*text(call_ref)].concat(),
         Key::Call(id) => id.0.to_be_bytes().to_vec(),
+        Key::Claim(device) | Key::Heir(device) => device.0.to_vec(),
     }
 }
 
@@ -45,11 +47,13 @@ pub(super) fn value(value: &Value) -> Result<Vec<u8>, postcard::Error> {
     match value {
         Value::Binding(binding) => encode::<Binding>(binding),
         Value::Entry(entry) => encode::<BucketEntry>(entry),
-        Value::Call(call) => encode::<HeldCall>(call),
+        Value::Call(held) => encode::<HeldCall>(&held.call),
+        Value::Claim(claim) => encode::<Claim>(claim),
+        Value::Heir(heir) => encode::<DeviceId>(heir),
     }
 }
 
-fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, postcard::Error> {
+pub(super) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, postcard::Error> {
     postcard::to_io(value, vec![VERSION])
 }
 
@@ -66,12 +70,18 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     }
 }
 
-fn text(text: &str) -> Vec<u8> {
+/// A peer's text as it is in keys.
+pub(super) fn text(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
     match bytes.get(..TEXT_BYTES_MAX - HASH_BYTES) {
         Some(beginning) if bytes.len() >= TEXT_BYTES_MAX => [beginning, &*Sha256::digest(bytes)].concat(),
         _ => bytes.to_vec(),
     }
+}
+
+/// Whether a text from a key is only the beginning of a longer one.
+pub(super) fn is_cut(text: &str) -> bool {
+    text.len() >= TEXT_BYTES_MAX
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Written by the store's one writer only, a whole row at a time: a reader sees an AOR's bindings, or a bucket, before
 //! or after a change and never in between.
 
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 
 use super::bucket::Bucket;
 use super::change::{BucketEntry, HeldCall, HeldCallId};
+use super::draft::{Key, Row, Value};
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::UnixMillis;
 use crate::sip::flow::Transport;
@@ -30,10 +31,20 @@ pub struct Table {
     buckets: DashMap<DeviceId, Bucket>,
     /// Former name of a device to its present one, while calls are settled under the former.
     heirs: DashMap<DeviceId, DeviceId>,
-    calls: DashMap<HeldCallId, Arc<HeldCall>>,
+    calls: DashMap<HeldCallId, Held>,
     /// Only the writer locks it.
     agenda: Mutex<Agenda>,
     entry_count: AtomicUsize,
+}
+
+/// A held call and who holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) call: Arc<HeldCall>,
+    /// The node that holds it; `None`: this one.
+    pub(super) owner: Option<Arc<str>>,
+    /// Which start of that node took it.
+    pub(super) run: u64,
 }
 
 /// What time alone ends, ordered by it, so that a sweep looks only at what is due.
@@ -113,14 +124,19 @@ impl Table {
         self.buckets.get(device).map(|bucket| bucket.entries().to_vec()).unwrap_or_default()
     }
 
-    /// A held call.
-    pub fn call(&self, id: HeldCallId) -> Option<Arc<HeldCall>> {
-        self.calls.get(&id).map(|call| Arc::clone(&call))
+    /// The other node that holds a call; `None` for a call of this node, and for one that is not known.
+    pub fn owner(&self, id: HeldCallId) -> Option<Arc<str>> {
+        self.calls.get(&id).and_then(|held| held.owner.clone())
     }
 
-    /// All held calls, oldest first.
+    /// A held call, of whichever node.
+    pub fn call(&self, id: HeldCallId) -> Option<Arc<HeldCall>> {
+        self.calls.get(&id).map(|held| Arc::clone(&held.call))
+    }
+
+    /// All held calls of all nodes, oldest first.
     pub fn calls(&self) -> Vec<Arc<HeldCall>> {
-        let mut calls: Vec<_> = self.calls.iter().map(|call| Arc::clone(&call)).collect();
+        let mut calls: Vec<_> = self.calls.iter().map(|held| Arc::clone(&held.call)).collect();
         calls.sort_unstable_by_key(|call| (call.held_at, call.id));
         calls
     }
@@ -224,11 +240,76 @@ impl Table {
         };
     }
 
-    pub(super) fn set_call(&self, id: HeldCallId, call: Option<Arc<HeldCall>>) {
+    pub(super) fn held(&self, id: HeldCallId) -> Option<Held> {
+        self.calls.get(&id).map(|held| held.clone())
+    }
+
+    pub(super) fn set_call(&self, id: HeldCallId, call: Option<Held>) {
         match call {
             Some(call) => self.calls.insert(id, call),
             None => self.calls.remove(&id).map(|(_, call)| call),
         };
+    }
+
+    /// Shows rows of one AOR as they are in a store outside.
+    pub(super) fn apply(&self, aor: &Aor, rows: &[Row]) {
+        let mut bindings = self.lookup(aor);
+        let mut buckets: BTreeMap<DeviceId, Bucket> = BTreeMap::new();
+        let mut bucket = |device: &DeviceId, change: &dyn Fn(&mut Bucket)| {
+            change(buckets.entry(*device).or_insert_with(|| self.bucket(device)));
+        };
+        for (key, value) in rows {
+            match (key, value) {
+                (Key::Binding(_, device), Some(Value::Binding(binding))) => {
+                    match bindings.iter_mut().find(|other| other.device == *device) {
+                        Some(other) => *other = Arc::clone(binding),
+                        None => bindings.push(Arc::clone(binding)),
+                    }
+                }
+                (Key::Binding(_, device), _) => bindings.retain(|binding| binding.device != *device),
+                (Key::Entry(device, call_ref), Some(Value::Entry(entry))) => {
+                    bucket(device, &|bucket| bucket.replace(call_ref, Some(Arc::clone(entry))));
+                }
+                (Key::Entry(device, call_ref), _) => bucket(device, &|bucket| bucket.replace(call_ref, None)),
+                (Key::Call(id), Some(Value::Call(held))) => self.set_call(*id, Some(held.clone())),
+                (Key::Call(id), _) => self.set_call(*id, None),
+                (Key::Claim(device), Some(Value::Claim(claim))) => {
+                    bucket(device, &|bucket| bucket.load_claim(Some(claim.clone())));
+                }
+                (Key::Claim(device), _) => bucket(device, &|bucket| bucket.load_claim(None)),
+                (Key::Heir(name), value) => {
+                    if let Some(before) = self.heir(name) {
+                        bucket(&before, &|bucket| bucket.set_former(*name, false));
+                    }
+                    let heir = if let Some(Value::Heir(heir)) = value { Some(*heir) } else { None };
+                    if let Some(heir) = heir {
+                        bucket(&heir, &|bucket| bucket.set_former(*name, true));
+                    }
+                    self.set_heir(*name, heir);
+                }
+            }
+        }
+        for (device, bucket) in buckets {
+            self.set_bucket(device, bucket);
+        }
+        self.set_bindings(aor.clone(), bindings);
+    }
+
+    /// All rows of one AOR, of which these are the held calls and the former names.
+    pub(super) fn rows(&self, aor: &Aor, calls: &[HeldCallId], names: &[DeviceId]) -> BTreeMap<Key, Value> {
+        let mut rows = BTreeMap::new();
+        for binding in self.lookup(aor) {
+            let device = binding.device;
+            let bucket = self.bucket(&device);
+            let entries = bucket.entries().iter();
+            rows.extend(entries.map(|entry| (Key::Entry(device, entry.call_ref.clone()), Value::Entry(entry.clone()))));
+            rows.extend(bucket.open_claim().map(|claim| (Key::Claim(device), Value::Claim(claim.clone()))));
+            rows.insert(Key::Binding(aor.clone(), device), Value::Binding(binding));
+        }
+        let heirs = names.iter().filter_map(|name| Some((Key::Heir(*name), Value::Heir(self.heir(name)?))));
+        rows.extend(heirs);
+        rows.extend(calls.iter().filter_map(|id| Some((Key::Call(*id), Value::Call(self.held(*id)?)))));
+        rows
     }
 
     fn index(&self, binding: &Arc<Binding>) {

@@ -4,24 +4,25 @@ use std::time::Duration;
 
 use sip_push_proxy::binding::{Binding, PushTarget, Tokens};
 use sip_push_proxy::clock::UnixMillis;
-use sip_push_proxy::store::{Applied, BucketEntry, Change, EntryState, HeldCallId, Memory, Settlement};
+use sip_push_proxy::store::{Applied, BucketEntry, Change, EntryState, HeldCallId, Settlement};
 
 use crate::rows::*;
+use crate::subject::{Kind, Subject, on_each};
 use EntryState::{Live, Missed};
 
 /// One AOR, number 1, as the operator would see it.
-struct Phones(Memory);
+struct Phones(Subject);
 
 impl Phones {
     /// These devices are registered.
-    fn with(numbers: &[u32]) -> Self {
-        let phones = Self(Memory::new(LIMITS));
+    fn with(kind: Kind, numbers: &[u32]) -> Self {
+        let mut phones = Self(Subject::open(kind));
         phones.apply(register(numbers.iter().map(|number| binding(1, *number)).collect()));
         phones
     }
 
-    fn apply(&self, change: Change) -> Applied {
-        self.0.apply(change)
+    fn apply(&mut self, change: Change) -> Applied {
+        self.0.apply(change).unwrap()
     }
 
     fn bound(&self) -> Vec<u32> {
@@ -33,7 +34,7 @@ impl Phones {
         self.0.table().entries(&device(number)).iter().map(|entry| (call(entry), entry.state)).collect()
     }
 
-    fn claims(&self, number: u32) -> Vec<Box<str>> {
+    fn claims(&mut self, number: u32) -> Vec<Box<str>> {
         let applied = self.apply(claim(1, number));
         let Applied::Claimed(entries) = applied else { panic!("{applied:?}") };
         entries.into_iter().map(|entry| entry.call_ref).collect()
@@ -43,15 +44,14 @@ impl Phones {
         self.0.table().calls().iter().map(|call| call.id).collect()
     }
 
-    fn token_dead(&self, number: u32, sent_at: UnixMillis, dead_since: Option<UnixMillis>) -> Applied {
+    fn token_dead(&mut self, number: u32, sent_at: UnixMillis, dead_since: Option<UnixMillis>) -> Applied {
         let (aor, device, token) = (aor(1), device(number), token(number));
         self.apply(Change::TokenDead { aor, device, token, sent_at, dead_since })
     }
 }
 
-#[test]
-fn register_puts_and_replaces_by_device() {
-    let phones = Phones::with(&[1, 2]);
+fn register_puts_and_replaces_by_device(kind: Kind) {
+    let mut phones = Phones::with(kind, &[1, 2]);
     let moved = Binding { flow: flow(7000), cseq: 9, ..binding(1, 1) };
     phones.apply(register(vec![moved.clone()]));
     assert_eq!(phones.bound(), [9, 2]);
@@ -59,25 +59,22 @@ fn register_puts_and_replaces_by_device() {
     assert_eq!(phones.0.table().binding_count(), 2);
 }
 
-#[test]
-fn register_that_replaces_keeps_the_bucket() {
-    let phones = Phones::with(&[1]);
+fn register_that_replaces_keeps_the_bucket(kind: Kind) {
+    let mut phones = Phones::with(kind, &[1]);
     phones.apply(hold(1, 1, &[1]));
     phones.apply(register(vec![binding(1, 1)]));
     assert_eq!(phones.entries(1), [(1, Live)]);
 }
 
-#[test]
-fn a_device_removed_and_put_by_one_register_stays() {
-    let phones = Phones::with(&[1]);
+fn a_device_removed_and_put_by_one_register_stays(kind: Kind) {
+    let mut phones = Phones::with(kind, &[1]);
     phones.apply(hold(1, 1, &[1]));
     phones.apply(Change::Register { aor: aor(1), put: vec![binding(1, 1)], remove: vec![removal(1, None)] });
     assert_eq!((phones.bound(), phones.entries(1)), (vec![1], vec![(1, Live)]));
 }
 
-#[test]
-fn unregistration_ends_binding_and_bucket() {
-    let phones = Phones::with(&[1, 2]);
+fn unregistration_ends_binding_and_bucket(kind: Kind) {
+    let mut phones = Phones::with(kind, &[1, 2]);
     phones.apply(hold(1, 1, &[1, 2]));
     phones.apply(unregister(1, 1, None));
     assert_eq!((phones.bound(), phones.entries(1), phones.entries(2)), (vec![2], vec![], vec![(1, Live)]));
@@ -85,9 +82,8 @@ fn unregistration_ends_binding_and_bucket() {
     assert_eq!(phones.0.table().entry_count(), 1);
 }
 
-#[test]
-fn entries_follow_the_heir() {
-    let phones = Phones::with(&[1]);
+fn entries_follow_the_heir(kind: Kind) {
+    let mut phones = Phones::with(kind, &[1]);
     phones.apply(hold(1, 1, &[1]));
     phones.apply(settle(1, 1, &[(1, Settlement::Missed)], true));
     phones.apply(hold(1, 2, &[1]));
@@ -96,17 +92,15 @@ fn entries_follow_the_heir() {
     assert_eq!((phones.entries(1), phones.entries(2)), (vec![], vec![(1, Missed), (2, Live)]));
 }
 
-#[test]
-fn entries_do_not_follow_an_heir_who_is_not_there() {
-    let phones = Phones::with(&[1]);
+fn entries_do_not_follow_an_heir_who_is_not_there(kind: Kind) {
+    let mut phones = Phones::with(kind, &[1]);
     phones.apply(hold(1, 1, &[1]));
     phones.apply(unregister(1, 1, Some(2)));
     assert_eq!((phones.entries(1), phones.entries(2)), (vec![], vec![]));
 }
 
-#[test]
-fn a_call_is_settled_under_the_name_it_was_held_for() {
-    let phones = Phones::with(&[1, 2, 3]);
+fn a_call_is_settled_under_the_name_it_was_held_for(kind: Kind) {
+    let mut phones = Phones::with(kind, &[1, 2, 3]);
     phones.apply(hold(1, 1, &[1]));
     phones.apply(unregister(1, 1, Some(2)));
     phones.apply(unregister(1, 2, Some(3)));
@@ -118,9 +112,8 @@ fn a_call_is_settled_under_the_name_it_was_held_for() {
     assert_eq!(phones.entries(3), [(1, Missed), (2, Live)]);
 }
 
-#[test]
-fn an_heir_may_claim_what_the_old_name_claimed() {
-    let phones = Phones::with(&[1, 2]);
+fn an_heir_may_claim_what_the_old_name_claimed(kind: Kind) {
+    let mut phones = Phones::with(kind, &[1, 2]);
     phones.apply(hold(1, 1, &[1]));
     phones.apply(settle(1, 1, &[(1, Settlement::Missed)], true));
     assert_eq!(phones.claims(1), [call_ref(1)]);
@@ -128,18 +121,16 @@ fn an_heir_may_claim_what_the_old_name_claimed() {
     assert_eq!(phones.claims(2), [call_ref(1)]);
 }
 
-#[test]
-fn a_dead_token_ends_the_binding() {
-    let phones = Phones::with(&[1, 2]);
+fn a_dead_token_ends_the_binding(kind: Kind) {
+    let mut phones = Phones::with(kind, &[1, 2]);
     phones.apply(hold(1, 1, &[1, 2]));
     assert_eq!(phones.token_dead(1, NOW, None), Applied::Ended(true));
     assert_eq!((phones.bound(), phones.entries(1)), (vec![2], vec![]));
 }
 
-#[test]
-fn a_dead_token_does_not_end_what_registered_since() {
+fn a_dead_token_does_not_end_what_registered_since(kind: Kind) {
     let earlier = UnixMillis(NOW.0 - 1);
-    let phones = Phones::with(&[1]);
+    let mut phones = Phones::with(kind, &[1]);
     assert_eq!(phones.token_dead(1, earlier, None), Applied::Ended(false), "registered after the push");
     assert_eq!(phones.token_dead(1, NOW, Some(earlier)), Applied::Ended(false), "registered after the token died");
     assert_eq!(phones.token_dead(1, earlier, Some(NOW)), Applied::Ended(false), "registered after the push");
@@ -148,9 +139,8 @@ fn a_dead_token_does_not_end_what_registered_since() {
     assert_eq!(phones.token_dead(1, NOW, Some(NOW)), Applied::Ended(true));
 }
 
-#[test]
-fn a_dead_token_does_not_end_a_binding_with_another() {
-    let phones = Phones::with(&[1]);
+fn a_dead_token_does_not_end_a_binding_with_another(kind: Kind) {
+    let mut phones = Phones::with(kind, &[1]);
     let push = PushTarget { prid: token(2), ..binding(1, 1).push.unwrap() };
     phones.apply(register(vec![Binding { push: Some(push), ..binding(1, 1) }]));
     assert_eq!(phones.token_dead(1, NOW, None), Applied::Ended(false));
@@ -159,10 +149,9 @@ fn a_dead_token_does_not_end_a_binding_with_another() {
     assert_eq!(phones.bound(), [1]);
 }
 
-#[test]
-fn either_token_of_an_apple_device_ends_it() {
+fn either_token_of_an_apple_device_ends_it(kind: Kind) {
     for (voip, remote) in [(1, 2), (2, 1)] {
-        let phones = Phones::with(&[1]);
+        let mut phones = Phones::with(kind, &[1]);
         let tokens = Tokens::Apple {
             team: "T".into(),
             bundle: "b".into(),
@@ -175,9 +164,8 @@ fn either_token_of_an_apple_device_ends_it() {
     }
 }
 
-#[test]
-fn an_operator_removes_a_device() {
-    let phones = Phones::with(&[1, 2]);
+fn an_operator_removes_a_device(kind: Kind) {
+    let mut phones = Phones::with(kind, &[1, 2]);
     phones.apply(hold(1, 1, &[1]));
     let remove = || Change::Remove { aor: aor(1), device: device(1) };
     assert_eq!(phones.apply(remove()), Applied::Ended(true));
@@ -185,17 +173,15 @@ fn an_operator_removes_a_device() {
     assert_eq!((phones.bound(), phones.entries(1)), (vec![2], vec![]));
 }
 
-#[test]
-fn hold_writes_call_and_entries() {
-    let phones = Phones::with(&[1, 2]);
+fn hold_writes_call_and_entries(kind: Kind) {
+    let mut phones = Phones::with(kind, &[1, 2]);
     phones.apply(hold(1, 1, &[1, 2]));
     assert_eq!((phones.entries(1), phones.entries(2)), (vec![(1, Live)], vec![(1, Live)]));
     assert_eq!(phones.0.table().call(HeldCallId(1)).as_deref(), Some(&call(1, 1, &[1, 2])));
 }
 
-#[test]
-fn hold_again_adds_only_what_is_not_there() {
-    let phones = Phones::with(&[1, 2, 3]);
+fn hold_again_adds_only_what_is_not_there(kind: Kind) {
+    let mut phones = Phones::with(kind, &[1, 2, 3]);
     phones.apply(hold(1, 1, &[1, 2]));
     phones.apply(settle(1, 1, &[(1, Settlement::Seen), (2, Settlement::Missed)], false));
     phones.apply(hold(1, 1, &[1, 2, 3]));
@@ -207,16 +193,14 @@ fn hold_again_adds_only_what_is_not_there() {
     assert_eq!(phones.0.table().call(HeldCallId(1)).unwrap().devices, [device(1), device(2), device(3)]);
 }
 
-#[test]
-fn hold_writes_no_entry_without_a_binding() {
-    let phones = Phones::with(&[1]);
+fn hold_writes_no_entry_without_a_binding(kind: Kind) {
+    let mut phones = Phones::with(kind, &[1]);
     phones.apply(hold(1, 1, &[2]));
     assert_eq!((phones.entries(2), phones.held()), (vec![], vec![HeldCallId(1)]));
 }
 
-#[test]
-fn a_full_bucket_loses_its_oldest_missed_entry() {
-    let phones = Phones::with(&[1]);
+fn a_full_bucket_loses_its_oldest_missed_entry(kind: Kind) {
+    let mut phones = Phones::with(kind, &[1]);
     for number in 1..=4 {
         phones.apply(hold(1, number, &[1]));
         if number != 1 {
@@ -227,9 +211,8 @@ fn a_full_bucket_loses_its_oldest_missed_entry() {
     assert_eq!(phones.0.table().entry_count(), LIMITS.entries_per_device);
 }
 
-#[test]
-fn settle_ends_the_call_only_when_it_ended() {
-    let phones = Phones::with(&[1]);
+fn settle_ends_the_call_only_when_it_ended(kind: Kind) {
+    let mut phones = Phones::with(kind, &[1]);
     phones.apply(hold(1, 1, &[1]));
     phones.apply(settle(1, 1, &[(1, Settlement::Seen)], false));
     assert_eq!((phones.entries(1), phones.held()), (vec![], vec![HeldCallId(1)]));
@@ -237,9 +220,8 @@ fn settle_ends_the_call_only_when_it_ended() {
     assert_eq!((phones.entries(1), phones.held()), (vec![], vec![]), "what is gone stays gone");
 }
 
-#[test]
-fn claims_are_exclusive_until_reported_or_released() {
-    let phones = Phones::with(&[1]);
+fn claims_are_exclusive_until_reported_or_released(kind: Kind) {
+    let mut phones = Phones::with(kind, &[1]);
     for number in [1, 2] {
         phones.apply(hold(1, number, &[1]));
         phones.apply(settle(1, number, &[(1, Settlement::Missed)], true));
@@ -254,25 +236,22 @@ fn claims_are_exclusive_until_reported_or_released() {
     assert_eq!(phones.claims(1), [call_ref(2)]);
 }
 
-#[test]
-fn a_restart_keeps_held_calls_and_opens_claims() {
-    let phones = Phones::with(&[1]);
+fn a_restart_keeps_held_calls_and_opens_claims(kind: Kind) {
+    let mut phones = Phones::with(kind, &[1]);
     phones.apply(hold(1, 1, &[1]));
     phones.apply(settle(1, 1, &[(1, Settlement::Missed)], true));
     assert_eq!(phones.claims(1).len(), 1);
     phones.apply(hold(1, 3, &[1]));
     phones.apply(hold(1, 2, &[1]));
-    phones.apply(settle(1, 2, &[], true));
     let held = phones.0.restart(NOW);
-    assert_eq!(held, [call(1, 3, &[1])]);
-    let entries = vec![(1, Missed), (2, Missed), (3, Live)];
-    assert_eq!((phones.entries(1), phones.held()), (entries, vec![HeldCallId(3)]), "a live entry has its call");
-    assert_eq!(phones.claims(1).len(), 2);
+    assert_eq!(held, [call(1, 2, &[1]), call(1, 3, &[1])]);
+    let entries = vec![(1, Missed), (2, Live), (3, Live)];
+    assert_eq!((phones.entries(1), phones.held()), (entries, vec![HeldCallId(2), HeldCallId(3)]));
+    assert_eq!(phones.claims(1).len(), 1);
 }
 
-#[test]
-fn a_sweep_ends_what_time_ends() {
-    let phones = Phones::with(&[1]);
+fn a_sweep_ends_what_time_ends(kind: Kind) {
+    let mut phones = Phones::with(kind, &[1]);
     let short = Binding { expires_at: NOW.after(Duration::from_secs(60)), ..plain_binding(1, 2) };
     phones.apply(register(vec![short, plain_binding(1, 3)]));
     phones.apply(hold(1, 1, &[1]));
@@ -287,11 +266,35 @@ fn a_sweep_ends_what_time_ends() {
     assert_eq!((phones.bound(), phones.entries(1)), (vec![1], vec![]));
 }
 
-#[test]
-fn a_sweep_spares_what_registered_again() {
-    let phones = Phones::with(&[1]);
+fn a_sweep_spares_what_registered_again(kind: Kind) {
+    let mut phones = Phones::with(kind, &[1]);
     phones.apply(register(vec![plain_binding(1, 2)]));
     phones.apply(register(vec![Binding { expires_at: NOW.after(HOUR * 3), ..plain_binding(1, 2) }]));
     phones.0.sweep(NOW.after(HOUR * 2));
     assert_eq!(phones.bound(), [1, 2]);
 }
+
+on_each!(Memory as memory, Embedded as embedded, Redis as redis: [
+    register_puts_and_replaces_by_device,
+    register_that_replaces_keeps_the_bucket,
+    a_device_removed_and_put_by_one_register_stays,
+    unregistration_ends_binding_and_bucket,
+    entries_follow_the_heir,
+    entries_do_not_follow_an_heir_who_is_not_there,
+    a_call_is_settled_under_the_name_it_was_held_for,
+    an_heir_may_claim_what_the_old_name_claimed,
+    a_dead_token_ends_the_binding,
+    a_dead_token_does_not_end_what_registered_since,
+    a_dead_token_does_not_end_a_binding_with_another,
+    either_token_of_an_apple_device_ends_it,
+    an_operator_removes_a_device,
+    hold_writes_call_and_entries,
+    hold_again_adds_only_what_is_not_there,
+    hold_writes_no_entry_without_a_binding,
+    a_full_bucket_loses_its_oldest_missed_entry,
+    settle_ends_the_call_only_when_it_ended,
+    claims_are_exclusive_until_reported_or_released,
+    a_restart_keeps_held_calls_and_opens_claims,
+    a_sweep_ends_what_time_ends,
+    a_sweep_spares_what_registered_again,
+]);

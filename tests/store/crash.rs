@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 
 use sip_push_proxy::store::{Change, EntryState, HeldCallId};
 
-use crate::embedded::Asker;
 use crate::rows::*;
+use crate::subject::Asker;
 
 const FOLDER: &str = "STORE_TEST_FOLDER";
 const FIRST: &str = "STORE_TEST_FIRST";
@@ -62,7 +62,7 @@ fn child_obeys() {
 }
 
 /// On a line of its own, whatever the test harness printed before.
-fn say(line: std::fmt::Arguments<'_>) {
+pub(crate) fn say(line: std::fmt::Arguments<'_>) {
     let mut out = std::io::stdout().lock();
     writeln!(out, "\n{line}").unwrap();
     out.flush().unwrap();
@@ -83,7 +83,7 @@ fn spawn(child: &str, folder: &Path, first: u32) -> Child {
 }
 
 /// The number of a whole line `WORD NUMBER`, among what the test harness prints.
-fn number_of(line: &str, word: &str) -> Option<u32> {
+pub(crate) fn number_of(line: &str, word: &str) -> Option<u32> {
     line.strip_suffix('\n')?.strip_prefix(word)?.strip_prefix(' ')?.parse().ok()
 }
 

@@ -1,92 +1,25 @@
 //! The embedded store: group commit, its queue, what a start finds, what it says when it cannot start.
 
 use std::path::Path;
-use std::time::Duration;
 
 use fjall::KeyspaceCreateOptions;
 use sip_push_proxy::binding::Binding;
-use sip_push_proxy::sip::flow::Transport;
-use sip_push_proxy::store::{
-    Applied, Change, Embedded, EntryState, Limits, Loaded, Memory, OpenError, Reply, Settlement, StoreError, Ticket,
-};
-use tokio::sync::mpsc;
+use sip_push_proxy::store::{Applied, Change, Embedded, Memory, OpenError, Settlement, Store, Ticket};
 
 use crate::rows::*;
-
-const DEADLINE: Duration = Duration::from_secs(20);
-
-/// A store, and one who asks it and waits for the answers.
-pub(crate) struct Asker {
-    pub(crate) store: Embedded,
-    pub(crate) loaded: Loaded,
-    runtime: tokio::runtime::Runtime,
-    reply_to: mpsc::Sender<Reply>,
-    replies: mpsc::Receiver<Reply>,
-    next: u64,
-}
+use crate::subject::Asker;
 
 impl Asker {
+    /// One on the embedded store.
     pub(crate) fn open(folder: &Path) -> Self {
-        Self::with(folder, LIMITS, 10_000)
+        let (store, loaded) = Embedded::open(folder, LIMITS, NOW).unwrap();
+        Self::new(Store::Embedded(store), loaded, 10_000)
     }
 
-    fn with(folder: &Path, limits: Limits, replies: usize) -> Self {
-        let (store, loaded) = Embedded::open(folder, limits, NOW).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let (reply_to, replies) = mpsc::channel(replies);
-        Self { store, loaded, runtime, reply_to, replies, next: 0 }
+    pub(crate) fn commits(&self) -> u64 {
+        let Store::Embedded(store) = &*self.store else { panic!("{:?}", self.store) };
+        store.commits()
     }
-
-    pub(crate) fn submit(&mut self, change: Change) -> Result<Ticket, StoreError> {
-        let ticket = Ticket(self.next);
-        self.store.submit(ticket, change, &self.reply_to)?;
-        self.next += 1;
-        Ok(ticket)
-    }
-
-    pub(crate) fn reply(&mut self) -> Reply {
-        let Self { runtime, replies, .. } = self;
-        runtime.block_on(async { tokio::time::timeout(DEADLINE, replies.recv()).await }).unwrap().unwrap()
-    }
-
-    pub(crate) fn apply(&mut self, change: Change) -> Result<Applied, StoreError> {
-        let ticket = self.submit(change)?;
-        let reply = self.reply();
-        assert_eq!(reply.ticket, ticket);
-        reply.result
-    }
-}
-
-#[test]
-fn what_was_stored_is_there_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut asker = Asker::open(folder.path());
-    asker.apply(register(vec![binding(1, 1), binding(1, 2)])).unwrap();
-    asker.apply(register(vec![plain_binding(2, 3)])).unwrap();
-    asker.apply(unregister(1, 2, None)).unwrap();
-    asker.apply(hold(1, 1, &[1])).unwrap();
-    asker.apply(hold(1, 2, &[1])).unwrap();
-    asker.apply(settle(1, 1, &[(1, Settlement::Seen)], true)).unwrap();
-    let secret = asker.loaded.secret;
-    drop(asker);
-
-    let asker = Asker::open(folder.path());
-    assert_eq!(asker.loaded.secret, secret);
-    assert_eq!((asker.loaded.bindings, asker.loaded.entries), (2, 1));
-    assert_eq!(asker.loaded.held, [call(1, 2, &[1])]);
-    let table = asker.store.table();
-    assert_eq!(table.by_device(device(1)).as_deref(), Some(&binding(1, 1)));
-    assert_eq!(table.by_device(device(3)).as_deref(), Some(&plain_binding(2, 3)));
-    assert_eq!(table.lookup(&aor(1)).len(), 1);
-    assert!(table.device_on(Transport::Udp, flow(5060).remote, NOW).is_some());
-    let entries = table.entries(&device(1));
-    assert_eq!(entries.len(), 1);
-    assert_eq!((&*entries[0].call_ref, entries[0].state), (&*call_ref(2), EntryState::Live));
-    drop(asker);
-
-    let asker = Asker::open(folder.path());
-    assert_eq!(asker.loaded.held, [call(1, 2, &[1])], "nobody has settled it");
-    assert_eq!(asker.loaded.entries, 1);
 }
 
 #[test]
@@ -127,45 +60,12 @@ fn changes_share_commits_and_are_answered_in_order() {
         assert_eq!((reply.ticket, reply.result), (Ticket(number.into()), Ok(Applied::Done)));
         assert!(asker.store.table().by_device(device(number)).is_some(), "visible before it is answered");
     }
-    let commits = asker.store.commits();
+    let commits = asker.commits();
     assert!((1..u64::from(count) / 2).contains(&commits), "{commits} commits for {count} changes");
 }
 
-#[test]
-fn changes_of_one_commit_see_those_before() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut asker = Asker::open(folder.path());
-    // Registered, held, missed, claimed, and away: whatever falls into one commit.
-    let script = || {
-        (0..50).flat_map(|number| {
-            let missed = settle(number, number, &[(number, Settlement::Missed)], true);
-            [
-                register(vec![binding(number, number)]),
-                hold(number, number, &[number]),
-                missed,
-                claim(number, number),
-                claim(number, number),
-                unregister(number, number, None),
-            ]
-        })
-    };
-    for change in script() {
-        asker.submit(change).unwrap();
-    }
-    for change in script() {
-        let result = asker.reply().result.unwrap();
-        if let Change::Claim { .. } = change {
-            assert!(matches!(result, Applied::Claimed(_)));
-        }
-    }
-    assert_eq!((asker.store.table().binding_count(), asker.store.table().entry_count()), (0, 0));
-    drop(asker);
-    let asker = Asker::open(folder.path());
-    assert_eq!((asker.loaded.bindings, asker.loaded.entries, asker.loaded.held.len()), (0, 0, 0));
-}
-
 /// Any change on a handful of AORs and devices, by the numbers of a seeded generator.
-fn any_change(mut random: impl FnMut(u32) -> u32) -> Change {
+pub(crate) fn any_change(mut random: impl FnMut(u32) -> u32) -> Change {
     let owner = random(3);
     let mut a_device = || owner + 10 * random(3);
     let (one, other) = (a_device(), a_device());
@@ -226,90 +126,9 @@ fn a_claim_is_not_written() {
     asker.apply(register(vec![binding(1, 1)])).unwrap();
     asker.apply(hold(1, 1, &[1])).unwrap();
     asker.apply(settle(1, 1, &[(1, Settlement::Missed)], true)).unwrap();
-    let commits = asker.store.commits();
+    let commits = asker.commits();
     assert!(matches!(asker.apply(claim(1, 1)), Ok(Applied::Claimed(entries)) if entries.len() == 1));
-    assert_eq!(asker.store.commits(), commits);
-}
-
-#[test]
-fn a_full_queue_is_busy_and_what_was_taken_is_answered() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut asker = Asker::with(folder.path(), Limits { queue: 4, ..LIMITS }, 1);
-    let mut taken = 0;
-    // Nobody reads the replies, so the writer waits and the queue fills.
-    let refused = loop {
-        match asker.submit(register(vec![binding(taken, taken)])) {
-            Ok(_) => taken += 1,
-            Err(refused) => break refused,
-        }
-        assert!(taken < 100_000, "the queue has no end");
-    };
-    assert_eq!(refused, StoreError::Busy);
-    for number in 0..taken {
-        let reply = asker.reply();
-        assert_eq!((reply.ticket, reply.result), (Ticket(number.into()), Ok(Applied::Done)));
-    }
-    assert_eq!(asker.apply(register(vec![binding(7, 7)])), Ok(Applied::Done));
-}
-
-#[test]
-fn a_shutdown_finishes_what_was_submitted() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut asker = Asker::open(folder.path());
-    for number in 0..100 {
-        asker.submit(register(vec![binding(number, number)])).unwrap();
-    }
-    asker.store.shutdown();
-    for _ in 0..100 {
-        asker.reply().result.unwrap();
-    }
-    assert!(matches!(asker.submit(register(vec![binding(1, 1)])), Err(StoreError::Broken(_))));
-    drop(asker);
-    assert_eq!(Asker::open(folder.path()).loaded.bindings, 100);
-}
-
-#[test]
-fn nobody_waits_for_one_who_left() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut asker = Asker::open(folder.path());
-    let (gone, _) = mpsc::channel(1);
-    for number in 0..10 {
-        asker.store.submit(Ticket(0), register(vec![binding(number, number)]), &gone).unwrap();
-    }
-    assert_eq!(asker.apply(register(vec![binding(10, 10)])), Ok(Applied::Done));
-    assert_eq!(asker.store.table().binding_count(), 11);
-}
-
-#[test]
-fn a_long_sweep_goes_on_by_itself() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut asker = Asker::open(folder.path());
-    let count = 2000;
-    for owner in 0..count / 20 {
-        let first = owner * 20;
-        let plain = (first..first + 20).map(|number| plain_binding(owner, number)).collect();
-        asker.apply(register(plain)).unwrap();
-    }
-    asker.apply(register(vec![binding(1, count)])).unwrap();
-    asker.store.sweep(NOW.after(HOUR));
-    asker.store.shutdown();
-    assert_eq!(asker.store.table().binding_count(), 1);
-    drop(asker);
-    assert_eq!(Asker::open(folder.path()).loaded.bindings, 1);
-}
-
-#[test]
-fn long_names_are_stored() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut asker = Asker::open(folder.path());
-    asker.apply(register(vec![binding(1, 1)])).unwrap();
-    let Change::Hold { mut call, mut entry } = hold(1, 1, &[1]) else { unreachable!() };
-    call.call_ref = "x".repeat(100_000).into();
-    entry.call_ref = call.call_ref.clone();
-    asker.apply(Change::Hold { call, entry: entry.clone() }).unwrap();
-    drop(asker);
-    let asker = Asker::open(folder.path());
-    assert_eq!(asker.store.table().entries(&device(1))[0].call_ref, entry.call_ref);
+    assert_eq!(asker.commits(), commits);
 }
 
 /// Why this folder does not open.

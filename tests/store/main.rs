@@ -2,9 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
+mod away;
 mod changes;
 mod crash;
+mod durable;
 mod embedded;
+mod nodes;
 mod rows;
+mod server;
 mod speed;
+mod subject;
 mod table;

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use crate::embedded::Asker;
 use crate::rows::*;
+use crate::subject::Asker;
 
 #[test]
 #[ignore = "measures"]
@@ -13,7 +13,7 @@ fn durable_changes_per_second_and_time_to_open() {
     let mut asker = Asker::open(folder.path());
     let mut number = 0;
     for (in_flight, count) in [(1, 2_000), (10, 10_000), (100, 40_000), (1000, 48_000)] {
-        let commits = asker.store.commits();
+        let commits = asker.commits();
         let start = Instant::now();
         for place in 0..count {
             asker.submit(register(vec![binding(number, number)])).unwrap();
@@ -27,7 +27,7 @@ fn durable_changes_per_second_and_time_to_open() {
         }
         let took = start.elapsed();
         let per_second = f64::from(count) / took.as_secs_f64();
-        let commits = asker.store.commits() - commits;
+        let commits = asker.commits() - commits;
         println!("{in_flight:4} in flight: {per_second:6.0} durable changes/s, {count} changes in {commits} commits");
     }
     asker.store.shutdown();

@@ -1,0 +1,137 @@
+//! Memory: the rows that readers see, and what is known of them beyond that.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::super::super::change::{EntryState, HeldCallId};
+use super::super::super::draft::{Key, Row, Value};
+use super::super::super::table::Held;
+use super::super::record::{Position, Record, Version};
+use super::Engine;
+use super::effect::Effect;
+use crate::binding::{Aor, DeviceId};
+
+/// What memory knows of an AOR beyond its rows.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Known {
+    pub(super) version: Version,
+    /// This node's last change that Redis said it has. A hash without it has lost it.
+    pub(super) mark: Option<Position>,
+    /// The resynchronisation that met it last.
+    pub(super) pass: u32,
+    pub(super) calls: Vec<HeldCallId>,
+    /// Former names of devices.
+    pub(super) names: Vec<DeviceId>,
+}
+
+impl Engine {
+    pub(super) fn version(&self, aor: &Aor) -> Version {
+        self.known.get(aor).map(|known| known.version).unwrap_or_default()
+    }
+
+    pub(super) fn has_rows(&self, aor: &Aor) -> bool {
+        let has_more = |known: &Known| !known.calls.is_empty() || !known.names.is_empty();
+        !self.table.lookup(aor).is_empty() || self.known.get(aor).is_some_and(has_more)
+    }
+
+    pub(super) fn rows(&self, aor: &Aor) -> BTreeMap<Key, Value> {
+        let known = self.known.get(aor);
+        let (calls, names) = known.map(|known| (&*known.calls, &*known.names)).unwrap_or_default();
+        self.table.rows(aor, calls, names)
+    }
+
+    pub(super) fn show(&mut self, aor: &Aor, rows: &[Row]) {
+        if rows.is_empty() {
+            return;
+        }
+        self.table.apply(aor, rows);
+        let known = self.known.entry(aor.clone()).or_default();
+        known.pass = self.pass;
+        for (key, value) in rows {
+            match key {
+                Key::Call(id) => {
+                    known.calls.retain(|other| other != id);
+                    known.calls.extend(value.is_some().then_some(*id));
+                }
+                Key::Heir(name) => {
+                    known.names.retain(|other| other != name);
+                    known.names.extend(value.is_some().then_some(*name));
+                }
+                Key::Binding(..) | Key::Entry(..) | Key::Claim(_) => {}
+            }
+        }
+    }
+
+    pub(super) fn met(&mut self, aor: &Aor, version: Version) {
+        let known = self.known.entry(aor.clone()).or_default();
+        known.version = version;
+        known.pass = self.pass;
+    }
+
+    /// Redis has this node's changes up to here.
+    pub(super) fn has_mark(&mut self, aor: &Aor, mark: Position) {
+        self.known.entry(aor.clone()).or_default().mark = Some(mark);
+    }
+
+    /// Whether Redis once had what is not in the record.
+    pub(super) fn is_loss(&self, aor: &Aor, record: &Record) -> bool {
+        let Some(known) = self.known.get(aor) else { return false };
+        let has_lost_ours = known.mark.is_some_and(|mark| !record.mark.is_some_and(|done| done.covers(&mark)));
+        has_lost_ours || (record.version.number < known.version.number && self.has_rows(aor))
+    }
+
+    /// What memory and a record that has lost something come to. Nobody can tell what was lost from what was removed,
+    /// so all is kept.
+    pub(super) fn merged(&self, aor: &Aor, record: &Record) -> BTreeMap<Key, Value> {
+        let is_ended = |value: &Value| match value {
+            Value::Call(held) => self.is_ended(held),
+            Value::Binding(_) | Value::Entry(_) | Value::Claim(_) | Value::Heir(_) => false,
+        };
+        let mut rows = record.rows.clone();
+        rows.retain(|_, value| !is_ended(value));
+        for (key, value) in self.rows(aor) {
+            let is_kept = match (&key, rows.get(&key), &value) {
+                (_, Some(Value::Binding(theirs)), Value::Binding(ours)) => theirs.registered_at <= ours.registered_at,
+                (_, Some(Value::Entry(_)), Value::Entry(ours)) => ours.state == EntryState::Missed,
+                (_, Some(_), _) => false,
+                // Its node says itself whether it is still held.
+                (_, None, Value::Call(held)) => held.owner.is_none() || record.version.number == 0,
+                (Key::Entry(device, _) | Key::Claim(device), None, _) => {
+                    rows.contains_key(&Key::Binding(aor.clone(), *device))
+                }
+                (_, None, _) => true,
+            };
+            if is_kept {
+                rows.insert(key, value);
+            }
+        }
+        rows
+    }
+
+    /// Whether this start of this node held the call and does no more.
+    pub(super) fn is_ended(&self, held: &Held) -> bool {
+        held.owner.is_none() && held.run == self.identity.run && self.table.held(held.call.id).is_none()
+    }
+
+    /// Of an AOR without rows nothing need be known while nothing is under way for it.
+    pub(super) fn rest(&mut self, aor: &Aor) {
+        if !self.has_rows(aor) && self.is_idle(aor) {
+            self.known.remove(aor);
+        }
+    }
+
+    pub(super) fn wake(&mut self, rows: &[Row]) {
+        let woken = rows.iter().filter_map(|(_, value)| match value {
+            Some(Value::Binding(binding)) => Some(Effect::Woken(Arc::clone(binding))),
+            _ => None,
+        });
+        self.effects.extend(woken);
+    }
+}
+
+/// What makes rows `from` into rows `to`.
+pub(super) fn difference(from: &BTreeMap<Key, Value>, to: &BTreeMap<Key, Value>) -> Vec<Row> {
+    let gone = from.keys().filter(|key| !to.contains_key(*key)).map(|key| (key.clone(), None));
+    let come = to.iter().filter(|(key, value)| from.get(*key) != Some(*value));
+    gone.chain(come.map(|(key, value)| (key.clone(), Some(value.clone())))).collect()
+}
