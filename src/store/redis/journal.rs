@@ -271,3 +271,94 @@ fn position(epoch: u64, key: &[u8]) -> Option<Position> {
 fn size(bytes: usize) -> u64 {
     u64::try_from(bytes).unwrap_or(u64::MAX).saturating_add(64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::binding::{Aor, DeviceId};
+
+    fn late(position: Position) -> Late {
+        let change = Change::Remove { aor: Aor::new("alice", "example.org"), device: DeviceId([1; 10]) };
+        Late { position, made_at: UnixMillis(5), change }
+    }
+
+    fn next(position: &mut Position) -> Late {
+        position.number += 1;
+        late(*position)
+    }
+
+    #[test]
+    fn records_come_back_in_order_and_under_a_later_generation() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut journal, found) = Journal::open(folder.path(), 1 << 20).unwrap();
+        assert_eq!((found.changes, found.secret), (vec![], None));
+        let mut position = found.position;
+        let first = [next(&mut position), next(&mut position)];
+        journal.commit(&first, &[]).unwrap();
+        journal.keep_secret(&[7; 32]).unwrap();
+        drop(journal);
+
+        let (mut journal, found) = Journal::open(folder.path(), 1 << 20).unwrap();
+        assert_eq!((&found.changes[..], found.secret), (&first[..], Some([7; 32])));
+        assert!(found.position > first[1].position && found.position.epoch == first[1].position.epoch);
+        let mut position = found.position;
+        let second = next(&mut position);
+        journal.commit(std::slice::from_ref(&second), &[first[0].position]).unwrap();
+        assert_eq!(journal.len(), 2);
+        drop(journal);
+
+        let (_journal, found) = Journal::open(folder.path(), 1 << 20).unwrap();
+        assert_eq!(found.changes, [first[1].clone(), second]);
+    }
+
+    #[test]
+    fn a_full_journal_refuses_until_records_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut journal, found) = Journal::open(folder.path(), 1000).unwrap();
+        let mut position = found.position;
+        let mut kept = Vec::new();
+        let refused = loop {
+            let late = next(&mut position);
+            match journal.commit(std::slice::from_ref(&late), &[]) {
+                Ok(()) => kept.push(late.position),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(refused, JournalError::Full);
+        assert!((5..15).contains(&kept.len()), "{}", kept.len());
+        journal.commit(&[], &kept).unwrap();
+        assert_eq!(journal.len(), 0);
+        journal.commit(&[next(&mut position)], &[]).unwrap();
+    }
+
+    #[test]
+    fn a_torn_end_is_no_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut journal, found) = Journal::open(folder.path(), 1 << 20).unwrap();
+        let mut position = found.position;
+        let whole = next(&mut position);
+        journal.commit(std::slice::from_ref(&whole), &[]).unwrap();
+        let file = std::fs::read_dir(folder.path().join("journal")).unwrap().map(|entry| entry.unwrap().path());
+        let file = file.filter(|path| path.extension().is_some_and(|kind| kind == "jnl")).max().unwrap();
+        let length = |file: &Path| std::fs::read(file).unwrap().iter().rposition(|byte| *byte != 0).unwrap();
+        let before = length(&file);
+        journal.commit(&[next(&mut position)], &[]).unwrap();
+        let after = length(&file);
+        drop(journal);
+        let cut = u64::try_from(before + (after - before) / 2).unwrap();
+        File::options().write(true).open(&file).unwrap().set_len(cut).unwrap();
+        let (_journal, found) = Journal::open(folder.path(), 1 << 20).unwrap();
+        assert_eq!(found.changes, [whole]);
+    }
+
+    #[test]
+    fn a_damaged_record_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let (journal, _) = Journal::open(folder.path(), 1 << 20).unwrap();
+        let engine = journal.engine.as_ref().unwrap();
+        engine.changes.insert([0; 16], [schema::VERSION, 0xff]).unwrap();
+        journal.close();
+        let Err(refusal) = Journal::open(folder.path(), 1 << 20) else { panic!("it opens") };
+        assert!(refusal.to_string().contains("changes, row"), "{refusal}");
+    }
+}

@@ -1,9 +1,11 @@
 //! The connection to Redis: one server, the master that Sentinels name, or a Cluster. Only commands that Valkey has too.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::aio::{ConnectionLike, MultiplexedConnection, SendError};
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{MultipleNodeRoutingInfo, ResponsePolicy, RoutingInfo, SingleNodeRoutingInfo};
@@ -61,8 +63,16 @@ return 1
 #[derive(Debug)]
 pub(super) enum News {
     Notice(Notice),
-    /// It is over.
-    Lost,
+    /// The connection of this number is over.
+    Lost(u64),
+}
+
+/// Where a connection's news go.
+#[derive(Debug, Clone)]
+pub(super) struct Listener {
+    pub(super) news: mpsc::Sender<News>,
+    /// Set when a notice found no room: what was missed has to be read.
+    pub(super) has_missed: Arc<AtomicBool>,
 }
 
 /// What is needed to connect, again and again.
@@ -77,11 +87,16 @@ pub(super) struct Connector {
 
 impl Connector {
     /// Connects, listens for notices, and shows by a write that writes are taken.
-    pub(super) async fn connect(&self, news: mpsc::Sender<News>) -> Result<Link, String> {
+    pub(super) async fn connect(&self, number: u64, listener: Listener) -> Result<Link, String> {
         let connect = async {
-            let connection = self.open(news).await?;
-            let mut link =
-                Link { connection, script: Script::new(WRITE), identity: self.identity.clone(), timeout: self.timeout };
+            let connection = self.open(number, listener).await?;
+            let mut link = Link {
+                connection,
+                script: Script::new(WRITE),
+                identity: self.identity.clone(),
+                timeout: self.timeout,
+                number,
+            };
             link.subscribe().await?;
             link.beat(self.lease).await?;
             Ok(link)
@@ -93,8 +108,8 @@ impl Connector {
         }
     }
 
-    async fn open(&self, news: mpsc::Sender<News>) -> RedisResult<Connection> {
-        let listener = move |push: PushInfo| listen(push, &news);
+    async fn open(&self, number: u64, listener: Listener) -> RedisResult<Connection> {
+        let listener = move |push: PushInfo| listen(push, number, &listener);
         let config = || {
             AsyncConnectionConfig::new()
                 .set_connection_timeout(Some(self.timeout))
@@ -164,11 +179,10 @@ impl Connector {
     }
 }
 
-/// A notice that finds no room is as good as a lost connection: what was missed is read anew after the next.
-fn listen(push: PushInfo, news: &mpsc::Sender<News>) -> Result<(), mpsc::error::TrySendError<News>> {
+fn listen(push: PushInfo, number: u64, listener: &Listener) -> Result<(), SendError> {
     let mut data = push.data.into_iter();
     let said = match (&push.kind, data.next(), data.next()) {
-        (PushKind::Disconnection, _, _) => News::Lost,
+        (PushKind::Disconnection, _, _) => News::Lost(number),
         (PushKind::Message, Some(_), Some(Value::BulkString(payload))) => {
             match Notice::from_bytes(&Bytes::from(payload)) {
                 Ok(notice) => News::Notice(notice),
@@ -180,7 +194,10 @@ fn listen(push: PushInfo, news: &mpsc::Sender<News>) -> Result<(), mpsc::error::
         }
         _ => return Ok(()),
     };
-    news.try_send(said)
+    if listener.news.try_send(said).is_err() {
+        listener.has_missed.store(true, Ordering::Relaxed);
+    }
+    Ok(())
 }
 
 #[derive(Clone)]
@@ -196,9 +213,15 @@ pub(super) struct Link {
     script: Script,
     identity: Identity,
     timeout: Duration,
+    number: u64,
 }
 
 impl Link {
+    /// Of this connection among all.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// One compare-and-set, and what belongs to it.
     pub(super) async fn write(&mut self, write: &Write) -> Wrote {
         if write.attempt > 0 {

@@ -114,7 +114,7 @@ impl RedisStore {
             secret: found.secret,
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(OpenError::Writer)?;
-        let (opened_in, opened) = oneshot::channel();
+        let (opened_in, opened) = std::sync::mpsc::sync_channel(1);
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(OpenError::Writer)
         };
@@ -127,7 +127,7 @@ impl RedisStore {
             threads: Mutex::new(vec![store_thread, journal_thread]),
             status,
         };
-        let opened = opened.blocking_recv().map_err(|_| OpenError::Redis("its loop ended".to_owned()))?;
+        let opened = opened.recv().map_err(|_| OpenError::Redis("its loop ended".to_owned()))?;
         let Opened { held, secret } = opened?;
         store.status.is_open.store(true, Ordering::Relaxed);
         let loaded = Loaded { held, bindings: store.table.binding_count(), entries: store.table.entry_count(), secret };

@@ -14,7 +14,7 @@ use super::super::change::{Applied, Change, HeldCall, Reply, StoreError, Ticket}
 use super::Status;
 use super::engine::{Effect, Engine, Page, Unread, Write, Wrote};
 use super::journal::{Journal, JournalError, Late};
-use super::link::{Connector, Link, News};
+use super::link::{Connector, Link, Listener, News};
 use super::record::{Position, Record};
 use crate::binding::{Aor, DeviceId};
 use crate::clock::UnixMillis;
@@ -81,7 +81,10 @@ pub(super) struct Task {
 
 /// What begins empty.
 struct Rest {
-    news: (mpsc::Sender<News>, mpsc::Receiver<News>),
+    listener: Listener,
+    news: mpsc::Receiver<News>,
+    /// Attempts to connect after the first.
+    attempts: u64,
     link: Option<Link>,
     /// The engine's number of the connection.
     link_number: u64,
@@ -120,8 +123,11 @@ pub(super) struct Parts {
 impl Task {
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { engine, connector, status, jobs, jobs_max, errands, appended, secret } = parts;
+        let (news_in, news) = mpsc::channel(NEWS);
         let rest = Rest {
-            news: mpsc::channel(NEWS),
+            listener: Listener { news: news_in, has_missed: Arc::default() },
+            news,
+            attempts: 0,
             link: None,
             link_number: 0,
             under_way: JoinSet::new(),
@@ -138,7 +144,7 @@ impl Task {
     }
 
     /// Says what the start found, then works until nobody asks any more.
-    pub(super) async fn run(mut self, opened: oneshot::Sender<Result<Opened, OpenError>>) {
+    pub(super) async fn run(mut self, opened: std::sync::mpsc::SyncSender<Result<Opened, OpenError>>) {
         match self.open().await {
             Ok(found) => {
                 if opened.send(Ok(found)).is_err() {
@@ -158,8 +164,12 @@ impl Task {
     }
 
     async fn open(&mut self) -> Result<Opened, OpenError> {
-        match self.connector.connect(self.rest.news.0.clone()).await {
-            Ok(link) => self.first_connection(link).await.map_err(OpenError::Redis)?,
+        let connected = match self.connector.connect(0, self.rest.listener.clone()).await {
+            Ok(link) => self.first_connection(link).await,
+            Err(error) => Err(error),
+        };
+        match connected {
+            Ok(()) => {}
             Err(error) if self.secret.is_none() => return Err(OpenError::Redis(error)),
             Err(error) => {
                 tracing::warn!(error, "Redis is away: the node starts with what its journal has");
@@ -242,7 +252,12 @@ impl Task {
                 }
             }
             Some((aor, result)) = self.appended.recv() => self.engine.appended(&aor, result, now()),
-            Some(news) = self.rest.news.1.recv() => self.hear(news),
+            Some(news) = self.rest.news.recv() => {
+                self.hear(news);
+                while let Ok(news) = self.rest.news.try_recv() {
+                    self.hear(news);
+                }
+            }
             _ = beat.tick() => self.beat(),
         }
         if self.engine.pending() == 0 {
@@ -284,13 +299,10 @@ impl Task {
     fn hear(&mut self, news: News) {
         match news {
             News::Notice(notice) => self.engine.notice(&notice, now()),
-            News::Lost => self.engine.disconnected(now()),
-        }
-        while let Ok(news) = self.rest.news.1.try_recv() {
-            match news {
-                News::Notice(notice) => self.engine.notice(&notice, now()),
-                News::Lost => self.engine.disconnected(now()),
+            News::Lost(number) if self.rest.link.as_ref().is_some_and(|link| link.number() == number) => {
+                self.engine.disconnected(now());
             }
+            News::Lost(_) => {}
         }
     }
 
@@ -343,8 +355,6 @@ impl Task {
     }
 
     fn use_link(&mut self, link: Link) {
-        // What the last connection said late is not of this one.
-        while self.rest.news.1.try_recv().is_ok() {}
         self.rest.link = Some(link);
         self.rest.connected_at = Some(Instant::now());
     }
@@ -358,14 +368,20 @@ impl Task {
         let was_good = self.rest.connected_at.take().is_some_and(|since| since.elapsed() > GOOD_AFTER);
         let pause = if was_good { RETRY_FIRST } else { self.rest.retry };
         self.rest.retry = pause.saturating_mul(2).min(RETRY_LAST);
-        let (connector, news) = (self.connector.clone(), self.rest.news.0.clone());
+        self.rest.attempts += 1;
+        let (connector, listener, number) = (self.connector.clone(), self.rest.listener.clone(), self.rest.attempts);
         self.rest.under_way.spawn(async move {
             tokio::time::sleep(pause).await;
-            Done::Connected(connector.connect(news).await)
+            Done::Connected(connector.connect(number, listener).await)
         });
     }
 
     fn beat(&mut self) {
+        if self.rest.listener.has_missed.swap(false, Ordering::Relaxed) {
+            tracing::warn!("notices of other nodes came too fast; everything is read again");
+            self.engine.disconnected(now());
+            return;
+        }
         let Some(mut link) = self.rest.link.clone().filter(|_| !self.rest.is_beating) else { return };
         self.rest.is_beating = true;
         let (number, lease) = (self.rest.link_number, self.connector.lease);
