@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use sip_push_proxy::binding::Binding;
-use sip_push_proxy::store::{Applied, Change, EntryState, Memory, Settlement};
+use sip_push_proxy::store::{Applied, Change, EntryState, HeldCallId, Memory, Settlement};
 
 use crate::embedded::any_change;
 use crate::rows::*;
