@@ -1,4 +1,5 @@
-//! Wakes between workers: a call is held by one worker, and its phone may register with another.
+//! News for a worker from elsewhere: a call is held by one worker, and its phone may register with another, or with
+//! another node.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,14 +9,17 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::binding::{Aor, Binding, DeviceId};
+use crate::store::HeldCall;
 
-/// One worker's board: which AORs it waits for, and the wakes that others put up.
+/// One worker's board: which AORs it waits for, the wakes that others put up, and calls to be taken up.
 ///
 /// A wake cannot be lost or pile up: of one device only the newest counts, and only devices of watched AORs are taken.
+/// Calls to be taken up are as many as an earlier run of this node held.
 #[derive(Debug, Default)]
 pub(super) struct Board {
     watched: DashMap<Aor, usize>,
     woken: Mutex<BTreeMap<DeviceId, Arc<Binding>>>,
+    calls: Mutex<Vec<HeldCall>>,
     notify: Notify,
 }
 
@@ -39,9 +43,19 @@ impl Board {
         }
     }
 
+    /// An earlier run held this call.
+    pub(super) fn put_call(&self, call: HeldCall) {
+        self.calls.lock().push(call);
+        self.notify.notify_one();
+    }
+
     /// Ends when there is something to take. Safe to drop while waiting.
     pub(super) async fn changed(&self) {
         self.notify.notified().await;
+    }
+
+    pub(super) fn take_calls(&self) -> Vec<HeldCall> {
+        std::mem::take(&mut *self.calls.lock())
     }
 
     pub(super) fn take(&self) -> Vec<Arc<Binding>> {

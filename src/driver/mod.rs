@@ -19,7 +19,7 @@ use board::Board;
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::{Now, UnixMillis};
 use crate::metrics::{Direction, DropReason, Kind, Metrics, PushKind, PushResult, StoreOp};
-use crate::proxy::event::{CallStep, ResolveTicket};
+use crate::proxy::event::{CallStep, FetchTicket, ResolveTicket, Sought};
 use crate::proxy::{self, Contacts, Effect, Input, Proxy};
 use crate::push::{self, NoticeKind, Outcome, Pushers};
 use crate::readiness::{Part, Readiness};
@@ -101,15 +101,39 @@ impl Shared {
             return;
         }
         match result {
-            Ok(_) => {
-                tracing::info!("the store writes again");
-                self.readiness.well(Part::Store);
-            }
+            Ok(_) => tracing::info!("the store writes again"),
             Err(error) => {
                 tracing::error!(%error, "the store does not write: registrations and held calls are answered 503");
-                self.readiness.failed(Part::Store, error.to_string());
             }
         }
+        self.look_at_store();
+    }
+
+    /// Brings what the store says of itself to where it is seen, and calls that it found late to their workers. To be
+    /// called now and then.
+    pub fn look_at_store(&self) {
+        let waiting = self.store.journal_entries();
+        if !self.store_is_up() {
+            self.readiness.failed(Part::Store, "it does not write");
+        } else if self.store.is_degraded() {
+            let reason = format!("Redis is away: {waiting} changes wait in the journal");
+            self.readiness.degraded(Part::Store, reason);
+        } else if !self.store.is_loaded() {
+            let bindings = self.store.table().binding_count();
+            self.readiness.degraded(Part::Store, format!("{bindings} bindings are in memory, more are being read"));
+        } else {
+            self.readiness.well(Part::Store);
+        }
+        for call in self.store.take_held() {
+            if let Some(board) = self.boards.get(worker_of(&call, self.boards.len())) {
+                board.put_call(call);
+            }
+        }
+    }
+
+    /// Another node accepted a REGISTER.
+    pub fn wake(&self, binding: &Arc<Binding>) {
+        self.boards.iter().for_each(|board| board.put(binding));
     }
 
     pub fn store_is_up(&self) -> bool {
@@ -166,6 +190,7 @@ pub struct Worker {
     saved: (mpsc::Sender<store::Reply>, mpsc::Receiver<store::Reply>),
     pushed: (mpsc::Sender<push::Reply>, mpsc::Receiver<push::Reply>),
     resolved: (mpsc::Sender<Resolved>, mpsc::Receiver<Resolved>),
+    fetched: (mpsc::Sender<FetchTicket>, mpsc::Receiver<FetchTicket>),
     /// Changes that are with the store, for the histogram.
     saving: HashMap<store::Ticket, (StoreOp, Instant)>,
     /// Answers that were known at once.
@@ -212,6 +237,7 @@ impl Worker {
             saved: mpsc::channel(REPLIES),
             pushed: mpsc::channel(REPLIES),
             resolved: mpsc::channel(REPLIES),
+            fetched: mpsc::channel(REPLIES),
             saving: HashMap::new(),
             pending: VecDeque::new(),
             received: Vec::new(),
@@ -246,8 +272,12 @@ impl Worker {
             Some(event) = self.inbox.recv() => self.transport_event(event),
             Some(reply) = self.saved.1.recv() => self.store_reply(reply),
             Some(reply) = self.pushed.1.recv() => self.push_reply(reply),
+            Some(ticket) = self.fetched.1.recv() => self.handle(Input::Fetched { ticket }),
             Some((ticket, addresses)) = self.resolved.1.recv() => self.handle(Input::Resolved { ticket, addresses }),
             () = board.changed() => {
+                for call in board.take_calls() {
+                    self.handle(Input::Resume(Box::new(call)));
+                }
                 for binding in board.take() {
                     self.handle(Input::Woken(binding));
                 }
@@ -430,6 +460,7 @@ impl Worker {
                 Effect::Save { ticket, change } => self.save(ticket, change, now),
                 Effect::Push(push) => self.push(push),
                 Effect::Resolve { ticket, host, port, transport } => self.resolve(ticket, host, port, transport),
+                Effect::Fetch { ticket, sought } => self.fetch(ticket, sought),
                 Effect::Woken(binding) => self.woken.push(binding),
                 Effect::Step(step) => self.step(&step, now),
                 Effect::CallEnded { call_ref, outcome } => {
@@ -482,6 +513,20 @@ impl Worker {
         });
     }
 
+    fn fetch(&self, ticket: FetchTicket, sought: Sought) {
+        let shared = Arc::clone(&self.shared);
+        let reply_to = self.fetched.0.clone();
+        self.shared.runtime.spawn(async move {
+            let is_known = match sought {
+                Sought::Aor(aor) => shared.store.fetch(&aor).await,
+                Sought::Device(device) => shared.store.fetch_device(device).await,
+            };
+            tracing::debug!(is_known, "fetched");
+            // A worker that has stopped needs no answer.
+            let _ = reply_to.send(ticket).await;
+        });
+    }
+
     fn step(&self, step: &CallStep, now: Now) {
         let CallStep { call_ref, step, device, detail, reason } = step;
         self.shared.timeline.record(call_ref, now.unix, *step, *device, detail, reason);
@@ -530,8 +575,8 @@ impl View<'_> {
     }
 
     fn board(&self) -> Option<&Board> {
-        // One worker hears of its own wakes directly.
-        self.shared.boards.get(self.worker).filter(|_| self.shared.boards.len() > 1)
+        // One worker alone hears of all wakes directly.
+        self.shared.boards.get(self.worker).filter(|_| self.shared.boards.len() > 1 || self.shared.store.is_shared())
     }
 }
 
@@ -550,6 +595,10 @@ impl Contacts for View<'_> {
 
     fn has_missed(&self, device: DeviceId) -> bool {
         self.table().entries(&device).iter().any(|entry| entry.state == EntryState::Missed)
+    }
+
+    fn is_loaded(&self) -> bool {
+        self.shared.store.is_loaded()
     }
 
     fn watch(&self, aor: &Aor) {

@@ -28,6 +28,7 @@ impl Proxy {
             onward: None,
             flow,
             loop_hash: 0,
+            is_fetched: true,
             responses: ResponseContext::default(),
             purpose: Purpose::Plain,
             request,

@@ -29,6 +29,8 @@ pub enum Input {
     Pushed(push::Reply),
     /// The answer to an [`Effect::Resolve`]; empty when the name leads nowhere.
     Resolved { ticket: ResolveTicket, addresses: Vec<(Transport, SocketAddr)> },
+    /// The answer to an [`Effect::Fetch`]: what is known now is all there is.
+    Fetched { ticket: FetchTicket },
     /// A REGISTER was accepted by another worker or node.
     Woken(Arc<Binding>),
     /// A call that an earlier run of the program held when it died. Comes before anything from the network.
@@ -46,6 +48,8 @@ pub enum Effect {
     Push(Push),
     /// Find addresses by RFC 3263 §4, then answer with [`Input::Resolved`].
     Resolve { ticket: ResolveTicket, host: Box<str>, port: Option<u16>, transport: Option<Transport> },
+    /// Read what memory may not have yet, then answer with [`Input::Fetched`].
+    Fetch { ticket: FetchTicket, sought: Sought },
     /// A REGISTER was accepted here: tell the other workers.
     Woken(Arc<Binding>),
     /// What happened to a call, for the people who will ask.
@@ -86,6 +90,17 @@ pub enum DropReason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ResolveTicket(pub u64);
 
+/// Names a fetch to the one who asked for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FetchTicket(pub u64);
+
+/// Whose bindings are to be fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sought {
+    Aor(Aor),
+    Device(DeviceId),
+}
+
 /// The contact table as the proxy reads it: always from memory, never waiting.
 pub trait Contacts {
     fn of_aor(&self, aor: &Aor) -> Vec<Arc<Binding>>;
@@ -94,6 +109,10 @@ pub trait Contacts {
     fn on_flow(&self, transport: Transport, remote: SocketAddr) -> Option<DeviceId>;
     /// Whether the device has missed calls that no push has reported.
     fn has_missed(&self, device: DeviceId) -> bool;
+    /// Whether what is not here is nowhere. A large store is read while calls go on already.
+    fn is_loaded(&self) -> bool {
+        true
+    }
     /// From here on this worker must be told ([`Input::Woken`]) of each REGISTER of the AOR that is accepted
     /// elsewhere. Comes before the look-up that a held call relies on, so that no wake falls between the two.
     fn watch(&self, aor: &Aor);

@@ -10,6 +10,7 @@ mod contact;
 mod context;
 mod digest;
 pub mod event;
+mod fetch;
 mod forward;
 mod held_call;
 mod hold;
@@ -34,7 +35,7 @@ use std::time::Instant;
 
 use smallvec::SmallVec;
 
-pub use event::{CallStep, Contacts, DropReason, Effect, Input, Outcome, PushSupport, ResolveTicket};
+pub use event::{CallStep, Contacts, DropReason, Effect, FetchTicket, Input, Outcome, PushSupport, ResolveTicket};
 pub use policy::Policy;
 
 use context::Context;
@@ -66,6 +67,7 @@ pub struct Proxy {
     refused: HashMap<u64, Box<keep::Kept>>,
     pushes: HashMap<push::Ticket, PushPurpose>,
     resolutions: HashMap<ResolveTicket, (ServerId, usize)>,
+    fetches: HashMap<FetchTicket, ServerId>,
     missed: missed_calls::Reports,
     nonces: digest::Nonces,
     held_calls: usize,
@@ -162,6 +164,7 @@ impl Proxy {
             refused: HashMap::new(),
             pushes: HashMap::new(),
             resolutions: HashMap::new(),
+            fetches: HashMap::new(),
             missed: missed_calls::Reports::default(),
             held_calls: 0,
             is_draining: false,
@@ -197,6 +200,7 @@ impl Proxy {
             Input::Saved(reply) => self.saved(reply, contacts, now),
             Input::Pushed(reply) => self.pushed(reply, contacts, now),
             Input::Resolved { ticket, addresses } => self.resolved(ticket, &addresses, contacts, now),
+            Input::Fetched { ticket } => self.fetched(ticket, contacts, now),
             Input::Woken(binding) => self.wake(&binding, contacts, now),
             Input::Resume(call) => self.resume(&call, contacts, now),
         }
@@ -250,6 +254,7 @@ impl Proxy {
             && self.refused.is_empty()
             && self.pushes.is_empty()
             && self.resolutions.is_empty()
+            && self.fetches.is_empty()
             && self.effects.is_empty()
             && self.poll_timeout().is_none()
     }

@@ -61,6 +61,7 @@ impl Proxy {
                     onward: None,
                     flow,
                     loop_hash,
+                    is_fetched: false,
                     responses: ResponseContext::default(),
                     purpose: Purpose::Plain,
                     request,
@@ -74,7 +75,10 @@ impl Proxy {
         }
     }
 
-    fn route_request(&mut self, context: &mut Context, contacts: &dyn Contacts, now: Now) {
+    pub(super) fn route_request(&mut self, context: &mut Context, contacts: &dyn Contacts, now: Now) {
+        if self.fetch_first(context, contacts) {
+            return;
+        }
         if context.request.method() == Method::REGISTER {
             return self.register(context, contacts, now);
         }

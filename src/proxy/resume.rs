@@ -42,6 +42,7 @@ impl Proxy {
             onward: None,
             flow: stored.flow,
             loop_hash: validate::loop_hash(&request, stored.flow.remote, &self.policy.secret),
+            is_fetched: true,
             to_tag: stored.to_tag.clone(),
             responses: ResponseContext::default(),
             purpose: Purpose::Call(Box::new(call)),

@@ -34,8 +34,10 @@ use crate::transport::{self, BindError, Bound, Connections};
 /// T2 and T4 of RFC 3261 §17.1.2.1 and Annex A; only T1 is worth tuning.
 const T2: Duration = Duration::from_secs(4);
 const T4: Duration = Duration::from_secs(5);
-/// How often the store looks for what time has ended.
-const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// How often, in looks at the store, it ends what time has ended.
+const LOOKS_PER_SWEEP: u32 = 120;
+/// How often the operator's view of the store is brought up to date.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Changes that wait for the disk.
 const STORE_QUEUE: usize = 65_536;
 /// How often a draining server looks whether its calls are over.
@@ -183,6 +185,12 @@ impl Server {
             held: loaded.held.clone(),
         };
         let shared = Arc::new(Shared::new(parts, inboxes));
+        let woken = Arc::downgrade(&shared);
+        shared.store.on_wake(move |binding| {
+            if let Some(shared) = woken.upgrade() {
+                shared.wake(binding);
+            }
+        });
 
         let mut server = Self {
             admin: config.admin.listen,
@@ -211,7 +219,7 @@ impl Server {
             server.start_worker(index, proxy, (sockets, inbox, held), guided.clone(), phases.clone())?;
         }
         server.start_admin()?;
-        server.start_sweeping();
+        server.start_looking_at_store();
         server.shared.readiness.well(Part::Start);
         Ok(server)
     }
@@ -261,15 +269,18 @@ impl Server {
         Ok(())
     }
 
-    fn start_sweeping(&self) {
+    fn start_looking_at_store(&self) {
         let Some(runtime) = &self.runtime else { return };
         let shared = Arc::clone(&self.shared);
         let mut phases = self.phase.subscribe();
         runtime.spawn(async move {
             let sweeps = async {
-                loop {
-                    tokio::time::sleep(SWEEP_EVERY).await;
-                    shared.store.sweep(driver::now().unix);
+                for looks in 1u32.. {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                    shared.look_at_store();
+                    if looks.is_multiple_of(LOOKS_PER_SWEEP) {
+                        shared.store.sweep(driver::now().unix);
+                    }
                 }
             };
             tokio::select! {

@@ -54,6 +54,7 @@ impl Source for Operator {
         metrics.bucket_entries.set(gauge(table.entry_count()));
         metrics.held_calls.set(gauge(self.shared.held_calls()));
         metrics.store_up.set(i64::from(self.shared.store_is_up()));
+        metrics.journal_entries.set(gauge(self.shared.store.journal_entries()));
         for (reason, shown) in DropReason::ALL.into_iter().zip(&self.drops) {
             let total = self.shared.connections.drops().total(reason);
             let new = total.saturating_sub(shown.swap(total, Ordering::Relaxed));

@@ -138,6 +138,19 @@ impl Store {
         }
     }
 
+    /// Calls of an earlier run that were found after the start: see [`Loaded::held`].
+    pub fn take_held(&self) -> Vec<HeldCall> {
+        match self {
+            Self::Redis(store) => store.take_held(),
+            Self::Embedded(_) | Self::Memory(_) => Vec::new(),
+        }
+    }
+
+    /// Whether other nodes have it, too.
+    pub fn is_shared(&self) -> bool {
+        matches!(self, Self::Redis(_))
+    }
+
     /// Makes everything submitted durable and stops. Blocks until then; receivers of replies must be read or dropped.
     pub fn shutdown(&self) {
         match self {

@@ -134,6 +134,7 @@ impl Core {
                 self.input(Input::Pushed(reply));
             }
             Effect::Resolve { .. }
+            | Effect::Fetch { .. }
             | Effect::Woken(_)
             | Effect::Step(_)
             | Effect::CallEnded { .. }

@@ -24,6 +24,8 @@ pub(crate) struct Storage {
     pub(crate) failures: usize,
     /// Which changes fail, whatever the chance.
     pub(crate) refuses: fn(&Change) -> bool,
+    /// Nothing is in memory yet: it has to be fetched first.
+    pub(crate) is_cold: bool,
     pub(crate) watched: RefCell<BTreeMap<Aor, usize>>,
     /// Changes are applied in the order of their submission.
     last: Option<Instant>,
@@ -37,6 +39,7 @@ impl Storage {
             delay: Duration::from_millis(2),
             failures: 0,
             refuses: |_| false,
+            is_cold: false,
             watched: RefCell::default(),
             last: None,
         }
@@ -74,11 +77,13 @@ pub(crate) struct View<'a> {
 
 impl Contacts for View<'_> {
     fn of_aor(&self, aor: &Aor) -> Vec<Arc<Binding>> {
-        self.storage.table().lookup(aor).into_iter().filter(|binding| !binding.is_over(self.now)).collect()
+        let bindings = self.storage.table().lookup(aor).into_iter();
+        bindings.filter(|binding| !self.storage.is_cold && !binding.is_over(self.now)).collect()
     }
 
     fn of_device(&self, device: DeviceId) -> Option<Arc<Binding>> {
-        self.storage.table().by_device(device).filter(|binding| !binding.is_over(self.now))
+        let binding = self.storage.table().by_device(device);
+        binding.filter(|binding| !self.storage.is_cold && !binding.is_over(self.now))
     }
 
     fn on_flow(&self, transport: Transport, remote: SocketAddr) -> Option<DeviceId> {
@@ -87,6 +92,10 @@ impl Contacts for View<'_> {
 
     fn has_missed(&self, device: DeviceId) -> bool {
         self.storage.table().entries(&device).iter().any(|entry| entry.state == EntryState::Missed)
+    }
+
+    fn is_loaded(&self) -> bool {
+        !self.storage.is_cold
     }
 
     fn watch(&self, aor: &Aor) {

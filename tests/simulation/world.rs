@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sip_push_proxy::clock::{Now, UnixMillis};
-use sip_push_proxy::proxy::{Effect, Input, Policy, Proxy};
+use sip_push_proxy::proxy::{Effect, FetchTicket, Input, Policy, Proxy};
 use sip_push_proxy::push::{self, Outcome, Push};
 use sip_push_proxy::sip::{ConnectionId, Destination, Flow, Message, Transport};
 use sip_push_proxy::store::{Change, Ticket};
@@ -39,6 +39,7 @@ pub(crate) enum Event {
     SendFailed(SendTag),
     Save(Ticket, Change),
     Push(Push, Outcome),
+    Fetched(FetchTicket),
     /// A phone answers an INVITE.
     Answer {
         agent: usize,
@@ -206,6 +207,10 @@ impl World {
                 self.input(Input::Saved(reply));
             }
             Event::Push(push, outcome) => self.pushed(push, outcome),
+            Event::Fetched(ticket) => {
+                self.storage.is_cold = false;
+                self.input(Input::Fetched { ticket });
+            }
             Event::Answer { agent, got } => self.agent_answers(agent, got),
             Event::Repeat { agent, got, pause } => self.agent_repeats(agent, got, pause),
             Event::Wake { agent } => self.agent_wakes(agent),
@@ -277,6 +282,7 @@ impl World {
             Effect::CallEnded { outcome, .. } => self.ledger.outcomes.push(outcome),
             Effect::Dropped(reason) => self.ledger.dropped.push(reason),
             Effect::Fault(fault) => panic!("the core's own fault: {fault}"),
+            Effect::Fetch { ticket, .. } => self.schedule_after(Duration::from_millis(5), Event::Fetched(ticket)),
             Effect::Resolve { .. } => panic!("the softswitch has a numeric address"),
             Effect::Woken(_) | Effect::WakeSeen { .. } => {}
         }

@@ -50,6 +50,30 @@ fn a_sleeping_phone_is_pushed_wakes_rings_and_answers() {
 }
 
 #[test]
+fn a_call_that_comes_before_the_store_is_read_waits_for_it() {
+    let sim = Sim::new();
+    let (alice, switch, mut push) = (sim.phone("alice"), sim.switch(), sim.push());
+    alice.registers();
+    alice.sleeps();
+    sim.world().storage.is_cold = true;
+    let call = switch.invites("alice");
+    sim.run_for(ms(3));
+    call.expects(&[100]);
+    sim.run_for(ms(100));
+    call.expects(&[100, 182]);
+    push.expects(1);
+    sim.world().storage.is_cold = true;
+    alice.registers();
+    alice.expects_invites(1);
+    sim.world().storage.is_cold = true;
+    let given_up = switch.invites("alice");
+    given_up.cancels("");
+    sim.run_for(ms(100));
+    given_up.expects(&[100, 487]);
+    push.expects(0);
+}
+
+#[test]
 fn it_goes_the_same_by_tcp() {
     let sim = Sim::new();
     let (alice, switch) = (sim.device("alice", "alice", Transport::Tcp), sim.switch());

@@ -1,0 +1,57 @@
+//! Requests that come before memory has all of a large store: the store is asked first, and the request goes on then.
+
+use super::context::Context;
+use super::event::{Contacts, Effect, FetchTicket, Sought};
+use super::secret::TokenRead;
+use super::{Proxy, route};
+use crate::binding::DeviceId;
+use crate::clock::Now;
+use crate::sip::{Message, Method, Uri};
+
+impl Proxy {
+    /// Asks the store for what the request is about where memory may lack it. If so, nothing is to be done before
+    /// [`Proxy::fetched`].
+    pub(super) fn fetch_first(&mut self, context: &Context, contacts: &dyn Contacts) -> bool {
+        if contacts.is_loaded() || context.is_fetched {
+            return false;
+        }
+        let Some(sought) = self.sought(&context.request, contacts) else { return false };
+        self.tickets += 1;
+        let ticket = FetchTicket(self.tickets);
+        self.fetches.insert(ticket, context.server);
+        self.effects.push_back(Effect::Fetch { ticket, sought });
+        true
+    }
+
+    pub(super) fn fetched(&mut self, ticket: FetchTicket, contacts: &dyn Contacts, now: Now) {
+        let Some(server) = self.fetches.remove(&ticket) else { return };
+        self.with_context(server, |proxy, context| {
+            context.is_fetched = true;
+            if !context.responses.is_cancelled {
+                proxy.route_request(context, contacts, now);
+            }
+        });
+    }
+
+    /// Whose bindings decide about the request, unless memory has them.
+    fn sought(&self, request: &Message, contacts: &dyn Contacts) -> Option<Sought> {
+        if request.method() == Method::REGISTER {
+            let aor = request.to()?.parse_uri().ok()?.aor()?;
+            return contacts.of_aor(&aor).is_empty().then_some(Sought::Aor(aor));
+        }
+        let routed = route::preprocess(request, &self.policy, &self.keys);
+        let uri = Uri::parse(routed.uri).ok()?;
+        let alias = uri.user.and_then(DeviceId::parse).filter(|_| self.policy.is_own_host(uri.host));
+        let device = match routed.token {
+            TokenRead::Token(token) => Some(token.device),
+            TokenRead::Forged | TokenRead::NoToken => alias,
+        };
+        match device {
+            Some(device) => contacts.of_device(device).is_none().then_some(Sought::Device(device)),
+            None => {
+                let aor = uri.aor()?;
+                contacts.of_aor(&aor).is_empty().then_some(Sought::Aor(aor))
+            }
+        }
+    }
+}
