@@ -92,6 +92,9 @@ impl Config {
         if self.push.fcm.is_empty() && self.push.apns.is_empty() {
             notes.push("no [[push.fcm]] and no [[push.apns]]: no phone can be woken");
         }
+        if matches!(self.store.kind, StoreKind::Redis(_)) {
+            notes.push("several nodes on one Redis are not possible in this version: let this node alone use it");
+        }
         if self.softswitch.trusted.is_empty() {
             notes.push("softswitch.trusted is empty: nobody may call phones");
         }

@@ -231,6 +231,10 @@ impl Proxy {
     }
 
     pub(super) fn answer_options(&mut self, context: &mut Context, now: Now) {
+        if self.is_draining {
+            // Who asks whether we are alive is to send its calls elsewhere.
+            return self.reject(context, &Reject::busy(BUSY_RETRY_AFTER_S), now);
+        }
         let mut headers = Vec::new();
         header(&mut headers, "Allow", ALLOW);
         header(&mut headers, "Supported", b"path");

@@ -64,3 +64,13 @@ fn with_no_hops_left_it_is_for_the_proxy_itself_or_nobody() {
     ours.expects(&[200]);
     assert!(alice.got("OPTIONS").is_empty() && sim.switch().got("OPTIONS").is_empty());
 }
+
+#[test]
+fn of_a_proxy_that_is_stopping_it_is_503() {
+    let sim = Sim::new();
+    sim.world().proxy.drain();
+    let request = sim.switch().asks("OPTIONS", "sip:192.0.2.10", |draft| draft);
+    sim.run_for(ms(100));
+    request.expects(&[503]);
+    assert!(text::text(request.response().bytes()).contains("\r\nRetry-After: "));
+}
