@@ -144,10 +144,6 @@ fn restart_without_data(world: &mut World) {
     world.start_program();
 }
 
-fn aors(phones: &[Phone]) -> impl Iterator<Item = String> {
-    phones.iter().map(Phone::aor)
-}
-
 #[test]
 fn many_held_calls_survive_a_kill_on_redis() {
     held_calls_survive_a_kill(World::with_program_on(Store::Redis, Mode::Open, Udp, HOLDS_LONG), 200);
@@ -180,12 +176,12 @@ fn nothing_is_lost_while_redis_is_dead() {
     expect_recovered(&world);
     registrations.go_on(100);
     let mut acknowledged = registrations.stop();
-    acknowledged.extend(aors(&phones));
+    acknowledged.extend(phones.iter().map(Phone::aor));
     expect_bindings(&world, &acknowledged);
 
     restart_without_data(&mut world);
     expect_bindings(&world, &acknowledged);
-    phones[..7].iter().for_each(|phone| world.admin.expect_bucket(&phone.aor(), &[]));
+    phones.iter().take(7).for_each(|phone| world.admin.expect_bucket(&phone.aor(), &[]));
     world.admin.expect_bucket(&phones[7].aor(), &[(&missed.call_id, "missed")]);
     world.admin.expect_metric("held_calls", 0.0);
     phones[7].register(&mut world);
@@ -230,34 +226,58 @@ fn registrations_do_not_wait_for_a_redis_that_stands_still() {
     world.admin.expect_metric("bindings", f64::from(u32::try_from(number).expect("few")));
 }
 
-/// Registrations and a call on Redis, then Redis dies, registrations and a call without it, then the server dies.
-fn both_die(world: &mut World) -> (BTreeSet<String>, Vec<Phone>, [Call; 2]) {
-    let phones = sleeping(world, 2);
-    let registrations = Registrations::start(world);
-    registrations.go_on(50);
-    let on_redis = hold(world, &phones[0]);
-    world.redis().kill();
-    world.admin.expect_ready("degraded");
-    registrations.go_on(50);
-    let in_journal = hold(world, &phones[1]);
-    let mut acknowledged = registrations.stop();
-    acknowledged.extend(aors(&phones));
-    world.program().kill();
-    (acknowledged, phones, [on_redis, in_journal])
+/// What stood when both had died.
+struct BothDead {
+    world: World,
+    acknowledged: BTreeSet<String>,
+    /// Asleep, each with the call that is held for it: known to Redis alone; with the call in the journal; with call and
+    /// binding in the journal.
+    held: [(Phone, Call); 3],
+}
+
+impl BothDead {
+    /// Redis dies while phones register and are called, then the server does.
+    fn new() -> Self {
+        let mut world = world();
+        let mut phones = sleeping(&mut world, 3).into_iter();
+        let mut next = || phones.next().expect("three phones");
+        let (on_redis, called_later, mut registers_later) = (next(), next(), next());
+        let registrations = Registrations::start(&world);
+        registrations.go_on(50);
+        let first = hold(&world, &on_redis);
+        world.redis().kill();
+        world.admin.expect_ready("degraded");
+        registrations.go_on(50);
+        let second = hold(&world, &called_later);
+        registers_later.register(&mut world);
+        registers_later.sleep();
+        let third = hold(&world, &registers_later);
+        let held = [(on_redis, first), (called_later, second), (registers_later, third)];
+        let mut acknowledged = registrations.stop();
+        acknowledged.extend(held.iter().map(|(phone, _)| phone.aor()));
+        world.program().kill();
+        Self { world, acknowledged, held }
+    }
+}
+
+/// Each of these phones is pushed once more, in any order, and takes its call.
+#[track_caller]
+fn answer_all(world: &mut World, held: &mut [(Phone, Call)]) {
+    let pushed: BTreeSet<_> = held.iter().map(|(phone, _)| world.pushed(phone).token).collect();
+    assert_eq!(pushed, held.iter().map(|(phone, _)| phone.token.clone()).collect());
+    for (phone, call) in held {
+        answer(world, phone, call);
+        world.admin.expect_bucket(&phone.aor(), &[]);
+    }
 }
 
 #[test]
 fn nothing_is_lost_when_redis_dies_and_then_the_server() {
-    let mut world = world();
-    let (acknowledged, mut phones, calls) = both_die(&mut world);
+    let BothDead { mut world, acknowledged, mut held } = BothDead::new();
     world.redis().run();
     world.start_program();
     expect_bindings(&world, &acknowledged);
-    let pushed: BTreeSet<_> = phones.iter().map(|phone| world.pushed(phone).token).collect();
-    assert_eq!(pushed, phones.iter().map(|phone| phone.token.clone()).collect());
-    for (phone, call) in phones.iter_mut().zip(&calls) {
-        answer(&mut world, phone, call);
-    }
+    answer_all(&mut world, &mut held);
     expect_recovered(&world);
     restart_without_data(&mut world);
     expect_bindings(&world, &acknowledged);
@@ -267,16 +287,25 @@ fn nothing_is_lost_when_redis_dies_and_then_the_server() {
 /// What the journal has is there at once, the rest when Redis is.
 #[test]
 fn server_starts_without_its_redis() {
-    let mut world = world();
-    let (acknowledged, mut phones, [on_redis, in_journal]) = both_die(&mut world);
+    let BothDead { mut world, acknowledged, mut held } = BothDead::new();
     world.start_program();
     world.admin.expect_ready("degraded");
-    assert_eq!(world.pushed(&phones[1]).token, phones[1].token);
-    answer(&mut world, &mut phones[1], &in_journal);
+    answer_all(&mut world, &mut held[2..]);
     world.redis().run();
+    answer_all(&mut world, &mut held[..2]);
     expect_recovered(&world);
     expect_bindings(&world, &acknowledged);
-    assert_eq!(world.pushed(&phones[0]).token, phones[0].token);
-    answer(&mut world, &mut phones[0], &on_redis);
     world.admin.expect_metric("held_calls", 0.0);
+}
+
+/// Its call waits for it though nothing but the device's name is known.
+#[test]
+fn phone_that_only_redis_knows_comes_before_redis_does() {
+    let BothDead { mut world, mut held, .. } = BothDead::new();
+    world.start_program();
+    let [_, (phone, call), _] = &mut held;
+    answer(&mut world, phone, call);
+    world.redis().run();
+    expect_recovered(&world);
+    world.admin.expect_bucket(&phone.aor(), &[]);
 }
