@@ -18,6 +18,7 @@ use std::thread;
 
 use mutator::mutate;
 use random::Random;
+use sip_push_proxy::sip::framing::{Frame, Framer, FramingLimits};
 use sip_push_proxy::sip::message::NotSip;
 use sip_push_proxy::sip::push_param::{PushParams, is_push_param};
 use sip_push_proxy::sip::validity::{request_fault, response_fault};
@@ -69,6 +70,7 @@ fn setting(name: &str, default: u64) -> u64 {
 /// Reads all that anything ever reads of a message; whether the message would have been processed.
 fn read_everything(bytes: Vec<u8>) -> bool {
     let length = bytes.len();
+    stream_is_framed(&bytes);
     let message = match Message::parse(bytes.into(), HEADERS_MAX) {
         Ok(message) => message,
         Err(NotSip::Empty | NotSip::TooLarge | NotSip::StartLine) => return false,
@@ -90,6 +92,28 @@ fn read_everything(bytes: Vec<u8>) -> bool {
         forwarding_changes_only_what_it_should(&message);
     }
     fault.is_none()
+}
+
+/// The same bytes as a stream: frames are of what was fed, and there is an end to them.
+fn stream_is_framed(bytes: &[u8]) {
+    let mut framer = Framer::new(FramingLimits::default());
+    let (first, rest) = bytes.split_at(bytes.len() / 2);
+    let mut framed = 0;
+    for part in [first, rest, bytes] {
+        framer.feed(part);
+        for _ in 0..=2 * bytes.len() {
+            match framer.next_frame() {
+                Ok(Some(Frame::Message(message))) => framed += message.len(),
+                Ok(Some(Frame::Ping)) => {}
+                Ok(None) => break,
+                Err(error) => {
+                    assert!(error.head.len() <= 2 * bytes.len());
+                    return;
+                }
+            }
+        }
+    }
+    assert!(framed <= 2 * bytes.len(), "more came out than was put in");
 }
 
 fn spans_are_inside(message: &Message) {

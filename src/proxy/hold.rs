@@ -56,7 +56,7 @@ impl Proxy {
         }
         let holds = request.to_tag().is_none() && self.policy.hold.holds(request.method(), request.method_text());
         if !holds {
-            return self.forward_to_reachable(context, bindings, now);
+            return self.forward_to_reachable(context, bindings, contacts, now);
         }
         if self.is_draining || self.held_calls >= self.policy.held_calls_max {
             let call_ref = call_ref(&request, &self.policy.missed.call_ref_header);
@@ -153,7 +153,13 @@ impl Proxy {
     }
 
     /// Requests that are not held go to devices whose registration has not expired.
-    fn forward_to_reachable(&mut self, context: &mut Context, bindings: &[Arc<Binding>], now: Now) {
+    fn forward_to_reachable(
+        &mut self,
+        context: &mut Context,
+        bindings: &[Arc<Binding>],
+        contacts: &dyn Contacts,
+        now: Now,
+    ) {
         let reachable: Vec<_> = bindings.iter().filter(|binding| binding.is_reachable(now.unix)).collect();
         if reachable.is_empty() {
             return self.reject(context, &Reject::of(480), now);
@@ -162,6 +168,7 @@ impl Proxy {
             let hop = self.hop_to(context, binding);
             self.start_branch(context, hop, now);
         }
+        self.conclude(context, contacts, now);
     }
 
     fn hop_to(&self, context: &Context, binding: &Binding) -> Hop {

@@ -49,6 +49,7 @@ impl Proxy {
         context.purpose = Purpose::Registration(Box::new(registration));
         let hop = Hop { uri: None, routes: [].into(), record_route: None, destinations: Vec::new(), device: None };
         self.start_upstream(context, hop, now);
+        self.conclude(context, contacts, now);
     }
 
     fn edit_contact(&self, request: &Message, contact: &RegisterContact, edits: &mut Edits) {

@@ -187,6 +187,7 @@ impl Proxy {
             device: Some(token.device),
         };
         self.start_branch(context, hop, now);
+        self.conclude(context, contacts, now);
     }
 
     fn forward_to_softswitch(&mut self, context: &mut Context, routed: &Routed<'_>, contacts: &dyn Contacts, now: Now) {
@@ -201,6 +202,7 @@ impl Proxy {
             }
             None => self.start_upstream(context, hop, now),
         }
+        self.conclude(context, contacts, now);
     }
 
     /// Where Route or Request-URI lead, if that is the softswitch's side: a phone reaches nothing else through us.

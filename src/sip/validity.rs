@@ -29,7 +29,10 @@ pub fn request_fault(request: &Message) -> Option<Fault> {
     if let Some(defect) = request.defect() {
         return Some(defect_fault(defect));
     }
-    common_fault(request).or_else(|| uri_fault(request.uri())).or_else(|| contact_fault(request))
+    common_fault(request)
+        .or_else(|| uri_fault(request.uri()))
+        .or_else(|| contact_fault(request))
+        .or_else(|| route_fault(request))
 }
 
 /// What is wrong with a response. Nobody is told; the response is dropped (RFC 3261 §18.1.2, §18.3).
@@ -149,6 +152,12 @@ fn contact_fault(request: &Message) -> Option<Fault> {
         .values(HeaderName::Contact)
         .filter(|value| !(is_register && *value == b"*"))
         .find_map(|value| address_fault(Some(value), "Malformed Contact"))
+}
+
+/// A Route becomes the Request-URI where the next hop is a strict router, so it has to be one (RFC 3261 §16.6 step 6).
+fn route_fault(request: &Message) -> Option<Fault> {
+    let is_route = |value: &[u8]| NameAddr::parse(value).is_some_and(|route| route.parse_uri().is_ok());
+    (!request.values(HeaderName::Route).all(is_route)).then_some(bad_request("Malformed Route"))
 }
 
 /// A From, To or Contact value. Any scheme will do: these are not for us to reach (RFC 4475 §3.3.4).

@@ -27,7 +27,7 @@ pub(crate) struct Core {
     pub(crate) now: Now,
 }
 
-struct View<'a>(&'a Table, UnixMillis);
+pub(crate) struct View<'a>(pub(crate) &'a Table, pub(crate) UnixMillis);
 
 impl Contacts for View<'_> {
     fn of_aor(&self, aor: &Aor) -> Vec<Arc<Binding>> {
