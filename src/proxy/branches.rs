@@ -288,7 +288,7 @@ impl Proxy {
 
     /// Sends the final response if nothing better can come any more (RFC 3261 §16.7 step 5).
     pub(super) fn conclude(&mut self, context: &mut Context, contacts: &dyn Contacts, now: Now) {
-        let waits = context.call().is_some_and(super::held_call::HeldCall::is_waiting);
+        let waits = context.call().is_some_and(|call| call.is_waiting(now.instant));
         let may_wait = waits && !context.responses.has_declined() && !context.responses.is_cancelled;
         if context.responses.is_final || !context.responses.all_ended() || may_wait {
             return;

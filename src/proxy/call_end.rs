@@ -112,6 +112,13 @@ impl Proxy {
                 }
             }
         }
+        for device in std::mem::take(&mut call.unread) {
+            self.timers.cancel(&Timer::Retry(server, device));
+            settled.push((device, settlement));
+            if !seen {
+                unaware.push(device);
+            }
+        }
         let (aor, id, is_recorded) = (call.aor.clone(), call.id, call.is_recorded);
         self.step(&call_ref, step, None, detail, "");
         for (device, settlement) in &settled {

@@ -173,7 +173,11 @@ impl Proxy {
 
     pub(super) fn retry_due(&mut self, server: ServerId, device: DeviceId, contacts: &dyn Contacts, now: Now) {
         self.with_context(server, |proxy, context| {
-            proxy.tell(context, device, DeviceInput::RetryDue, now);
+            if context.call_mut().is_some_and(|call| call.take_unread(device)) {
+                proxy.resume_device(context, device, contacts, now);
+            } else {
+                proxy.tell(context, device, DeviceInput::RetryDue, now);
+            }
             proxy.conclude(context, contacts, now);
         });
     }

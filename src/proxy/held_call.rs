@@ -51,6 +51,8 @@ pub(super) struct HeldCall {
     /// Whether the store refused it, so that no device could be pushed.
     pub store_failed: bool,
     pub devices: SmallVec<[HeldDevice; 1]>,
+    /// Devices with an entry of this call whose bindings memory does not have yet, after a start without Redis.
+    pub unread: SmallVec<[DeviceId; 1]>,
 }
 
 /// One device of a held call.
@@ -200,8 +202,16 @@ impl HeldCall {
     }
 
     /// Whether the call still waits for a device to wake.
-    pub(super) fn is_waiting(&self) -> bool {
-        self.is_open && self.devices.iter().any(HeldDevice::is_expected)
+    pub(super) fn is_waiting(&self, now: Instant) -> bool {
+        let may_be_read = !self.unread.is_empty() && now < self.until;
+        self.is_open && (may_be_read || self.devices.iter().any(HeldDevice::is_expected))
+    }
+
+    /// Takes a device out of those that memory does not have; false if it was not among them.
+    pub(super) fn take_unread(&mut self, device: DeviceId) -> bool {
+        let before = self.unread.len();
+        self.unread.retain(|unread| *unread != device);
+        self.unread.len() < before
     }
 
     pub(super) fn left(&self, now: Instant) -> Duration {

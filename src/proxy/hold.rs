@@ -100,6 +100,7 @@ impl Proxy {
             is_recorded: false,
             store_failed: false,
             devices: SmallVec::new(),
+            unread: SmallVec::new(),
         }
     }
 
@@ -272,7 +273,15 @@ impl Proxy {
                 }
             }
             // A device that nobody knew when the call came (RFC 3261 §16.5: targets may be added).
-            None => call.devices.push(HeldDevice::new(Arc::clone(binding), DeviceState::Unwakeable)),
+            None => {
+                let has_entry = call.take_unread(binding.device);
+                if has_entry && binding.registered_at <= call.since.unix {
+                    // Memory has read what the device was before the call; it sleeps.
+                    return self.resume_binding(context, Arc::clone(binding), now);
+                }
+                let held = HeldDevice::new(Arc::clone(binding), DeviceState::Unwakeable);
+                call.devices.push(HeldDevice { has_entry, is_durable: has_entry, ..held });
+            }
         }
         self.step(&call_ref, Step::Registered, Some(binding.device), binding.flow.to_string(), "");
         self.tell(context, binding.device, DeviceInput::Woke, now);

@@ -2,7 +2,8 @@
 //!
 //! The caller's server transaction is made anew from the stored INVITE, with the To tag that the caller knows. A device
 //! that registered meanwhile gets the INVITE, which it takes for a repetition if it had it before, because the branch
-//! is the same; the others are pushed once more. What ran out is answered, and missed.
+//! is the same; the others are pushed once more, as soon as memory has their bindings. What ran out is answered, and
+//! missed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,9 @@ use crate::sip::{Flow, HeaderName, Message};
 use crate::store::{self, Change, Settlement};
 use crate::timeline::Step;
 use crate::transaction::Incoming;
+
+/// How often memory is looked at for a device that it did not have at a start without Redis.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 impl Proxy {
     pub(super) fn resume(&mut self, stored: &store::HeldCall, contacts: &dyn Contacts, now: Now) {
@@ -55,22 +59,40 @@ impl Proxy {
     }
 
     fn resume_devices(&mut self, context: &mut Context, stored: &store::HeldCall, contacts: &dyn Contacts, now: Now) {
-        let is_over = stored.until <= now.unix;
-        let bindings: SmallVec<[Arc<Binding>; 1]> =
-            stored.devices.iter().filter_map(|device| contacts.of_device(*device)).collect();
-        for binding in &bindings {
-            let Some(call) = context.call_mut() else { return };
-            let state = if is_over { DeviceState::Unwakeable } else { DeviceState::Recording };
-            let held = HeldDevice::new(Arc::clone(binding), state);
-            call.devices.push(HeldDevice { has_entry: true, is_durable: true, ..held });
-            let has_woken = binding.registered_at > stored.held_at && binding.is_reachable(now.unix);
-            let input = if has_woken { DeviceInput::Woke } else { DeviceInput::Recorded };
-            if !is_over {
-                self.tell(context, binding.device, input, now);
-            }
+        for device in &stored.devices {
+            self.resume_device(context, *device, contacts, now);
         }
-        if !is_over {
+        if now.unix < stored.until {
             self.send_provisional(context, now);
+        }
+    }
+
+    /// Pushes a device once more, or gives it the INVITE if it has woken. One that memory does not have yet is looked for
+    /// again later, unless it registers before.
+    pub(super) fn resume_device(&mut self, context: &mut Context, device: DeviceId, contacts: &dyn Contacts, now: Now) {
+        let server = context.server;
+        let Some(call) = context.call_mut() else { return };
+        let Some(binding) = contacts.of_device(device) else {
+            if !contacts.is_loaded() {
+                call.unread.push(device);
+                self.timers.set(Timer::Retry(server, device), now.instant + LOOK_EVERY);
+            }
+            return;
+        };
+        self.resume_binding(context, binding, now);
+    }
+
+    pub(super) fn resume_binding(&mut self, context: &mut Context, binding: Arc<Binding>, now: Now) {
+        let Some(call) = context.call_mut() else { return };
+        let device = binding.device;
+        let is_over = call.left(now.instant).is_zero();
+        let has_woken = binding.registered_at > call.since.unix && binding.is_reachable(now.unix);
+        let state = if is_over { DeviceState::Unwakeable } else { DeviceState::Recording };
+        let held = HeldDevice::new(binding, state);
+        call.devices.push(HeldDevice { has_entry: true, is_durable: true, ..held });
+        let input = if has_woken { DeviceInput::Woke } else { DeviceInput::Recorded };
+        if !is_over {
+            self.tell(context, device, input, now);
         }
     }
 
@@ -114,5 +136,6 @@ fn held_call(stored: &store::HeldCall, request: &Message, now: Now) -> HeldCall 
         is_recorded: true,
         store_failed: false,
         devices: SmallVec::new(),
+        unread: SmallVec::new(),
     }
 }

@@ -82,6 +82,17 @@ impl Admin {
         });
     }
 
+    /// `/readyz` comes to say this, and that calls may be sent here.
+    #[track_caller]
+    pub(crate) fn expect_ready(self, expected: &str) {
+        eventually_is(&format!("readyz {expected}"), || {
+            let (status, body) = self.request("GET", "/readyz");
+            assert_eq!(status, 200, "{body}");
+            let body: Value = serde_json::from_str(&body).expect("JSON");
+            if body["status"] == expected { Ok(()) } else { Err(body) }
+        });
+    }
+
     /// The server answers, here and by SIP.
     #[track_caller]
     pub(crate) fn expect_healthy(self) {

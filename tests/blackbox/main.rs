@@ -1,6 +1,7 @@
 //! The real server on loopback: raw bytes over real sockets, the push services' doubles over real HTTP.
 //!
-//! Deadlines but no sleeps, port 0 everywhere; each test has a server of its own.
+//! Deadlines but no sleeps, port 0 everywhere; each test has a server of its own. `STORE=redis` runs them all with a
+//! redis-server for each, otherwise the embedded store is under test.
 
 #![expect(clippy::expect_used, reason = "a test that cannot go on fails")]
 
@@ -8,6 +9,9 @@ mod admin;
 mod peer;
 mod phone;
 mod program;
+#[expect(dead_code, clippy::unwrap_used, reason = "as the tests of the store have it, for all that they need")]
+#[path = "../store/server.rs"]
+mod redis_server;
 mod sip;
 mod switch;
 mod world;
@@ -16,6 +20,7 @@ mod bad_input;
 mod crash;
 mod devices;
 mod held_call;
+mod redis;
 mod registration;
 mod reload;
 #[path = "../sipp/mod.rs"]

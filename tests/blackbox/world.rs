@@ -16,6 +16,7 @@ use crate::admin::Admin;
 use crate::peer::{DEADLINE, RUNTIME};
 use crate::phone::{PASSWORD, Phone, Push};
 use crate::program::Program;
+use crate::redis_server;
 use crate::switch::{Call, Switch};
 
 /// The ways to stand (design: `register.mode`, `register.contact`, `register.auth`).
@@ -38,6 +39,24 @@ impl Mode {
             Self::Path => "register.mode = 'relay'\nregister.contact = 'path'\n",
             Self::Digest => "register.mode = 'local'\nregister.auth = 'digest'\nregister.users = 'users.toml'\n",
             Self::Open => "register.mode = 'local'\nregister.auth = 'none'\n",
+        }
+    }
+}
+
+/// Where a server keeps what it acknowledges (design: `store.url`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Store {
+    Embedded,
+    Redis,
+}
+
+impl Store {
+    /// What the environment variable `STORE` asks for: all tests can run on each store.
+    fn of_environment() -> Self {
+        match std::env::var("STORE").as_deref() {
+            Err(_) | Ok("embedded") => Self::Embedded,
+            Ok("redis") => Self::Redis,
+            Ok(other) => panic!("STORE is embedded or redis, not {other}"),
         }
     }
 }
@@ -89,6 +108,7 @@ pub(crate) struct World {
     /// UDP, TCP.
     addresses: [SocketAddr; 2],
     server: Running,
+    redis: Option<redis_server::Server>,
     /// Its configuration and its data.
     pub(crate) folder: TempDir,
 }
@@ -108,7 +128,7 @@ impl World {
 
     /// With a server in this process.
     pub(crate) fn with(mode: Mode, transport: Transport, config: &str) -> Self {
-        let mut world = Self::prepare(mode, transport, config);
+        let mut world = Self::prepare(Store::of_environment(), mode, transport, config);
         let config = Config::load(&world.config_file()).expect("a good configuration");
         let server = Server::start(config).expect("a server");
         world.addresses = [Transport::Udp, Transport::Tcp].map(|each| server.sip_address(each).expect("listening"));
@@ -120,13 +140,18 @@ impl World {
 
     /// With the built program, which can be killed.
     pub(crate) fn with_program(mode: Mode, transport: Transport, config: &str) -> Self {
-        let mut world = Self::prepare(mode, transport, config);
+        Self::with_program_on(Store::of_environment(), mode, transport, config)
+    }
+
+    /// With the built program and this store, whatever the environment asks for.
+    pub(crate) fn with_program_on(store: Store, mode: Mode, transport: Transport, config: &str) -> Self {
+        let mut world = Self::prepare(store, mode, transport, config);
         world.start_program();
         world
     }
 
     /// Everything but the server.
-    fn prepare(mode: Mode, transport: Transport, config: &str) -> Self {
+    fn prepare(store: Store, mode: Mode, transport: Transport, config: &str) -> Self {
         let folder = TempDir::new().expect("a folder");
         let (fcm, apns) = RUNTIME.block_on(async { (FcmDouble::start().await, ApnsDouble::start().await) });
         let (fcm, apns) = (fcm.expect("a double of FCM"), apns.expect("a double of APNs"));
@@ -135,11 +160,13 @@ impl World {
         let users = ["alice", "bob"].map(|user| format!("\"{user}@example.org\" = \"{PASSWORD}\"\n")).concat();
         std::fs::write(folder.path().join("users.toml"), format!("[users]\n{users}")).expect("written");
         let switch = Switch::new(transport);
-        let config = configuration(mode, &switch, &fcm, &apns, config);
+        let redis = (store == Store::Redis).then(redis_server::Server::durable);
+        let url = redis.as_ref().map(|redis| format!("store.url = 'redis://127.0.0.1:{}'\n", redis.port));
+        let config = configuration(mode, &switch, &fcm, &apns, &(url.unwrap_or_default() + config));
         std::fs::write(folder.path().join("config.toml"), config).expect("written");
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let server = Running::No;
-        Self { mode, switch, fcm, apns, admin: Admin(nowhere), addresses: [nowhere; 2], server, folder }
+        let (admin, addresses, server) = (Admin(nowhere), [nowhere; 2], Running::No);
+        Self { mode, switch, fcm, apns, admin, addresses, server, redis, folder }
     }
 
     pub(crate) fn config_file(&self) -> PathBuf {
@@ -180,6 +207,12 @@ impl World {
             Running::Program(program) => program,
             Running::Here(_) | Running::No => panic!("the program is not running"),
         }
+    }
+
+    /// The Redis of this world alone.
+    #[track_caller]
+    pub(crate) fn redis(&mut self) -> &mut redis_server::Server {
+        self.redis.as_mut().expect("a world on Redis")
     }
 
     pub(crate) fn sip(&self, transport: Transport) -> SocketAddr {
