@@ -1,34 +1,37 @@
 //! The one loop of a worker: an [`Input`] to the proxy, its [`Effect`]s to the world, one sleep.
 
 mod board;
+mod label;
 mod resolve;
+mod shared;
+mod view;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use hickory_resolver::TokioResolver;
-use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
-use board::Board;
+pub use label::transport_drop;
+use label::{kind_of, push_kind, push_result, store_op};
+pub use shared::{Parts, Shared, worker_of};
+use view::View;
 
-use crate::binding::{Aor, Binding, DeviceId};
+use crate::binding::Binding;
 use crate::clock::{Now, UnixMillis};
-use crate::metrics::{Direction, DropReason, Kind, Metrics, PushKind, PushResult, StoreOp};
+use crate::metrics::{Direction, DropReason, Kind, PushResult, StoreOp};
 use crate::proxy::event::{CallStep, FetchTicket, ResolveTicket, Sought};
-use crate::proxy::{self, Contacts, Effect, Input, Proxy};
-use crate::push::{self, NoticeKind, Outcome, Pushers};
-use crate::readiness::{Part, Readiness};
+use crate::proxy::{self, Effect, Input, Proxy};
+use crate::push::{self, Outcome, Pushers};
 use crate::sip::message::{Message, NotSip};
 use crate::sip::{Flow, Transport as TransportKind};
-use crate::store::{self, Change, EntryState, HeldCall, Store, StoreError, Table};
-use crate::timeline::{Step, Timeline};
+use crate::store::{self, Change, HeldCall};
+use crate::timeline::Step;
 use crate::transaction::{Branch, SendTag};
-use crate::transport::{self, Connections, Event, Inbound, Transport, WorkerSockets};
+use crate::transport::{Event, Inbound, Transport, WorkerSockets};
 
 /// Messages of connections, and of other workers' sockets, that wait for a worker.
 pub const INBOX: usize = 4096;
@@ -36,127 +39,6 @@ pub const INBOX: usize = 4096;
 const REPLIES: usize = 4096;
 /// Inputs taken in one turn before the network is looked at again.
 const TURN: usize = 256;
-
-/// What all workers share.
-pub struct Shared {
-    pub store: Store,
-    pub metrics: Arc<Metrics>,
-    pub timeline: Arc<Timeline>,
-    pub readiness: Arc<Readiness>,
-    pub connections: Connections,
-    pub headers_max: usize,
-    /// `None` where the system has no resolver configuration; then only addresses work.
-    pub resolver: Option<TokioResolver>,
-    /// Where look-ups run.
-    pub runtime: Handle,
-    store_is_up: AtomicBool,
-    inboxes: Vec<mpsc::Sender<Event>>,
-    /// Which worker has taken up the call with this branch: what its caller sends may arrive at another one.
-    resumed: HashMap<Box<[u8]>, usize>,
-    boards: Vec<Board>,
-    /// Held calls of each worker.
-    held: Vec<AtomicUsize>,
-}
-
-/// What [`Shared`] is made of, beyond the workers' own.
-pub struct Parts {
-    pub store: Store,
-    pub metrics: Arc<Metrics>,
-    pub timeline: Arc<Timeline>,
-    pub readiness: Arc<Readiness>,
-    pub connections: Connections,
-    pub headers_max: usize,
-    pub runtime: Handle,
-    /// Calls that an earlier run held.
-    pub held: Vec<HeldCall>,
-}
-
-impl Shared {
-    /// For as many workers as there are inboxes.
-    pub fn new(parts: Parts, inboxes: Vec<mpsc::Sender<Event>>) -> Self {
-        let resolver = TokioResolver::builder_tokio().and_then(|builder| builder.build());
-        let workers = inboxes.len();
-        let resumed = parts.held.iter().filter_map(|call| Some((branch_of(call)?, worker_of(call, workers)))).collect();
-        Self {
-            store: parts.store,
-            metrics: parts.metrics,
-            timeline: parts.timeline,
-            readiness: parts.readiness,
-            connections: parts.connections,
-            headers_max: parts.headers_max,
-            resolver: resolver.inspect_err(|error| tracing::warn!(%error, "no resolver: host names do not work")).ok(),
-            runtime: parts.runtime,
-            store_is_up: AtomicBool::new(true),
-            inboxes,
-            resumed,
-            boards: (0..workers).map(|_| Board::default()).collect(),
-            held: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
-        }
-    }
-
-    /// Lets the operator see whether the store works; once for each time that this changes.
-    fn store_said(&self, result: &Result<store::Applied, StoreError>) {
-        let is_up = result.is_ok();
-        if self.store_is_up.swap(is_up, Ordering::Relaxed) == is_up {
-            return;
-        }
-        match result {
-            Ok(_) => tracing::info!("the store writes again"),
-            Err(error) => {
-                tracing::error!(%error, "the store does not write: registrations and held calls are answered 503");
-            }
-        }
-        self.look_at_store();
-    }
-
-    /// Brings what the store says of itself to where it is seen, and calls that it found late to their workers. To be
-    /// called now and then.
-    pub fn look_at_store(&self) {
-        let waiting = self.store.journal_entries();
-        if !self.store_is_up() {
-            self.readiness.failed(Part::Store, "it does not write");
-        } else if self.store.is_degraded() {
-            let reason = format!("Redis is away: {waiting} changes wait in the journal");
-            self.readiness.degraded(Part::Store, reason);
-        } else if !self.store.is_loaded() {
-            let bindings = self.store.table().binding_count();
-            self.readiness.degraded(Part::Store, format!("{bindings} bindings are in memory, more are being read"));
-        } else {
-            self.readiness.well(Part::Store);
-        }
-        for call in self.store.take_held() {
-            if let Some(board) = self.boards.get(worker_of(&call, self.boards.len())) {
-                board.put_call(call);
-            }
-        }
-    }
-
-    /// Another node accepted a REGISTER.
-    pub fn wake(&self, binding: &Arc<Binding>) {
-        self.boards.iter().for_each(|board| board.put(binding));
-    }
-
-    pub fn store_is_up(&self) -> bool {
-        self.store_is_up.load(Ordering::Relaxed)
-    }
-
-    /// Calls that wait for a device, in all workers.
-    pub fn held_calls(&self) -> usize {
-        self.held.iter().map(|held| held.load(Ordering::Relaxed)).sum()
-    }
-}
-
-/// Which worker takes a call up: the one that held it, so that its branches are the same.
-pub fn worker_of(call: &HeldCall, workers: usize) -> usize {
-    Some(usize::from(call.id.worker())).filter(|worker| *worker < workers).unwrap_or(0)
-}
-
-/// The branch of the caller's own Via.
-fn branch_of(call: &HeldCall) -> Option<Box<[u8]>> {
-    let invite = Message::parse(call.invite.clone(), usize::MAX).ok()?;
-    invite.top_via()?.branch().map(Into::into)
-}
-
 /// Which worker a response from a stream belongs to: the one that made its branch.
 pub fn worker_of_response(bytes: &bytes::Bytes, _remote: SocketAddr) -> usize {
     let message = Message::parse(bytes.clone(), usize::MAX).ok();
@@ -560,103 +442,4 @@ impl Worker {
             }
         }
     }
-}
-
-/// The contact table as a worker's proxy sees it.
-struct View<'a> {
-    shared: &'a Shared,
-    worker: usize,
-    now: UnixMillis,
-}
-
-impl View<'_> {
-    fn table(&self) -> &Table {
-        self.shared.store.table()
-    }
-
-    fn board(&self) -> Option<&Board> {
-        // One worker alone hears of all wakes directly.
-        self.shared.boards.get(self.worker).filter(|_| self.shared.boards.len() > 1 || self.shared.store.is_shared())
-    }
-}
-
-impl Contacts for View<'_> {
-    fn of_aor(&self, aor: &Aor) -> Vec<Arc<Binding>> {
-        self.table().lookup(aor).into_iter().filter(|binding| !binding.is_over(self.now)).collect()
-    }
-
-    fn of_device(&self, device: DeviceId) -> Option<Arc<Binding>> {
-        self.table().by_device(device).filter(|binding| !binding.is_over(self.now))
-    }
-
-    fn on_flow(&self, transport: TransportKind, remote: SocketAddr) -> Option<DeviceId> {
-        self.table().device_on(transport, remote, self.now)
-    }
-
-    fn has_missed(&self, device: DeviceId) -> bool {
-        self.table().entries(&device).iter().any(|entry| entry.state == EntryState::Missed)
-    }
-
-    fn is_loaded(&self) -> bool {
-        self.shared.store.is_loaded()
-    }
-
-    fn watch(&self, aor: &Aor) {
-        if let Some(board) = self.board() {
-            board.watch(aor);
-        }
-    }
-
-    fn unwatch(&self, aor: &Aor) {
-        if let Some(board) = self.board() {
-            board.unwatch(aor);
-        }
-    }
-}
-
-/// What bytes of our own making are, for the counters.
-fn kind_of(bytes: &[u8]) -> Kind {
-    let mut words = bytes.split(|byte| *byte == b' ');
-    match (words.next(), words.next()) {
-        (Some(b"SIP/2.0"), Some(status)) => {
-            Kind::of_status(crate::sip::scan::number(status).and_then(|status| u16::try_from(status).ok()).unwrap_or(0))
-        }
-        (method, _) => Kind::of_method(method.unwrap_or_default()),
-    }
-}
-
-fn store_op(change: &Change) -> StoreOp {
-    match change {
-        Change::Register { .. } => StoreOp::Register,
-        Change::TokenDead { .. } => StoreOp::TokenDead,
-        Change::Remove { .. } => StoreOp::Remove,
-        Change::Hold { .. } => StoreOp::Hold,
-        Change::Settle { .. } => StoreOp::Settle,
-        Change::Claim { .. } => StoreOp::Claim,
-        Change::Reported { .. } => StoreOp::Reported,
-        Change::Release { .. } => StoreOp::Release,
-    }
-}
-
-fn push_kind(notice: NoticeKind) -> PushKind {
-    match notice {
-        NoticeKind::Invite => PushKind::Invite,
-        NoticeKind::Message => PushKind::Message,
-        NoticeKind::MissedCalls => PushKind::MissedCalls,
-    }
-}
-
-fn push_result(outcome: &Outcome) -> PushResult {
-    match outcome {
-        Outcome::Accepted => PushResult::Accepted,
-        Outcome::TokenDead { .. } => PushResult::TokenDead,
-        Outcome::TryAgain { .. } => PushResult::TryAgain,
-        Outcome::Refused { .. } => PushResult::Refused,
-        Outcome::Limited => PushResult::Limited,
-    }
-}
-
-/// The transport's drops under the names of the metrics.
-pub fn transport_drop(reason: transport::DropReason) -> Option<DropReason> {
-    DropReason::ALL.iter().copied().find(|known| known.name() == reason.name())
 }

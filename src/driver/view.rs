@@ -1,0 +1,64 @@
+//! The contact table as a worker's proxy sees it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::board::Board;
+use super::shared::Shared;
+use crate::binding::{Aor, Binding, DeviceId};
+use crate::clock::UnixMillis;
+use crate::proxy::Contacts;
+use crate::sip::Transport;
+use crate::store::{EntryState, Table};
+
+/// The contact table as a worker's proxy sees it.
+pub(super) struct View<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) worker: usize,
+    pub(super) now: UnixMillis,
+}
+
+impl View<'_> {
+    fn table(&self) -> &Table {
+        self.shared.store.table()
+    }
+
+    fn board(&self) -> Option<&Board> {
+        // One worker alone hears of all wakes directly.
+        self.shared.boards.get(self.worker).filter(|_| self.shared.boards.len() > 1 || self.shared.store.is_shared())
+    }
+}
+
+impl Contacts for View<'_> {
+    fn of_aor(&self, aor: &Aor) -> Vec<Arc<Binding>> {
+        self.table().lookup(aor).into_iter().filter(|binding| !binding.is_over(self.now)).collect()
+    }
+
+    fn of_device(&self, device: DeviceId) -> Option<Arc<Binding>> {
+        self.table().by_device(device).filter(|binding| !binding.is_over(self.now))
+    }
+
+    fn on_flow(&self, transport: Transport, remote: SocketAddr) -> Option<DeviceId> {
+        self.table().device_on(transport, remote, self.now)
+    }
+
+    fn has_missed(&self, device: DeviceId) -> bool {
+        self.table().entries(&device).iter().any(|entry| entry.state == EntryState::Missed)
+    }
+
+    fn is_loaded(&self) -> bool {
+        self.shared.store.is_loaded()
+    }
+
+    fn watch(&self, aor: &Aor) {
+        if let Some(board) = self.board() {
+            board.watch(aor);
+        }
+    }
+
+    fn unwatch(&self, aor: &Aor) {
+        if let Some(board) = self.board() {
+            board.unwatch(aor);
+        }
+    }
+}
