@@ -55,13 +55,14 @@ pub fn header(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 
 /// All Via headers as they came, but for the top value, which is stamped with the source it came from.
 ///
-/// They are not written one value a line: a list of many small values would make the answer several times as large as
+/// They are not written one value a line, nor compact names in full: many small values would make the answer larger than
 /// the request, and so worth sending in somebody else's name.
 fn write_vias(request: &Message, source: SocketAddr, out: &mut Vec<u8>) {
     let mut is_top = true;
     for field in request.fields(HeaderName::Via) {
         let list = request.slice(field.value());
-        out.extend_from_slice(b"Via: ");
+        out.extend_from_slice(request.slice(field.name_span()));
+        out.extend_from_slice(b": ");
         let top = scan::values(list).next().filter(|_| std::mem::take(&mut is_top));
         match top.and_then(|value| Some((value, Via::parse(value)?))) {
             Some((value, via)) => {
@@ -139,7 +140,7 @@ mod tests {
         assert_eq!(
             std::str::from_utf8(&response).unwrap(),
             "SIP/2.0 480 Temporarily Unavailable\r\nVia: SIP/2.0/UDP a;rport=5070;branch=z9hG4bK1;received=192.0.2.1, \
-             SIP/2.0/TCP b;branch=2\r\nVia: SIP/2.0/UDP c\r\nFrom: <sip:x>;tag=f\r\nTo: <sip:h>;tag=t\r\n\
+             SIP/2.0/TCP b;branch=2\r\nv: SIP/2.0/UDP c\r\nFrom: <sip:x>;tag=f\r\nTo: <sip:h>;tag=t\r\n\
              Call-ID: i\r\nCSeq: 7 OPTIONS\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n"
         );
     }
