@@ -72,7 +72,7 @@ pub struct Worker {
     saved: (mpsc::Sender<store::Reply>, mpsc::Receiver<store::Reply>),
     pushed: (mpsc::Sender<push::Reply>, mpsc::Receiver<push::Reply>),
     resolved: (mpsc::Sender<Resolved>, mpsc::Receiver<Resolved>),
-    fetched: (mpsc::Sender<FetchTicket>, mpsc::Receiver<FetchTicket>),
+    fetched: (mpsc::Sender<Fetched>, mpsc::Receiver<Fetched>),
     /// Changes that are with the store, for the histogram.
     saving: HashMap<store::Ticket, (StoreOp, Instant)>,
     /// Answers that were known at once.
@@ -85,6 +85,8 @@ pub struct Worker {
     stop: watch::Receiver<Phase>,
 }
 
+/// What was asked for, and whether the store could tell.
+type Fetched = (FetchTicket, bool);
 type Resolved = (ResolveTicket, Vec<(TransportKind, SocketAddr)>);
 
 /// How far the end of the process has come.
@@ -154,7 +156,7 @@ impl Worker {
             Some(event) = self.inbox.recv() => self.transport_event(event),
             Some(reply) = self.saved.1.recv() => self.store_reply(reply),
             Some(reply) = self.pushed.1.recv() => self.push_reply(reply),
-            Some(ticket) = self.fetched.1.recv() => self.handle(Input::Fetched { ticket }),
+            Some((ticket, is_known)) = self.fetched.1.recv() => self.handle(Input::Fetched { ticket, is_known }),
             Some((ticket, addresses)) = self.resolved.1.recv() => self.handle(Input::Resolved { ticket, addresses }),
             () = board.changed() => {
                 for call in board.take_calls() {
@@ -403,9 +405,8 @@ impl Worker {
                 Sought::Aor(aor) => shared.store.fetch(&aor).await,
                 Sought::Device(device) => shared.store.fetch_device(device).await,
             };
-            tracing::debug!(is_known, "fetched");
             // A worker that has stopped needs no answer.
-            let _ = reply_to.send(ticket).await;
+            let _ = reply_to.send((ticket, is_known)).await;
         });
     }
 

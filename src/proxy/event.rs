@@ -29,8 +29,8 @@ pub enum Input {
     Pushed(push::Reply),
     /// The answer to an [`Effect::Resolve`]; empty when the name leads nowhere.
     Resolved { ticket: ResolveTicket, addresses: Vec<(Transport, SocketAddr)> },
-    /// The answer to an [`Effect::Fetch`]: what is known now is all there is.
-    Fetched { ticket: FetchTicket },
+    /// The answer to an [`Effect::Fetch`]. `is_known`: what is known now is all there is; else the store is away.
+    Fetched { ticket: FetchTicket, is_known: bool },
     /// A REGISTER was accepted by another worker or node.
     Woken(Arc<Binding>),
     /// A call that an earlier run of the program held when it died. Comes before anything from the network.

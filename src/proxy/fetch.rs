@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::event::{Contacts, Effect, FetchTicket, Sought};
 use super::secret::TokenRead;
-use super::{Proxy, route};
+use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, route};
 use crate::binding::DeviceId;
 use crate::clock::Now;
 use crate::sip::{Message, Method, Uri};
@@ -23,12 +23,19 @@ impl Proxy {
         true
     }
 
-    pub(super) fn fetched(&mut self, ticket: FetchTicket, contacts: &dyn Contacts, now: Now) {
+    /// The store answered. A caller must not hear that a user is unknown who may be in a store that is away; a phone may
+    /// register all the same, because what it registers can wait in the journal.
+    pub(super) fn fetched(&mut self, ticket: FetchTicket, is_known: bool, contacts: &dyn Contacts, now: Now) {
         let Some(server) = self.fetches.remove(&ticket) else { return };
         self.with_context(server, |proxy, context| {
             context.is_fetched = true;
-            if !context.responses.is_cancelled {
-                proxy.route_request(context, contacts, now);
+            let is_lost = !is_known
+                && context.request.method() != Method::REGISTER
+                && proxy.sought(&context.request, contacts).is_some();
+            match (context.responses.is_cancelled, is_lost) {
+                (true, _) => {}
+                (false, true) => proxy.reject(context, &Reject::busy(BUSY_RETRY_AFTER_S), now),
+                (false, false) => proxy.route_request(context, contacts, now),
             }
         });
     }

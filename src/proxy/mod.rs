@@ -200,7 +200,7 @@ impl Proxy {
             Input::Saved(reply) => self.saved(reply, contacts, now),
             Input::Pushed(reply) => self.pushed(reply, contacts, now),
             Input::Resolved { ticket, addresses } => self.resolved(ticket, &addresses, contacts, now),
-            Input::Fetched { ticket } => self.fetched(ticket, contacts, now),
+            Input::Fetched { ticket, is_known } => self.fetched(ticket, is_known, contacts, now),
             Input::Woken(binding) => self.wake(&binding, contacts, now),
             Input::Resume(call) => self.resume(&call, contacts, now),
         }

@@ -26,6 +26,8 @@ pub(crate) struct Storage {
     pub(crate) refuses: fn(&Change) -> bool,
     /// Nothing is in memory yet: it has to be fetched first.
     pub(crate) is_cold: bool,
+    /// And there is nowhere to fetch it from.
+    pub(crate) is_away: bool,
     pub(crate) watched: RefCell<BTreeMap<Aor, usize>>,
     /// Changes are applied in the order of their submission.
     last: Option<Instant>,
@@ -40,6 +42,7 @@ impl Storage {
             failures: 0,
             refuses: |_| false,
             is_cold: false,
+            is_away: false,
             watched: RefCell::default(),
             last: None,
         }

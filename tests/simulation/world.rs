@@ -208,8 +208,9 @@ impl World {
             }
             Event::Push(push, outcome) => self.pushed(push, outcome),
             Event::Fetched(ticket) => {
-                self.storage.is_cold = false;
-                self.input(Input::Fetched { ticket });
+                let is_known = !self.storage.is_away;
+                self.storage.is_cold = !is_known;
+                self.input(Input::Fetched { ticket, is_known });
             }
             Event::Answer { agent, got } => self.agent_answers(agent, got),
             Event::Repeat { agent, got, pause } => self.agent_repeats(agent, got, pause),

@@ -74,6 +74,19 @@ fn a_call_that_comes_before_the_store_is_read_waits_for_it() {
 }
 
 #[test]
+fn nobody_is_called_unknown_while_the_store_is_away() {
+    let sim = Sim::new();
+    let (alice, switch) = (sim.phone("alice"), sim.switch());
+    sim.world().storage.is_cold = true;
+    sim.world().storage.is_away = true;
+    let call = switch.invites("alice");
+    sim.run_for(ms(100));
+    call.expects(&[100, 503]);
+    alice.registers();
+    assert_eq!(alice.bindings(), 1, "a phone may register all the same");
+}
+
+#[test]
 fn it_goes_the_same_by_tcp() {
     let sim = Sim::new();
     let (alice, switch) = (sim.device("alice", "alice", Transport::Tcp), sim.switch());
