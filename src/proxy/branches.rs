@@ -65,17 +65,17 @@ impl Proxy {
         branch.hop.destinations.pop()
     }
 
-    /// Writes the request of one branch. A large one that would go by UDP to an address goes by TCP, and by UDP only
-    /// when that fails; a device's flow is kept whatever the size, since nothing else reaches it.
+    /// Writes the request of one branch.
     fn branch_bytes(
         &self,
-        context: &mut Context,
+        context: &Context,
         index: usize,
         destination: Destination,
         branch: &Branch,
     ) -> Option<Bytes> {
         let policy: &Policy = &self.policy;
-        let routed = route::preprocess(&context.request, policy, &self.keys);
+        let outgoing = context.outgoing();
+        let routed = route::preprocess(outgoing, policy, &self.keys);
         let state = context.responses.branches.get(index)?;
         let onward = forward::Onward {
             uri: state.hop.uri.as_deref(),
@@ -86,19 +86,11 @@ impl Proxy {
             transport: destination.transport(),
             branch,
         };
-        let outgoing = context.outgoing();
-        // A REGISTER written anew has its Route values elsewhere, and none that are ours.
-        let rewritten;
-        let routed = if context.onward.is_some() {
-            rewritten = route::preprocess(outgoing, policy, &self.keys);
-            &rewritten
-        } else {
-            &routed
-        };
-        Some(forward::request(outgoing, context.flow.remote, routed, &onward))
+        Some(forward::request(outgoing, context.flow.remote, &routed, &onward))
     }
 
-    /// A stream first for what is too large for a datagram (RFC 3261 §18.1.1); the datagram stays as the way out.
+    /// A stream first for what is too large for a datagram (RFC 3261 §18.1.1); the datagram stays as the way out. A
+    /// device's flow is kept whatever the size, since nothing else reaches it.
     pub(super) fn prefer_stream(&self, request: &Message, destinations: &mut Vec<Destination>) {
         if request.bytes().len() + 200 <= DATAGRAM_BYTES_MAX {
             return;

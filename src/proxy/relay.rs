@@ -115,7 +115,6 @@ impl Proxy {
         context.responses.is_final = false;
         let request = context.request.clone();
         let flow = context.flow;
-        let mode = self.policy.upstream_contact;
         let Purpose::Registration(registration) = &mut context.purpose else { return };
         if registration.accepted.is_some() {
             return;
@@ -129,7 +128,7 @@ impl Proxy {
         let granted: Vec<u32> = registration
             .contacts
             .iter()
-            .map(|contact| granted_expires(response, &request, contact, mode).or(contact.expires).unwrap_or(default))
+            .map(|contact| granted_expires(response, &request, contact).or(contact.expires).unwrap_or(default))
             .collect();
         registration.accepted = Some(response.clone());
         let change = registration.change(&request, flow, &granted, contacts, now);
@@ -196,12 +195,7 @@ fn is_listed(listed: &Uri<'_>, request: &Message, contact: &RegisterContact) -> 
 }
 
 /// Seconds that the registrar granted (RFC 3261 §10.2.4): with the Contact, else for the whole response.
-fn granted_expires(
-    response: &Message,
-    request: &Message,
-    contact: &RegisterContact,
-    _mode: UpstreamContact,
-) -> Option<u32> {
+fn granted_expires(response: &Message, request: &Message, contact: &RegisterContact) -> Option<u32> {
     if contact.expires == Some(0) {
         return Some(0);
     }
