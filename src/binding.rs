@@ -2,12 +2,13 @@
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixMillis;
-use crate::sip::flow::Flow;
+use crate::sip::flow::{Flow, Transport};
 
 /// An address of record, `user@domain`: the user unescaped, the domain in lower case (RFC 3261 §10.3 step 5).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -170,6 +171,28 @@ pub enum Tokens {
     },
 }
 
+/// Where the other nodes of a store send what is for a flow of this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Home {
+    pub transport: Transport,
+    pub address: SocketAddr,
+}
+
+impl fmt::Display for Home {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.transport.uri_name(), self.address)
+    }
+}
+
+/// What the softswitch granted for a device that this proxy refreshes in its sleep (`register.upstream_refresh`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upstream {
+    /// When the softswitch forgets the device.
+    pub expires_at: UnixMillis,
+    /// Why it is not refreshed any more.
+    pub refused: Option<Box<str>>,
+}
+
 /// One device's contact of an AOR.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Binding {
@@ -188,6 +211,8 @@ pub struct Binding {
     pub path: Box<[u8]>,
     /// Where the last accepted REGISTER came from.
     pub flow: Flow,
+    /// The node that has the flow; `None` where a store has one node only.
+    pub home: Option<Home>,
     pub call_id: Box<str>,
     pub cseq: u32,
     pub registered_at: UnixMillis,
@@ -197,6 +222,8 @@ pub struct Binding {
     /// Why push parameters of this contact are not used, for the operator.
     pub push_refused: Option<Box<str>>,
     pub user_agent: Option<Box<str>>,
+    /// `None`: the softswitch has granted what the device itself asked for last, until `expires_at`.
+    pub upstream: Option<Upstream>,
 }
 
 impl Binding {

@@ -43,6 +43,7 @@ fn binding(user: &str, device: DeviceId, expires_at: u64) -> Arc<Binding> {
             connection: ConnectionId::NONE,
             remote: "192.0.2.7:5060".parse().unwrap(),
         },
+        home: None,
         call_id: "x".into(),
         cseq: 1,
         registered_at: UnixMillis(1_625_158_716_000),
@@ -55,6 +56,7 @@ fn binding(user: &str, device: DeviceId, expires_at: u64) -> Arc<Binding> {
         }),
         push_refused: None,
         user_agent: Some("Phone/1".into()),
+        upstream: None,
     })
 }
 

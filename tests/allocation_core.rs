@@ -97,6 +97,7 @@ fn bind(core: &Core, number: u32) {
         contact_params: Box::default(),
         path: Box::default(),
         flow: phone(number),
+        home: None,
         call_id: "register".into(),
         cseq: 1,
         registered_at: core.now.unix,
@@ -104,6 +105,7 @@ fn bind(core: &Core, number: u32) {
         push: Some(push),
         push_refused: None,
         user_agent: None,
+        upstream: None,
     };
     core.memory.apply(Change::Register { aor, put: vec![binding], remove: Vec::new() });
 }

@@ -71,8 +71,9 @@ impl Config {
         let register = Register::read(&document.section("register"));
         let is_relay = register.mode == Mode::Relay;
         let sip = Sip::read(&document.section("sip"));
+        let store = Store::read(&document.section("store"));
         Self {
-            node: Node::read(&document.section("node")),
+            node: Node::read(&document.section("node"), &sip, store.kind != StoreKind::File),
             softswitch: Softswitch::read(&document.section("softswitch"), is_relay, &sip),
             sip,
             register,
@@ -80,7 +81,7 @@ impl Config {
             missed_calls: MissedCalls::read(&document.section("missed_calls")),
             push: Push::read(&document.section("push"), probe),
             limits: Limits::read(&document.section("limits")),
-            store: Store::read(&document.section("store")),
+            store,
             admin: Admin::read(&document.section("admin")),
             log: Log::read(&document.section("log")),
         }
@@ -91,9 +92,6 @@ impl Config {
         let mut notes = Vec::new();
         if self.push.fcm.is_empty() && self.push.apns.is_empty() {
             notes.push("no [[push.fcm]] and no [[push.apns]]: no phone can be woken");
-        }
-        if matches!(self.store.kind, StoreKind::Redis(_)) {
-            notes.push("several nodes on one Redis are not possible in this version: let this node alone use it");
         }
         if self.softswitch.trusted.is_empty() {
             notes.push("softswitch.trusted is empty: nobody may call phones");

@@ -16,6 +16,9 @@ use crate::sip::flow::Transport;
 pub struct Node {
     /// Stable across restarts.
     pub id: String,
+    /// By what the other nodes of a shared store reach this one, where that is not what `sip.advertise` says; an
+    /// address, never a name.
+    pub address: Option<HostPort>,
     /// Where the embedded store and the journal live; made at start if it is not there.
     pub data_dir: PathBuf,
     /// How long a node of a shared store may be silent before others take over its held calls.
@@ -25,10 +28,27 @@ pub struct Node {
 }
 
 impl Node {
-    pub(super) fn read(section: &Section<'_>) -> Self {
+    pub(super) fn read(section: &Section<'_>, sip: &Sip, is_shared: bool) -> Self {
         let id = section.bare("id").map(str::to_owned).or_else(host_name).unwrap_or_else(|| "node-1".to_owned());
         if id.len() > 64 || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)) {
             section.wrong("id", format_args!("{id:?} is no name of a node; use up to 64 of A-Z a-z 0-9 . _ -"));
+        }
+        let address = section.bare("address").and_then(|text| {
+            section.parsed("address", text, |text| match address::host_port(text)? {
+                found @ HostPort { host: Host::Ip(_), .. } => Ok(found),
+                HostPort { host: Host::Name(_), .. } => Err("is a name; write an address, such as 192.0.2.11".into()),
+            })
+        });
+        let is_named = sip.advertise.as_ref().is_some_and(|advertise| matches!(advertise.host, Host::Name(_)));
+        let datagrams = sip.listen.iter().find(|listen| listen.transport == Transport::Udp);
+        let is_wildcard =
+            datagrams.or_else(|| sip.listen.first()).is_some_and(|listen| listen.address.ip().is_unspecified());
+        if is_shared && address.is_none() && is_named && is_wildcard {
+            section.wrong(
+                "address",
+                "needed, because store.url is for several nodes and sip.advertise is a name: the address[:port] by which \
+                 the other nodes reach this one, such as \"192.0.2.11\"",
+            );
         }
         let data_dir = section.path("data_dir", "./data");
         match &data_dir {
@@ -40,6 +60,7 @@ impl Node {
         }
         Self {
             id,
+            address,
             data_dir: data_dir.unwrap_or_default(),
             lease: section.seconds("lease_s", 10, 1..=3600, ""),
             drain: section.seconds("drain_s", 30, 0..=3600, ""),

@@ -85,6 +85,7 @@ mod tests {
                 connection: ConnectionId::NONE,
                 remote: "127.0.0.1:1".parse().unwrap(),
             },
+            home: None,
             call_id: "c".into(),
             cseq: 1,
             registered_at: UnixMillis(registered_at),
@@ -92,6 +93,7 @@ mod tests {
             push: None,
             push_refused: None,
             user_agent: None,
+            upstream: None,
         })
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::event::PushSupport;
+use crate::binding::Home;
 use crate::sip::{Method, Transport, Uri};
 
 /// Everything that guides the core. Replaced as a whole on reload.
@@ -21,6 +22,8 @@ pub struct Policy {
     pub trusted: Vec<IpNet>,
     /// In the order of `sip.listen`.
     pub listeners: Vec<Listener>,
+    /// By what other nodes reach this one; `None` where the store has no others.
+    pub home: Option<Home>,
     pub registrar: RegistrarPolicy,
     pub hold: HoldPolicy,
     pub missed: MissedPolicy,

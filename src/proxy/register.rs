@@ -9,7 +9,7 @@ use super::context::{Context, Purpose};
 use super::event::Contacts;
 use super::policy::Mode;
 use super::{BUSY_RETRY_AFTER_S, Proxy, Reject};
-use crate::binding::{Aor, Binding, DeviceId, Provider, PushTarget};
+use crate::binding::{Aor, Binding, DeviceId, Home, Provider, PushTarget};
 use crate::clock::Now;
 use crate::sip::push_param::PushParams;
 use crate::sip::{HeaderName, Message, NameAddr, Uri, scan};
@@ -26,6 +26,8 @@ pub(super) struct Registration {
     pub contacts: Vec<RegisterContact>,
     /// `Contact: *`: all bindings of the AOR end.
     pub is_star: bool,
+    /// Whose flow the devices are on: this node's.
+    pub home: Option<Home>,
     /// Feature-Caps values for the 2xx (RFC 8599 §5.6.1.1).
     pub feature_caps: Vec<u8>,
     /// The upstream 2xx, while the change is on its way to be durable; `None` in local mode.
@@ -86,6 +88,7 @@ impl Proxy {
             aor,
             contacts: Vec::new(),
             is_star,
+            home: self.policy.home,
             feature_caps: Vec::new(),
             accepted: None,
             put: Vec::new(),
@@ -299,7 +302,7 @@ impl Registration {
             }
             let replaced = contact.replaced.iter();
             remove.extend(replaced.map(|device| Removal { device: *device, heir: Some(contact.device) }));
-            let mut binding = new_binding(&self.aor, request, contact, flow, *granted, now);
+            let mut binding = new_binding(&self.aor, request, contact, (flow, self.home), *granted, now);
             if let Some(known) = known.filter(|_| *granted == 0) {
                 // Gone from its address, but it named neither itself nor its token: it can still be pushed.
                 binding = Binding { expires_at: now.unix, ..Binding::clone(known) };
@@ -317,7 +320,7 @@ fn new_binding(
     aor: &Aor,
     request: &Message,
     contact: &RegisterContact,
-    flow: crate::sip::Flow,
+    (flow, home): (crate::sip::Flow, Option<Home>),
     granted: u32,
     now: Now,
 ) -> Binding {
@@ -332,6 +335,7 @@ fn new_binding(
         contact_params: contact.params.clone(),
         path: paths.join(&b", "[..]).into(),
         flow,
+        home,
         call_id: scan::text(request.call_id()),
         cseq: request.cseq().map_or(0, |cseq| cseq.number),
         registered_at: now.unix,
@@ -339,5 +343,6 @@ fn new_binding(
         push: contact.push.clone(),
         push_refused: contact.push_refused.clone(),
         user_agent: request.first(HeaderName::UserAgent).map(scan::text),
+        upstream: None,
     }
 }

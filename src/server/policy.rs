@@ -1,9 +1,10 @@
 //! From the configuration to the core's own words.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::binding::{Provider, PushTarget};
+use crate::binding::{Home, Provider, PushTarget};
 use crate::config::{self, Config};
 use crate::proxy::PushSupport;
 use crate::proxy::policy::{
@@ -11,6 +12,7 @@ use crate::proxy::policy::{
     Softswitch, UpstreamContact,
 };
 use crate::push::{self, Pushers};
+use crate::sip::Transport;
 use crate::transport;
 
 /// What guides the workers. `listeners` are those that were really bound.
@@ -38,6 +40,7 @@ pub(super) fn policy(config: &Config, listeners: &[transport::Listener], secret:
         }),
         trusted: config.softswitch.trusted.clone(),
         listeners: listeners.iter().map(|listener| listening_point(config, listener)).collect(),
+        home: home(config, listeners),
         registrar: RegistrarPolicy {
             auth,
             refuse_unsupported_pns: config.register.refuse_unsupported_pns,
@@ -69,6 +72,22 @@ pub(super) fn policy(config: &Config, listeners: &[transport::Listener], secret:
         push: Arc::new(Support(pushers)),
         secret,
     }
+}
+
+/// Where other nodes of the same store send what is for a phone of this one: to the first UDP listener, else the first.
+pub(super) fn home(config: &Config, listeners: &[transport::Listener]) -> Option<Home> {
+    if config.store.kind == config::StoreKind::File {
+        return None;
+    }
+    let datagrams = listeners.iter().find(|listener| listener.transport == Transport::Udp);
+    let listener = datagrams.or_else(|| listeners.first())?;
+    let said = config.node.address.as_ref().or(config.sip.advertise.as_ref());
+    let (ip, port) = match said.map(|said| (&said.host, said.port)) {
+        Some((config::Host::Ip(ip), port)) => (*ip, port),
+        Some((config::Host::Name(_), _)) | None => (listener.local.ip(), None),
+    };
+    let address = SocketAddr::new(ip, port.unwrap_or_else(|| listener.local.port()));
+    Some(Home { transport: listener.transport, address })
 }
 
 /// What others see of a listener: `sip.advertise` where given, and the port really bound.

@@ -20,7 +20,7 @@ use super::draft::{Key, Value};
 use crate::binding::{Binding, DeviceId};
 
 /// The version that this program reads and writes.
-pub(super) const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 2;
 
 /// Texts of peers stay below this length in keys; a longer one is its beginning and its hash, this long together. The
 /// engine refuses keys of 64 KiB, which a peer could otherwise send.

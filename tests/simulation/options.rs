@@ -35,6 +35,7 @@ pub(crate) fn policy() -> Policy {
         softswitch: Softswitch::of(&Uri::parse(b"sip:192.0.2.20:5060").unwrap()),
         trusted: vec!["192.0.2.20/32".parse().unwrap()],
         listeners: vec![listener(Transport::Udp), listener(Transport::Tcp)],
+        home: None,
         registrar: RegistrarPolicy {
             auth: Auth::None(vec!["198.51.100.0/24".parse().unwrap()]),
             refuse_unsupported_pns: false,

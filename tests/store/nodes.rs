@@ -111,7 +111,7 @@ fn nodes_that_change_one_aor_at_once_lose_nothing() {
     for node in &nodes.nodes {
         wait_for("the devices of all nodes", || node.table().lookup(&aor(1)).len() == 3 * EACH as usize);
     }
-    assert_eq!(nodes.server.ask(&["HLEN", "spp:1:{user000001@example.org}"]), (3 * EACH + 1 + 3).to_string());
+    assert_eq!(nodes.server.ask(&["HLEN", "spp:2:{user000001@example.org}"]), (3 * EACH + 1 + 3).to_string());
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn time_ends_things_once_for_all_nodes() {
 #[test]
 fn a_row_that_cannot_be_read_harms_no_other() {
     let mut nodes = Nodes::start(1);
-    let key = |number: u32| format!("spp:1:{{user{number:06}@example.org}}");
+    let key = |number: u32| format!("spp:2:{{user{number:06}@example.org}}");
     assert_eq!(nodes.server.ask(&["SET", &key(1), "nonsense"]), "OK");
     assert_eq!(nodes.server.ask(&["HSET", &key(2), "v", "5", "b:nonsense", "x"]), "2");
     for number in [1, 2] {

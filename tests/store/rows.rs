@@ -49,6 +49,7 @@ pub(crate) fn binding(owner: u32, number: u32) -> Binding {
         contact_params: (*b";+sip.ice").into(),
         path: [].into(),
         flow: flow(5060),
+        home: None,
         call_id: format!("{number}@phone").into(),
         cseq: number,
         registered_at: NOW,
@@ -61,6 +62,7 @@ pub(crate) fn binding(owner: u32, number: u32) -> Binding {
         }),
         push_refused: None,
         user_agent: Some("phone/1.0".into()),
+        upstream: None,
     }
 }
 

@@ -2,11 +2,11 @@
 //!
 //! | key                    | type   | what                                                                            |
 //! |------------------------|--------|---------------------------------------------------------------------------------|
-//! | `spp:1:{user@domain}`  | hash   | all rows of the AOR, see below; with nothing left in it, it goes after a week   |
-//! | `spp:1:device:DEVICE`  | string | the device's AOR: a hint for the time until everything is in memory             |
-//! | `spp:1:calls:NODE`     | set    | 16 bytes of a held call's id and its AOR: what the node looks for when it starts |
-//! | `spp:1:node:NODE`      | string | there for `node.lease_s` after the node's last sign of life                      |
-//! | `spp:1:secret`         | string | 32 random bytes that all nodes derive device names and flow tokens from          |
+//! | `spp:2:{user@domain}`  | hash   | all rows of the AOR, see below; with nothing left in it, it goes after a week   |
+//! | `spp:2:device:DEVICE`  | string | the device's AOR: a hint for the time until everything is in memory             |
+//! | `spp:2:calls:NODE`     | set    | 16 bytes of a held call's id and its AOR: what the node looks for when it starts |
+//! | `spp:2:node:NODE`      | string | there for `node.lease_s` after the node's last sign of life                      |
+//! | `spp:2:secret`         | string | 32 random bytes that all nodes derive device names and flow tokens from          |
 //!
 //! | field of the hash  | value                                                                                   |
 //! |--------------------|-----------------------------------------------------------------------------------------|
@@ -18,7 +18,7 @@
 //! | `h:DEVICE`         | version byte, the name that the device has now, while calls are settled under this one  |
 //! | `c:ID`             | version byte, owning node, its start, held call                                               |
 //!
-//! `1` in the keys is the schema's version. A program that reads another version uses other keys, so both can stand on
+//! `2` in the keys is the schema's version. A program that reads another version uses other keys, so both can stand on
 //! one Redis; an upgrade starts it empty beside the old one, or from what the nodes hold in memory.
 
 use std::collections::BTreeMap;
@@ -36,11 +36,11 @@ use super::super::table::Held;
 use crate::binding::{Aor, Binding, DeviceId};
 
 /// Channel of the notices.
-pub(super) const CHANNEL: &str = "spp:1:changes";
-pub(super) const SECRET: &str = "spp:1:secret";
+pub(super) const CHANNEL: &str = "spp:2:changes";
+pub(super) const SECRET: &str = "spp:2:secret";
 /// What every AOR's key begins with, as a pattern.
-pub(super) const HASHES: &str = "spp:1:{*";
-const HASH_START: &str = "spp:1:{";
+pub(super) const HASHES: &str = "spp:2:{*";
+const HASH_START: &str = "spp:2:{";
 const HASH_END: &str = "}";
 
 /// The hash tag in braces puts all that is ever kept under an AOR's name on one node of a Cluster.
@@ -49,15 +49,15 @@ pub(super) fn hash_key(aor: &Aor) -> String {
 }
 
 pub(super) fn device_key(device: DeviceId) -> String {
-    format!("spp:1:device:{device}")
+    format!("spp:2:device:{device}")
 }
 
 pub(super) fn calls_key(node: &str) -> String {
-    format!("spp:1:calls:{node}")
+    format!("spp:2:calls:{node}")
 }
 
 pub(super) fn node_key(node: &str) -> String {
-    format!("spp:1:node:{node}")
+    format!("spp:2:node:{node}")
 }
 
 /// Whose hash a key is.

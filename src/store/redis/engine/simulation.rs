@@ -175,6 +175,7 @@ fn binding(device: DeviceId, cseq: u32, at: u64) -> Binding {
             connection: ConnectionId::NONE,
             remote: ([192, 0, 2, 1], 5060).into(),
         },
+        home: None,
         call_id: "c".into(),
         cseq,
         registered_at: UnixMillis(at),
@@ -187,6 +188,7 @@ fn binding(device: DeviceId, cseq: u32, at: u64) -> Binding {
         }),
         push_refused: None,
         user_agent: None,
+        upstream: None,
     }
 }
 
