@@ -232,6 +232,11 @@ impl Binding {
         now < self.expires_at
     }
 
+    /// Whether both come of the same REGISTER, whatever has been noted since.
+    pub fn is_same_registration(&self, other: &Self) -> bool {
+        (self.registered_at, self.cseq, &self.call_id) == (other.registered_at, other.cseq, &other.call_id)
+    }
+
     /// Whether nothing is left to keep: no push target and its Expires is over (design: life of a binding).
     pub fn is_over(&self, now: UnixMillis) -> bool {
         self.push.is_none() && !self.is_reachable(now)

@@ -1,5 +1,5 @@
 //! News for a worker from elsewhere: a call is held by one worker, and its phone may register with another, or with
-//! another node.
+//! another node; and calls change hands when a node is gone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,17 +9,18 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::binding::{Aor, Binding, DeviceId};
-use crate::store::HeldCall;
+use crate::store::{HeldCallId, LeftCall};
 
 /// One worker's board: which AORs it waits for, the wakes that others put up, and calls to be taken up.
 ///
 /// A wake cannot be lost or pile up: of one device only the newest counts, and only devices of watched AORs are taken.
-/// Calls to be taken up are as many as an earlier run of this node held.
+/// Calls to be taken up, and those that others have taken over, are as many as were held.
 #[derive(Debug, Default)]
 pub(super) struct Board {
     watched: DashMap<Aor, usize>,
     woken: Mutex<BTreeMap<DeviceId, Arc<Binding>>>,
-    calls: Mutex<Vec<HeldCall>>,
+    calls: Mutex<Vec<LeftCall>>,
+    taken_over: Mutex<Vec<(Aor, HeldCallId)>>,
     notify: Notify,
 }
 
@@ -43,9 +44,15 @@ impl Board {
         }
     }
 
-    /// An earlier run held this call.
-    pub(super) fn put_call(&self, call: HeldCall) {
+    /// Nobody holds this call any more.
+    pub(super) fn put_call(&self, call: LeftCall) {
         self.calls.lock().push(call);
+        self.notify.notify_one();
+    }
+
+    /// Another node has this call now.
+    pub(super) fn put_taken_over(&self, aor: Aor, id: HeldCallId) {
+        self.taken_over.lock().push((aor, id));
         self.notify.notify_one();
     }
 
@@ -54,8 +61,12 @@ impl Board {
         self.notify.notified().await;
     }
 
-    pub(super) fn take_calls(&self) -> Vec<HeldCall> {
+    pub(super) fn take_calls(&self) -> Vec<LeftCall> {
         std::mem::take(&mut *self.calls.lock())
+    }
+
+    pub(super) fn take_taken_over(&self) -> Vec<(Aor, HeldCallId)> {
+        std::mem::take(&mut *self.taken_over.lock())
     }
 
     pub(super) fn take(&self) -> Vec<Arc<Binding>> {

@@ -28,7 +28,7 @@ use crate::proxy::{self, Effect, Input, Proxy};
 use crate::push::{self, Outcome, Pushers};
 use crate::sip::message::{Message, NotSip};
 use crate::sip::{Flow, Transport as TransportKind};
-use crate::store::{self, Change, HeldCall};
+use crate::store::{self, Change, HeldCall, LeftCall};
 use crate::timeline::Step;
 use crate::transaction::{Branch, SendTag};
 use crate::transport::{Event, Inbound, Transport, WorkerSockets};
@@ -134,7 +134,7 @@ impl Worker {
     /// Takes up the calls of an earlier run, and works until [`Phase::Stopped`].
     pub async fn run(mut self, held: Vec<HeldCall>) {
         for call in held {
-            self.handle(Input::Resume(Box::new(call)));
+            self.handle(Input::Resume(Box::new(LeftCall { call, from: None })));
         }
         self.flush();
         while self.turn().await {}
@@ -161,6 +161,9 @@ impl Worker {
             () = board.changed() => {
                 for call in board.take_calls() {
                     self.handle(Input::Resume(Box::new(call)));
+                }
+                for (aor, id) in board.take_taken_over() {
+                    self.handle(Input::TakenOver { aor, id });
                 }
                 for binding in board.take() {
                     self.handle(Input::Woken(binding));
@@ -262,12 +265,12 @@ impl Worker {
     /// Gives a response to the worker that made its branch, and a request of a call that was taken up to the worker that
     /// did. What finds no place there is lost like a datagram.
     fn hand_over(&self, message: &Message, flow: Flow, bytes: bytes::Bytes) -> bool {
-        if message.is_request() && self.shared.resumed.is_empty() {
+        if message.is_request() && !self.shared.resumed.is_used() {
             return false;
         }
         let Some(branch) = message.top_via().and_then(|via| via.branch()) else { return false };
         let owner = if message.is_request() {
-            self.shared.resumed.get(branch).copied()
+            self.shared.resumed.worker(branch)
         } else {
             Branch::worker_of(branch).map(usize::from)
         };

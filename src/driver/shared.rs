@@ -3,19 +3,25 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
+use parking_lot::RwLock;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::board::Board;
-use crate::binding::Binding;
+use super::now;
+use crate::clock::UnixMillis;
 use crate::metrics::Metrics;
 use crate::readiness::{Part, Readiness};
 use crate::sip::Message;
-use crate::store::{self, HeldCall, Store, StoreError};
+use crate::store::{self, HeldCall, News, Store, StoreError};
 use crate::timeline::Timeline;
 use crate::transport::{Connections, Event};
+
+/// How long a call that was taken up may ring after its wait: Timer C and some more.
+const RINGING_MAX: Duration = Duration::from_secs(300);
 
 /// What all workers share.
 pub struct Shared {
@@ -31,8 +37,8 @@ pub struct Shared {
     pub runtime: Handle,
     store_is_up: AtomicBool,
     pub(super) inboxes: Vec<mpsc::Sender<Event>>,
-    /// Which worker has taken up the call with this branch: what its caller sends may arrive at another one.
-    pub(super) resumed: HashMap<Box<[u8]>, usize>,
+    /// Calls that were taken up: what their callers send may arrive at another worker.
+    pub(super) resumed: Resumed,
     pub(super) boards: Vec<Board>,
     /// Held calls of each worker.
     pub(super) held: Vec<AtomicUsize>,
@@ -56,7 +62,8 @@ impl Shared {
     pub fn new(parts: Parts, inboxes: Vec<mpsc::Sender<Event>>) -> Self {
         let resolver = TokioResolver::builder_tokio().and_then(|builder| builder.build());
         let workers = inboxes.len();
-        let resumed = parts.held.iter().filter_map(|call| Some((branch_of(call)?, worker_of(call, workers)))).collect();
+        let resumed = Resumed::default();
+        parts.held.iter().for_each(|call| resumed.add(call, worker_of(call, workers)));
         Self {
             store: parts.store,
             metrics: parts.metrics,
@@ -104,16 +111,25 @@ impl Shared {
         } else {
             self.readiness.well(Part::Store);
         }
-        for call in self.store.take_held() {
-            if let Some(board) = self.boards.get(worker_of(&call, self.boards.len())) {
-                board.put_call(call);
+        for left in self.store.take_held() {
+            let worker = worker_of(&left.call, self.boards.len());
+            self.resumed.add(&left.call, worker);
+            if let Some(board) = self.boards.get(worker) {
+                board.put_call(left);
             }
         }
+        self.resumed.expire(now().unix);
     }
 
-    /// Another node accepted a REGISTER.
-    pub fn wake(&self, binding: &Arc<Binding>) {
-        self.boards.iter().for_each(|board| board.put(binding));
+    /// What another node did.
+    pub fn hear(&self, news: News) {
+        match news {
+            News::Woken(binding) => self.boards.iter().for_each(|board| board.put(&binding)),
+            // The worker that took it up need not be the one whose number is in the id.
+            News::TakenOver { aor, id } => {
+                self.boards.iter().for_each(|board| board.put_taken_over(aor.clone(), id));
+            }
+        }
     }
 
     pub fn store_is_up(&self) -> bool {
@@ -123,6 +139,39 @@ impl Shared {
     /// Calls that wait for a device, in all workers.
     pub fn held_calls(&self) -> usize {
         self.held.iter().map(|held| held.load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// Which worker has taken up the call with this branch.
+#[derive(Debug, Default)]
+pub(super) struct Resumed {
+    /// Asked for each message, and mostly there is none.
+    is_used: AtomicBool,
+    workers: RwLock<HashMap<Box<[u8]>, (usize, UnixMillis)>>,
+}
+
+impl Resumed {
+    pub(super) fn worker(&self, branch: &[u8]) -> Option<usize> {
+        self.workers.read().get(branch).map(|(worker, _)| *worker)
+    }
+
+    pub(super) fn is_used(&self) -> bool {
+        self.is_used.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, call: &HeldCall, worker: usize) {
+        if let Some(branch) = branch_of(call) {
+            self.workers.write().insert(branch, (worker, call.until.after(RINGING_MAX)));
+            self.is_used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn expire(&self, now: UnixMillis) {
+        if self.is_used() {
+            let mut workers = self.workers.write();
+            workers.retain(|_, (_, until)| now < *until);
+            self.is_used.store(!workers.is_empty(), Ordering::Relaxed);
+        }
     }
 }
 

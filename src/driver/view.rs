@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::board::Board;
 use super::shared::Shared;
@@ -10,6 +11,10 @@ use crate::clock::UnixMillis;
 use crate::proxy::Contacts;
 use crate::sip::Transport;
 use crate::store::{EntryState, Table};
+
+/// A node is known by its signs of life not later than this after it first accepted a REGISTER: some seconds, and what
+/// two clocks may differ.
+const NEW_NODE: Duration = Duration::from_secs(10);
 
 /// The contact table as a worker's proxy sees it.
 pub(super) struct View<'a> {
@@ -40,6 +45,12 @@ impl Contacts for View<'_> {
 
     fn on_flow(&self, transport: Transport, remote: SocketAddr) -> Option<DeviceId> {
         self.table().device_on(transport, remote, self.now)
+    }
+
+    fn has_home(&self, binding: &Binding) -> bool {
+        let Some(home) = binding.home else { return true };
+        // A node that has just come may be known by its bindings before it is known by itself.
+        self.shared.store.has_node(home) || self.now.since(binding.registered_at) < NEW_NODE
     }
 
     fn has_missed(&self, device: DeviceId) -> bool {

@@ -139,7 +139,7 @@ impl Proxy {
         self.address(transport, remote).into_iter().collect()
     }
 
-    fn address(&self, transport: Transport, remote: SocketAddr) -> Option<Destination> {
+    pub(super) fn address(&self, transport: Transport, remote: SocketAddr) -> Option<Destination> {
         let listener = self.policy.listener_for(transport, remote.ip()).or_else(|| {
             transport.is_reliable().then(|| self.policy.listener_for(Transport::Udp, remote.ip())).flatten()
         })?;
@@ -189,7 +189,18 @@ impl Proxy {
                     return proxy.conclude(context, contacts, now);
                 }
             }
-            proxy.device_answered(context, index, response, now);
+            let is_by_node = proxy.is_by_node(context, index);
+            if is_by_node && matches!(status, 430 | 503) {
+                // That node's word, not the device's: its flow is gone, or no room.
+                context.responses.end(index, 503);
+                if let Some(device) = context.responses.branches.get(index).and_then(|branch| branch.hop.device) {
+                    proxy.device_unreachable(context, device, 503, now);
+                }
+                return proxy.conclude(context, contacts, now);
+            }
+            if status > 100 || !is_by_node {
+                proxy.device_answered(context, index, response, now);
+            }
             match context.responses.receive(index, response, context.is_invite()) {
                 Reaction::Wait => {}
                 Reaction::Forward => proxy.forward_response(context, response, now),
@@ -205,6 +216,12 @@ impl Proxy {
             }
             proxy.conclude(context, contacts, now);
         });
+    }
+
+    /// Whether a branch leads to its device by another node.
+    fn is_by_node(&self, context: &Context, index: usize) -> bool {
+        let branch = context.responses.branches.get(index);
+        branch.and_then(|branch| branch.hop.flow).is_some_and(|(_, home)| home.is_some())
     }
 
     fn forward_response(&mut self, context: &Context, response: &Message, now: Now) {
@@ -316,7 +333,10 @@ impl Proxy {
                 self.reject(context, &Reject::busy(BUSY_RETRY_AFTER_S), now);
             }
             // The flow of a dialog's phone is gone (RFC 5626 §5.3).
-            (false, _) if to_phone => self.reject(context, &Reject::of(if in_dialog { 430 } else { 480 }), now),
+            (false, _) if to_phone => {
+                let is_flow_asked_for = in_dialog || matches!(context.purpose, Purpose::ForNode);
+                self.reject(context, &Reject::of(if is_flow_asked_for { 430 } else { 480 }), now);
+            }
             // A transport error counts as 503, and a 503 is not passed on (RFC 3261 §16.9, §16.7 step 6).
             (false, _) => self.reject(context, &Reject::of(500), now),
         }

@@ -141,6 +141,31 @@ impl Proxy {
         self.effects.push_back(Effect::CallEnded { call_ref, outcome });
     }
 
+    /// The call is no more this node's: it ends here without a word to anybody.
+    pub(super) fn let_go(&mut self, context: &mut Context, contacts: &dyn Contacts) {
+        let server = context.server;
+        let Some(call) = context.call_mut() else { return };
+        if !self.leave_waiting(&call.aor, server) {
+            return;
+        }
+        call.is_open = false;
+        contacts.unwatch(&call.aor);
+        self.timers.cancel(&Timer::Hold(server));
+        self.timers.cancel(&Timer::Provisional(server));
+        for held in &mut call.devices {
+            held.has_entry = false;
+            self.timers.cancel(&Timer::Probe(server, held.binding.device));
+            self.timers.cancel(&Timer::Retry(server, held.binding.device));
+        }
+        for device in std::mem::take(&mut call.unread) {
+            self.timers.cancel(&Timer::Retry(server, device));
+        }
+        let call_ref = call.call_ref.clone();
+        // As after a CANCEL: no device is tried any more, and one that answers all the same has seen the call.
+        context.responses.is_cancelled = true;
+        self.step(&call_ref, Step::Failed, None, "", "another node took this one for gone and has the call");
+    }
+
     /// Takes a call out of those that wait; false if it was out already.
     fn leave_waiting(&mut self, aor: &Aor, server: ServerId) -> bool {
         let Some(calls) = self.waiting.get_mut(aor) else { return false };

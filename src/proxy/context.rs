@@ -28,6 +28,8 @@ pub(super) struct Context {
 #[derive(Debug)]
 pub(super) enum Purpose {
     Plain,
+    /// Another node sends it by this one.
+    ForNode,
     Registration(Box<Registration>),
     Call(Box<HeldCall>),
 }
@@ -51,14 +53,14 @@ impl Context {
     pub(super) fn call(&self) -> Option<&HeldCall> {
         match &self.purpose {
             Purpose::Call(call) => Some(call),
-            Purpose::Plain | Purpose::Registration(_) => None,
+            Purpose::Plain | Purpose::ForNode | Purpose::Registration(_) => None,
         }
     }
 
     pub(super) fn call_mut(&mut self) -> Option<&mut HeldCall> {
         match &mut self.purpose {
             Purpose::Call(call) => Some(call),
-            Purpose::Plain | Purpose::Registration(_) => None,
+            Purpose::Plain | Purpose::ForNode | Purpose::Registration(_) => None,
         }
     }
 }

@@ -33,8 +33,11 @@ pub enum Input {
     Fetched { ticket: FetchTicket, is_known: bool },
     /// A REGISTER was accepted by another worker or node.
     Woken(Arc<Binding>),
-    /// A call that an earlier run of the program held when it died. Comes before anything from the network.
-    Resume(Box<store::HeldCall>),
+    /// A call whose holder is no more: an earlier run of the program, before anything comes from the network, or another
+    /// node.
+    Resume(Box<store::LeftCall>),
+    /// Another node, which took this one for gone, has the call now.
+    TakenOver { aor: Aor, id: store::HeldCallId },
 }
 
 /// Something is to be done. Effects of one input are to be performed in order.
@@ -107,6 +110,10 @@ pub trait Contacts {
     fn of_device(&self, device: DeviceId) -> Option<Arc<Binding>>;
     /// The reachable device that registered from this very address and transport.
     fn on_flow(&self, transport: Transport, remote: SocketAddr) -> Option<DeviceId>;
+    /// Whether the node that has a binding's flow, if it is not this one, is there.
+    fn has_home(&self, _binding: &Binding) -> bool {
+        true
+    }
     /// Whether the device has missed calls that no push has reported.
     fn has_missed(&self, device: DeviceId) -> bool;
     /// Whether what is not here is nowhere. A large store is read while calls go on already.

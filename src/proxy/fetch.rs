@@ -51,6 +51,7 @@ impl Proxy {
         let alias = uri.user.and_then(DeviceId::parse).filter(|_| self.policy.is_own_host(uri.host));
         let device = match routed.token {
             TokenRead::Token(token) => Some(token.device),
+            TokenRead::Hop(_) => return None,
             TokenRead::Forged | TokenRead::NoToken => alias,
         };
         match device {

@@ -17,7 +17,7 @@ use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, Timer, forward};
 use crate::binding::{Aor, Binding, DeviceId, PushTarget, Tokens};
 use crate::clock::Now;
 use crate::sip::response::reason_phrase;
-use crate::sip::{Destination, HeaderName, Message, Method};
+use crate::sip::{HeaderName, Message, Method};
 use crate::store::{Change, HeldCallId, Settlement};
 use crate::timeline::Step;
 use crate::transaction::ServerId;
@@ -72,7 +72,7 @@ impl Proxy {
         self.step(&call_ref, Step::Received, None, detail, "");
         context.purpose = Purpose::Call(Box::new(call));
         for binding in bindings {
-            self.take_device(context, binding, now);
+            self.take_device(context, binding, contacts, now);
         }
         self.record(context, now);
         if let Some(call) = context.call() {
@@ -105,8 +105,8 @@ impl Proxy {
     }
 
     /// Sends the request to a device that is awake, or notes that it must be woken.
-    fn take_device(&mut self, context: &mut Context, binding: &Arc<Binding>, now: Now) {
-        let reach = self.reach(binding, &context.request, now);
+    fn take_device(&mut self, context: &mut Context, binding: &Arc<Binding>, contacts: &dyn Contacts, now: Now) {
+        let reach = self.reach(binding, &context.request, contacts, now);
         let Some(call) = context.call_mut() else { return };
         let call_ref = call.call_ref.clone();
         let device = binding.device;
@@ -129,8 +129,8 @@ impl Proxy {
         }
     }
 
-    fn reach(&self, binding: &Binding, request: &Message, now: Now) -> Reach {
-        let is_reachable = binding.is_reachable(now.unix);
+    fn reach(&self, binding: &Binding, request: &Message, contacts: &dyn Contacts, now: Now) -> Reach {
+        let is_reachable = self.is_reachable(binding, contacts, now);
         let Some(target) = &binding.push else {
             return match &binding.push_refused {
                 _ if is_reachable => Reach::Now,
@@ -160,7 +160,7 @@ impl Proxy {
         contacts: &dyn Contacts,
         now: Now,
     ) {
-        let reachable: Vec<_> = bindings.iter().filter(|binding| binding.is_reachable(now.unix)).collect();
+        let reachable: Vec<_> = bindings.iter().filter(|binding| self.is_reachable(binding, contacts, now)).collect();
         if reachable.is_empty() {
             return self.reject(context, &Reject::of(480), now);
         }
@@ -175,12 +175,19 @@ impl Proxy {
         let token = FlowToken { device: binding.device, flow: binding.flow };
         let is_dialog =
             context.is_invite() || matches!(context.request.method_text(), b"SUBSCRIBE" | b"REFER" | b"NOTIFY");
+        let way = self.way_to(&context.request, binding.device, binding.flow, binding.home);
+        let routes: Vec<_> = [&way.routes, &binding.path].into_iter().filter(|values| !values.is_empty()).collect();
+        // The node that has the flow stays on the dialog's path; this one need not.
+        let stays = is_dialog && way.flow.1.is_none();
+        let mut destinations = vec![way.destination];
+        self.prefer_stream(&context.request, &mut destinations);
         Hop {
             uri: Some(forward::request_uri(&binding.contact).into()),
-            routes: binding.path.clone(),
-            record_route: is_dialog.then(|| self.keys.write(&token).into()),
-            destinations: vec![Destination::Flow(binding.flow)],
+            routes: routes.iter().map(|values| &***values).collect::<Vec<_>>().join(&b", "[..]).into(),
+            record_route: stays.then(|| self.keys.write(&token).into()),
+            destinations,
             device: Some(binding.device),
+            flow: Some(way.flow),
         }
     }
 
@@ -194,7 +201,8 @@ impl Proxy {
             if branch.state == BranchState::Ringing {
                 return;
             }
-            if self.transactions.destination(client) == Some(Destination::Flow(binding.flow)) {
+            let home = binding.home.filter(|home| Some(*home) != self.policy.home);
+            if branch.hop.flow == Some((binding.flow, home)) {
                 return self.transactions.resend(client, now.instant);
             }
             self.drop_branch(context, index);
@@ -251,20 +259,20 @@ impl Proxy {
         let Some(waiting) = self.waiting.get(&binding.aor).cloned() else { return };
         for server in waiting {
             self.with_context(server, |proxy, context| {
-                proxy.wake_in(context, binding, now);
+                proxy.wake_in(context, binding, contacts, now);
                 proxy.conclude(context, contacts, now);
             });
         }
     }
 
-    fn wake_in(&mut self, context: &mut Context, binding: &Arc<Binding>, now: Now) {
+    fn wake_in(&mut self, context: &mut Context, binding: &Arc<Binding>, contacts: &dyn Contacts, now: Now) {
         let open = |call: &&mut HeldCall| call.is_open && call.only.is_none_or(|only| only == binding.device);
         let Some(call) = context.call_mut().filter(open) else { return };
         let call_ref = call.call_ref.clone();
         match call.device(binding.device) {
             // The registration that the call found: its news came late, from another worker. A device that has gone to
             // sleep since must be pushed.
-            Some(held) if held.binding == *binding => return,
+            Some(held) if held.binding.is_same_registration(binding) => return,
             Some(held) => {
                 held.binding = Arc::clone(binding);
                 if let (Some(accepted_at), Some(target)) = (held.accepted_at.take(), &binding.push) {
@@ -277,7 +285,7 @@ impl Proxy {
                 let has_entry = call.take_unread(binding.device);
                 if has_entry && binding.registered_at <= call.since.unix {
                     // Memory has read what the device was before the call; it sleeps.
-                    return self.resume_binding(context, Arc::clone(binding), now);
+                    return self.resume_binding(context, Arc::clone(binding), contacts, now);
                 }
                 let held = HeldDevice::new(Arc::clone(binding), DeviceState::Unwakeable);
                 call.devices.push(HeldDevice { has_entry, is_durable: has_entry, ..held });

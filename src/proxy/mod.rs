@@ -202,7 +202,8 @@ impl Proxy {
             Input::Resolved { ticket, addresses } => self.resolved(ticket, &addresses, contacts, now),
             Input::Fetched { ticket, is_known } => self.fetched(ticket, is_known, contacts, now),
             Input::Woken(binding) => self.wake(&binding, contacts, now),
-            Input::Resume(call) => self.resume(&call, contacts, now),
+            Input::Resume(left) => self.resume(&left, contacts, now),
+            Input::TakenOver { aor, id } => self.taken_over(&aor, id, contacts, now),
         }
         self.collect_sends();
     }

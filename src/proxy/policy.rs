@@ -177,15 +177,18 @@ impl Policy {
     /// Whether a host part names this proxy, whatever the port.
     pub fn is_own_host(&self, host: &[u8]) -> bool {
         self.listeners.iter().any(|listener| host.eq_ignore_ascii_case(listener.host.as_bytes()))
-            || crate::sip::uri::host_ip(host)
-                .is_some_and(|ip| self.listeners.iter().any(|listener| listener.local.ip() == ip))
+            || crate::sip::uri::host_ip(host).is_some_and(|ip| {
+                let is_home = self.home.is_some_and(|home| home.address.ip() == ip);
+                is_home || self.listeners.iter().any(|listener| listener.local.ip() == ip)
+            })
     }
 
     /// Whether a URI's host and port name this proxy.
     pub fn is_own(&self, uri: &Uri<'_>) -> bool {
         self.is_own_host(uri.host) && {
             let port = uri.port.unwrap_or(5060);
-            self.listeners.iter().any(|listener| listener.port == port || listener.local.port() == port)
+            let is_home = self.home.is_some_and(|home| home.address.port() == port);
+            is_home || self.listeners.iter().any(|listener| listener.port == port || listener.local.port() == port)
         }
     }
 

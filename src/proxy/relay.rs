@@ -47,7 +47,14 @@ impl Proxy {
             Err(_) => return self.reject(context, &Reject::of(500), now),
         }
         context.purpose = Purpose::Registration(Box::new(registration));
-        let hop = Hop { uri: None, routes: [].into(), record_route: None, destinations: Vec::new(), device: None };
+        let hop = Hop {
+            uri: None,
+            routes: [].into(),
+            record_route: None,
+            destinations: Vec::new(),
+            device: None,
+            flow: None,
+        };
         self.start_upstream(context, hop, now);
         self.conclude(context, contacts, now);
     }

@@ -10,7 +10,7 @@ use super::response_context::{Hop, ResponseContext};
 use super::route::{self, Routed};
 use super::secret::{FlowToken, TokenRead};
 use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, forward, validate};
-use crate::binding::{Aor, Binding, DeviceId};
+use crate::binding::{Aor, Binding, DeviceId, Home};
 use crate::clock::Now;
 use crate::sip::response::header;
 use crate::sip::{Destination, Flow, HeaderName, Message, Method, Transport, Uri};
@@ -30,10 +30,20 @@ enum Side {
     Phone,
 }
 
+/// How a device is reached.
+pub(super) struct Way {
+    pub destination: Destination,
+    /// Route values for the node on the way.
+    pub routes: Box<[u8]>,
+    pub flow: (Flow, Option<Home>),
+}
+
 /// Where a request may go.
 pub(super) enum Target {
     /// A request within a dialog, to the flow that its Route names.
     Flow(FlowToken),
+    /// A request that another node sends by this one, which has the device's flow.
+    Hop(FlowToken),
     /// A request of a phone.
     Softswitch,
     /// A request for one or all devices of an AOR.
@@ -93,6 +103,7 @@ impl Proxy {
         }
         match target {
             Ok(Target::Flow(token)) => self.forward_in_dialog(context, &token, contacts, now),
+            Ok(Target::Hop(token)) => self.forward_for_node(context, &token, contacts, now),
             Ok(Target::Softswitch) => self.forward_to_softswitch(context, &routed, contacts, now),
             Ok(Target::Ourselves) => self.answer_ourselves(context, now),
             Ok(Target::Phones { aor, bindings, only }) => {
@@ -109,8 +120,10 @@ impl Proxy {
         flow: Flow,
         contacts: &dyn Contacts,
     ) -> Result<Target, Reject> {
-        if routed.token == TokenRead::Forged {
-            return Err(Reject::new(403, "Forbidden Flow Token"));
+        match routed.token {
+            TokenRead::Forged => return Err(Reject::new(403, "Forbidden Flow Token")),
+            TokenRead::Hop(token) => return Ok(Target::Hop(token)),
+            TokenRead::Token(_) | TokenRead::NoToken => {}
         }
         let uri = Uri::parse(routed.uri).map_err(|_| Reject::of(416))?;
         if self.side(flow, routed.token, contacts) == Side::Phone {
@@ -179,12 +192,63 @@ impl Proxy {
 
     /// To a phone within a dialog: its present flow where it has registered since, else the one of the dialog's start.
     fn forward_in_dialog(&mut self, context: &mut Context, token: &FlowToken, contacts: &dyn Contacts, now: Now) {
+        let way = self.way_in_dialog(&context.request, token, contacts, now);
+        let mut destinations = vec![way.destination];
+        self.prefer_stream(&context.request, &mut destinations);
+        let hop = Hop {
+            uri: None,
+            routes: way.routes,
+            record_route: self.record_route(&context.request, token),
+            destinations,
+            device: Some(token.device),
+            flow: Some(way.flow),
+        };
+        self.start_branch(context, hop, now);
+        self.conclude(context, contacts, now);
+    }
+
+    fn way_in_dialog(&self, request: &Message, token: &FlowToken, contacts: &dyn Contacts, now: Now) -> Way {
+        match contacts.of_device(token.device) {
+            Some(binding) if self.is_reachable(&binding, contacts, now) => {
+                self.way_to(request, binding.device, binding.flow, binding.home)
+            }
+            Some(_) | None => self.way_to(request, token.device, token.flow, None),
+        }
+    }
+
+    /// Whether a device may be expected on its flow, and the flow is of a node that is there.
+    pub(super) fn is_reachable(&self, binding: &Binding, contacts: &dyn Contacts, now: Now) -> bool {
+        binding.is_reachable(now.unix) && (binding.home == self.policy.home || contacts.has_home(binding))
+    }
+
+    /// To a flow of this node, or by the node that has it, with a Route that only that node can follow.
+    pub(super) fn way_to(&self, request: &Message, device: DeviceId, flow: Flow, home: Option<Home>) -> Way {
+        let other = home.filter(|home| Some(*home) != self.policy.home);
+        let by_other = other.and_then(|home| Some((home, self.address(home.transport, home.address)?)));
+        let Some((home, destination)) = by_other else {
+            return Way { destination: Destination::Flow(flow), routes: [].into(), flow: (flow, None) };
+        };
+        let token = self.keys.write_hop(&FlowToken { device, flow }, request.call_id());
+        let mut routes = format!("<sip:{token}@{}", home.address);
+        if home.transport.is_reliable() {
+            routes.push_str(";transport=");
+            routes.push_str(home.transport.uri_name());
+        }
+        routes.push_str(";lr>");
+        Way { destination, routes: routes.into_bytes().into(), flow: (flow, Some(home)) }
+    }
+
+    /// For another node, which holds the call: to the very flow that it names. A later one of the device's it learns of by
+    /// itself.
+    fn forward_for_node(&mut self, context: &mut Context, token: &FlowToken, contacts: &dyn Contacts, now: Now) {
+        context.purpose = Purpose::ForNode;
         let hop = Hop {
             uri: None,
             routes: [].into(),
             record_route: self.record_route(&context.request, token),
-            destinations: vec![Destination::Flow(present_flow(token, contacts, now))],
+            destinations: vec![Destination::Flow(token.flow)],
             device: Some(token.device),
+            flow: Some((token.flow, None)),
         };
         self.start_branch(context, hop, now);
         self.conclude(context, contacts, now);
@@ -193,7 +257,8 @@ impl Proxy {
     fn forward_to_softswitch(&mut self, context: &mut Context, routed: &Routed<'_>, contacts: &dyn Contacts, now: Now) {
         let device = contacts.on_flow(context.flow.transport, context.flow.remote).unwrap_or(NO_DEVICE);
         let record_route = self.record_route(&context.request, &FlowToken { device, flow: context.flow });
-        let hop = Hop { uri: None, routes: [].into(), record_route, destinations: Vec::new(), device: None };
+        let hop =
+            Hop { uri: None, routes: [].into(), record_route, destinations: Vec::new(), device: None, flow: None };
         match self.trusted_destination(routed, contacts) {
             Some(destination) => {
                 let mut destinations = vec![destination];
@@ -264,12 +329,18 @@ impl Proxy {
             return Err(DropReason::Ack);
         }
         let routed = route::preprocess(request, &policy, &self.keys);
-        let destination = match self.target(request, &routed, flow, contacts) {
-            Ok(Target::Flow(token)) => Destination::Flow(present_flow(&token, contacts, now)),
-            Ok(Target::Softswitch) => self
-                .trusted_destination(&routed, contacts)
-                .or_else(|| self.upstream_addresses().into_iter().next_back())
-                .ok_or(DropReason::Ack)?,
+        let (destination, routes) = match self.target(request, &routed, flow, contacts) {
+            Ok(Target::Flow(token)) => {
+                let way = self.way_in_dialog(request, &token, contacts, now);
+                (way.destination, way.routes)
+            }
+            Ok(Target::Hop(token)) => (Destination::Flow(token.flow), [].into()),
+            Ok(Target::Softswitch) => {
+                let destination = self
+                    .trusted_destination(&routed, contacts)
+                    .or_else(|| self.upstream_addresses().into_iter().next_back());
+                (destination.ok_or(DropReason::Ack)?, [].into())
+            }
             Ok(Target::Phones { .. } | Target::Ourselves) | Err(_) => return Err(DropReason::Ack),
         };
         let (ingress, egress) =
@@ -277,7 +348,7 @@ impl Proxy {
         let branch = self.transactions.new_branch(loop_hash);
         let onward = forward::Onward {
             uri: None,
-            routes: &[],
+            routes: &routes,
             record_route: None,
             ingress,
             egress,
@@ -288,14 +359,6 @@ impl Proxy {
         self.collect_sends();
         self.send_stateless(destination, bytes);
         Ok(())
-    }
-}
-
-/// Where a dialog's phone is: it may have changed address since the dialog began.
-fn present_flow(token: &FlowToken, contacts: &dyn Contacts, now: Now) -> Flow {
-    match contacts.of_device(token.device) {
-        Some(binding) if binding.is_reachable(now.unix) => binding.flow,
-        Some(_) | None => token.flow,
     }
 }
 

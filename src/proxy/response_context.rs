@@ -4,8 +4,8 @@
 
 use smallvec::SmallVec;
 
-use crate::binding::DeviceId;
-use crate::sip::{Destination, Message};
+use crate::binding::{DeviceId, Home};
+use crate::sip::{Destination, Flow, Message};
 use crate::transaction::ClientId;
 
 /// Where one branch goes, kept for the next address or transport if the first fails (RFC 3263 §4.3).
@@ -21,6 +21,8 @@ pub(super) struct Hop {
     pub destinations: Vec<Destination>,
     /// The device it leads to, when it does.
     pub device: Option<DeviceId>,
+    /// That device's flow, and the other node that has it.
+    pub flow: Option<(Flow, Option<Home>)>,
 }
 
 /// One target's share of a request.
@@ -177,7 +179,14 @@ mod tests {
     fn context(branches: usize) -> ResponseContext {
         let mut context = ResponseContext::default();
         for _ in 0..branches {
-            let hop = Hop { uri: None, routes: [].into(), record_route: None, destinations: vec![], device: None };
+            let hop = Hop {
+                uri: None,
+                routes: [].into(),
+                record_route: None,
+                destinations: vec![],
+                device: None,
+                flow: None,
+            };
             context.start(hop);
         }
         context

@@ -1,4 +1,4 @@
-//! Held calls of a run that died, taken up as if it had never gone.
+//! Held calls of a run that died, or of a node that is gone, taken up as if it had never gone.
 //!
 //! The caller's server transaction is made anew from the stored INVITE, with the To tag that the caller knows. A device
 //! that registered meanwhile gets the INVITE, which it takes for a repetition if it had it before, because the branch
@@ -17,42 +17,48 @@ use super::held_call::{DeviceInput, DeviceState, HeldCall, HeldDevice};
 use super::request::Target;
 use super::response_context::ResponseContext;
 use super::{Proxy, Timer, route, validate};
-use crate::binding::{Binding, DeviceId};
+use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::Now;
 use crate::sip::{Flow, HeaderName, Message};
-use crate::store::{self, Change, Settlement};
+use crate::store::{self, Change, HeldCallId, Settlement};
 use crate::timeline::Step;
-use crate::transaction::Incoming;
+use crate::transaction::{Incoming, ServerId};
 
 /// How often memory is looked at for a device that it did not have at a start without Redis.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 impl Proxy {
-    pub(super) fn resume(&mut self, stored: &store::HeldCall, contacts: &dyn Contacts, now: Now) {
+    pub(super) fn resume(&mut self, left: &store::LeftCall, contacts: &dyn Contacts, now: Now) {
+        let stored = &left.call;
+        let flow = self.own_flow(stored.flow);
         let Ok(request) = Message::parse(stored.invite.clone(), usize::MAX) else {
             return self.give_up(stored);
         };
-        let Incoming::Request(server) = self.transactions.receive_request(&request, stored.flow, now.instant) else {
+        let Incoming::Request(server) = self.transactions.receive_request(&request, flow, now.instant) else {
             // The same INVITE is held under another record, or there are too many transactions.
             return self.give_up(stored);
         };
         contacts.watch(&stored.aor);
         self.waiting.entry(stored.aor.clone()).or_default().push(server);
         self.held_calls += 1;
-        let call = HeldCall { only: self.only(&request, stored.flow, contacts), ..held_call(stored, &request, now) };
+        let call = HeldCall { only: self.only(&request, flow, contacts), ..held_call(stored, &request, now) };
         self.timers.set(Timer::Hold(server), call.until);
         let mut context = Box::new(Context {
             server,
             onward: None,
-            flow: stored.flow,
-            loop_hash: validate::loop_hash(&request, stored.flow.remote, &self.policy.secret),
+            flow,
+            loop_hash: validate::loop_hash(&request, flow.remote, &self.policy.secret),
             is_fetched: true,
             to_tag: stored.to_tag.clone(),
             responses: ResponseContext::default(),
             purpose: Purpose::Call(Box::new(call)),
             request,
         });
-        self.step(&stored.call_ref, Step::Received, None, "taken up after a restart", "");
+        let detail = match &left.from {
+            None => "taken up after a restart".into(),
+            Some(node) => format!("taken over from {node}, which is gone"),
+        };
+        self.step(&stored.call_ref, Step::Received, None, detail, "");
         self.resume_devices(&mut context, stored, contacts, now);
         self.conclude(&mut context, contacts, now);
         self.put_back(context);
@@ -67,6 +73,34 @@ impl Proxy {
         }
     }
 
+    /// The caller's flow as one of this node: another node's listeners may be others.
+    fn own_flow(&self, flow: Flow) -> Flow {
+        let is_same = |listener: &super::policy::Listener| listener.transport == flow.transport;
+        if self.policy.listener(flow.listener).is_some_and(is_same) {
+            return flow;
+        }
+        let listener = self.policy.listener_for(flow.transport, flow.remote.ip()).unwrap_or(flow.listener);
+        Flow { listener, ..flow }
+    }
+
+    /// Another node has the call now. Nothing is answered and nothing settled here any more; a device that has the INVITE
+    /// from here may still answer it.
+    pub(super) fn taken_over(&mut self, aor: &Aor, id: HeldCallId, contacts: &dyn Contacts, now: Now) {
+        let waiting = self.waiting.get(aor).cloned().unwrap_or_default();
+        let held = |server: &ServerId| {
+            self.contexts.get(server).and_then(|context| context.call()).is_some_and(|call| call.id == id)
+        };
+        let Some(server) = waiting.into_iter().find(held) else { return };
+        self.with_context(server, |proxy, context| {
+            let is_with_device = !context.responses.all_ended();
+            proxy.let_go(context, contacts);
+            if !is_with_device {
+                context.responses.is_final = true;
+                proxy.transactions.forget(server, now.instant);
+            }
+        });
+    }
+
     /// Pushes a device once more, or gives it the INVITE if it has woken. One that memory does not have yet is looked for
     /// again later, unless it registers before.
     pub(super) fn resume_device(&mut self, context: &mut Context, device: DeviceId, contacts: &dyn Contacts, now: Now) {
@@ -79,14 +113,21 @@ impl Proxy {
             }
             return;
         };
-        self.resume_binding(context, binding, now);
+        self.resume_binding(context, binding, contacts, now);
     }
 
-    pub(super) fn resume_binding(&mut self, context: &mut Context, binding: Arc<Binding>, now: Now) {
+    pub(super) fn resume_binding(
+        &mut self,
+        context: &mut Context,
+        binding: Arc<Binding>,
+        contacts: &dyn Contacts,
+        now: Now,
+    ) {
+        let is_reachable = self.is_reachable(&binding, contacts, now);
         let Some(call) = context.call_mut() else { return };
         let device = binding.device;
         let is_over = call.left(now.instant).is_zero();
-        let has_woken = binding.registered_at > call.since.unix && binding.is_reachable(now.unix);
+        let has_woken = binding.registered_at > call.since.unix && is_reachable;
         let state = if is_over { DeviceState::Unwakeable } else { DeviceState::Recording };
         let held = HeldDevice::new(binding, state);
         call.devices.push(HeldDevice { has_entry: true, is_durable: true, ..held });
@@ -101,7 +142,7 @@ impl Proxy {
         let routed = route::preprocess(request, &self.policy, &self.keys);
         match self.target(request, &routed, flow, contacts) {
             Ok(Target::Phones { only, .. }) => only,
-            Ok(Target::Flow(_) | Target::Softswitch | Target::Ourselves) | Err(_) => None,
+            Ok(Target::Flow(_) | Target::Hop(_) | Target::Softswitch | Target::Ourselves) | Err(_) => None,
         }
     }
 

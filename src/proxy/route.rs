@@ -32,7 +32,7 @@ pub(super) fn preprocess<'m>(request: &'m Message, policy: &Policy, keys: &Keys)
         token: TokenRead::NoToken,
     };
     let mut routes: SmallVec<[&[u8]; 4]> = request.values(HeaderName::Route).collect();
-    if let Some(token) = own_token(request.uri(), policy, keys) {
+    if let Some(token) = own_token(request, request.uri(), policy, keys) {
         routed.token = token;
         restore_uri(request, &mut routes, &mut routed);
     }
@@ -46,18 +46,18 @@ pub(super) fn preprocess<'m>(request: &'m Message, policy: &Policy, keys: &Keys)
         }
         routed.removed.push(request.span_of(route));
         if routed.token == TokenRead::NoToken {
-            routed.token = own_token(uri, policy, keys).unwrap_or(TokenRead::NoToken);
+            routed.token = own_token(request, uri, policy, keys).unwrap_or(TokenRead::NoToken);
         }
     }
     routed
 }
 
 /// What a URI of ours has in its user part, if that has the form of a token.
-fn own_token(uri: &[u8], policy: &Policy, keys: &Keys) -> Option<TokenRead> {
+fn own_token(request: &Message, uri: &[u8], policy: &Policy, keys: &Keys) -> Option<TokenRead> {
     let uri = Uri::parse(uri).ok().filter(|uri| policy.is_own(uri))?;
-    match keys.read(uri.user?) {
+    match keys.read(uri.user?, request.call_id()) {
         TokenRead::NoToken => None,
-        token @ (TokenRead::Token(_) | TokenRead::Forged) => Some(token),
+        token @ (TokenRead::Token(_) | TokenRead::Hop(_) | TokenRead::Forged) => Some(token),
     }
 }
 

@@ -29,6 +29,8 @@ pub struct FlowToken {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenRead {
     Token(FlowToken),
+    /// Written by another node for one request of a call: it goes to this flow of ours and to no other.
+    Hop(FlowToken),
     /// It has the form of one, but not our signature.
     Forged,
     /// Something else.
@@ -37,6 +39,7 @@ pub enum TokenRead {
 
 /// Leading octet of a token; another form gets another number.
 const VERSION: u8 = 1;
+const HOP_VERSION: u8 = 2;
 /// HMAC octets kept, as in RFC 5626 §5.2.
 const SIGNATURE: usize = 10;
 /// version, transport and listener, connection, device, port, address as IPv6.
@@ -73,8 +76,18 @@ impl Keys {
 
     /// The printed form, fit for the user part of a SIP URI.
     pub fn write(&self, token: &FlowToken) -> String {
+        self.write_as(VERSION, token, b"")
+    }
+
+    /// The same for a node that has the flow. It is good for requests with this Call-ID only, so that who sees one can
+    /// call nobody else by it.
+    pub fn write_hop(&self, token: &FlowToken, call_id: &[u8]) -> String {
+        self.write_as(HOP_VERSION, token, call_id)
+    }
+
+    fn write_as(&self, version: u8, token: &FlowToken, call_id: &[u8]) -> String {
         let mut content = smallvec::SmallVec::<[u8; CONTENT + SIGNATURE]>::new();
-        content.push(VERSION);
+        content.push(version);
         let transport = match token.flow.transport {
             Transport::Udp => 0,
             Transport::Tcp => 0x80,
@@ -88,25 +101,34 @@ impl Keys {
             IpAddr::V6(ip) => ip,
         };
         content.extend_from_slice(&ip.octets());
-        let signature = hmac::sign(&self.flow, &content);
+        let signature = self.sign(&content, call_id);
         content.extend(signature.as_ref().iter().take(SIGNATURE).copied());
         URL_SAFE_NO_PAD.encode(content)
     }
 
-    /// Reads what may be a token. Only those written with the same secret come back.
-    pub fn read(&self, user: &[u8]) -> TokenRead {
+    fn sign(&self, content: &[u8], call_id: &[u8]) -> hmac::Tag {
+        let mut context = hmac::Context::with_key(&self.flow);
+        context.update(content);
+        context.update(call_id);
+        context.sign()
+    }
+
+    /// Reads what may be a token, in a request with this Call-ID. Only those written with the same secret come back.
+    pub fn read(&self, user: &[u8], call_id: &[u8]) -> TokenRead {
         let mut octets = [0; CONTENT + SIGNATURE];
-        match URL_SAFE_NO_PAD.decode_slice(user, &mut octets) {
-            Ok(length) if length == octets.len() && octets[0] == VERSION => {}
+        let is_hop = match URL_SAFE_NO_PAD.decode_slice(user, &mut octets) {
+            Ok(length) if length == octets.len() && octets[0] == VERSION => false,
+            Ok(length) if length == octets.len() && octets[0] == HOP_VERSION => true,
             Ok(_) | Err(_) => return TokenRead::NoToken,
-        }
+        };
         let (content, signature) = octets.split_at(CONTENT);
-        let expected = hmac::sign(&self.flow, content);
+        let expected = self.sign(content, if is_hop { call_id } else { b"" });
         let expected = expected.as_ref().get(..SIGNATURE).unwrap_or_default();
         if !bool::from(subtle::ConstantTimeEq::ct_eq(expected, signature)) {
             return TokenRead::Forged;
         }
         match Self::unpack(content) {
+            Some(token) if is_hop => TokenRead::Hop(token),
             Some(token) => TokenRead::Token(token),
             None => TokenRead::Forged,
         }
@@ -153,14 +175,24 @@ mod tests {
         for remote in ["192.0.2.1:5060", "[2001:db8::1]:65535"] {
             let text = keys.write(&token(remote));
             assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'));
-            assert_eq!(keys.read(text.as_bytes()), TokenRead::Token(token(remote)));
-            assert_eq!(Keys::new(&[2; 32]).read(text.as_bytes()), TokenRead::Forged);
+            assert_eq!(keys.read(text.as_bytes(), b"c"), TokenRead::Token(token(remote)));
+            assert_eq!(Keys::new(&[2; 32]).read(text.as_bytes(), b"c"), TokenRead::Forged);
             let mut forged = text.into_bytes();
             forged[20] = if forged[20] == b'A' { b'B' } else { b'A' };
-            assert_eq!(keys.read(&forged), TokenRead::Forged);
+            assert_eq!(keys.read(&forged, b"c"), TokenRead::Forged);
         }
-        assert_eq!(keys.read(b"alice"), TokenRead::NoToken);
-        assert_eq!(keys.read(b""), TokenRead::NoToken);
+        assert_eq!(keys.read(b"alice", b"c"), TokenRead::NoToken);
+        assert_eq!(keys.read(b"", b"c"), TokenRead::NoToken);
+    }
+
+    #[test]
+    fn a_hop_is_for_one_call_only() {
+        let keys = Keys::new(&[1; 32]);
+        let text = keys.write_hop(&token("192.0.2.1:5060"), b"one@call");
+        assert_eq!(keys.read(text.as_bytes(), b"one@call"), TokenRead::Hop(token("192.0.2.1:5060")));
+        assert_eq!(keys.read(text.as_bytes(), b"other@call"), TokenRead::Forged);
+        let flow = keys.write(&token("192.0.2.1:5060"));
+        assert_ne!(flow, text);
     }
 
     #[test]

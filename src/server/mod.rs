@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use operator::Operator;
 
 use crate::admin;
+use crate::binding::Home;
 use crate::config::{Config, Problems, StoreKind};
 use crate::driver::{self, Guidance, INBOX, Phase, Shared, Worker};
 use crate::metrics::Metrics;
@@ -147,15 +148,15 @@ impl Server {
             .build()
             .map_err(StartError::Runtime)?;
         let pushers = Pushers::open(&policy::push_settings(&config), runtime.handle().clone())?;
-        let (store, mut loaded) = open_store(&config)?;
+        let listen: Vec<_> = config.sip.listen.iter().map(|listen| (listen.transport, listen.address)).collect();
+        let bound = transport::bind(&listen, config.sip.workers)?;
+        let (store, mut loaded) = open_store(&config, policy::home(&config, &bound.listeners))?;
         tracing::info!(
             bindings = loaded.bindings,
             entries = loaded.entries,
             held_calls = loaded.held.len(),
             "store is loaded"
         );
-        let listen: Vec<_> = config.sip.listen.iter().map(|listen| (listen.transport, listen.address)).collect();
-        let bound = transport::bind(&listen, config.sip.workers)?;
         let policy = Arc::new(policy::policy(&config, &bound.listeners, loaded.secret, pushers.clone()));
         let (guidance, guided) = watch::channel(Guidance { policy: Arc::clone(&policy), pushers });
 
@@ -185,10 +186,10 @@ impl Server {
             held: loaded.held.clone(),
         };
         let shared = Arc::new(Shared::new(parts, inboxes));
-        let woken = Arc::downgrade(&shared);
-        shared.store.on_wake(move |binding| {
-            if let Some(shared) = woken.upgrade() {
-                shared.wake(binding);
+        let hearing = Arc::downgrade(&shared);
+        shared.store.on_news(move |news| {
+            if let Some(shared) = hearing.upgrade() {
+                shared.hear(news);
             }
         });
 
@@ -353,7 +354,7 @@ impl Drop for Server {
     }
 }
 
-fn open_store(config: &Config) -> Result<(Store, store::Loaded), StartError> {
+fn open_store(config: &Config, home: Option<Home>) -> Result<(Store, store::Loaded), StartError> {
     let limits = store::Limits {
         entries_per_device: config.missed_calls.entries_max,
         entry_ttl: config.missed_calls.ttl,
@@ -370,6 +371,7 @@ fn open_store(config: &Config) -> Result<(Store, store::Loaded), StartError> {
                 timeout: config.store.timeout,
                 node: config.node.id.clone(),
                 lease: config.node.lease,
+                home,
             };
             let (store, loaded) = RedisStore::open(&settings, &config.node.data_dir, limits)?;
             Ok((Store::Redis(store), loaded))

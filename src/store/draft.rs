@@ -108,10 +108,14 @@ impl<'t> Draft<'t> {
                 Applied::Done
             }
             Change::Settle { aor: _, id, call_ref, devices, ended } => {
+                // Of a call that another node has taken over, only that node knows when it is missed.
+                let is_ours = self.call(id).is_none_or(|held| held.owner.is_none());
                 for (device, settlement) in devices {
-                    self.settle(device, &call_ref, settlement);
+                    if is_ours || settlement == Settlement::Seen {
+                        self.settle(device, &call_ref, settlement);
+                    }
                 }
-                if ended {
+                if ended && is_ours {
                     self.set_call(id, None);
                 }
                 Applied::Done
@@ -197,6 +201,16 @@ impl<'t> Draft<'t> {
                 self.set_call(call.id, Some(known));
             }
         }
+    }
+
+    /// Makes a call of another node this node's. False when it is that node's no more.
+    pub(super) fn take_over(&mut self, id: HeldCallId, owner: &Arc<str>) -> bool {
+        let held = self.call(id).filter(|held| held.owner.as_ref() == Some(owner));
+        let run = self.claimer.run;
+        held.is_some_and(|held| {
+            self.set_call(id, Some(Held { call: held.call, owner: None, run }));
+            true
+        })
     }
 
     fn settle(&mut self, device: DeviceId, call_ref: &str, settlement: Settlement) {

@@ -35,8 +35,25 @@ pub use memory::Memory;
 pub use redis::{RedisSettings, RedisStore};
 pub use table::{Bindings, Table};
 
-use crate::binding::{Aor, Binding, DeviceId};
+use crate::binding::{Aor, Binding, DeviceId, Home};
 use crate::clock::UnixMillis;
+
+/// A held call whose holder is no more: an earlier run of this node, or another node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftCall {
+    pub call: HeldCall,
+    /// The node that held it; `None`: this one.
+    pub from: Option<Arc<str>>,
+}
+
+/// What other nodes do that concerns the calls of this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// Another node accepted a REGISTER.
+    Woken(Arc<Binding>),
+    /// Another node took this one for gone and has the call now.
+    TakenOver { aor: Aor, id: HeldCallId },
+}
 
 /// How much a store may keep and queue.
 #[derive(Debug, Clone, Copy)]
@@ -130,16 +147,16 @@ impl Store {
         }
     }
 
-    /// Has `on_wake` called for each binding that another node accepted.
-    pub fn on_wake(&self, on_wake: impl Fn(&Arc<Binding>) + Send + Sync + 'static) {
+    /// Has `on_news` called for what other nodes do.
+    pub fn on_news(&self, on_news: impl Fn(News) + Send + Sync + 'static) {
         match self {
-            Self::Redis(store) => store.on_wake(on_wake),
+            Self::Redis(store) => store.on_news(on_news),
             Self::Embedded(_) | Self::Memory(_) => {}
         }
     }
 
-    /// Calls of an earlier run that were found after the start: see [`Loaded::held`].
-    pub fn take_held(&self) -> Vec<HeldCall> {
+    /// Calls found after the start whose holder is no more: see [`Loaded::held`].
+    pub fn take_held(&self) -> Vec<LeftCall> {
         match self {
             Self::Redis(store) => store.take_held(),
             Self::Embedded(_) | Self::Memory(_) => Vec::new(),
@@ -149,6 +166,30 @@ impl Store {
     /// Whether other nodes have it, too.
     pub fn is_shared(&self) -> bool {
         matches!(self, Self::Redis(_))
+    }
+
+    /// Whether another node, known by where it is reached, is there.
+    pub fn has_node(&self, home: Home) -> bool {
+        match self {
+            Self::Redis(store) => store.has_node(home),
+            Self::Embedded(_) | Self::Memory(_) => false,
+        }
+    }
+
+    /// How many nodes work on it, this one among them.
+    pub fn nodes(&self) -> usize {
+        match self {
+            Self::Redis(store) => store.nodes(),
+            Self::Embedded(_) | Self::Memory(_) => 1,
+        }
+    }
+
+    /// Whether another process uses the `node.id` of this one, so that each takes the other's calls for its own.
+    pub fn is_doubled(&self) -> bool {
+        match self {
+            Self::Redis(store) => store.is_doubled(),
+            Self::Embedded(_) | Self::Memory(_) => false,
+        }
     }
 
     /// Makes everything submitted durable and stops. Blocks until then; receivers of replies must be read or dropped.

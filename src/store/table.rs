@@ -129,6 +129,13 @@ impl Table {
         self.calls.get(&id).and_then(|held| held.owner.clone())
     }
 
+    /// Held calls of other nodes, and whose they are.
+    pub(super) fn calls_of_others(&self) -> Vec<(HeldCallId, Arc<str>)> {
+        let mut calls: Vec<_> = self.calls.iter().filter_map(|held| Some((*held.key(), held.owner.clone()?))).collect();
+        calls.sort_unstable();
+        calls
+    }
+
     /// A held call, of whichever node.
     pub fn call(&self, id: HeldCallId) -> Option<Arc<HeldCall>> {
         self.calls.get(&id).map(|held| Arc::clone(&held.call))

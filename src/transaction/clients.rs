@@ -88,10 +88,6 @@ impl Clients {
     }
 
     /// Sends `request` in a transaction of its own. `None` when there are no more ids.
-    pub(super) fn destination(&self, id: ClientId) -> Option<Destination> {
-        self.entries.get(id.0).map(|client| client.destination)
-    }
-
     pub(super) fn start(
         &mut self,
         key: TransactionKey,

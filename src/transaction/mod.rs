@@ -305,11 +305,6 @@ impl Transactions {
         self.clients.remove(id, &mut self.common);
     }
 
-    /// Where the messages of a client transaction go.
-    pub fn destination(&self, id: ClientId) -> Option<Destination> {
-        self.clients.destination(id)
-    }
-
     /// Ends a server transaction without a final response, which is right for a non-INVITE that nobody answered in time
     /// (RFC 4320 §4.2). Its [`Event::ServerEnded`] comes with the next [`Transactions::expire`].
     pub fn forget(&mut self, id: ServerId, now: Instant) {

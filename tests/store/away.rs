@@ -12,7 +12,7 @@ use sip_push_proxy::binding::Binding;
 use sip_push_proxy::clock::UnixMillis;
 use sip_push_proxy::config::Redis;
 use sip_push_proxy::store::{
-    Applied, Change, EntryState, HeldCallId, OpenError, RedisSettings, RedisStore, Settlement,
+    Applied, Change, EntryState, HeldCallId, LeftCall, OpenError, RedisSettings, RedisStore, Settlement,
 };
 
 use crate::crash::{number_of, say};
@@ -189,7 +189,7 @@ fn calls_left_in_redis_are_found_when_it_is_back() {
         held.extend(node.redis().take_held());
         !held.is_empty()
     });
-    assert_eq!(held, [call(1, 1, &[1])]);
+    assert_eq!(held, [LeftCall { call: call(1, 1, &[1]), from: None }]);
     assert_eq!(node.table().entries(&device(1))[0].state, EntryState::Live);
 }
 
@@ -272,6 +272,7 @@ fn child_floods_redis() {
         timeout: Duration::from_millis(300),
         node: "child".to_owned(),
         lease: Duration::from_secs(10),
+        home: None,
     };
     let mut asker = Asker::node(&settings, Path::new(&folder));
     for number in 0..200_000 {

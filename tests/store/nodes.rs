@@ -1,9 +1,10 @@
 //! Several nodes on one Redis: each sees what the others do, and no two do the same.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use sip_push_proxy::binding::Binding;
-use sip_push_proxy::store::{Applied, Change, EntryState, HeldCallId, Memory, Settlement};
+use sip_push_proxy::store::{Applied, Change, EntryState, HeldCallId, Memory, News, Settlement};
 
 use crate::embedded::any_change;
 use crate::rows::*;
@@ -40,7 +41,10 @@ fn a_node_sees_what_another_does() {
     let [one, other] = &mut nodes.nodes[..] else { unreachable!() };
     let woken: Arc<Mutex<Vec<u32>>> = Arc::default();
     let record = Arc::clone(&woken);
-    other.store.on_wake(move |binding| record.lock().unwrap().push(binding.cseq));
+    other.store.on_news(move |news| {
+        let News::Woken(binding) = news else { panic!("{news:?}") };
+        record.lock().unwrap().push(binding.cseq);
+    });
 
     one.apply(register(vec![binding(1, 1), plain_binding(1, 2)])).unwrap();
     one.apply(hold(1, 1, &[1])).unwrap();
@@ -185,6 +189,45 @@ fn held_calls_of_other_nodes_are_left_alone() {
     assert_eq!(node.table().calls().len(), 2, "to be taken up, and left alone");
     assert_eq!(node.table().entries(&device(1))[0].state, EntryState::Live);
     assert_eq!(node.table().entries(&device(2))[0].state, EntryState::Live);
+}
+
+#[test]
+fn calls_of_a_node_that_leaves_are_taken_over_by_one_of_the_others_each() {
+    const CALLS: u32 = 40;
+    let mut nodes = Nodes::start(3);
+    for number in 0..CALLS {
+        nodes.nodes[0].apply(register(vec![binding(number, number)])).unwrap();
+        nodes.nodes[0].apply(hold(number, number, &[number])).unwrap();
+    }
+    for node in &nodes.nodes {
+        wait_for("the other nodes", || node.store.nodes() == 3);
+    }
+    drop(nodes.nodes.remove(0));
+    let mut taken = vec![vec![]; 2];
+    wait_for("all calls", || {
+        for (taken, node) in taken.iter_mut().zip(&nodes.nodes) {
+            taken.extend(node.store.take_held());
+        }
+        taken.iter().map(Vec::len).sum::<usize>() >= CALLS as usize
+    });
+    assert!(taken.iter().all(|taken| !taken.is_empty()), "each takes its share");
+    let all: Vec<_> = taken.into_iter().flatten().collect();
+    assert!(all.iter().all(|left| left.from.as_deref() == Some("node-0")));
+    let ids: BTreeSet<_> = all.iter().map(|left| left.call.id).collect();
+    assert_eq!((ids.len(), all.len()), (CALLS as usize, CALLS as usize), "none of them twice");
+    let [one, other] = &nodes.nodes[..] else { unreachable!() };
+    for id in ids {
+        wait_for("who has it", || one.table().owner(id).is_none() != other.table().owner(id).is_none());
+    }
+    assert!(one.table().entries(&device(1)).iter().all(|entry| entry.state == EntryState::Live));
+}
+
+#[test]
+fn two_processes_of_one_name_are_found_out() {
+    let nodes = Nodes::start(1);
+    let folder = tempfile::tempdir().unwrap();
+    let twin = Asker::node(&settings(&nodes.server, "node-0"), folder.path());
+    wait_for("both to say so", || twin.store.is_doubled() || nodes.nodes[0].store.is_doubled());
 }
 
 #[test]

@@ -182,5 +182,6 @@ pub(crate) fn settings(server: &Server, node: &str) -> RedisSettings {
         timeout: Duration::from_millis(500),
         node: node.to_owned(),
         lease: Duration::from_secs(10),
+        home: None,
     }
 }

@@ -17,12 +17,15 @@ use redis::{
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::super::schema;
 use super::engine::{Index, Lifetime, Page, ScanPlace, Seen, Unread, Write, Wrote};
 use super::record::{
-    self, CHANNEL, HASHES, Identity, Notice, Record, SECRET, Version, aor_of_key, aor_of_member, call_member,
-    calls_key, device_key, hash_key, node_key,
+    self, Beat, CHANNEL, HASHES, Identity, NODES, Notice, Record, SECRET, Version, aor_of_key, aor_of_member,
+    call_member, calls_key, device_key, hash_key,
 };
+use super::task::now;
 use crate::binding::{Aor, DeviceId};
+use crate::clock::UnixMillis;
 use crate::config::{Redis, RedisShape};
 
 /// Keys that Redis looks at in one step of a scan.
@@ -61,16 +64,24 @@ return 1
 
 /// What a connection says by itself.
 #[derive(Debug)]
-pub(super) enum News {
+pub(super) enum Heard {
     Notice(Notice),
     /// The connection of this number is over.
     Lost(u64),
 }
 
+/// Signs of life.
+#[derive(Debug)]
+pub(super) struct Beats {
+    /// Which start of this node's name gave the one before, if this connection gave one before.
+    pub(super) replaced: Option<u64>,
+    pub(super) all: Vec<(Arc<str>, Beat)>,
+}
+
 /// Where a connection's news go.
 #[derive(Debug, Clone)]
 pub(super) struct Listener {
-    pub(super) news: mpsc::Sender<News>,
+    pub(super) news: mpsc::Sender<Heard>,
     /// Set when a notice found no room: what was missed has to be read.
     pub(super) has_missed: Arc<AtomicBool>,
 }
@@ -82,7 +93,6 @@ pub(super) struct Connector {
     /// Of each command, and of a connection attempt.
     pub(super) timeout: Duration,
     pub(super) identity: Identity,
-    pub(super) lease: Duration,
 }
 
 impl Connector {
@@ -96,9 +106,10 @@ impl Connector {
                 identity: self.identity.clone(),
                 timeout: self.timeout,
                 number,
+                has_beaten: false,
             };
             link.subscribe().await?;
-            link.beat(self.lease).await?;
+            link.beat(now()).await?;
             Ok(link)
         };
         // A name to look up, a handshake, some commands: each may take its time.
@@ -182,10 +193,10 @@ impl Connector {
 fn listen(push: PushInfo, number: u64, listener: &Listener) -> Result<(), SendError> {
     let mut data = push.data.into_iter();
     let said = match (&push.kind, data.next(), data.next()) {
-        (PushKind::Disconnection, _, _) => News::Lost(number),
+        (PushKind::Disconnection, _, _) => Heard::Lost(number),
         (PushKind::Message, Some(_), Some(Value::BulkString(payload))) => {
             match Notice::from_bytes(&Bytes::from(payload)) {
-                Ok(notice) => News::Notice(notice),
+                Ok(notice) => Heard::Notice(notice),
                 Err(error) => {
                     tracing::error!(error, "a notice of another node cannot be read");
                     return Ok(());
@@ -214,6 +225,8 @@ pub(super) struct Link {
     identity: Identity,
     timeout: Duration,
     number: u64,
+    /// Whether the present sign of life of this node's name should be this start's.
+    has_beaten: bool,
 }
 
 impl Link {
@@ -230,7 +243,7 @@ impl Link {
         let timeout = self.timeout;
         let answer = async {
             for index in &write.found_by {
-                self.index(&write.aor, *index).await?;
+                self.index(&write.aor, index).await?;
             }
             self.run_script(write).await
         };
@@ -280,12 +293,10 @@ impl Link {
         .map_err(|error| unread(&error))
     }
 
-    async fn index(&mut self, aor: &Aor, index: Index) -> Result<(), Unread> {
+    async fn index(&mut self, aor: &Aor, index: &Index) -> Result<(), Unread> {
         let command = match index {
-            Index::Device(device) => Cmd::new().arg("SET").arg(device_key(device)).arg(aor.as_str()).take(),
-            Index::Call(id) => {
-                Cmd::new().arg("SADD").arg(calls_key(&self.identity.node)).arg(call_member(id, aor)).take()
-            }
+            Index::Device(device) => Cmd::new().arg("SET").arg(device_key(*device)).arg(aor.as_str()).take(),
+            Index::Call(node, id) => Cmd::new().arg("SADD").arg(calls_key(node)).arg(call_member(*id, aor)).take(),
         };
         self.query::<Value>(&command).await.map(|_| ()).map_err(|error| unread(&error))
     }
@@ -295,8 +306,8 @@ impl Link {
         for index in &write.gone {
             let command = match index {
                 Index::Device(device) => Cmd::new().arg("DEL").arg(device_key(*device)).take(),
-                Index::Call(id) => {
-                    Cmd::new().arg("SREM").arg(calls_key(&self.identity.node)).arg(call_member(*id, &write.aor)).take()
+                Index::Call(node, id) => {
+                    Cmd::new().arg("SREM").arg(calls_key(node)).arg(call_member(*id, &write.aor)).take()
                 }
             };
             if let Err(error) = self.query::<Value>(&command).await {
@@ -383,23 +394,31 @@ impl Link {
         secret.try_into().map_err(|_| format!("{SECRET} is not 32 bytes long"))
     }
 
-    /// Shows that this node lives and that writes are taken.
-    pub(super) async fn beat(&mut self, lease: Duration) -> RedisResult<()> {
-        let lease = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX).max(1);
-        let command = cmd("SET").arg(node_key(&self.identity.node)).arg(1).arg("PX").arg(lease).take();
-        self.query::<Value>(&command).await?;
+    /// Shows that this node lives and that writes are taken, and looks who else lives.
+    pub(super) async fn beat(&mut self, at: UnixMillis) -> RedisResult<Beats> {
+        let Identity { node, run, home } = self.identity.clone();
+        let beat = schema::encode(&Beat { run, at, home })
+            .map_err(|_| RedisError::from((ErrorKind::UnexpectedReturnType, "a beat cannot be written")))?;
+        let own = cmd("HGET").arg(NODES).arg(&*node).take();
+        let replaced: Option<Vec<u8>> = self.query(&own).await?;
+        self.query::<Value>(&cmd("HSET").arg(NODES).arg(&*node).arg(beat).take()).await?;
+        let all: Vec<(String, Vec<u8>)> = self.query(&cmd("HGETALL").arg(NODES).take()).await?;
+        let replaced = replaced.filter(|_| self.has_beaten).and_then(|bytes| schema::decode::<Beat>(&bytes).ok());
+        self.has_beaten = true;
+        let read = |(name, bytes): (String, Vec<u8>)| Some((name.into(), schema::decode(&bytes).ok()?));
+        let beats = Beats { replaced: replaced.map(|beat| beat.run), all: all.into_iter().filter_map(read).collect() };
         if let Connection::Cluster(connection) = &mut self.connection {
             // One slot tells nothing of the others' nodes.
             let all = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, Some(ResponsePolicy::AllSucceeded)));
             connection.route_command(cmd("PING"), all).await?;
         }
-        Ok(())
+        Ok(beats)
     }
 
     /// Says that this node does not live any more.
     pub(super) async fn leave(&mut self) {
         // Otherwise its lease runs out.
-        let _ = self.query::<Value>(&cmd("DEL").arg(node_key(&self.identity.node)).take()).await;
+        let _ = self.query::<Value>(&cmd("HDEL").arg(NODES).arg(&*self.identity.node).take()).await;
     }
 
     async fn subscribe(&mut self) -> RedisResult<()> {

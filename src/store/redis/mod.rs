@@ -27,10 +27,10 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot};
 
-use super::change::{Change, HeldCall, Reply, StoreError, Ticket};
+use super::change::{Change, Reply, StoreError, Ticket};
 use super::table::Table;
-use super::{Limits, Loaded, OpenError};
-use crate::binding::{Aor, Binding, DeviceId};
+use super::{LeftCall, Limits, Loaded, News, OpenError};
+use crate::binding::{Aor, DeviceId, Home};
 use crate::clock::UnixMillis;
 use crate::config;
 use engine::Engine;
@@ -38,6 +38,12 @@ use journal::{JOURNAL_BYTES_MAX, Journal};
 use link::Connector;
 use record::Identity;
 use task::{Job, Opened, Task};
+
+/// Signs of life in `node.lease_s`: some may be late.
+const BEATS_PER_LEASE: u32 = 3;
+/// How often at least, and at most, a sign of life is given and looked for. It shows that Redis is there, too.
+const BEAT_EVERY_MAX: Duration = Duration::from_secs(1);
+const BEAT_EVERY_MIN: Duration = Duration::from_millis(10);
 
 /// What this node is to Redis, and Redis to it.
 #[derive(Debug, Clone)]
@@ -50,9 +56,11 @@ pub struct RedisSettings {
     pub node: String,
     /// `node.lease_s`: how long after its last sign of life a node counts as there.
     pub lease: Duration,
+    /// Where other nodes reach this one.
+    pub home: Option<Home>,
 }
 
-type OnWake = Box<dyn Fn(&Arc<Binding>) + Send + Sync>;
+type OnNews = Box<dyn Fn(News) + Send + Sync>;
 
 /// What the loop tells of itself.
 #[derive(Default)]
@@ -62,8 +70,11 @@ struct Status {
     is_loaded: AtomicBool,
     scanned: AtomicUsize,
     journaled: AtomicUsize,
-    leftovers: Mutex<Vec<HeldCall>>,
-    on_wake: OnceLock<OnWake>,
+    is_doubled: AtomicBool,
+    nodes: AtomicUsize,
+    homes: RwLock<Vec<Home>>,
+    leftovers: Mutex<Vec<LeftCall>>,
+    on_news: OnceLock<OnNews>,
 }
 
 /// A store in Redis, with a journal in a folder of this machine.
@@ -92,20 +103,22 @@ impl RedisStore {
         let (journal, found) = Journal::open(data_dir, JOURNAL_BYTES_MAX)?;
         let table = Arc::new(Table::default());
         let status = Arc::new(Status::default());
-        let identity =
-            Identity { node: settings.node.as_str().into(), run: getrandom::u64().map_err(OpenError::Random)? };
+        let identity = Identity {
+            node: settings.node.as_str().into(),
+            run: getrandom::u64().map_err(OpenError::Random)?,
+            home: settings.home,
+        };
         let (queue, jobs) = mpsc::channel(limits.queue.max(1));
         // One for each AOR at most, and each has a change that counts in the queue.
         let (errands, errands_out) = mpsc::channel(limits.queue.saturating_mul(2).saturating_add(1024));
         let (appended_in, appended) = mpsc::channel(limits.queue.saturating_mul(2).saturating_add(1024));
+        let beat_every = (settings.lease / BEATS_PER_LEASE).clamp(BEAT_EVERY_MIN, BEAT_EVERY_MAX);
+        let patience = settings.lease.as_millis().div_ceil(beat_every.as_millis().max(1));
+        let patience = u32::try_from(patience).unwrap_or(u32::MAX).saturating_add(1);
         let task = Task::new(task::Parts {
-            engine: Engine::new(Arc::clone(&table), limits, identity.clone(), found.position, found.changes),
-            connector: Connector {
-                url: settings.url.clone(),
-                timeout: settings.timeout,
-                identity,
-                lease: settings.lease,
-            },
+            engine: Engine::new(Arc::clone(&table), limits, identity.clone(), found.position, found.changes, patience),
+            connector: Connector { url: settings.url.clone(), timeout: settings.timeout, identity },
+            beat_every,
             status: Arc::clone(&status),
             jobs,
             jobs_max: limits.queue.max(1),
@@ -129,6 +142,7 @@ impl RedisStore {
         };
         let opened = opened.recv().map_err(|_| OpenError::Redis("its loop ended".to_owned()))?;
         let Opened { held, secret } = opened?;
+        let held: Vec<_> = held.into_iter().map(|left| left.call).collect();
         store.status.is_open.store(true, Ordering::Relaxed);
         let loaded = Loaded { held, bindings: store.table.binding_count(), entries: store.table.entry_count(), secret };
         Ok((store, loaded))
@@ -186,18 +200,32 @@ impl RedisStore {
         self.queue(Job::LookForDevice { device, done }).is_ok() && result.await == Ok(true)
     }
 
-    /// Has `on_wake` called for each binding that another node accepted. Only the first call counts. It must not
-    /// block.
-    pub fn on_wake(&self, on_wake: impl Fn(&Arc<Binding>) + Send + Sync + 'static) {
-        if self.status.on_wake.set(Box::new(on_wake)).is_err() {
-            tracing::error!("the store has somebody to wake already");
+    /// Has `on_news` called for what other nodes do. Only the first call counts. It must not block.
+    pub fn on_news(&self, on_news: impl Fn(News) + Send + Sync + 'static) {
+        if self.status.on_news.set(Box::new(on_news)).is_err() {
+            tracing::error!("the store has somebody to tell already");
         }
     }
 
-    /// Calls that an earlier start of this node held, found after [`RedisStore::open`]: Redis was away then. As with
-    /// [`Loaded::held`], they stay in the store until they are settled.
-    pub fn take_held(&self) -> Vec<HeldCall> {
+    /// Calls of nodes that are gone, and calls that an earlier start of this node held, if they were found after
+    /// [`RedisStore::open`]: Redis was away then. As with [`Loaded::held`], they stay in the store until they are settled.
+    pub fn take_held(&self) -> Vec<LeftCall> {
         std::mem::take(&mut self.status.leftovers.lock())
+    }
+
+    /// See [`super::Store::has_node`].
+    pub fn has_node(&self, home: Home) -> bool {
+        self.status.homes.read().contains(&home)
+    }
+
+    /// See [`super::Store::nodes`].
+    pub fn nodes(&self) -> usize {
+        self.status.nodes.load(Ordering::Relaxed).max(1)
+    }
+
+    /// See [`super::Store::is_doubled`].
+    pub fn is_doubled(&self) -> bool {
+        self.status.is_doubled.load(Ordering::Relaxed)
     }
 
     /// See [`super::Store::shutdown`].

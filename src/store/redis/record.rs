@@ -5,7 +5,7 @@
 //! | `spp:2:{user@domain}`  | hash   | all rows of the AOR, see below; with nothing left in it, it goes after a week   |
 //! | `spp:2:device:DEVICE`  | string | the device's AOR: a hint for the time until everything is in memory             |
 //! | `spp:2:calls:NODE`     | set    | 16 bytes of a held call's id and its AOR: what the node looks for when it starts |
-//! | `spp:2:node:NODE`      | string | there for `node.lease_s` after the node's last sign of life                      |
+//! | `spp:2:nodes`          | hash   | by node: version byte, its last sign of life ([`Beat`]); taken away when it stops   |
 //! | `spp:2:secret`         | string | 32 random bytes that all nodes derive device names and flow tokens from          |
 //!
 //! | field of the hash  | value                                                                                   |
@@ -33,11 +33,13 @@ use super::super::change::{BucketEntry, HeldCall, HeldCallId};
 use super::super::draft::{Key, Row, Value};
 use super::super::schema;
 use super::super::table::Held;
-use crate::binding::{Aor, Binding, DeviceId};
+use crate::binding::{Aor, Binding, DeviceId, Home};
+use crate::clock::UnixMillis;
 
 /// Channel of the notices.
 pub(super) const CHANNEL: &str = "spp:2:changes";
 pub(super) const SECRET: &str = "spp:2:secret";
+pub(super) const NODES: &str = "spp:2:nodes";
 /// What every AOR's key begins with, as a pattern.
 pub(super) const HASHES: &str = "spp:2:{*";
 const HASH_START: &str = "spp:2:{";
@@ -56,8 +58,15 @@ pub(super) fn calls_key(node: &str) -> String {
     format!("spp:2:calls:{node}")
 }
 
-pub(super) fn node_key(node: &str) -> String {
-    format!("spp:2:node:{node}")
+/// A node's sign of life, made anew several times in `node.lease_s`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Beat {
+    /// Which start of the node.
+    pub(super) run: u64,
+    /// By the node's own clock. To others it means only that it is another beat than the one before.
+    pub(super) at: UnixMillis,
+    /// Where others reach it.
+    pub(super) home: Option<Home>,
 }
 
 /// Whose hash a key is.
@@ -114,6 +123,8 @@ pub(super) struct Identity {
     pub(super) node: Arc<str>,
     /// Random for each start.
     pub(super) run: u64,
+    /// Where others reach it.
+    pub(super) home: Option<Home>,
 }
 
 /// Of an AOR's hash: no two writes of whatever nodes make the same, not even after Redis has lost one of them.

@@ -9,12 +9,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::super::OpenError;
-use super::super::change::{Applied, Change, HeldCall, Reply, StoreError, Ticket};
+use super::super::change::{Applied, Change, Reply, StoreError, Ticket};
+use super::super::{LeftCall, News, OpenError};
 use super::Status;
 use super::engine::{Effect, Engine, Page, Unread, Write, Wrote};
 use super::journal::{Journal, JournalError, Late};
-use super::link::{Connector, Link, Listener, News};
+use super::link::{Beats, Connector, Heard, Link, Listener};
 use super::record::{Position, Record};
 use crate::binding::{Aor, DeviceId};
 use crate::clock::UnixMillis;
@@ -33,8 +33,6 @@ const OPEN_WAIT: Duration = Duration::from_secs(10);
 /// How long a stop waits for what is under way.
 const STOP_WAIT: Duration = Duration::from_secs(10);
 const SWEEP_MAX: usize = 512;
-/// How often at least Redis is asked whether it is there.
-const BEAT_EVERY: Duration = Duration::from_secs(1);
 
 /// What the store's users ask for.
 #[derive(Debug)]
@@ -61,7 +59,7 @@ enum Done {
     Fetched { aor: Aor, link: u64, record: Result<Record, Unread> },
     Scanned { link: u64, page: Result<Page, String> },
     Connected(Result<Link, String>),
-    Beaten { link: u64, result: Result<(), String> },
+    Beaten { link: u64, result: Result<Beats, String> },
     DeviceFound { aor: Option<Aor>, done: oneshot::Sender<bool> },
     Nothing,
 }
@@ -76,13 +74,14 @@ pub(super) struct Task {
     pub(super) appended: mpsc::Receiver<Appended>,
     /// The secret that this node uses. All nodes of one Redis have the same.
     pub(super) secret: Option<[u8; 32]>,
+    pub(super) beat_every: Duration,
     rest: Rest,
 }
 
 /// What begins empty.
 struct Rest {
     listener: Listener,
-    news: mpsc::Receiver<News>,
+    news: mpsc::Receiver<Heard>,
     /// Attempts to connect after the first.
     attempts: u64,
     link: Option<Link>,
@@ -104,7 +103,7 @@ struct Rest {
 /// What a start found.
 #[derive(Debug)]
 pub(super) struct Opened {
-    pub(super) held: Vec<HeldCall>,
+    pub(super) held: Vec<LeftCall>,
     pub(super) secret: [u8; 32],
 }
 
@@ -118,11 +117,13 @@ pub(super) struct Parts {
     pub(super) errands: mpsc::Sender<Errand>,
     pub(super) appended: mpsc::Receiver<Appended>,
     pub(super) secret: Option<[u8; 32]>,
+    /// How often a sign of life is given, and those of others looked at.
+    pub(super) beat_every: Duration,
 }
 
 impl Task {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { engine, connector, status, jobs, jobs_max, errands, appended, secret } = parts;
+        let Parts { engine, connector, status, jobs, jobs_max, errands, appended, secret, beat_every } = parts;
         let (news_in, news) = mpsc::channel(NEWS);
         let rest = Rest {
             listener: Listener { news: news_in, has_missed: Arc::default() },
@@ -140,7 +141,7 @@ impl Task {
             forgotten: Vec::new(),
             sweeping: None,
         };
-        Self { engine, connector, status, jobs, jobs_max, errands, appended, secret, rest }
+        Self { engine, connector, status, jobs, jobs_max, errands, appended, secret, beat_every, rest }
     }
 
     /// Says what the start found, then works until nobody asks any more.
@@ -157,7 +158,7 @@ impl Task {
                 return;
             }
         }
-        let mut beat = tokio::time::interval((self.connector.lease / 3).clamp(Duration::from_millis(10), BEAT_EVERY));
+        let mut beat = tokio::time::interval(self.beat_every);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.turn(&mut beat).await {}
         self.stop().await;
@@ -185,7 +186,7 @@ impl Task {
         }
         let secret = self.secret.ok_or_else(|| OpenError::Redis("it gives no secret".to_owned()))?;
         let mut held = self.engine.take_leftovers();
-        held.sort_unstable_by_key(|call| (call.held_at, call.id));
+        held.sort_unstable_by_key(|left| (left.call.held_at, left.call.id));
         Ok(Opened { held, secret })
     }
 
@@ -296,13 +297,13 @@ impl Task {
         self.rest.lookers.insert(number, done);
     }
 
-    fn hear(&mut self, news: News) {
-        match news {
-            News::Notice(notice) => self.engine.notice(&notice, now()),
-            News::Lost(number) if self.rest.link.as_ref().is_some_and(|link| link.number() == number) => {
+    fn hear(&mut self, heard: Heard) {
+        match heard {
+            Heard::Notice(notice) => self.engine.notice(&notice, now()),
+            Heard::Lost(number) if self.rest.link.as_ref().is_some_and(|link| link.number() == number) => {
                 self.engine.disconnected(now());
             }
-            News::Lost(_) => {}
+            Heard::Lost(_) => {}
         }
     }
 
@@ -321,11 +322,15 @@ impl Task {
             }
             Done::Beaten { link, result } => {
                 self.rest.is_beating = false;
-                if let Err(error) = result
-                    && link == self.rest.link_number
-                {
-                    tracing::warn!(error, "Redis does not answer");
-                    self.engine.disconnected(now());
+                if link != self.rest.link_number {
+                    return;
+                }
+                match result {
+                    Ok(beats) => self.beaten(beats),
+                    Err(error) => {
+                        tracing::warn!(error, "Redis does not answer");
+                        self.engine.disconnected(now());
+                    }
                 }
             }
             Done::DeviceFound { aor: Some(aor), done } => self.look(&aor, done),
@@ -376,6 +381,21 @@ impl Task {
         });
     }
 
+    fn beaten(&mut self, beats: Beats) {
+        let Beats { replaced, all } = beats;
+        let run = self.connector.identity.run;
+        // The beat of an earlier start of this node is replaced once, by the first of this one.
+        let is_doubled = replaced.is_some_and(|replaced| replaced != run);
+        if is_doubled && !self.status.is_doubled.load(Ordering::Relaxed) {
+            let node = &*self.connector.identity.node;
+            tracing::error!(node, "another process uses this node.id; give each node of a Redis its own");
+        }
+        self.status.is_doubled.store(is_doubled, Ordering::Relaxed);
+        self.engine.looked_at_nodes(all, now());
+        self.status.nodes.store(self.engine.node_count(), Ordering::Relaxed);
+        *self.status.homes.write() = self.engine.homes();
+    }
+
     fn beat(&mut self) {
         if self.rest.listener.has_missed.swap(false, Ordering::Relaxed) {
             tracing::warn!("notices of other nodes came too fast; everything is read again");
@@ -384,9 +404,9 @@ impl Task {
         }
         let Some(mut link) = self.rest.link.clone().filter(|_| !self.rest.is_beating) else { return };
         self.rest.is_beating = true;
-        let (number, lease) = (self.rest.link_number, self.connector.lease);
+        let number = self.rest.link_number;
         self.rest.under_way.spawn(async move {
-            let result = link.beat(lease).await.map_err(|error| error.to_string());
+            let result = link.beat(now()).await.map_err(|error| error.to_string());
             Done::Beaten { link: number, result }
         });
         if !self.engine.is_loaded() {
@@ -430,9 +450,13 @@ impl Task {
                         let _ = looker.send(is_known);
                     }
                 }
-                Effect::Woken(binding) => {
-                    if let Some(on_wake) = self.status.on_wake.get() {
-                        on_wake(&binding);
+                Effect::News(news) => {
+                    if let News::TakenOver { id, .. } = &news {
+                        // Nobody is to take up what has gone on already.
+                        self.status.leftovers.lock().retain(|left| left.call.id != *id);
+                    }
+                    if let Some(on_news) = self.status.on_news.get() {
+                        on_news(news);
                     }
                 }
             }

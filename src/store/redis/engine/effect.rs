@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use super::super::super::News;
 use super::super::super::change::{Applied, HeldCallId, StoreError};
 use super::super::journal::Late;
 use super::super::record::{Field, Position, Record, Version};
-use crate::binding::{Aor, Binding, DeviceId};
+use crate::binding::{Aor, DeviceId};
 
 /// What is to be done outside. Each but the last four is answered by one call of the method of the same name.
 #[derive(Debug)]
@@ -39,8 +40,8 @@ pub(in super::super) enum Effect {
         number: u64,
         is_known: bool,
     },
-    /// Another node accepted a REGISTER.
-    Woken(Arc<Binding>),
+    /// Another node did something that concerns a call of this one.
+    News(News),
 }
 
 /// A compare-and-set of one hash.
@@ -73,10 +74,11 @@ pub(in super::super) enum Lifetime {
 }
 
 /// Keys beside the hashes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(in super::super) enum Index {
     Device(DeviceId),
-    Call(HeldCallId),
+    /// Of the calls that this node holds.
+    Call(Arc<str>, HeldCallId),
 }
 
 /// What came of a write.

@@ -1,8 +1,9 @@
 //! Lanes: what is under way for one AOR, one thing after the other.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
-use super::super::super::change::{Applied, Change, StoreError};
+use super::super::super::change::{Applied, Change, HeldCallId, StoreError};
 use super::super::super::draft::{Draft, Key, Row, Value};
 use super::super::journal::Late;
 use super::super::record::{Position, Record, Version, fields, mark_field};
@@ -42,6 +43,11 @@ pub(super) enum Op {
     Change(Box<Change>),
     /// Ends what time alone ends.
     Expire(UnixMillis),
+    /// Makes a call this node's, if it still is that of a node that is gone.
+    TakeOver {
+        id: HeldCallId,
+        owner: Arc<str>,
+    },
 }
 
 /// What a lane waits for.
@@ -190,7 +196,7 @@ impl Engine {
         // finds nothing is none, whoever has the calls.
         let is_certain = |op: &Op| match op {
             Op::Change(change) => matches!(**change, Change::Claim { .. }),
-            Op::Expire(_) => true,
+            Op::Expire(_) | Op::TakeOver { .. } => true,
         };
         if rows.is_empty() && batch.iter().all(|pending| is_certain(&pending.op)) {
             return self.settled(aor, batch);
@@ -223,6 +229,7 @@ impl Engine {
                     draft.expire(aor, *now);
                     Applied::Done
                 }
+                Op::TakeOver { id, owner } => Applied::Ended(draft.take_over(*id, owner)),
             };
         }
         draft.rows()
@@ -234,9 +241,17 @@ impl Engine {
         let waiting: Vec<_> = lane.waiting.drain(..).collect();
         let (mut batch, mut changes, mut claims) = (Vec::new(), Vec::new(), Vec::new());
         for mut pending in waiting {
-            let Op::Change(change) = &mut pending.op else {
-                self.answer(pending.number, Ok(Applied::Done));
-                continue;
+            let change = match &mut pending.op {
+                Op::Change(change) => change,
+                Op::TakeOver { id, .. } if !pending.is_unsure => {
+                    self.taking.remove(id);
+                    self.answer(pending.number, Ok(Applied::Done));
+                    continue;
+                }
+                Op::TakeOver { .. } | Op::Expire(_) => {
+                    self.answer(pending.number, Ok(Applied::Done));
+                    continue;
+                }
             };
             if let Change::Claim { aor, device } = &**change {
                 claims.push(pending.number);
@@ -284,6 +299,7 @@ impl Engine {
             (true, true) => Lifetime::Endless,
             (true, false) => Lifetime::AsItIs,
         };
+        let own = || Arc::clone(&self.identity.node);
         let (mut found_by, mut gone) = (Vec::new(), Vec::new());
         for (key, value) in rows {
             match (key, value) {
@@ -291,8 +307,11 @@ impl Engine {
                     found_by.push(Index::Device(*device));
                 }
                 (Key::Binding(_, device), None) => gone.push(Index::Device(*device)),
-                (Key::Call(id), Some(_)) => found_by.push(Index::Call(*id)),
-                (Key::Call(id), None) => gone.push(Index::Call(*id)),
+                (Key::Call(id), Some(_)) => {
+                    found_by.push(Index::Call(own(), *id));
+                    gone.extend(self.table.owner(*id).map(|owner| Index::Call(owner, *id)));
+                }
+                (Key::Call(id), None) => gone.push(Index::Call(own(), *id)),
                 (Key::Binding(..) | Key::Entry(..) | Key::Claim(_) | Key::Heir(_), _) => {}
             }
         }
@@ -322,6 +341,12 @@ impl Engine {
             lane.attempt = 0;
         }
         for pending in batch {
+            if let Op::TakeOver { id, owner } = pending.op {
+                self.taking.remove(&id);
+                if pending.result == Applied::Ended(true) {
+                    self.adopt(id, Some(owner));
+                }
+            }
             self.answer(pending.number, Ok(pending.result));
         }
     }

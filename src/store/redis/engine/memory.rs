@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::super::super::change::{EntryState, HeldCallId};
+use super::super::super::change::{EntryState, HeldCall, HeldCallId};
 use super::super::super::draft::{Key, Row, Value};
 use super::super::super::table::Held;
+use super::super::super::{LeftCall, News};
 use super::super::record::{Position, Record, Version};
 use super::Engine;
 use super::effect::Effect;
 use crate::binding::{Aor, DeviceId};
+use crate::clock::UnixMillis;
 
 /// What memory knows of an AOR beyond its rows.
 #[derive(Debug, Clone, Default)]
@@ -120,12 +122,54 @@ impl Engine {
         }
     }
 
-    pub(super) fn wake(&mut self, rows: &[Row]) {
-        let woken = rows.iter().filter_map(|(_, value)| match value {
-            Some(Value::Binding(binding)) => Some(Effect::Woken(Arc::clone(binding))),
-            _ => None,
-        });
-        self.effects.extend(woken);
+    /// Shows what others did, an earlier start of this node among them, and sees to what it means for calls.
+    pub(super) fn show_news(&mut self, aor: &Aor, rows: &[Row], now: UnixMillis) {
+        let (mut news, mut lost, mut left) = (Vec::new(), Vec::new(), Vec::new());
+        for (key, value) in rows {
+            match (key, value) {
+                (Key::Binding(_, device), Some(Value::Binding(binding))) => {
+                    let known = self.table.by_device(*device);
+                    if known.is_none_or(|known| !known.is_same_registration(binding)) {
+                        news.push(News::Woken(Arc::clone(binding)));
+                    }
+                }
+                (Key::Call(id), Some(Value::Call(held))) if held.owner.is_none() => {
+                    left.extend((!self.is_holding(*id)).then(|| held.clone()));
+                }
+                (Key::Call(id), _) => {
+                    self.taking.remove(id);
+                    if self.is_holding(*id) {
+                        lost.push(*id);
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.show(aor, rows);
+        for id in lost {
+            // If its new node dies, too, it may come back.
+            self.adopted.remove(&id);
+            self.leftovers.retain(|left| left.call.id != id);
+            news.push(News::TakenOver { aor: aor.clone(), id });
+        }
+        self.effects.extend(news.into_iter().map(Effect::News));
+        for held in left {
+            self.left_over(&held, now);
+        }
+    }
+
+    /// Whether a call is this node's.
+    pub(super) fn is_holding(&self, id: HeldCallId) -> bool {
+        self.table.held(id).is_some_and(|held| held.owner.is_none())
+    }
+
+    /// Gives a call out to be taken up, once.
+    pub(super) fn adopt(&mut self, id: HeldCallId, from: Option<Arc<str>>) {
+        if let Some(call) = self.table.call(id)
+            && self.adopted.insert(id)
+        {
+            self.leftovers.push(LeftCall { call: HeldCall::clone(&call), from });
+        }
     }
 }
 

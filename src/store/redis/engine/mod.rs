@@ -16,12 +16,15 @@
 //! - A lane does one thing at a time, so its changes keep their order; lanes do not wait for each other.
 //! - A write whose answer is lost may have been done, may not, or may be done later. Its changes go to the journal
 //!   under the same [`Position`]s, and the mark in the hash tells whether they are to be done again.
+//! - A held call is of one node. When that is gone another one writes itself in its place, which at most one can; the
+//!   former, if it was only slow, learns of it by the notice and stands back.
 //! - A hash without the mark of a change that Redis once had, or with a lower version: Redis has lost data, and gets
 //!   it back from memory. Each node sees to what it acknowledged itself.
 
 mod effect;
 mod lane;
 mod memory;
+mod nodes;
 mod outcome;
 #[cfg(test)]
 mod simulation;
@@ -31,18 +34,20 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::LeftCall;
 use super::super::Limits;
 use super::super::bucket::Claimer;
-use super::super::change::{Change, HeldCall, HeldCallId, StoreError};
+use super::super::change::{Change, HeldCallId, StoreError};
 use super::super::draft::Draft;
 use super::super::table::Table;
 use super::journal::{JournalError, Late};
-use super::record::{Identity, Notice, Position, Record};
-use crate::binding::Aor;
+use super::record::{Beat, Identity, Notice, Position, Record};
+use crate::binding::{Aor, Home};
 use crate::clock::UnixMillis;
 pub(super) use effect::{Effect, Index, Lifetime, Page, ScanPlace, Seen, Unread, Write, Wrote};
 use lane::{Flight, Lane, Op};
 use memory::Known;
+use nodes::Nodes;
 
 /// How long a missed_calls push may take before another node may send it: its life at the provider and some more.
 const CLAIM_LEASE: Duration = Duration::from_secs(180);
@@ -52,6 +57,8 @@ const FLIGHTS_MAX: usize = 512;
 const BACKGROUND_MAX: usize = 64;
 /// How often a change is made again on newer rows before it is given up as busy.
 const ATTEMPTS_MAX: u32 = 40;
+/// Calls of nodes that are gone that are taken over between two looks.
+const TAKEN_MAX: usize = 4096;
 /// AORs looked at in one step after a scan.
 const VERIFY_STEP: usize = 512;
 
@@ -77,26 +84,32 @@ pub(super) struct Engine {
     /// Changes that have no answer.
     pending: usize,
     journaled: usize,
-    leftovers: Vec<HeldCall>,
+    nodes: Nodes,
+    leftovers: Vec<LeftCall>,
     /// All that were ever given out.
     adopted: HashSet<HeldCallId>,
+    /// Calls of nodes that are gone, which this one asked for.
+    taking: HashSet<HeldCallId>,
     /// Writes so far.
     writes: u64,
     effects: VecDeque<Effect>,
 }
 
 impl Engine {
-    /// `journal`: what an earlier start acknowledged and Redis may not have, in order. It is shown at once.
+    /// `journal`: what an earlier start acknowledged and Redis may not have, in order. It is shown at once. `patience`:
+    /// looks at the signs of life of a silent node after which it is gone.
     pub(super) fn new(
         table: Arc<Table>,
         limits: Limits,
         identity: Identity,
         position: Position,
         journal: Vec<Late>,
+        patience: u32,
     ) -> Self {
         let mut engine = Self {
             table,
             limits,
+            nodes: Nodes::new(Arc::clone(&identity.node), patience),
             identity,
             position,
             link: 0,
@@ -113,6 +126,7 @@ impl Engine {
             journaled: 0,
             leftovers: Vec::new(),
             adopted: HashSet::new(),
+            taking: HashSet::new(),
             writes: 0,
             effects: VecDeque::new(),
         };
@@ -124,13 +138,13 @@ impl Engine {
         self.effects.pop_front()
     }
 
-    /// Calls that an earlier start of this node held and that nobody ended.
-    pub(super) fn take_leftovers(&mut self) -> Vec<HeldCall> {
+    /// Calls that an earlier start of this node held, or a node that is gone, and that nobody ended.
+    pub(super) fn take_leftovers(&mut self) -> Vec<LeftCall> {
         std::mem::take(&mut self.leftovers)
     }
 
     /// For calls that are to be given out at another time.
-    pub(super) fn give_back_leftovers(&mut self, calls: Vec<HeldCall>) {
+    pub(super) fn give_back_leftovers(&mut self, calls: Vec<LeftCall>) {
         self.leftovers.extend(calls);
     }
 
@@ -161,6 +175,16 @@ impl Engine {
     /// Changes in the journal.
     pub(super) fn journaled(&self) -> usize {
         self.journaled
+    }
+
+    /// Where the other nodes that are there can be reached.
+    pub(super) fn homes(&self) -> Vec<Home> {
+        self.nodes.homes()
+    }
+
+    /// How many nodes are there, this one among them.
+    pub(super) fn node_count(&self) -> usize {
+        self.nodes.count()
     }
 
     /// Whether an AOR is at rest.
@@ -197,7 +221,7 @@ impl Engine {
 
     /// From here on what this node holds in memory is of this start. To be called once, when the store opens.
     pub(super) fn opened(&mut self, now: UnixMillis) {
-        let is_found = |id| self.leftovers.iter().any(|left| left.id == id);
+        let is_found = |id| self.leftovers.iter().any(|left| left.call.id == id);
         let held = self.table.calls().into_iter().filter_map(|call| self.table.held(call.id));
         let ours: Vec<_> = held.filter(|held| held.owner.is_none() && !is_found(held.call.id)).collect();
         for held in ours {
@@ -257,6 +281,7 @@ impl Engine {
             return;
         }
         self.link += 1;
+        self.nodes.begin_again();
         self.pass = self.pass.wrapping_add(1);
         self.scanned = 0;
         self.verify = None;
@@ -378,6 +403,29 @@ impl Engine {
         self.pump(now);
     }
 
+    /// The signs of life of all nodes, looked at regularly. Calls of nodes that are gone are taken over.
+    pub(super) fn looked_at_nodes(&mut self, beats: Vec<(Arc<str>, Beat)>, now: UnixMillis) {
+        self.nodes.look(beats);
+        if !self.is_up() {
+            return;
+        }
+        let mut taken = 0;
+        for (id, owner) in self.table.calls_of_others() {
+            if taken == TAKEN_MAX {
+                break;
+            }
+            let Some(aor) = self.table.call(id).map(|call| call.aor.clone()) else { continue };
+            if self.nodes.is_there(&owner) || !self.nodes.takes(id) || !self.is_idle(&aor) {
+                continue;
+            }
+            taken += 1;
+            self.taking.insert(id);
+            self.enqueue(&aor, Op::TakeOver { id, owner });
+            self.advance(&aor, now);
+        }
+        self.pump(now);
+    }
+
     /// Another node's change.
     pub(super) fn notice(&mut self, notice: &Notice, now: UnixMillis) {
         let aor = &notice.aor;
@@ -394,9 +442,8 @@ impl Engine {
         }
         match notice.rows(&self.identity) {
             Ok(rows) if notice.base == version => {
-                self.show(aor, &rows);
                 self.met(aor, notice.version);
-                self.wake(&rows);
+                self.show_news(aor, &rows, now);
                 self.rest(aor);
             }
             Ok(_) | Err(_) => self.fall_behind(aor, now),

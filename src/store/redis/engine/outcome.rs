@@ -2,8 +2,8 @@
 
 use std::ops::Bound;
 
-use super::super::super::change::{Change, HeldCall, Settlement, StoreError};
-use super::super::super::draft::{Draft, Row, Value};
+use super::super::super::change::{Change, Settlement, StoreError};
+use super::super::super::draft::{Draft, Row};
 use super::super::super::table::{Held, Table};
 use super::super::journal::Late;
 use super::super::record::{Position, Record, Version};
@@ -149,33 +149,21 @@ impl Engine {
     /// Memory becomes what Redis has.
     pub(super) fn install(&mut self, aor: &Aor, record: Record, now: UnixMillis) {
         let rows = difference(&self.rows(aor), &record.rows);
-        let left: Vec<_> = rows
-            .iter()
-            .filter_map(|(_, value)| match value {
-                Some(Value::Call(held)) if held.owner.is_none() => Some(held),
-                _ => None,
-            })
-            .filter(|held| self.table.call(held.call.id).is_none())
-            .cloned()
-            .collect();
-        self.show(aor, &rows);
         self.met(aor, record.version);
         if let Some(mark) = record.mark.filter(|mark| mark.epoch == self.position.epoch) {
             self.has_mark(aor, mark);
         }
-        self.wake(&rows);
-        for held in left {
-            self.left_over(&held, now);
-        }
+        self.show_news(aor, &rows, now);
     }
 
     /// A call that this node held before it started: it is given out once, to be taken up. One that Redis still has after
     /// that is over.
     pub(super) fn left_over(&mut self, held: &Held, now: UnixMillis) {
         let call = &held.call;
-        if held.run != self.identity.run && self.adopted.insert(call.id) {
-            self.leftovers.push(HeldCall::clone(call));
-            return;
+        // A takeover whose answer was lost has come through.
+        let is_taken = self.taking.remove(&call.id);
+        if (held.run != self.identity.run || is_taken) && !self.adopted.contains(&call.id) {
+            return self.adopt(call.id, None);
         }
         let settle = Change::Settle {
             aor: call.aor.clone(),

@@ -7,7 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::super::super::change::{Applied, BucketEntry, EntryState, HeldCall, HeldCallId, Removal, Settlement};
+use super::super::super::News;
+use super::super::super::change::HeldCall;
+use super::super::super::change::{Applied, BucketEntry, EntryState, HeldCallId, Removal, Settlement};
 use super::super::record::Field;
 use super::*;
 use crate::binding::{Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
@@ -16,6 +18,8 @@ use crate::sip::flow::{ConnectionId, Flow, Transport};
 const LIMITS: Limits = Limits { entries_per_device: 50, entry_ttl: Duration::from_secs(1 << 40), queue: 1000 };
 const START: u64 = 1_000_000;
 const NODES: usize = 3;
+/// Looks at a silent node.
+const PATIENCE: u32 = 3;
 const AORS: u64 = 2;
 
 struct Random(u64);
@@ -39,6 +43,7 @@ type Hash = BTreeMap<Box<[u8]>, Box<[u8]>>;
 #[derive(Default)]
 struct Server {
     hashes: BTreeMap<Aor, Hash>,
+    beats: BTreeMap<Arc<str>, Beat>,
 }
 
 impl Server {
@@ -86,6 +91,9 @@ struct Node {
     forgotten: BTreeMap<Position, Late>,
     /// Changes without an answer, by their number.
     asked: BTreeMap<u64, Asked>,
+    is_open: bool,
+    /// Held calls that its proxy takes care of.
+    calls: BTreeMap<HeldCallId, HeldCall>,
 }
 
 /// What a change was for, to know what its answer promises.
@@ -98,6 +106,7 @@ enum Asked {
     Claim(DeviceId),
     /// Not waited for by the next change of its device.
     Reported(Vec<Box<str>>),
+    Held(DeviceId, HeldCall),
     Other(DeviceId),
 }
 
@@ -105,9 +114,11 @@ impl Asked {
     /// Which device's next change waits for the answer.
     fn device(&self) -> Option<DeviceId> {
         match self {
-            Self::Bound(device, _) | Self::Ended(device, _) | Self::Claim(device) | Self::Other(device) => {
-                Some(*device)
-            }
+            Self::Bound(device, _)
+            | Self::Ended(device, _)
+            | Self::Claim(device)
+            | Self::Held(device, _)
+            | Self::Other(device) => Some(*device),
             Self::Reported(_) => None,
         }
     }
@@ -196,11 +207,11 @@ impl Node {
     fn start(table: Arc<Table>, name: usize, generation: u64, journal: Vec<Late>) -> Self {
         // As far apart as random numbers.
         let run = (u64::try_from(name).unwrap() * 1000 + generation) << 32;
-        let identity = Identity { node: format!("node-{name}").into(), run };
+        let identity = Identity { node: format!("node-{name}").into(), run, home: None };
         let position = Position { epoch: u64::try_from(name).unwrap(), generation, number: 0 };
         let kept = journal.iter().map(|late| (late.position, late.clone())).collect();
         Self {
-            engine: Engine::new(table, LIMITS, identity.clone(), position, journal),
+            engine: Engine::new(table, LIMITS, identity.clone(), position, journal, PATIENCE),
             identity,
             generation,
             requests: vec![],
@@ -208,6 +219,8 @@ impl Node {
             journal: kept,
             forgotten: BTreeMap::new(),
             asked: BTreeMap::new(),
+            is_open: generation == 1,
+            calls: BTreeMap::new(),
         }
     }
 }
@@ -244,8 +257,9 @@ impl World {
             0..=29 => self.ask(node),
             30..=34 => self.report(),
             35..=89 => self.progress(node),
-            90..=93 => self.connect(node),
-            94..=95 => self.disconnect(node),
+            90..=91 => self.connect(node),
+            92 => self.disconnect(node),
+            93..=95 => self.look(node),
             96 => match self.disaster {
                 Disaster::NodeDies => self.crash(node),
                 Disaster::RedisForgets => self.forget(),
@@ -257,6 +271,9 @@ impl World {
 
     /// Somebody wants something of a node.
     fn ask(&mut self, node: usize) {
+        if !self.nodes[node].is_open {
+            return;
+        }
         let aor_number = u64::try_from(self.random.below(usize::try_from(AORS).unwrap())).unwrap();
         let device = device(aor_number, u8::try_from(self.random.below(3)).unwrap());
         if self.busy.contains(&device) {
@@ -297,14 +314,13 @@ impl World {
                     until: now,
                     devices: vec![device],
                 };
-                (Change::Hold { call, entry }, Asked::Other(device))
+                (Change::Hold { call: call.clone(), entry }, Asked::Held(device, call))
             }
             4 => {
-                let ours = |call: &&Arc<HeldCall>| self.nodes[node].engine.table.owner(call.id).is_none();
-                let calls = self.nodes[node].engine.table.calls();
-                let Some(call) = calls.iter().filter(ours).find(|call| call.devices == [device]) else { return };
+                let calls = &mut self.nodes[node].calls;
+                let Some(id) = calls.values().find(|call| call.devices == [device]).map(|call| call.id) else { return };
+                let call_ref = calls.remove(&id).unwrap().call_ref;
                 let devices = vec![(device, Settlement::Missed)];
-                let (id, call_ref) = (call.id, call.call_ref.clone());
                 (Change::Settle { aor: aor_of(device), id, call_ref, devices, ended: true }, Asked::Other(device))
             }
             _ => (Change::Claim { aor: aor_of(device), device }, Asked::Claim(device)),
@@ -381,6 +397,18 @@ impl World {
         }
     }
 
+    /// A sign of life, and a look at those of the others. One that does not look for long is taken for gone.
+    fn look(&mut self, node: usize) {
+        let now = self.now();
+        let it = &mut self.nodes[node];
+        if it.engine.is_up() {
+            let beat = Beat { run: it.identity.run, at: now, home: None };
+            self.server.beats.insert(Arc::clone(&it.identity.node), beat);
+            let beats = self.server.beats.iter().map(|(name, beat)| (Arc::clone(name), beat.clone())).collect();
+            it.engine.looked_at_nodes(beats, now);
+        }
+    }
+
     fn connect(&mut self, node: usize) {
         let now = self.now();
         self.nodes[node].engine.connected(now);
@@ -428,6 +456,7 @@ impl World {
     /// Redis dies and comes back without anything.
     fn forget(&mut self) {
         self.server.hashes.clear();
+        self.server.beats.clear();
         self.late.clear();
         for node in 0..NODES {
             self.disconnect(node);
@@ -477,6 +506,26 @@ impl World {
     }
 
     fn perform(&mut self, node: usize) {
+        self.perform_effects(node);
+        let (now, is_impatient) = (self.now(), self.random.once_in(30));
+        let it = &mut self.nodes[node];
+        // The store opens when it has seen its own calls, or has waited long enough for Redis.
+        if !it.is_open && (is_impatient || it.engine.lanes.is_empty()) {
+            it.is_open = true;
+            it.engine.opened(now);
+            self.perform_effects(node);
+        }
+        let it = &mut self.nodes[node];
+        if it.is_open {
+            let left = it.engine.take_leftovers();
+            for LeftCall { call, .. } in left {
+                let id = call.id;
+                assert!(it.calls.insert(id, call).is_none(), "seed {}: {id:?} is given out twice", self.seed);
+            }
+        }
+    }
+
+    fn perform_effects(&mut self, node: usize) {
         while let Some(effect) = self.nodes[node].engine.poll_effect() {
             let it = &mut self.nodes[node];
             match effect {
@@ -491,7 +540,10 @@ impl World {
                     }
                 }
                 Effect::Answer { number, result } => self.answered(node, number, result),
-                Effect::Looked { .. } | Effect::Woken(_) => {}
+                Effect::News(News::TakenOver { id, .. }) => {
+                    it.calls.remove(&id);
+                }
+                Effect::Looked { .. } | Effect::News(News::Woken(_)) => {}
             }
         }
     }
@@ -528,6 +580,12 @@ impl World {
                 }
             }
             Asked::Reported(call_refs) => self.told.extend(call_refs),
+            Asked::Held(_, call) => {
+                // Another node may have taken it over before this one was told that it is held.
+                if self.nodes[node].engine.is_holding(call.id) {
+                    self.nodes[node].calls.insert(call.id, call);
+                }
+            }
             Asked::Other(_) => {}
         }
     }
@@ -573,6 +631,9 @@ impl World {
                 assert_eq!(engine.rows(&aor(number)), rows, "seed {seed}: {} and Redis differ", node.identity.node);
             }
         }
+        if self.disaster == Disaster::NodeDies {
+            self.check_calls();
+        }
         let table = &self.nodes[0].engine.table;
         for (device, promised) in &self.promised {
             if promised.is_none() && self.disaster == Disaster::RedisForgets {
@@ -581,6 +642,22 @@ impl World {
             let found = table.by_device(*device).map(|binding| binding.cseq);
             assert_eq!(found, *promised, "seed {seed}: {device} is not as acknowledged");
         }
+    }
+}
+
+impl World {
+    /// Each held call is taken care of by one node.
+    fn check_calls(&self) {
+        let seed = self.seed;
+        let held: BTreeSet<_> = self.nodes[0].engine.table.calls().iter().map(|call| call.id).collect();
+        let mut cared_for = BTreeSet::new();
+        for node in &self.nodes {
+            for id in node.calls.keys() {
+                assert!(cared_for.insert(*id), "seed {seed}: two nodes take care of {id:?}");
+                assert!(node.engine.is_holding(*id), "seed {seed}: {} does not have {id:?}", node.identity.node);
+            }
+        }
+        assert_eq!(cared_for, held, "seed {seed}: calls that are held and those that somebody takes care of");
     }
 }
 
