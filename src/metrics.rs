@@ -198,6 +198,8 @@ pub struct Metrics {
     pub store_up: Gauge,
     /// Changes that wait for the store to come back.
     pub journal_entries: Gauge,
+    /// Nodes that work on the store, this one among them.
+    pub nodes: Gauge,
     calls: Vec<Counter>,
     pushes: Vec<Counter>,
     messages: Vec<Counter>,
@@ -270,6 +272,7 @@ impl Metrics {
             store_up: gauge(&mut registry, "store_up", "Whether the store takes changes"),
             store_seconds: store_seconds(&mut registry),
             journal_entries: gauge(&mut registry, "journal_entries", "Changes that wait for the store to come back"),
+            nodes: gauge(&mut registry, "nodes", "Nodes that work on the store"),
             registry,
         }
     }
@@ -423,6 +426,7 @@ mod tests {
             "bucket_entries",
             "store_up",
             "journal_entries",
+            "nodes",
         ];
         let expected = plain
             .into_iter()

@@ -20,7 +20,7 @@ use label::{kind_of, push_kind, push_result, store_op};
 pub use shared::{Parts, Shared, worker_of};
 use view::View;
 
-use crate::binding::Binding;
+use crate::binding::{Binding, DeviceId};
 use crate::clock::{Now, UnixMillis};
 use crate::metrics::{Direction, DropReason, Kind, PushResult, StoreOp};
 use crate::proxy::event::{CallStep, FetchTicket, ResolveTicket, Sought};
@@ -75,6 +75,10 @@ pub struct Worker {
     fetched: (mpsc::Sender<Fetched>, mpsc::Receiver<Fetched>),
     /// Changes that are with the store, for the histogram.
     saving: HashMap<store::Ticket, (StoreOp, Instant)>,
+    /// Which of them are registrations that other nodes hear of, and of which devices.
+    registering: HashMap<store::Ticket, Vec<DeviceId>>,
+    /// Devices whose REGISTER has been answered in this turn.
+    registered: Vec<DeviceId>,
     /// Answers that were known at once.
     pending: VecDeque<Input>,
     received: Vec<Inbound>,
@@ -123,6 +127,8 @@ impl Worker {
             resolved: mpsc::channel(REPLIES),
             fetched: mpsc::channel(REPLIES),
             saving: HashMap::new(),
+            registering: HashMap::new(),
+            registered: Vec::new(),
             pending: VecDeque::new(),
             received: Vec::new(),
             failed: Vec::new(),
@@ -290,6 +296,7 @@ impl Worker {
             self.shared.metrics.store(op, now().instant.saturating_duration_since(since));
         }
         self.shared.store_said(&reply.result);
+        self.registered.extend(self.registering.remove(&reply.ticket).unwrap_or_default());
         self.handle(Input::Saved(reply));
     }
 
@@ -369,8 +376,16 @@ impl Worker {
 
     fn save(&mut self, ticket: store::Ticket, change: Change, now: Now) {
         self.saving.insert(ticket, (store_op(&change), now.instant));
+        if let Change::Register { put, .. } = &change
+            && self.shared.store.is_shared()
+        {
+            let devices: Vec<_> = put.iter().map(|binding| binding.device).collect();
+            devices.iter().for_each(|device| self.shared.begins_to_register(*device));
+            self.registering.insert(ticket, devices);
+        }
         if let Err(error) = self.shared.store.submit(ticket, change, &self.saved.0) {
             self.saving.remove(&ticket);
+            self.registered.extend(self.registering.remove(&ticket).unwrap_or_default());
             let result = Err(error);
             self.shared.store_said(&result);
             self.pending.push_back(Input::Saved(store::Reply { ticket, result }));
@@ -440,6 +455,7 @@ impl Worker {
     }
 
     fn tell_others(&mut self) {
+        self.registered.drain(..).for_each(|device| self.shared.has_registered(device));
         for binding in self.woken.drain(..) {
             for (_, board) in self.shared.boards.iter().enumerate().filter(|(index, _)| *index != self.index) {
                 board.put(&binding);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use dashmap::DashMap;
 use hickory_resolver::TokioResolver;
 use parking_lot::RwLock;
 use tokio::runtime::Handle;
@@ -12,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::board::Board;
 use super::now;
+use crate::binding::DeviceId;
 use crate::clock::UnixMillis;
 use crate::metrics::Metrics;
 use crate::readiness::{Part, Readiness};
@@ -40,6 +42,9 @@ pub struct Shared {
     /// Calls that were taken up: what their callers send may arrive at another worker.
     pub(super) resumed: Resumed,
     pub(super) boards: Vec<Board>,
+    /// Devices whose REGISTER is about to be accepted: another node that hears of it sooner must not reach the phone
+    /// before the 2xx does.
+    pub(super) registering: DashMap<DeviceId, usize>,
     /// Held calls of each worker.
     pub(super) held: Vec<AtomicUsize>,
 }
@@ -76,6 +81,7 @@ impl Shared {
             store_is_up: AtomicBool::new(true),
             inboxes,
             resumed,
+            registering: DashMap::new(),
             boards: (0..workers).map(|_| Board::default()).collect(),
             held: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
         }
@@ -105,6 +111,8 @@ impl Shared {
         } else if self.store.is_degraded() {
             let reason = format!("Redis is away: {waiting} changes wait in the journal");
             self.readiness.degraded(Part::Store, reason);
+        } else if self.store.is_doubled() {
+            self.readiness.degraded(Part::Store, "another process uses the node.id of this node");
         } else if !self.store.is_loaded() {
             let bindings = self.store.table().binding_count();
             self.readiness.degraded(Part::Store, format!("{bindings} bindings are in memory, more are being read"));
@@ -130,6 +138,17 @@ impl Shared {
                 self.boards.iter().for_each(|board| board.put_taken_over(aor.clone(), id));
             }
         }
+    }
+
+    pub(super) fn begins_to_register(&self, device: DeviceId) {
+        *self.registering.entry(device).or_default() += 1;
+    }
+
+    pub(super) fn has_registered(&self, device: DeviceId) {
+        self.registering.remove_if_mut(&device, |_, count| {
+            *count = count.saturating_sub(1);
+            *count == 0
+        });
     }
 
     pub fn store_is_up(&self) -> bool {

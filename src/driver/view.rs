@@ -53,6 +53,10 @@ impl Contacts for View<'_> {
         self.shared.store.has_node(home) || self.now.since(binding.registered_at) < NEW_NODE
     }
 
+    fn is_registering(&self, device: DeviceId) -> bool {
+        self.shared.registering.contains_key(&device)
+    }
+
     fn has_missed(&self, device: DeviceId) -> bool {
         self.table().entries(&device).iter().any(|entry| entry.state == EntryState::Missed)
     }

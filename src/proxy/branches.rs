@@ -334,7 +334,7 @@ impl Proxy {
             }
             // The flow of a dialog's phone is gone (RFC 5626 §5.3).
             (false, _) if to_phone => {
-                let is_flow_asked_for = in_dialog || matches!(context.purpose, Purpose::ForNode);
+                let is_flow_asked_for = in_dialog || matches!(context.purpose, Purpose::ForNode(_));
                 self.reject(context, &Reject::of(if is_flow_asked_for { 430 } else { 480 }), now);
             }
             // A transport error counts as 503, and a 503 is not passed on (RFC 3261 §16.9, §16.7 step 6).

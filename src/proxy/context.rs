@@ -3,6 +3,7 @@
 use super::held_call::HeldCall;
 use super::register::Registration;
 use super::response_context::ResponseContext;
+use super::secret::FlowToken;
 use crate::sip::{Flow, Message, Method};
 use crate::transaction::ServerId;
 
@@ -28,8 +29,8 @@ pub(super) struct Context {
 #[derive(Debug)]
 pub(super) enum Purpose {
     Plain,
-    /// Another node sends it by this one.
-    ForNode,
+    /// Another node sends it by this one, to this flow.
+    ForNode(FlowToken),
     Registration(Box<Registration>),
     Call(Box<HeldCall>),
 }
@@ -53,14 +54,14 @@ impl Context {
     pub(super) fn call(&self) -> Option<&HeldCall> {
         match &self.purpose {
             Purpose::Call(call) => Some(call),
-            Purpose::Plain | Purpose::ForNode | Purpose::Registration(_) => None,
+            Purpose::Plain | Purpose::ForNode(_) | Purpose::Registration(_) => None,
         }
     }
 
     pub(super) fn call_mut(&mut self) -> Option<&mut HeldCall> {
         match &mut self.purpose {
             Purpose::Call(call) => Some(call),
-            Purpose::Plain | Purpose::ForNode | Purpose::Registration(_) => None,
+            Purpose::Plain | Purpose::ForNode(_) | Purpose::Registration(_) => None,
         }
     }
 }

@@ -114,6 +114,10 @@ pub trait Contacts {
     fn has_home(&self, _binding: &Binding) -> bool {
         true
     }
+    /// Whether a REGISTER of the device is about to be answered with 2xx by this node.
+    fn is_registering(&self, _device: DeviceId) -> bool {
+        false
+    }
     /// Whether the device has missed calls that no push has reported.
     fn has_missed(&self, device: DeviceId) -> bool;
     /// Whether what is not here is nowhere. A large store is read while calls go on already.

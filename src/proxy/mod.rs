@@ -89,6 +89,8 @@ enum Timer {
     Provisional(ServerId),
     /// A device with a live flow was silent for `hold.probe_ms`.
     Probe(ServerId, DeviceId),
+    /// A request of another node waits for the 2xx of the device's REGISTER.
+    AfterRegister(ServerId),
     /// A refused push of a call is due again.
     Retry(ServerId, DeviceId),
     /// A refused missed_calls push is due again.
@@ -227,6 +229,7 @@ impl Proxy {
                 Timer::Hold(server) => self.hold_over(server, contacts, now),
                 Timer::Provisional(server) => self.repeat_provisional(server, now),
                 Timer::Probe(server, device) => self.probe_over(server, device, contacts, now),
+                Timer::AfterRegister(server) => self.registered_for_node(server, contacts, now),
                 Timer::Retry(server, device) => self.retry_due(server, device, contacts, now),
                 Timer::Report(device) => self.report_due(device, contacts),
                 Timer::Again(number) => self.keep_again(number),

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::context::{Context, Purpose};
 use super::event::{Contacts, DropReason, Effect};
@@ -9,16 +10,20 @@ use super::policy::{Mode, transport_param};
 use super::response_context::{Hop, ResponseContext};
 use super::route::{self, Routed};
 use super::secret::{FlowToken, TokenRead};
-use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, forward, validate};
+use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, Timer, forward, validate};
 use crate::binding::{Aor, Binding, DeviceId, Home};
 use crate::clock::Now;
 use crate::sip::response::header;
 use crate::sip::{Destination, Flow, HeaderName, Message, Method, Transport, Uri};
-use crate::transaction::Incoming;
+use crate::transaction::{Incoming, ServerId};
 
 /// Methods we say in Allow: everything passes through, so everything that is in use.
 const ALLOW: &[u8] =
     b"INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, MESSAGE, INFO, PRACK, UPDATE, REFER, SUBSCRIBE, NOTIFY, PUBLISH";
+
+/// How long a request of another node waits before it is looked whether its device has had its 2xx: about as long as a
+/// store takes to answer.
+const AFTER_REGISTER: Duration = Duration::from_millis(5);
 
 /// A device without a name: of a flow that nobody registered from.
 const NO_DEVICE: DeviceId = DeviceId([0; 10]);
@@ -207,6 +212,16 @@ impl Proxy {
         self.conclude(context, contacts, now);
     }
 
+    pub(super) fn registered_for_node(&mut self, server: ServerId, contacts: &dyn Contacts, now: Now) {
+        self.with_context(server, |proxy, context| {
+            if let Purpose::ForNode(token) = context.purpose
+                && !context.responses.is_final
+            {
+                proxy.forward_for_node(context, &token, contacts, now);
+            }
+        });
+    }
+
     fn way_in_dialog(&self, request: &Message, token: &FlowToken, contacts: &dyn Contacts, now: Now) -> Way {
         match contacts.of_device(token.device) {
             Some(binding) if self.is_reachable(&binding, contacts, now) => {
@@ -241,7 +256,12 @@ impl Proxy {
     /// For another node, which holds the call: to the very flow that it names. A later one of the device's it learns of by
     /// itself.
     fn forward_for_node(&mut self, context: &mut Context, token: &FlowToken, contacts: &dyn Contacts, now: Now) {
-        context.purpose = Purpose::ForNode;
+        context.purpose = Purpose::ForNode(*token);
+        if contacts.is_registering(token.device) {
+            // The other node has heard of the REGISTER before its 2xx was sent, which is to come first.
+            self.timers.set(Timer::AfterRegister(context.server), now.instant + AFTER_REGISTER);
+            return;
+        }
         let hop = Hop {
             uri: None,
             routes: [].into(),

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use sip_push_proxy::sip::Transport;
 
@@ -191,13 +192,22 @@ impl Call {
         self.within("BYE", 2, ok);
     }
 
+    /// Where the first Route leads: another node may have taken the call on.
+    fn next_hop(&self, routes: &str) -> Link {
+        let address = routes.split_once('@').and_then(|(_, rest)| rest.split([';', '>']).next()?.parse().ok());
+        match (&self.link, address) {
+            (Link::Udp(socket, _), Some(address)) => Link::Udp(Arc::clone(socket), address),
+            (link, _) => link.clone(),
+        }
+    }
+
     fn within(&self, method: &str, cseq: u32, ok: &Sip) {
         let mut routes = String::new();
         for route in ok.headers("Record-Route").into_iter().rev() {
             routes.push_str(&format!("Route: {route}\r\n"));
         }
         let (transport, address) = self.sent_by;
-        self.link.send(format!(
+        self.next_hop(&routes).send(format!(
             "{method} {} SIP/2.0\r\nVia: SIP/2.0/{} {address};rport;branch={}\r\n{routes}{}To: {}\r\n\
              CSeq: {cseq} {method}\r\nContent-Length: 0\r\n\r\n",
             ok.contact(),

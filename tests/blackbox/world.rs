@@ -113,6 +113,20 @@ pub(crate) struct World {
     pub(crate) folder: TempDir,
 }
 
+/// Another node of the same store.
+pub(crate) struct Node {
+    pub(crate) program: Program,
+    pub(crate) admin: Admin,
+    /// UDP, TCP.
+    addresses: [SocketAddr; 2],
+}
+
+impl Node {
+    pub(crate) fn sip(&self, transport: Transport) -> SocketAddr {
+        self.addresses[usize::from(transport == Transport::Tcp)]
+    }
+}
+
 enum Running {
     /// In this process.
     Here(Box<Server>),
@@ -199,6 +213,35 @@ impl World {
         self.admin = Admin(program.admin);
         self.server = Running::Program(program);
         self.connect();
+    }
+
+    /// Starts one more node on the same Redis. Its configuration is the first one's but for its name and its data.
+    pub(crate) fn another_node(&self, config: &str) -> Node {
+        let text = std::fs::read_to_string(self.config_file()).expect("the configuration");
+        let mut merged: toml::Table = text.parse().expect("TOML");
+        let own = "node.id = 'other'\nnode.data_dir = './other'\nsip.listen = ['udp:127.0.0.1:0', 'tcp:127.0.0.1:0']\n";
+        for part in [own, config] {
+            merge(&mut merged, part.parse().expect("TOML"));
+        }
+        let file = self.folder.path().join("other.toml");
+        std::fs::write(&file, merged.to_string()).expect("written");
+        let program = Program::start(&file);
+        let addresses = [program.address("udp"), program.address("tcp")];
+        let node = Node { admin: Admin(program.admin), program, addresses };
+        for admin in [self.admin, node.admin] {
+            admin.expect_metric("nodes", 2.0);
+        }
+        node
+    }
+
+    /// Phones that connect from here on reach the node with these addresses.
+    pub(crate) fn phones_go_back(&mut self, addresses: [SocketAddr; 2]) {
+        self.addresses = addresses;
+    }
+
+    /// Phones that connect from here on reach this node.
+    pub(crate) fn phones_go_to(&mut self, node: &Node) {
+        self.addresses = node.addresses;
     }
 
     #[track_caller]
