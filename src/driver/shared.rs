@@ -111,8 +111,8 @@ impl Shared {
         } else if self.store.is_degraded() {
             let reason = format!("Redis is away: {waiting} changes wait in the journal");
             self.readiness.degraded(Part::Store, reason);
-        } else if self.store.is_doubled() {
-            self.readiness.degraded(Part::Store, "another process uses the node.id of this node");
+        } else if let Some(conflict) = self.store.conflict() {
+            self.readiness.degraded(Part::Store, conflict);
         } else if !self.store.is_loaded() {
             let bindings = self.store.table().binding_count();
             self.readiness.degraded(Part::Store, format!("{bindings} bindings are in memory, more are being read"));

@@ -205,7 +205,7 @@ impl Proxy {
             Input::Fetched { ticket, is_known } => self.fetched(ticket, is_known, contacts, now),
             Input::Woken(binding) => self.wake(&binding, contacts, now),
             Input::Resume(left) => self.resume(&left, contacts, now),
-            Input::TakenOver { aor, id } => self.taken_over(&aor, id, contacts, now),
+            Input::TakenOver { aor, id } => self.taken_over(&aor, id, contacts),
         }
         self.collect_sends();
     }

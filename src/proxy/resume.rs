@@ -85,20 +85,19 @@ impl Proxy {
 
     /// Another node has the call now. Nothing is answered and nothing settled here any more; a device that has the INVITE
     /// from here may still answer it.
-    pub(super) fn taken_over(&mut self, aor: &Aor, id: HeldCallId, contacts: &dyn Contacts, now: Now) {
+    pub(super) fn taken_over(&mut self, aor: &Aor, id: HeldCallId, contacts: &dyn Contacts) {
         let waiting = self.waiting.get(aor).cloned().unwrap_or_default();
         let held = |server: &ServerId| {
             self.contexts.get(server).and_then(|context| context.call()).is_some_and(|call| call.id == id)
         };
         let Some(server) = waiting.into_iter().find(held) else { return };
-        self.with_context(server, |proxy, context| {
-            let is_with_device = !context.responses.all_ended();
-            proxy.let_go(context, contacts);
-            if !is_with_device {
-                context.responses.is_final = true;
-                proxy.transactions.forget(server, now.instant);
-            }
-        });
+        let Some(mut context) = self.contexts.remove(&server) else { return };
+        self.let_go(&mut context, contacts);
+        if context.responses.all_ended() {
+            self.transactions.abandon_server(server);
+        } else {
+            self.contexts.insert(server, context);
+        }
     }
 
     /// Pushes a device once more, or gives it the INVITE if it has woken. One that memory does not have yet is looked for

@@ -184,11 +184,11 @@ impl Store {
         }
     }
 
-    /// Whether another process uses the `node.id` of this one, so that each takes the other's calls for its own.
-    pub fn is_doubled(&self) -> bool {
+    /// What another node has that only this one should: each would take the other's calls, or phones, for its own.
+    pub fn conflict(&self) -> Option<&'static str> {
         match self {
-            Self::Redis(store) => store.is_doubled(),
-            Self::Embedded(_) | Self::Memory(_) => false,
+            Self::Redis(store) => store.conflict(),
+            Self::Embedded(_) | Self::Memory(_) => None,
         }
     }
 

@@ -311,6 +311,11 @@ impl Transactions {
         self.common.timers.set((Owner::Server(id), Timer::J), now);
     }
 
+    /// Forgets the server transaction of an INVITE without a final response: somebody else gives that. There is no event.
+    pub fn abandon_server(&mut self, id: ServerId) {
+        self.servers.abandon(id);
+    }
+
     /// Transport could not send the message with this tag. A response is then tried once more by the address in its
     /// Via, if it was to go by a connection (RFC 3261 §18.2.2).
     pub fn send_failed(&mut self, tag: SendTag, now: Instant) -> Option<Event> {

@@ -164,6 +164,11 @@ impl Servers {
         self.entries.get(id.0).map(|server| server.response.clone())
     }
 
+    /// Ends a transaction that is Proceeding and so has no timers: nothing is answered any more.
+    pub(super) fn abandon(&mut self, id: ServerId) {
+        self.remove(id);
+    }
+
     /// The machine has ended, and stopped its timers.
     fn remove(&mut self, id: ServerId) {
         if let Some(server) = self.entries.remove(id.0) {

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use sip_push_proxy::binding::Binding;
-use sip_push_proxy::store::{Applied, Change, EntryState, HeldCallId, Memory, News, Settlement};
+use sip_push_proxy::binding::{Binding, Home};
+use sip_push_proxy::sip::Transport;
+use sip_push_proxy::store::{Applied, Change, EntryState, HeldCallId, Memory, News, RedisSettings, Settlement};
 
 use crate::embedded::any_change;
 use crate::rows::*;
@@ -227,7 +228,23 @@ fn two_processes_of_one_name_are_found_out() {
     let nodes = Nodes::start(1);
     let folder = tempfile::tempdir().unwrap();
     let twin = Asker::node(&settings(&nodes.server, "node-0"), folder.path());
-    wait_for("both to say so", || twin.store.is_doubled() || nodes.nodes[0].store.is_doubled());
+    let says = |node: &Asker| node.store.conflict().is_some_and(|conflict| conflict.contains("node.id"));
+    wait_for("one of them to say so", || says(&twin) || says(&nodes.nodes[0]));
+}
+
+#[test]
+fn two_nodes_of_one_address_are_found_out() {
+    let server = Server::start();
+    let home = Home { transport: Transport::Udp, address: "192.0.2.1:5060".parse().unwrap() };
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let node = |number: usize| {
+        let settings = RedisSettings { home: Some(home), ..settings(&server, &format!("node-{number}")) };
+        Asker::node(&settings, folders[number].path())
+    };
+    let nodes = [node(0), node(1)];
+    for node in &nodes {
+        wait_for("both to say so", || node.store.conflict().is_some_and(|conflict| conflict.contains("node.address")));
+    }
 }
 
 #[test]

@@ -70,7 +70,7 @@ struct Status {
     is_loaded: AtomicBool,
     scanned: AtomicUsize,
     journaled: AtomicUsize,
-    is_doubled: AtomicBool,
+    conflict: Mutex<Option<&'static str>>,
     nodes: AtomicUsize,
     homes: RwLock<Vec<Home>>,
     leftovers: Mutex<Vec<LeftCall>>,
@@ -223,9 +223,9 @@ impl RedisStore {
         self.status.nodes.load(Ordering::Relaxed).max(1)
     }
 
-    /// See [`super::Store::is_doubled`].
-    pub fn is_doubled(&self) -> bool {
-        self.status.is_doubled.load(Ordering::Relaxed)
+    /// See [`super::Store::conflict`].
+    pub fn conflict(&self) -> Option<&'static str> {
+        *self.status.conflict.lock()
     }
 
     /// See [`super::Store::shutdown`].

@@ -384,16 +384,23 @@ impl Task {
     fn beaten(&mut self, beats: Beats) {
         let Beats { replaced, all } = beats;
         let run = self.connector.identity.run;
-        // The beat of an earlier start of this node is replaced once, by the first of this one.
-        let is_doubled = replaced.is_some_and(|replaced| replaced != run);
-        if is_doubled && !self.status.is_doubled.load(Ordering::Relaxed) {
-            let node = &*self.connector.identity.node;
-            tracing::error!(node, "another process uses this node.id; give each node of a Redis its own");
-        }
-        self.status.is_doubled.store(is_doubled, Ordering::Relaxed);
         self.engine.looked_at_nodes(all, now());
         self.status.nodes.store(self.engine.node_count(), Ordering::Relaxed);
-        *self.status.homes.write() = self.engine.homes();
+        let homes = self.engine.homes();
+        // The beat of an earlier start of this node is replaced once, by the first of this one.
+        let conflict = if replaced.is_some_and(|replaced| replaced != run) {
+            Some("another process uses the node.id of this node; give each node of a Redis its own")
+        } else if self.connector.identity.home.is_some_and(|home| homes.contains(&home)) {
+            Some("another node is reached by the same address; give each its own node.address")
+        } else {
+            None
+        };
+        *self.status.homes.write() = homes;
+        let mut known = self.status.conflict.lock();
+        if let Some(reason) = conflict.filter(|_| known.is_none()) {
+            tracing::error!(reason, "nodes are in each other's way");
+        }
+        *known = conflict;
     }
 
     fn beat(&mut self) {
