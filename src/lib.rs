@@ -18,6 +18,7 @@ pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod driver;
+pub mod events;
 pub mod logging;
 pub mod metrics;
 pub mod proxy;

@@ -200,6 +200,8 @@ pub struct Metrics {
     pub journal_entries: Gauge,
     /// Nodes that work on the store, this one among them.
     pub nodes: Gauge,
+    /// Live events that went by a watcher, or that the stream did not take.
+    pub events_lost: Gauge,
     calls: Vec<Counter>,
     pushes: Vec<Counter>,
     messages: Vec<Counter>,
@@ -273,6 +275,7 @@ impl Metrics {
             store_seconds: store_seconds(&mut registry),
             journal_entries: gauge(&mut registry, "journal_entries", "Changes that wait for the store to come back"),
             nodes: gauge(&mut registry, "nodes", "Nodes that work on the store"),
+            events_lost: gauge(&mut registry, "events_lost", "Live events that a watcher or the stream missed"),
             registry,
         }
     }
@@ -427,6 +430,7 @@ mod tests {
             "store_up",
             "journal_entries",
             "nodes",
+            "events_lost",
         ];
         let expected = plain
             .into_iter()

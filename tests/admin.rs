@@ -119,6 +119,7 @@ impl Listener {
         let state = State {
             source: Arc::new(Two(Mutex::new(bindings))),
             timeline: Arc::clone(&timeline),
+            events: Arc::default(),
             metrics: Arc::new(Metrics::new()),
             readiness: Arc::clone(&readiness),
             token,

@@ -291,7 +291,7 @@ fn what_this_version_cannot_do_is_said() {
     );
     check(
         "[events]\nredis_stream = \"calls\"\n",
-        "config.toml:6:16: events.redis_stream: events are not possible in this version; leave it empty",
+        "config.toml:6:16: events.redis_stream: needs a Redis: set store.url to redis://HOST, or leave it empty",
     );
     check(
         "[store]\nurl = \"redis://:secret@one,other\"\n",

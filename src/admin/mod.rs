@@ -1,6 +1,7 @@
 //! The operator's listener: health, metrics, and what the server knows of bindings, calls and buckets.
 
 mod guard;
+mod live;
 mod routes;
 mod views;
 
@@ -16,6 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::config::Token;
+use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 use crate::store::{BucketEntry, StoreError};
@@ -43,6 +45,7 @@ pub type Removing<'s> = Pin<Box<dyn Future<Output = Result<bool, StoreError>> + 
 pub struct State {
     pub source: Arc<dyn Source>,
     pub timeline: Arc<Timeline>,
+    pub events: Arc<Events>,
     pub metrics: Arc<Metrics>,
     pub readiness: Arc<Readiness>,
     /// `None`: only requests from this machine are answered, without a token.

@@ -12,8 +12,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::State;
-use super::guard;
 use super::views::{BindingView, CallView, EntryView};
+use super::{guard, live};
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::UnixMillis;
 use crate::timeline::Timeline;
@@ -34,6 +34,7 @@ pub(super) fn router(state: State) -> Router {
         .route("/api/v1/calls", get(calls))
         .route("/api/v1/calls/{call_ref}", get(call))
         .route("/api/v1/buckets/{aor}", get(bucket))
+        .route("/api/v1/events", get(live::events))
         .fallback(|| async { error(StatusCode::NOT_FOUND, "there is nothing here") })
         .method_not_allowed_fallback(|| async { error(StatusCode::METHOD_NOT_ALLOWED, "not by this method") })
         .layer(guard)

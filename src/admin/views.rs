@@ -1,6 +1,5 @@
 //! The JSON of what the operator sees. Push tokens appear only as the start of their hash.
 
-use jiff::Timestamp;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -50,8 +49,8 @@ impl BindingView {
             push_refused: binding.push_refused.as_deref().map(str::to_owned),
             reachable: binding.is_reachable(now),
             flow: binding.flow.to_string(),
-            registered_at: date(binding.registered_at),
-            expires_at: date(binding.expires_at),
+            registered_at: binding.registered_at.to_rfc3339(),
+            expires_at: binding.expires_at.to_rfc3339(),
             instance: binding.instance.as_deref().map(str::to_owned),
             label: binding.label.as_deref().map(str::to_owned),
             user_agent: binding.user_agent.as_deref().map(str::to_owned),
@@ -120,7 +119,7 @@ fn is_zero(number: &u32) -> bool {
 impl<'c> CallView<'c> {
     pub(super) fn new(call: &'c Call) -> Self {
         let step = |event: &'c Event| EventView {
-            at: date(event.at),
+            at: event.at.to_rfc3339(),
             step: event.step.name(),
             device: event.device.map(|device| device.to_string()),
             detail: &event.detail,
@@ -152,7 +151,7 @@ impl EntryView {
         Self {
             call_ref: entry.call_ref.as_ref().to_owned(),
             remote_uri: entry.remote_uri.as_ref().to_owned(),
-            date: date(entry.invited_at),
+            date: entry.invited_at.to_rfc3339(),
             state: match entry.state {
                 EntryState::Live => "live",
                 EntryState::Missed => "missed",
@@ -161,12 +160,6 @@ impl EntryView {
             device: device.to_string(),
         }
     }
-}
-
-/// As in RFC 3339, in UTC with milliseconds; a time beyond all calendars as the number it is.
-fn date(time: UnixMillis) -> String {
-    let timestamp = i64::try_from(time.0).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok());
-    timestamp.map_or_else(|| time.0.to_string(), |timestamp| format!("{timestamp:.3}"))
 }
 
 #[cfg(test)]
@@ -185,12 +178,5 @@ mod tests {
         ] {
             assert_eq!(without_push_parameters(contact), expected);
         }
-    }
-
-    #[test]
-    fn dates_have_milliseconds() {
-        assert_eq!(date(UnixMillis(1_625_158_716_005)), "2021-07-01T16:58:36.005Z");
-        assert_eq!(date(UnixMillis(0)), "1970-01-01T00:00:00.000Z");
-        assert_eq!(date(UnixMillis(u64::MAX)), u64::MAX.to_string());
     }
 }

@@ -22,7 +22,7 @@ pub use calls::{Auth, ContactForm, Hold, MissedCalls, Mode, PushWhen, Register};
 pub use document::Key;
 use document::{Document, Source};
 pub use network::{Node, Sip, Softswitch};
-pub use operation::{Admin, Limits, Log, LogFormat, Store, StoreKind, Token};
+pub use operation::{Admin, Events, Limits, Log, LogFormat, Store, StoreKind, Token};
 pub use problem::{Place, Problem, Problems};
 pub use push::{Apns, Fcm, FcmProfile, Push};
 pub use redis_url::{Redis, RedisShape};
@@ -42,6 +42,7 @@ pub struct Config {
     pub hold: Hold,
     pub missed_calls: MissedCalls,
     pub push: Push,
+    pub events: Events,
     pub limits: Limits,
     pub store: Store,
     pub admin: Admin,
@@ -67,7 +68,6 @@ impl Config {
     }
 
     fn read_document(document: &Document<'_>, probe: bool) -> Self {
-        operation::read_events(&document.section("events"));
         let register = Register::read(&document.section("register"));
         let is_relay = register.mode == Mode::Relay;
         let sip = Sip::read(&document.section("sip"));
@@ -81,6 +81,7 @@ impl Config {
             missed_calls: MissedCalls::read(&document.section("missed_calls")),
             push: Push::read(&document.section("push"), probe),
             limits: Limits::read(&document.section("limits")),
+            events: Events::read(&document.section("events"), &store),
             store,
             admin: Admin::read(&document.section("admin")),
             log: Log::read(&document.section("log")),

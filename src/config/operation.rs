@@ -72,11 +72,29 @@ impl Store {
     }
 }
 
-pub(super) fn read_events(section: &Section<'_>) {
-    let stream = section.optional("redis_stream");
-    section.string("channel", "push-proxy");
-    if stream.is_some() {
-        section.wrong("redis_stream", "events are not possible in this version; leave it empty");
+/// `[events]`: what happens, as it happens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Events {
+    /// Stream of the store's Redis; `None`: events are not relayed.
+    pub redis_stream: Option<String>,
+    /// What Centrifugo publishes them to.
+    pub channel: String,
+}
+
+impl Events {
+    pub(super) fn read(section: &Section<'_>, store: &Store) -> Self {
+        let redis_stream = section.optional("redis_stream").map(str::to_owned);
+        if let Some(stream) = &redis_stream {
+            if store.kind == StoreKind::File {
+                section.wrong("redis_stream", "needs a Redis: set store.url to redis://HOST, or leave it empty");
+            } else if stream.starts_with("spp:") {
+                section.wrong(
+                    "redis_stream",
+                    format_args!("{stream:?} begins as the store's own keys do; use another name"),
+                );
+            }
+        }
+        Self { redis_stream, channel: section.string("channel", "push-proxy").to_owned() }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod board;
 mod label;
+mod leaving;
 mod resolve;
 mod shared;
 mod view;
@@ -17,11 +18,13 @@ use tokio::sync::{mpsc, watch};
 
 pub use label::transport_drop;
 use label::{kind_of, push_kind, push_result, store_op};
+use leaving::Leaving;
 pub use shared::{Parts, Shared, worker_of};
 use view::View;
 
 use crate::binding::{Binding, DeviceId};
 use crate::clock::{Now, UnixMillis};
+use crate::events::What;
 use crate::metrics::{Direction, DropReason, Kind, PushResult, StoreOp};
 use crate::proxy::event::{CallStep, FetchTicket, ResolveTicket, Sought};
 use crate::proxy::{self, Effect, Input, Proxy};
@@ -77,6 +80,8 @@ pub struct Worker {
     saving: HashMap<store::Ticket, (StoreOp, Instant)>,
     /// Which of them are registrations that other nodes hear of, and of which devices.
     registering: HashMap<store::Ticket, Vec<DeviceId>>,
+    /// Which of them take devices away, for those who watch events.
+    leaving: HashMap<store::Ticket, Leaving>,
     /// Devices whose REGISTER has been answered in this turn.
     registered: Vec<DeviceId>,
     /// Answers that were known at once.
@@ -128,6 +133,7 @@ impl Worker {
             fetched: mpsc::channel(REPLIES),
             saving: HashMap::new(),
             registering: HashMap::new(),
+            leaving: HashMap::new(),
             registered: Vec::new(),
             pending: VecDeque::new(),
             received: Vec::new(),
@@ -297,6 +303,11 @@ impl Worker {
         }
         self.shared.store_said(&reply.result);
         self.registered.extend(self.registering.remove(&reply.ticket).unwrap_or_default());
+        if let Some(leaving) = self.leaving.remove(&reply.ticket)
+            && matches!(reply.result, Ok(store::Applied::Done | store::Applied::Ended(true)))
+        {
+            leaving.publish(&self.shared.events);
+        }
         self.handle(Input::Saved(reply));
     }
 
@@ -355,7 +366,12 @@ impl Worker {
                 Effect::Push(push) => self.push(push),
                 Effect::Resolve { ticket, host, port, transport } => self.resolve(ticket, host, port, transport),
                 Effect::Fetch { ticket, sought } => self.fetch(ticket, sought),
-                Effect::Woken(binding) => self.woken.push(binding),
+                Effect::Woken(binding) => {
+                    self.shared
+                        .events
+                        .publish(now.unix, || What::ClientOnline { aor: binding.aor.clone(), device: binding.device });
+                    self.woken.push(binding);
+                }
                 Effect::Step(step) => self.step(&step, now),
                 Effect::CallEnded { call_ref, outcome } => {
                     self.shared.metrics.call(outcome);
@@ -376,6 +392,9 @@ impl Worker {
 
     fn save(&mut self, ticket: store::Ticket, change: Change, now: Now) {
         self.saving.insert(ticket, (store_op(&change), now.instant));
+        if self.shared.events.is_watched() {
+            self.leaving.extend(Leaving::of(&change, now.unix).map(|leaving| (ticket, leaving)));
+        }
         if let Change::Register { put, .. } = &change
             && self.shared.store.is_shared()
         {
@@ -385,6 +404,7 @@ impl Worker {
         }
         if let Err(error) = self.shared.store.submit(ticket, change, &self.saved.0) {
             self.saving.remove(&ticket);
+            self.leaving.remove(&ticket);
             self.registered.extend(self.registering.remove(&ticket).unwrap_or_default());
             let result = Err(error);
             self.shared.store_said(&result);
@@ -431,6 +451,13 @@ impl Worker {
     fn step(&self, step: &CallStep, now: Now) {
         let CallStep { call_ref, step, device, detail, reason } = step;
         self.shared.timeline.record(call_ref, now.unix, *step, *device, detail, reason);
+        self.shared.events.publish(now.unix, || What::Call {
+            call_ref: call_ref.clone(),
+            step: *step,
+            device: *device,
+            detail: (&**detail).into(),
+            reason: (&**reason).into(),
+        });
         let device = device.map(tracing::field::display);
         let name = step.name();
         let is_detail =

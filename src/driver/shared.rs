@@ -15,6 +15,7 @@ use super::board::Board;
 use super::now;
 use crate::binding::DeviceId;
 use crate::clock::UnixMillis;
+use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::readiness::{Part, Readiness};
 use crate::sip::Message;
@@ -30,6 +31,7 @@ pub struct Shared {
     pub store: Store,
     pub metrics: Arc<Metrics>,
     pub timeline: Arc<Timeline>,
+    pub events: Arc<Events>,
     pub readiness: Arc<Readiness>,
     pub connections: Connections,
     pub headers_max: usize,
@@ -54,6 +56,7 @@ pub struct Parts {
     pub store: Store,
     pub metrics: Arc<Metrics>,
     pub timeline: Arc<Timeline>,
+    pub events: Arc<Events>,
     pub readiness: Arc<Readiness>,
     pub connections: Connections,
     pub headers_max: usize,
@@ -73,6 +76,7 @@ impl Shared {
             store: parts.store,
             metrics: parts.metrics,
             timeline: parts.timeline,
+            events: parts.events,
             readiness: parts.readiness,
             connections: parts.connections,
             headers_max: parts.headers_max,

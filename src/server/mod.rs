@@ -20,6 +20,7 @@ use crate::admin;
 use crate::binding::Home;
 use crate::config::{Config, Problems, StoreKind};
 use crate::driver::{self, Guidance, INBOX, Phase, Shared, Worker};
+use crate::events::{self, Events, Relay};
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::push::{Pushers, SettingsError};
@@ -179,6 +180,7 @@ impl Server {
             store,
             metrics: Arc::new(Metrics::new()),
             timeline: Arc::new(Timeline::default()),
+            events: Arc::new(Events::default()),
             readiness: Arc::new(Readiness::default()),
             connections,
             headers_max: config.limits.headers,
@@ -220,6 +222,7 @@ impl Server {
             server.start_worker(index, proxy, (sockets, inbox, held), guided.clone(), phases.clone())?;
         }
         server.start_admin()?;
+        server.start_relaying_events()?;
         server.start_looking_at_store();
         server.shared.readiness.well(Part::Start);
         Ok(server)
@@ -258,6 +261,7 @@ impl Server {
         let state = admin::State {
             source: Arc::new(Operator::new(Arc::clone(&self.shared))),
             timeline: Arc::clone(&self.shared.timeline),
+            events: Arc::clone(&self.shared.events),
             metrics: Arc::clone(&self.shared.metrics),
             readiness: Arc::clone(&self.shared.readiness),
             token: self.config.admin.token.clone(),
@@ -267,6 +271,20 @@ impl Server {
             // A sender that is gone means the same as a stop.
             let _ = phases.wait_for(|phase| *phase == Phase::Stopped).await;
         }));
+        Ok(())
+    }
+
+    fn start_relaying_events(&self) -> Result<(), StartError> {
+        let (Some(runtime), Some(stream)) = (&self.runtime, &self.config.events.redis_stream) else { return Ok(()) };
+        let StoreKind::Redis(url) = &self.config.store.kind else { return Ok(()) };
+        let settings = events::Settings {
+            url: url.clone(),
+            timeout: self.config.store.timeout,
+            stream: stream.clone(),
+            channel: self.config.events.channel.clone(),
+            node: self.config.node.id.clone(),
+        };
+        runtime.spawn(Relay::new(settings, &self.shared.events, random()?).run());
         Ok(())
     }
 

@@ -55,6 +55,7 @@ impl Source for Operator {
         metrics.held_calls.set(gauge(self.shared.held_calls()));
         metrics.store_up.set(i64::from(self.shared.store_is_up()));
         metrics.journal_entries.set(gauge(self.shared.store.journal_entries()));
+        metrics.events_lost.set(i64::try_from(self.shared.events.lost()).unwrap_or(i64::MAX));
         metrics.nodes.set(gauge(self.shared.store.nodes()));
         for (reason, shown) in DropReason::ALL.into_iter().zip(&self.drops) {
             let total = self.shared.connections.drops().total(reason);

@@ -32,7 +32,7 @@ pub use change::{
 };
 pub use embedded::{Embedded, Loaded, OpenError};
 pub use memory::Memory;
-pub use redis::{RedisSettings, RedisStore};
+pub use redis::{RedisSettings, RedisStore, RedisStream};
 pub use table::{Bindings, Table};
 
 use crate::binding::{Aor, Binding, DeviceId, Home};

@@ -29,6 +29,20 @@ impl Admin {
         serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}"))
     }
 
+    pub(crate) fn status(self, method: &str, path: &str) -> u16 {
+        self.request(method, path).0
+    }
+
+    /// Of an answer that does not end.
+    pub(crate) fn status_of_head(self, path: &str) -> u16 {
+        let mut stream = TcpStream::connect(self.0).expect("the admin listener");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.0).expect("sent");
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).expect("an answer");
+        String::from_utf8_lossy(&head).split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status")
+    }
+
     pub(crate) fn delete(self, path: &str) -> u16 {
         self.request("DELETE", path).0
     }

@@ -19,6 +19,7 @@ mod world;
 mod bad_input;
 mod crash;
 mod devices;
+mod events;
 mod held_call;
 mod nodes;
 mod redis;

@@ -119,7 +119,7 @@ impl Connector {
         }
     }
 
-    async fn open(&self, number: u64, listener: Listener) -> RedisResult<Connection> {
+    pub(super) async fn open(&self, number: u64, listener: Listener) -> RedisResult<Connection> {
         let listener = move |push: PushInfo| listen(push, number, &listener);
         let config = || {
             AsyncConnectionConfig::new()
@@ -212,7 +212,7 @@ fn listen(push: PushInfo, number: u64, listener: &Listener) -> Result<(), SendEr
 }
 
 #[derive(Clone)]
-enum Connection {
+pub(super) enum Connection {
     Server(MultiplexedConnection),
     Cluster(ClusterConnection),
 }

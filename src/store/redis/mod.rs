@@ -14,6 +14,7 @@ mod engine;
 mod journal;
 mod link;
 mod record;
+mod stream;
 mod task;
 
 use std::fmt;
@@ -37,6 +38,7 @@ use engine::Engine;
 use journal::{JOURNAL_BYTES_MAX, Journal};
 use link::Connector;
 use record::Identity;
+pub use stream::RedisStream;
 use task::{Job, Opened, Task};
 
 /// Signs of life in `node.lease_s`: some may be late.
