@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sip_push_proxy::sip::Transport::{Tcp, Udp};
 
+use crate::admin::Admin;
 use crate::peer::{DEADLINE, Heard, eventually_is};
 use crate::phone::{Phone, Push};
 use crate::sip::in_brackets;
@@ -41,9 +42,9 @@ fn acknowledged(phone: &Phone) -> BTreeSet<String> {
 
 /// All these AORs have a binding. A server on Redis reads them while it works already.
 #[track_caller]
-pub(crate) fn expect_bindings(world: &World, aors: &BTreeSet<String>) {
+pub(crate) fn expect_bindings(admin: Admin, aors: &BTreeSet<String>) {
     eventually_is(&format!("all {} bindings", aors.len()), || {
-        let answer = world.admin.get("/api/v1/bindings?limit=10000");
+        let answer = admin.get("/api/v1/bindings?limit=10000");
         let bindings = answer["bindings"].as_array().expect("a list");
         let kept = bindings.iter().map(|binding| binding["aor"].as_str().expect("an AOR").to_owned()).collect();
         let lost: Vec<_> = aors.difference(&kept).cloned().collect();
@@ -76,7 +77,7 @@ fn acknowledged_registrations_survive_a_kill() {
         let acknowledged = acknowledged(&phone);
         registered.extend(acknowledged);
         world.start_program();
-        expect_bindings(&world, &registered);
+        expect_bindings(world.admin, &registered);
         // The last one that was acknowledged can be called.
         let Some(last) = registered.last() else { continue };
         phone.token = last.replace("user", "token-").replace("@example.org", "");

@@ -20,6 +20,7 @@ mod bad_input;
 mod crash;
 mod devices;
 mod held_call;
+mod load;
 mod redis;
 mod registration;
 mod reload;

@@ -201,6 +201,18 @@ impl World {
         self.connect();
     }
 
+    /// A server beside this one, which knows nothing but what it finds in the same Redis.
+    pub(crate) fn stranger(&self) -> Program {
+        let text = std::fs::read_to_string(self.config_file()).expect("the configuration");
+        let mut config: toml::Table = text.parse().expect("TOML");
+        let own = "node.id = 'stranger'\nnode.data_dir = 'stranger'\n\
+                   sip.listen = ['udp:127.0.0.1:0', 'tcp:127.0.0.1:0']\n";
+        merge(&mut config, own.parse().expect("TOML"));
+        let file = self.folder.path().join("stranger.toml");
+        std::fs::write(&file, config.to_string()).expect("written");
+        Program::start(&file)
+    }
+
     #[track_caller]
     pub(crate) fn program(&mut self) -> &mut Program {
         match &mut self.server {
