@@ -1,14 +1,16 @@
 //! The program dies, or is asked to stop: nothing that it has acknowledged is lost.
 
-use std::collections::BTreeSet;
-use std::net::UdpSocket;
+use std::collections::{BTreeSet, HashMap};
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use sip_push_proxy::sip::Transport::{Tcp, Udp};
 
+use crate::admin::Admin;
 use crate::peer::{DEADLINE, Heard, eventually_is};
 use crate::phone::{Phone, Push};
 use crate::sip::in_brackets;
+use crate::switch::Call;
 use crate::world::{Mode, World};
 
 /// 200 REGISTERs a second.
@@ -40,9 +42,9 @@ fn acknowledged(phone: &Phone) -> BTreeSet<String> {
 
 /// All these AORs have a binding. A server on Redis reads them while it works already.
 #[track_caller]
-pub(crate) fn expect_bindings(world: &World, aors: &BTreeSet<String>) {
+pub(crate) fn expect_bindings(admin: Admin, aors: &BTreeSet<String>) {
     eventually_is(&format!("all {} bindings", aors.len()), || {
-        let answer = world.admin.get("/api/v1/bindings?limit=10000");
+        let answer = admin.get("/api/v1/bindings?limit=10000");
         let bindings = answer["bindings"].as_array().expect("a list");
         let kept = bindings.iter().map(|binding| binding["aor"].as_str().expect("an AOR").to_owned()).collect();
         let lost: Vec<_> = aors.difference(&kept).cloned().collect();
@@ -75,7 +77,7 @@ fn acknowledged_registrations_survive_a_kill() {
         let acknowledged = acknowledged(&phone);
         registered.extend(acknowledged);
         world.start_program();
-        expect_bindings(&world, &registered);
+        expect_bindings(world.admin, &registered);
         // The last one that was acknowledged can be called.
         let Some(last) = registered.last() else { continue };
         phone.token = last.replace("user", "token-").replace("@example.org", "");
@@ -90,19 +92,56 @@ fn acknowledged_registrations_survive_a_kill() {
 /// What is to hold calls over a kill.
 pub(crate) const HOLDS_LONG: &str = "sip.workers = 2\nhold.wait_s = 60\n";
 
+/// Phones that are awake at a time: each has a port of its own, and a process may have a thousand files open.
+const AWAKE_MAX: usize = 50;
+
+/// Has each of these phones do its part, many at a time.
+fn all_at_once(phones: &mut [Phone], part: impl Fn(&mut Phone) + Sync) {
+    std::thread::scope(|scope| {
+        for share in phones.chunks_mut(phones.len().div_ceil(AWAKE_MAX)) {
+            scope.spawn(|| share.iter_mut().for_each(&part));
+        }
+    });
+}
+
+fn register_at(phone: &mut Phone, server: SocketAddr) {
+    phone.wake_at(server);
+    phone.send_register();
+    phone.peer().response(200, "REGISTER");
+}
+
+/// Calls all phones. The calls by their Call-ID, each with the tag that its caller knows.
+fn call_all(world: &World, phones: &[Phone]) -> HashMap<String, (Call, String)> {
+    let (mut calls, mut waiting) = (HashMap::new(), phones.iter());
+    let mut under_way = HashMap::new();
+    while calls.len() < phones.len() {
+        while under_way.len() < AWAKE_MAX
+            && let Some(phone) = waiting.next()
+        {
+            let call = world.call(phone);
+            under_way.insert(call.call_id.clone(), call);
+        }
+        let (response, _) = world.switch.peer.receive();
+        if response.status() != 100 {
+            assert_eq!((response.status(), response.method()), (182, "INVITE"), "{response:?}");
+            let call = under_way.remove(response.header("Call-ID")).expect("a call of ours");
+            calls.insert(call.call_id.clone(), (call, response.to_tag().to_owned()));
+        }
+    }
+    calls
+}
+
 /// Killed while it holds so many calls; the callers hear nothing of it.
-pub(crate) fn held_calls_survive_a_kill(mut world: World, count: u16) {
+fn held_calls_survive_a_kill(mut world: World, count: u16) {
     let transport = world.switch.peer.transport;
     world.keep_ports();
+    let server = world.sip(Udp);
     let mut phones: Vec<_> = (0..count).map(|number| Phone::new(&format!("user{number}"), Push::Fcm, Udp)).collect();
-    let mut calls = Vec::new();
-    for phone in &mut phones {
-        phone.register(&mut world);
+    all_at_once(&mut phones, |phone| {
+        register_at(phone, server);
         phone.sleep();
-        let call = world.call(phone);
-        let queued = world.switch.queued();
-        calls.push((call, queued.to_tag().to_owned()));
-    }
+    });
+    let mut calls = call_all(&world, &phones);
     // They come by many requests at once, in any order.
     let pushed: BTreeSet<_> = phones.iter().map(|phone| world.pushed(phone).token).collect();
     world.program().kill();
@@ -113,34 +152,46 @@ pub(crate) fn held_calls_survive_a_kill(mut world: World, count: u16) {
     let pushed_again: BTreeSet<_> = phones.iter().map(|phone| world.pushed(phone).token).collect();
     assert_eq!(pushed, pushed_again);
     world.admin.expect_metric("held_calls", f64::from(count));
-    calls.iter_mut().for_each(|(call, _)| call.reconnect(&world.switch));
-    for (phone, (call, to_tag)) in phones.iter_mut().zip(&calls) {
-        phone.register(&mut world);
-        let incoming = phone.invited();
-        assert_eq!(incoming.invite.header("Call-ID"), call.call_id);
-        incoming.answer(200, "OK");
-        let answered = loop {
+    calls.values_mut().for_each(|(call, _)| call.reconnect(&world.switch));
+    let phones_answer = || {
+        all_at_once(&mut phones, |phone| {
+            register_at(phone, server);
+            let incoming = phone.invited();
+            assert_eq!(in_brackets(incoming.invite.header("To")), format!("sip:{}", phone.aor()));
+            assert!(calls.contains_key(incoming.invite.header("Call-ID")));
+            incoming.answer(200, "OK");
+            incoming.confirmed();
+            phone.sleep();
+        });
+    };
+    std::thread::scope(|scope| {
+        let phones = scope.spawn(phones_answer);
+        let mut answered = BTreeSet::new();
+        while answered.len() < calls.len() {
             let (response, _) = world.switch.peer.receive();
-            if response.status() >= 200 {
-                break response;
+            let (call, to_tag) = &calls[response.header("Call-ID")];
+            match response.status() {
+                100 => {}
+                182 => assert_eq!(response.to_tag(), to_tag, "the tag that the caller knows"),
+                status => {
+                    assert_eq!((status, response.method()), (200, "INVITE"), "{response:?}");
+                    assert_ne!(response.to_tag(), to_tag, "the device's own");
+                    call.confirm(&response);
+                    assert!(answered.insert(call.call_id.clone()), "answered twice: {response:?}");
+                }
             }
-            assert!(matches!(response.status(), 100 | 182));
-            let known = calls.iter().find(|(call, _)| call.call_id == response.header("Call-ID"));
-            let known = known.expect("a call of ours").1.as_str();
-            assert!(response.status() == 100 || response.to_tag() == known, "the tag that the caller knows");
-        };
-        assert_eq!((answered.status(), answered.header("Call-ID")), (200, &*call.call_id));
-        assert_ne!(answered.to_tag(), to_tag, "the device's own");
-        call.confirm(&answered);
-        incoming.confirmed();
-        world.admin.expect_bucket(&phone.aor(), &[]);
-    }
+        }
+        phones.join().expect("phones that take their calls");
+    });
+    world.admin.expect_metric("held_calls", 0.0);
+    world.admin.expect_metric("bucket_entries", 0.0);
     assert_eq!(world.pushes(), 2 * usize::from(count));
+    world.admin.expect_healthy();
 }
 
 #[test]
 fn held_calls_survive_a_kill_over_udp() {
-    held_calls_survive_a_kill(World::with_program(Mode::Open, Udp, HOLDS_LONG), 50);
+    held_calls_survive_a_kill(World::with_program(Mode::Open, Udp, HOLDS_LONG), 1000);
 }
 
 /// The callers' connections are gone; they are answered by new ones (RFC 3261 §18.2.2).

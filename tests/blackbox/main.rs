@@ -21,6 +21,7 @@ mod crash;
 mod devices;
 mod events;
 mod held_call;
+mod load;
 mod nodes;
 mod redis;
 mod registration;

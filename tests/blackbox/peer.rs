@@ -262,7 +262,17 @@ pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> 
 
 /// As [`eventually`]; `Err` is what there is instead.
 #[track_caller]
-pub(crate) fn eventually_is<T, E: std::fmt::Debug>(what: &str, mut look: impl FnMut() -> Result<T, E>) -> T {
+pub(crate) fn eventually_is<T, E: std::fmt::Debug>(what: &str, look: impl FnMut() -> Result<T, E>) -> T {
+    eventually_within(DEADLINE, what, look)
+}
+
+/// As [`eventually_is`], for what may take as long as this on a busy machine.
+#[track_caller]
+pub(crate) fn eventually_within<T, E: std::fmt::Debug>(
+    deadline: Duration,
+    what: &str,
+    mut look: impl FnMut() -> Result<T, E>,
+) -> T {
     #[expect(clippy::disallowed_methods, reason = "the deadline of a test")]
     let started = Instant::now();
     loop {
@@ -272,7 +282,7 @@ pub(crate) fn eventually_is<T, E: std::fmt::Debug>(what: &str, mut look: impl Fn
         };
         #[expect(clippy::disallowed_methods, reason = "the deadline of a test")]
         let waited = started.elapsed();
-        assert!(waited < DEADLINE, "not within {DEADLINE:?}: {what}; there is {instead:?}");
+        assert!(waited < deadline, "not within {deadline:?}: {what}; there is {instead:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

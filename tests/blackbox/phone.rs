@@ -1,6 +1,6 @@
 //! A phone with a push token: registers, sleeps, answers (RFC 8599 §4.1).
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use md5::Digest as _;
 use sip_push_proxy::sip::Transport;
@@ -73,7 +73,12 @@ impl Phone {
 
     /// Takes a port that it did not have before. What it had closes.
     pub(crate) fn wake(&mut self, world: &World) {
-        self.line = Some(Peer::connected(self.transport, PHONE_IP, world.sip(self.transport)));
+        self.wake_at(world.sip(self.transport));
+    }
+
+    /// As [`Phone::wake`], where the world is out of reach.
+    pub(crate) fn wake_at(&mut self, server: SocketAddr) {
+        self.line = Some(Peer::connected(self.transport, PHONE_IP, server));
     }
 
     /// Its socket closes, as on a phone whose app was suspended.
@@ -117,15 +122,26 @@ impl Phone {
 
     /// Sends a REGISTER with its Contact, and nothing else.
     pub(crate) fn send_register(&mut self) {
-        let contact = format!("Contact: <{}>{}\r\n", self.contact(), self.instance);
-        self.send_register_with(&contact);
+        let text = self.own_register();
+        self.link().send(text);
     }
 
     /// Sends a REGISTER with these header lines instead of its own Contact.
     pub(crate) fn send_register_with(&mut self, headers: &str) {
+        let text = self.next_register(headers);
+        self.link().send(text);
+    }
+
+    /// Its next REGISTER, with its Contact.
+    pub(crate) fn own_register(&mut self) -> String {
+        let contact = format!("Contact: <{}>{}\r\n", self.contact(), self.instance);
+        self.next_register(&contact)
+    }
+
+    fn next_register(&mut self, headers: &str) -> String {
         self.cseq += 1;
         let expires = self.expires.map(|expires| format!("Expires: {expires}\r\n")).unwrap_or_default();
-        let text = format!(
+        format!(
             "REGISTER sip:example.org SIP/2.0\r\n{}From: <sip:{aor}>;tag={}\r\nTo: <sip:{aor}>\r\nCall-ID: {}\r\n\
              CSeq: {} REGISTER\r\nMax-Forwards: 70\r\n{headers}{expires}{}Supported: path\r\n\
              User-Agent: Test phone\r\nContent-Length: 0\r\n\r\n",
@@ -135,8 +151,7 @@ impl Phone {
             self.cseq,
             self.credentials,
             aor = self.aor(),
-        );
-        self.link().send(text);
+        )
     }
 
     /// From a port it did not have before, until it is accepted. The 2xx.

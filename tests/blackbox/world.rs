@@ -215,17 +215,29 @@ impl World {
         self.connect();
     }
 
-    /// Starts one more node on the same Redis. Its configuration is the first one's but for its name and its data.
-    pub(crate) fn another_node(&self, config: &str) -> Node {
+    /// Starts one more server on the same Redis. Its configuration is the first one's but for its name and its data.
+    fn start_beside(&self, name: &str, config: &str) -> Program {
         let text = std::fs::read_to_string(self.config_file()).expect("the configuration");
         let mut merged: toml::Table = text.parse().expect("TOML");
-        let own = "node.id = 'other'\nnode.data_dir = './other'\nsip.listen = ['udp:127.0.0.1:0', 'tcp:127.0.0.1:0']\n";
-        for part in [own, config] {
+        let own = format!(
+            "node.id = '{name}'\nnode.data_dir = '{name}'\nsip.listen = ['udp:127.0.0.1:0', 'tcp:127.0.0.1:0']\n"
+        );
+        for part in [&own, config] {
             merge(&mut merged, part.parse().expect("TOML"));
         }
-        let file = self.folder.path().join("other.toml");
+        let file = self.folder.path().join(format!("{name}.toml"));
         std::fs::write(&file, merged.to_string()).expect("written");
-        let program = Program::start(&file);
+        Program::start(&file)
+    }
+
+    /// A server beside this one, which knows nothing but what it finds in the same Redis.
+    pub(crate) fn stranger(&self) -> Program {
+        self.start_beside("stranger", "")
+    }
+
+    /// Another node, when each knows of the other.
+    pub(crate) fn another_node(&self, config: &str) -> Node {
+        let program = self.start_beside("other", config);
         let addresses = [program.address("udp"), program.address("tcp")];
         let node = Node { admin: Admin(program.admin), program, addresses };
         for admin in [self.admin, node.admin] {

@@ -17,7 +17,7 @@ use sip_push_proxy::store::{
 
 use crate::crash::{number_of, say};
 use crate::rows::*;
-use crate::server::{Sentinel, Server, ask, wait_for};
+use crate::server::{Sentinel, Server, ask, join_cluster, wait_for};
 use crate::subject::{Asker, settings};
 
 const PORT: &str = "STORE_TEST_PORT";
@@ -136,6 +136,41 @@ fn empty_after_a_restart_it_gets_all_back_from_memory() {
     assert_eq!((stranger.table().binding_count(), stranger.table().entry_count()), (400, 300));
     assert_eq!(stranger.table().calls(), node.table().calls());
     assert_eq!(stranger.table().by_device(device(399)).as_deref(), Some(&binding(99, 399)));
+}
+
+/// As a replica is that becomes master before it has heard of everything.
+#[test]
+fn a_redis_that_has_fallen_behind_brings_no_seen_call_back() {
+    const HASH: &str = "spp:1:{user000001@example.org}";
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(&server, "node-1");
+    let mut node = loaded(&settings, folder.path());
+    node.apply(register(vec![binding(1, 1), binding(1, 2)])).unwrap();
+    for number in 1..=3 {
+        node.apply(hold(1, number, &[1, 2])).unwrap();
+    }
+    assert_eq!(server.ask(&["COPY", HASH, "behind"]), "1");
+    // One is still held, and one device rings; one is answered; one has the first device missed.
+    let (seen, missed) = (Settlement::Seen, Settlement::Missed);
+    node.apply(settle(1, 1, &[(1, seen)], false)).unwrap();
+    node.apply(settle(1, 2, &[(1, seen), (2, seen)], true)).unwrap();
+    node.apply(settle(1, 3, &[(1, missed), (2, seen)], true)).unwrap();
+    let states = |node: &Asker, number| -> Vec<_> {
+        let entries = node.table().entries(&device(number));
+        entries.iter().map(|entry| (entry.call_ref.to_string(), entry.state)).collect()
+    };
+    let live = ("call-1".to_owned(), EntryState::Live);
+    let expected = [vec![("call-3".to_owned(), EntryState::Missed)], vec![live]];
+    assert_eq!([1, 2].map(|number| states(&node, number)), expected);
+    assert_eq!(server.ask(&["COPY", "behind", HASH, "REPLACE"]), "1");
+    let store = Arc::clone(&node.store);
+    assert!(node.block_on(store.fetch(&aor(1))));
+    let (stranger, _folder) = stranger(&settings);
+    for node in [&node, &stranger] {
+        assert_eq!([1, 2].map(|number| states(node, number)), expected);
+        assert_eq!(node.table().calls().iter().map(|call| call.id).collect::<Vec<_>>(), [HeldCallId(1)]);
+    }
 }
 
 #[test]
@@ -364,17 +399,7 @@ fn a_cluster_of_three() {
         ["--save", "", "--appendonly", "no", "--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
     let servers: Vec<_> = (0..3).map(|_| Server::with(&folder_less)).collect();
     let addresses: Vec<_> = servers.iter().map(|server| format!("127.0.0.1:{}", server.port)).collect();
-    let created = Command::new("redis-cli")
-        .args(["--cluster", "create"])
-        .args(&addresses)
-        .args(["--cluster-yes"])
-        .stdout(Stdio::null())
-        .status()
-        .unwrap();
-    assert!(created.success());
-    for server in &servers {
-        wait_for("the Cluster", || server.ask(&["CLUSTER", "INFO"]).contains("cluster_state:ok"));
-    }
+    join_cluster(&servers);
     let url = Redis::parse(&format!("redis+cluster://{}", addresses.join(","))).unwrap().unwrap();
     let settings = RedisSettings { url, ..settings(&servers[0], "node-1") };
     let (folder, other_folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

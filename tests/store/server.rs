@@ -10,6 +10,9 @@ use sip_push_proxy::config::Redis;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
+/// Keeps what it acknowledged.
+pub(crate) const DURABLE: &[&str] = &["--save", "", "--appendonly", "yes", "--appendfsync", "always"];
+
 /// A server on a port of its own; the same port after a restart.
 pub(crate) struct Server {
     pub(crate) port: u16,
@@ -26,7 +29,7 @@ impl Server {
 
     /// One that forgets nothing that it acknowledged.
     pub(crate) fn durable() -> Self {
-        Self::with(&["--save", "", "--appendonly", "yes", "--appendfsync", "always"])
+        Self::with(DURABLE)
     }
 
     pub(crate) fn with(arguments: &[&str]) -> Self {
@@ -100,6 +103,21 @@ impl Drop for Server {
 pub(crate) fn ask(port: u16, command: &[&str]) -> String {
     let done = Command::new("redis-cli").args(["-p", &port.to_string()]).args(command).output().unwrap();
     String::from_utf8_lossy(&done.stdout).trim().to_owned()
+}
+
+/// Servers with `--cluster-enabled yes` become one Cluster of masters, which share the slots.
+pub(crate) fn join_cluster(servers: &[Server]) {
+    let created = Command::new("redis-cli")
+        .args(["--cluster", "create"])
+        .args(servers.iter().map(|server| format!("127.0.0.1:{}", server.port)))
+        .args(["--cluster-yes"])
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(created.success());
+    for server in servers {
+        wait_for("the Cluster", || server.ask(&["CLUSTER", "INFO"]).contains("cluster_state:ok"));
+    }
 }
 
 /// A Sentinel that watches `master`, by its own file.

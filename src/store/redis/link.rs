@@ -109,6 +109,7 @@ impl Connector {
                 has_beaten: false,
             };
             link.subscribe().await?;
+            link.load_script().await?;
             link.beat(now()).await?;
             Ok(link)
         };
@@ -419,6 +420,17 @@ impl Link {
     pub(super) async fn leave(&mut self) {
         // Otherwise its lease runs out.
         let _ = self.query::<Value>(&cmd("HDEL").arg(NODES).arg(&*self.identity.node).take()).await;
+    }
+
+    /// A Redis that has just started has no scripts, and the first writes after a connection come all at once: each
+    /// would be refused, load the script and try again.
+    async fn load_script(&mut self) -> RedisResult<()> {
+        let script = self.script.prepare_invoke();
+        match &mut self.connection {
+            Connection::Server(connection) => script.load_async(connection).await,
+            Connection::Cluster(connection) => script.load_async(connection).await,
+        }
+        .map(|_| ())
     }
 
     async fn subscribe(&mut self) -> RedisResult<()> {

@@ -83,15 +83,25 @@ impl Engine {
     }
 
     /// What memory and a record that has lost something come to. Nobody can tell what was lost from what was removed,
-    /// so all is kept.
+    /// so all is kept, but for this node's own calls: of these, and of who has yet to see them, memory has the last
+    /// word.
     pub(super) fn merged(&self, aor: &Aor, record: &Record) -> BTreeMap<Key, Value> {
-        let is_ended = |value: &Value| match value {
-            Value::Call(held) => self.is_ended(held),
-            Value::Binding(_) | Value::Entry(_) | Value::Claim(_) | Value::Heir(_) => false,
+        let known = self.rows(aor);
+        let own_call = |value: &Value| match value {
+            Value::Call(held) if self.is_own(held) => Some(Arc::clone(&held.call)),
+            Value::Call(_) | Value::Binding(_) | Value::Entry(_) | Value::Claim(_) | Value::Heir(_) => None,
+        };
+        let own: Vec<_> = record.rows.values().filter_map(own_call).collect();
+        let is_own = |key: &Key, value: &Value| match (key, value) {
+            (Key::Call(id), _) => own.iter().any(|call| call.id == *id),
+            (Key::Entry(_, call_ref), Value::Entry(entry)) if entry.state == EntryState::Live => {
+                own.iter().any(|call| call.call_ref == *call_ref)
+            }
+            (Key::Binding(..) | Key::Entry(..) | Key::Claim(_) | Key::Heir(_), _) => false,
         };
         let mut rows = record.rows.clone();
-        rows.retain(|_, value| !is_ended(value));
-        for (key, value) in self.rows(aor) {
+        rows.retain(|key, value| known.contains_key(key) || !is_own(key, value));
+        for (key, value) in known {
             let is_kept = match (&key, rows.get(&key), &value) {
                 (_, Some(Value::Binding(theirs)), Value::Binding(ours)) => theirs.registered_at <= ours.registered_at,
                 (_, Some(Value::Entry(_)), Value::Entry(ours)) => ours.state == EntryState::Missed,
@@ -110,9 +120,9 @@ impl Engine {
         rows
     }
 
-    /// Whether this start of this node held the call and does no more.
-    pub(super) fn is_ended(&self, held: &Held) -> bool {
-        held.owner.is_none() && held.run == self.identity.run && self.table.held(held.call.id).is_none()
+    /// Whether this start of this node took the call or took it up.
+    fn is_own(&self, held: &Held) -> bool {
+        held.owner.is_none() && (held.run == self.identity.run || self.adopted.contains(&held.call.id))
     }
 
     /// Of an AOR without rows nothing need be known while nothing is under way for it.
