@@ -174,6 +174,7 @@ label!(
         Claim = "claim",
         Reported = "reported",
         Release = "release",
+        Refreshed = "refreshed",
     }
 );
 

@@ -19,6 +19,7 @@ mod draft;
 mod embedded;
 mod memory;
 mod redis;
+mod refreshes;
 mod schema;
 mod table;
 
