@@ -139,7 +139,7 @@ impl Proxy {
         self.address(transport, remote).into_iter().collect()
     }
 
-    fn address(&self, transport: Transport, remote: SocketAddr) -> Option<Destination> {
+    pub(super) fn address(&self, transport: Transport, remote: SocketAddr) -> Option<Destination> {
         let listener = self.policy.listener_for(transport, remote.ip()).or_else(|| {
             transport.is_reliable().then(|| self.policy.listener_for(Transport::Udp, remote.ip())).flatten()
         })?;
