@@ -35,6 +35,10 @@ impl Refreshes {
         agenda.due.extend(bindings);
     }
 
+    pub(super) fn has_begun(&self) -> bool {
+        self.0.get().is_some()
+    }
+
     pub(super) fn insert(&self, binding: &Binding) {
         if let (Some(agenda), Some(due)) = (self.0.get(), binding.refresh_due()) {
             agenda.lock().due.insert((due, binding.device));

@@ -127,6 +127,11 @@ impl Table {
         self.refreshes.begin(self.devices.iter().filter_map(|binding| Some((binding.refresh_due()?, binding.device))));
     }
 
+    /// Whether they have begun.
+    pub fn keeps_refreshes(&self) -> bool {
+        self.refreshes.has_begun()
+    }
+
     /// How many devices are refreshed, and when the first is due; `None` without any.
     pub fn refresh_outlook(&self) -> Option<(usize, UnixMillis)> {
         self.refreshes.outlook()
