@@ -25,6 +25,10 @@ pub(super) struct BindingView {
     flow: String,
     registered_at: String,
     expires_at: String,
+    /// When the softswitch forgets the device, where it is refreshed in its sleep.
+    upstream_expires_at: Option<String>,
+    /// Why it is not refreshed.
+    upstream_refused: Option<String>,
     instance: Option<String>,
     label: Option<String>,
     user_agent: Option<String>,
@@ -39,7 +43,7 @@ struct TokenView {
 
 impl BindingView {
     pub(super) fn new(binding: &Binding, now: UnixMillis) -> Self {
-        let push = binding.push.as_ref();
+        let (push, upstream) = (binding.push.as_ref(), binding.upstream.as_ref());
         Self {
             id: binding.device.to_string(),
             aor: binding.aor.to_string(),
@@ -52,6 +56,8 @@ impl BindingView {
             flow: binding.flow.to_string(),
             registered_at: date(binding.registered_at),
             expires_at: date(binding.expires_at),
+            upstream_expires_at: upstream.map(|upstream| date(upstream.expires_at)),
+            upstream_refused: upstream.and_then(|upstream| upstream.refused.as_deref()).map(str::to_owned),
             instance: binding.instance.as_deref().map(str::to_owned),
             label: binding.label.as_deref().map(str::to_owned),
             user_agent: binding.user_agent.as_deref().map(str::to_owned),
