@@ -12,6 +12,7 @@ use crate::store::Table;
 
 /// How often devices that are due get their turn. What falls into one of these goes out together.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+const LOOKS_PER_SECOND: usize = 10;
 /// How often it is looked whether there is anything at all.
 const IDLE_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Refreshes in a second: what the smallest softswitch takes from phones that all come back at once.
@@ -53,7 +54,7 @@ impl Pace {
         };
         self.next = now.instant + wait.clamp(LOOK_EVERY, IDLE_LOOK_EVERY);
         let in_a_second = PER_SECOND_MIN.max(count / ROUND_S);
-        let most = room.min(in_a_second / 10);
+        let most = room.min(in_a_second / LOOKS_PER_SECOND);
         let mut ours = Vec::new();
         for _ in 0..STEPS_MAX {
             let due = table.take_refreshes(now.unix, most.saturating_sub(ours.len()));

@@ -413,7 +413,7 @@ fn a_device_on_another_node_is_that_nodes() {
             let mut binding = sim.bindings()[0].clone();
             binding.home = Some(home(5062));
             let change = Change::Register { aor: binding.aor.clone(), put: vec![binding], remove: vec![] };
-            let mut world = sim.world();
+            let world = sim.world();
             let mut random = Random::new(1);
             world.storage.apply(sip_push_proxy::store::Ticket(1_000_000), change, &mut random);
         }
