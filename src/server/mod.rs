@@ -154,6 +154,9 @@ impl Server {
             held_calls = loaded.held.len(),
             "store is loaded"
         );
+        if config.register.upstream_refresh {
+            store.table().begin_refreshes();
+        }
         let listen: Vec<_> = config.sip.listen.iter().map(|listen| (listen.transport, listen.address)).collect();
         let bound = transport::bind(&listen, config.sip.workers)?;
         let policy = Arc::new(policy::policy(&config, &bound.listeners, loaded.secret, pushers.clone()));

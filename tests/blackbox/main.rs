@@ -21,6 +21,7 @@ mod crash;
 mod devices;
 mod held_call;
 mod redis;
+mod refresh;
 mod registration;
 mod reload;
 #[path = "../sipp/mod.rs"]
