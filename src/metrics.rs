@@ -456,6 +456,7 @@ mod tests {
             "bucket_entries",
             "store_up",
             "journal_entries",
+            "upstream_refreshes_total",
         ];
         let expected = plain
             .into_iter()
