@@ -330,3 +330,102 @@ fn write_aor(out: &mut Vec<u8>, aor: &Aor) {
     out.push(b'@');
     scan::put(out, domain);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::binding::{Provider, PushTarget, PushToken, Tokens};
+    use crate::clock::UnixMillis;
+    use crate::sip::{ConnectionId, Flow};
+
+    fn refresh(has_been_brief: bool) -> Refresh {
+        let binding = Binding {
+            aor: Aor::new("alice", "example.org"),
+            device: DeviceId([1; 10]),
+            instance: None,
+            reg_id: None,
+            label: None,
+            contact: (*b"sip:alice@198.51.100.1;pn-prid=x").into(),
+            contact_params: [].into(),
+            path: [].into(),
+            flow: Flow {
+                transport: Transport::Udp,
+                listener: 0,
+                connection: ConnectionId::NONE,
+                remote: "198.51.100.1:5060".parse().unwrap(),
+            },
+            home: None,
+            call_id: "c".into(),
+            cseq: 1,
+            registered_at: UnixMillis(0),
+            expires_at: UnixMillis(60_000),
+            push: Some(PushTarget {
+                provider: Provider::Fcm,
+                prid: PushToken::new("x"),
+                param: "".into(),
+                tokens: Tokens::Single,
+            }),
+            push_refused: None,
+            user_agent: None,
+            upstream: None,
+        };
+        Refresh {
+            expires: 60,
+            cseq: 1,
+            from_tag: "t".into(),
+            has_been_brief,
+            destinations: Vec::new(),
+            destination: None,
+            binding: Arc::new(binding),
+        }
+    }
+
+    fn response(status: u16, headers: &str) -> Message {
+        let text = format!(
+            "SIP/2.0 {status} x\r\nVia: SIP/2.0/UDP h;branch=z9hG4bKx\r\nFrom: <sip:a@h>;tag=t\r\nTo: <sip:a@h>;tag=u\r\n\
+             Call-ID: c\r\nCSeq: 1 REGISTER\r\n{headers}\r\n"
+        );
+        Message::parse(text.into(), 100).unwrap()
+    }
+
+    #[test]
+    fn what_each_answer_means() {
+        use RefreshResult::{Challenged, Refused};
+        let alias = format!("Contact: <sip:{}@h>", DeviceId([1; 10]));
+        for (status, headers, expected) in [
+            (200, format!("{alias};expires=30\r\n"), Verdict::Granted(30)),
+            (200, format!("{alias}\r\nExpires: 40\r\n"), Verdict::Granted(40)),
+            (200, "Contact: <sip:alice@198.51.100.1>;expires=50\r\n".into(), Verdict::Granted(50)),
+            (200, "Contact: <sip:bob@h>;expires=50\r\n".into(), Verdict::Granted(60)),
+            (202, String::new(), Verdict::Granted(60)),
+            (200, format!("{alias};expires=0\r\n"), Verdict::Never(Refused)),
+            (302, String::new(), Verdict::Never(Refused)),
+            (401, String::new(), Verdict::Never(Challenged)),
+            (407, String::new(), Verdict::Never(Challenged)),
+            (403, String::new(), Verdict::Never(Refused)),
+            (404, String::new(), Verdict::Never(Refused)),
+            (408, String::new(), Verdict::Later),
+            (423, "Min-Expires: 90\r\n".into(), Verdict::AskFor(90)),
+            (423, "Min-Expires: 60\r\n".into(), Verdict::Never(Refused)),
+            (423, "Min-Expires: 99999999999\r\n".into(), Verdict::Never(Refused)),
+            (423, String::new(), Verdict::Never(Refused)),
+            (480, String::new(), Verdict::Later),
+            (500, String::new(), Verdict::Later),
+            (501, String::new(), Verdict::Never(Refused)),
+            (503, String::new(), Verdict::Elsewhere),
+            (504, String::new(), Verdict::Later),
+            (603, String::new(), Verdict::Never(Refused)),
+        ] {
+            assert_eq!(verdict(&response(status, &headers), &refresh(false)), expected, "{status} {headers}");
+        }
+        let brief_again = verdict(&response(423, "Min-Expires: 90\r\n"), &refresh(true));
+        assert_eq!(brief_again, Verdict::Never(Refused));
+    }
+
+    #[test]
+    fn users_are_escaped() {
+        let mut out = Vec::new();
+        write_aor(&mut out, &Aor::new("a@b c%<\u{e9}>+1;x", "[::1]"));
+        assert_eq!(out, b"a%40b%20c%25%3C%C3%A9%3E+1;x@[::1]");
+    }
+}

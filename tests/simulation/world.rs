@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sip_push_proxy::clock::{Now, UnixMillis};
 use sip_push_proxy::driver::Pace;
-use sip_push_proxy::proxy::{Effect, FetchTicket, Input, Policy, Proxy, RefreshResult};
+use sip_push_proxy::proxy::{Effect, FetchTicket, Input, Policy, Proxy, RefreshResult, ResolveTicket};
 use sip_push_proxy::push::{self, Outcome, Push};
 use sip_push_proxy::sip::{ConnectionId, Destination, Flow, Message, Transport};
 use sip_push_proxy::store::{Change, Ticket};
@@ -41,6 +41,7 @@ pub(crate) enum Event {
     Save(Ticket, Change),
     Push(Push, Outcome),
     Fetched(FetchTicket),
+    Resolved(ResolveTicket, Vec<(Transport, SocketAddr)>),
     /// A phone answers an INVITE.
     Answer {
         agent: usize,
@@ -67,6 +68,8 @@ pub(crate) struct World {
     pub(crate) network: Network,
     pub(crate) storage: Storage,
     pub(crate) pushes: PushService,
+    /// Where the softswitch is when it goes by a name; the best address first.
+    pub(crate) softswitch_at: Vec<&'static str>,
     /// Where devices are refreshed upstream: when each has its turn.
     pub(crate) pace: Option<Pace>,
     /// What came of it.
@@ -109,6 +112,7 @@ impl World {
             network: Network::calm(),
             storage: Storage::new(),
             pushes: PushService::new(),
+            softswitch_at: vec![SWITCH],
             pace: None,
             refreshed: Vec::new(),
             agents: Vec::new(),
@@ -221,6 +225,7 @@ impl World {
                 self.storage.is_cold = !is_known;
                 self.input(Input::Fetched { ticket, is_known });
             }
+            Event::Resolved(ticket, addresses) => self.input(Input::Resolved { ticket, addresses }),
             Event::Answer { agent, got } => self.agent_answers(agent, got),
             Event::Repeat { agent, got, pause } => self.agent_repeats(agent, got, pause),
             Event::Wake { agent } => self.agent_wakes(agent),
@@ -240,7 +245,10 @@ impl World {
     pub(crate) fn restart(&mut self) {
         let seed = self.random.below(usize::MAX) as u64;
         let was_asked = |event: &Event| {
-            matches!(event, Event::Save(..) | Event::Push(..) | Event::Fetched(_) | Event::SendFailed(_))
+            matches!(
+                event,
+                Event::Save(..) | Event::Push(..) | Event::Fetched(_) | Event::Resolved(..) | Event::SendFailed(_)
+            )
         };
         self.events.retain(|_, event| !was_asked(event));
         self.proxy = Proxy::new(Arc::clone(&self.policy), settings(), [seed, !seed]);
@@ -324,7 +332,10 @@ impl World {
             Effect::Dropped(reason) => self.ledger.dropped.push(reason),
             Effect::Fault(fault) => panic!("the core's own fault: {fault}"),
             Effect::Fetch { ticket, .. } => self.schedule_after(Duration::from_millis(5), Event::Fetched(ticket)),
-            Effect::Resolve { .. } => panic!("the softswitch has a numeric address"),
+            Effect::Resolve { ticket, .. } => {
+                let addresses = self.softswitch_at.iter().map(|address| (Transport::Udp, socket(address))).collect();
+                self.schedule_after(Duration::from_millis(1), Event::Resolved(ticket, addresses));
+            }
             Effect::Woken(_) | Effect::WakeSeen { .. } => {}
         }
     }

@@ -119,6 +119,37 @@ fn with_path_the_phones_contact_and_the_path_are_the_same() {
 }
 
 #[test]
+fn each_device_of_a_user_is_refreshed_by_itself() {
+    let sim = refreshing();
+    let devices = [sim.device("alice", "desk", Transport::Tcp), sim.device("alice", "mobile", Transport::Udp)];
+    for device in &devices {
+        device.registers();
+        device.sleeps();
+    }
+    sim.run_for(s(3300));
+    let switch = sim.switch();
+    let all = refreshes(&switch);
+    let contacts: BTreeSet<_> = all.iter().map(text::contact_uri).collect();
+    let call_ids: BTreeSet<_> = all.iter().map(|refresh| text::text(refresh.call_id())).collect();
+    assert_eq!((all.len(), contacts.len(), call_ids.len()), (2, 2, 2));
+    assert_eq!(contacts, switch.contacts("alice").into_iter().map(|(contact, _)| contact).collect());
+}
+
+#[test]
+fn a_softswitch_with_a_name_is_tried_at_its_next_address() {
+    let sim = refreshing_with(|policy| policy.softswitch.as_mut().unwrap().host = "switch.example".into());
+    let (_alice, switch) = (asleep(&sim), sim.switch());
+    sim.world().softswitch_at = vec!["192.0.2.21:5060", "192.0.2.20:5060"];
+    sim.run_for(s(3300));
+    assert_eq!(sim.world().refreshed, [RefreshResult::Granted]);
+    assert_eq!(refreshes(&switch).len(), 1);
+    sim.world().softswitch_at = vec![];
+    sim.run_for(s(3300));
+    assert!(sim.world().refreshed.len() > 1);
+    assert!(sim.world().refreshed[1..].iter().all(|result| *result == RefreshResult::TryAgain));
+}
+
+#[test]
 fn a_phone_that_refreshes_itself_in_time_is_left_alone() {
     let sim = refreshing();
     let (alice, switch) = (sim.phone("alice"), sim.switch());
