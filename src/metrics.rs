@@ -164,6 +164,19 @@ label!(
 );
 
 label!(
+    /// `upstream_refreshes_total{result}`: what came of a sleeping device's REGISTER upstream.
+    RefreshResult {
+        Granted = "granted",
+        /// The softswitch wants the phone itself (401, 407).
+        Challenged = "challenged",
+        /// Any other refusal that is meant to last.
+        Refused = "refused",
+        /// No answer, or one that will pass.
+        TryAgain = "try_again",
+    }
+);
+
+label!(
     /// What the store was asked for.
     StoreOp {
         Register = "register",
@@ -174,6 +187,7 @@ label!(
         Claim = "claim",
         Reported = "reported",
         Release = "release",
+        Refreshed = "refreshed",
     }
 );
 
@@ -206,6 +220,7 @@ pub struct Metrics {
     pushes: Vec<Counter>,
     messages: Vec<Counter>,
     dropped: Vec<Counter>,
+    refreshes: Vec<Counter>,
     push_seconds: Vec<Histogram>,
     wake_seconds: Vec<Histogram>,
     store_seconds: Vec<Histogram>,
@@ -233,6 +248,11 @@ struct OfMessage {
     direction: &'static str,
     transport: &'static str,
     kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfResult {
+    result: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -270,6 +290,7 @@ impl Metrics {
             ),
             messages: messages(&mut registry),
             dropped: dropped(&mut registry),
+            refreshes: refreshes(&mut registry),
             bucket_entries: gauge(&mut registry, "bucket_entries", "Calls in the push buckets"),
             store_up: gauge(&mut registry, "store_up", "Whether the store takes changes"),
             store_seconds: store_seconds(&mut registry),
@@ -298,6 +319,11 @@ impl Metrics {
     /// Several at once.
     pub fn dropped_by(&self, reason: DropReason, number: u64) {
         count(&self.dropped, reason as usize, number);
+    }
+
+    /// A refresh upstream came to this.
+    pub fn refresh(&self, result: RefreshResult) {
+        count(&self.refreshes, result as usize, 1);
     }
 
     /// An attempt to push ended after `took`.
@@ -392,6 +418,13 @@ fn dropped(registry: &mut Registry) -> Vec<Counter> {
     labels.map(|label| family.get_or_create_owned(&label)).collect()
 }
 
+fn refreshes(registry: &mut Registry) -> Vec<Counter> {
+    let family = Family::<OfResult, Counter>::default();
+    registry.register("upstream_refreshes", "Registrations of sleeping devices that were refreshed", family.clone());
+    let labels = RefreshResult::ALL.iter().map(|result| OfResult { result: result.name() });
+    labels.map(|label| family.get_or_create_owned(&label)).collect()
+}
+
 fn by_provider(registry: &mut Registry, name: &str, help: &str, buckets: &'static [f64]) -> Vec<Histogram> {
     let family = Family::<OfProvider, Histogram, _>::new_with_constructor(|| Histogram::new(buckets.iter().copied()));
     registry.register(name, help, family.clone());
@@ -431,6 +464,7 @@ mod tests {
             "journal_entries",
             "nodes",
             "events_lost",
+            "upstream_refreshes_total",
         ];
         let expected = plain
             .into_iter()
@@ -454,6 +488,7 @@ mod tests {
         metrics.push(Provider::Fcm, PushKind::Invite, PushResult::Accepted, Duration::from_millis(30));
         metrics.wake(Provider::Apns, Duration::from_secs(4));
         metrics.store(StoreOp::Release, Duration::from_micros(300));
+        metrics.refresh(RefreshResult::TryAgain);
         let text = metrics.render();
         for line in [
             "held_calls 3",
@@ -470,6 +505,8 @@ mod tests {
             "push_seconds_bucket{le=\"0.05\",provider=\"fcm\"} 1",
             "wake_seconds_count{provider=\"apns\"} 1",
             "store_seconds_count{op=\"release\"} 1",
+            "upstream_refreshes_total{result=\"granted\"} 0",
+            "upstream_refreshes_total{result=\"try_again\"} 1",
         ] {
             let line = format!("sip_push_proxy_{line}");
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");

@@ -184,6 +184,8 @@ fn bindings_without_their_tokens() {
         "flow": "udp:192.0.2.7:5060",
         "registered_at": "2021-07-01T16:58:36.000Z",
         "expires_at": u64::MAX.to_string(),
+        "upstream_expires_at": null,
+        "upstream_refused": null,
         "instance": null,
         "label": null,
         "user_agent": "Phone/1",

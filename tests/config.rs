@@ -273,9 +273,9 @@ fn where_calls_go_and_come_from() {
 #[test]
 fn what_this_version_cannot_do_is_said() {
     check(
-        "[register]\nupstream_refresh = true\n",
-        "config.toml:6:20: register.upstream_refresh: true is not possible in this version; set it to false and let \
-         the softswitch keep registrations longer than phones sleep",
+        "[register]\nmode = \"local\"\nauth = \"none\"\nupstream_refresh = true\n",
+        "config.toml:8:20: register.upstream_refresh: true is for mode = \"relay\"; in local mode the softswitch has no \
+         registrations that could end, so set it to false",
     );
     check(
         "[hold]\nlate_wake = \"invite_cancel\"\n",

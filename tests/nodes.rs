@@ -1,6 +1,8 @@
 //! Two cores that share a store, as two nodes do: each story is one order in which a wake, an INVITE, a CANCEL and a
 //! takeover can meet. Nothing is delayed but what the story delays.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
 #[path = "core/mod.rs"]
 mod core;
 
@@ -164,6 +166,7 @@ impl Pair {
                 | Effect::Fetch { .. }
                 | Effect::Step(_)
                 | Effect::WakeSeen { .. }
+                | Effect::Refreshed { .. }
                 | Effect::Dropped(_) => {}
             }
         }

@@ -24,6 +24,10 @@ pub(super) struct BindingView {
     flow: String,
     registered_at: String,
     expires_at: String,
+    /// When the softswitch forgets the device, where it is refreshed in its sleep.
+    upstream_expires_at: Option<String>,
+    /// Why it is not refreshed.
+    upstream_refused: Option<String>,
     instance: Option<String>,
     label: Option<String>,
     user_agent: Option<String>,
@@ -38,7 +42,7 @@ struct TokenView {
 
 impl BindingView {
     pub(super) fn new(binding: &Binding, now: UnixMillis) -> Self {
-        let push = binding.push.as_ref();
+        let (push, upstream) = (binding.push.as_ref(), binding.upstream.as_ref());
         Self {
             id: binding.device.to_string(),
             aor: binding.aor.to_string(),
@@ -51,6 +55,8 @@ impl BindingView {
             flow: binding.flow.to_string(),
             registered_at: binding.registered_at.to_rfc3339(),
             expires_at: binding.expires_at.to_rfc3339(),
+            upstream_expires_at: upstream.map(|upstream| upstream.expires_at.to_rfc3339()),
+            upstream_refused: upstream.and_then(|upstream| upstream.refused.as_deref()).map(str::to_owned),
             instance: binding.instance.as_deref().map(str::to_owned),
             label: binding.label.as_deref().map(str::to_owned),
             user_agent: binding.user_agent.as_deref().map(str::to_owned),

@@ -15,9 +15,11 @@ pub(super) fn bindings(answer: &Value) -> String {
             text(binding, "flow"),
             text(binding, "registered_at"),
             text(binding, "push_refused"),
+            text(binding, "upstream_refused"),
         ]
     });
-    let head = ["AOR", "ID", "STATE", "PUSH", "TOKEN", "FLOW", "REGISTERED", "WHY NOT PUSHED"];
+    let head =
+        ["AOR", "ID", "STATE", "PUSH", "TOKEN", "FLOW", "REGISTERED", "WHY NOT PUSHED", "WHY NOT REFRESHED UPSTREAM"];
     table(&head, rows.collect(), "no bindings")
 }
 

@@ -18,6 +18,8 @@ pub struct Register {
     pub domains: Vec<Box<str>>,
     /// How the softswitch is told to call back.
     pub contact: ContactForm,
+    /// Refresh the registrations of sleeping phones at the softswitch.
+    pub upstream_refresh: bool,
     /// Answer 555 to push parameters that we cannot use, instead of taking the contact as a plain one
     /// (RFC 8599 §8.1).
     pub refuse_unsupported_pns: bool,
@@ -73,11 +75,12 @@ impl Register {
         let mode_name = section.choice("mode", [("relay", ModeName::Relay), ("local", ModeName::Local)]);
         let domains = section.list("domains", Some(&[]), address::aor_domain).unwrap_or_default();
         let contact = section.choice("contact", [("alias", ContactForm::Alias), ("path", ContactForm::Path)]);
-        if section.boolean("upstream_refresh", false) {
+        let upstream_refresh = section.boolean("upstream_refresh", false);
+        if upstream_refresh && matches!(mode_name, ModeName::Local) {
             section.wrong(
                 "upstream_refresh",
-                "true is not possible in this version; set it to false and let the softswitch keep registrations \
-                 longer than phones sleep",
+                "true is for mode = \"relay\"; in local mode the softswitch has no registrations that could end, so set \
+                 it to false",
             );
         }
         let auth = section.choice("auth", [("digest", AuthName::Digest), ("none", AuthName::None)]);
@@ -97,6 +100,7 @@ impl Register {
             mode,
             domains,
             contact,
+            upstream_refresh,
             refuse_unsupported_pns,
             expires_default,
             expires_min,

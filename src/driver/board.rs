@@ -75,12 +75,12 @@ impl Board {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::clock::UnixMillis;
     use crate::sip::{ConnectionId, Flow, Transport};
 
-    fn binding(user: &str, registered_at: u64) -> Arc<Binding> {
+    pub(in super::super) fn binding(user: &str, registered_at: u64) -> Arc<Binding> {
         Arc::new(Binding {
             aor: Aor::new(user, "h"),
             device: DeviceId([1; 10]),

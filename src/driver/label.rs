@@ -26,6 +26,7 @@ pub(super) fn store_op(change: &Change) -> StoreOp {
         Change::Claim { .. } => StoreOp::Claim,
         Change::Reported { .. } => StoreOp::Reported,
         Change::Release { .. } => StoreOp::Release,
+        Change::Refreshed { .. } => StoreOp::Refreshed,
     }
 }
 

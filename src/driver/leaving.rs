@@ -28,7 +28,8 @@ impl Leaving {
             | Change::Settle { .. }
             | Change::Claim { .. }
             | Change::Reported { .. }
-            | Change::Release { .. } => return None,
+            | Change::Release { .. }
+            | Change::Refreshed { .. } => return None,
         };
         (!devices.is_empty()).then(|| Self { aor: change.aor().clone(), devices, reason, at: now })
     }

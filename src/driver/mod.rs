@@ -3,6 +3,7 @@
 mod board;
 mod label;
 mod leaving;
+mod refresh;
 mod resolve;
 mod shared;
 mod view;
@@ -19,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 pub use label::transport_drop;
 use label::{kind_of, push_kind, push_result, store_op};
 use leaving::Leaving;
+pub use refresh::Pace;
 pub use shared::{Parts, Shared, worker_of};
 use view::View;
 
@@ -91,6 +93,8 @@ pub struct Worker {
     /// Accepted registrations that the other workers are to hear of once the 2xx is sent: a call that one of them holds
     /// must not reach the phone before it.
     woken: Vec<Arc<Binding>>,
+    /// The first worker's: when devices have their turn to be refreshed upstream.
+    pace: Option<Pace>,
     stop: watch::Receiver<Phase>,
 }
 
@@ -119,6 +123,7 @@ impl Worker {
         stop: watch::Receiver<Phase>,
     ) -> io::Result<Self> {
         let pushers = guidance.borrow().pushers.clone();
+        let keeps_pace = index == 0 && shared.store.table().keeps_refreshes();
         Ok(Self {
             index,
             proxy,
@@ -139,6 +144,7 @@ impl Worker {
             received: Vec::new(),
             failed: Vec::new(),
             woken: Vec::new(),
+            pace: keeps_pace.then(|| Pace::new(now().instant)),
             stop,
         })
     }
@@ -156,7 +162,8 @@ impl Worker {
     async fn turn(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
         let Some(board) = shared.boards.get(self.index) else { return false };
-        let due = self.proxy.poll_timeout();
+        let pace = self.pace.as_ref().map(Pace::poll_timeout);
+        let due = self.proxy.poll_timeout().into_iter().chain(pace).min();
         let sleep = async {
             match due {
                 Some(due) => tokio::time::sleep_until(due.into()).await,
@@ -197,6 +204,7 @@ impl Worker {
         }
         self.take_waiting();
         self.expire();
+        self.refresh();
         self.flush();
         self.tell_others();
         if let Some(held) = self.shared.held.get(self.index) {
@@ -378,6 +386,7 @@ impl Worker {
                     self.shared.timeline.end(&call_ref, outcome);
                 }
                 Effect::WakeSeen { provider, after } => self.shared.metrics.wake(provider, after),
+                Effect::Refreshed { device, result, reason } => self.refreshed(device, result, &reason),
                 Effect::Dropped(reason) => self.shared.metrics.dropped(match reason {
                     proxy::DropReason::Response => DropReason::StrayResponse,
                     proxy::DropReason::Ack | proxy::DropReason::Request => DropReason::Unparsable,

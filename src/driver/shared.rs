@@ -170,8 +170,11 @@ impl Shared {
 pub(super) struct Resumed {
     /// Asked for each message, and mostly there is none.
     is_used: AtomicBool,
-    workers: RwLock<HashMap<Box<[u8]>, (usize, UnixMillis)>>,
+    workers: RwLock<HashMap<Box<[u8]>, TakenUp>>,
 }
+
+/// By which worker, and until when its caller may send something.
+type TakenUp = (usize, UnixMillis);
 
 impl Resumed {
     pub(super) fn worker(&self, branch: &[u8]) -> Option<usize> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::binding::{Aor, Binding, DeviceId, Provider, PushTarget};
-pub use crate::metrics::Outcome;
+pub use crate::metrics::{Outcome, RefreshResult};
 use crate::push::{self, Push};
 use crate::sip::{Destination, Flow, Message, Transport};
 use crate::store::{self, Change};
@@ -38,6 +38,8 @@ pub enum Input {
     Resume(Box<store::LeftCall>),
     /// Another node, which took this one for gone, has the call now.
     TakenOver { aor: Aor, id: store::HeldCallId },
+    /// A device is due to be refreshed upstream. To be given while [`super::Proxy::refresh_room`] lasts.
+    Refresh(Arc<Binding>),
 }
 
 /// Something is to be done. Effects of one input are to be performed in order.
@@ -61,6 +63,8 @@ pub enum Effect {
     CallEnded { call_ref: Box<str>, outcome: Outcome },
     /// A pushed device registered: how long after the provider took the push.
     WakeSeen { provider: Provider, after: Duration },
+    /// What came of refreshing a device upstream.
+    Refreshed { device: DeviceId, result: RefreshResult, reason: Cow<'static, str> },
     /// A message was not processed; for the counters.
     Dropped(DropReason),
     /// Our own fault. It ended one call and is to be logged.

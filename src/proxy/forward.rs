@@ -68,19 +68,21 @@ pub(super) fn request_uri(contact: &[u8]) -> &[u8] {
 /// Our own Via on top; what the client wrote into its own is completed (RFC 3261 §18.2.1, RFC 3581 §4).
 fn push_via(request: &Message, source: SocketAddr, onward: &Onward<'_>, edits: &mut Edits) {
     let at = first_line(request, HeaderName::Via);
-    edits.insert(at, |out| {
-        out.extend_from_slice(b"Via: SIP/2.0/");
-        out.extend_from_slice(onward.transport.via_name().as_bytes());
-        out.push(b' ');
-        out.extend_from_slice(onward.egress.sent_by.as_bytes());
-        out.extend_from_slice(b";rport;branch=");
-        out.extend_from_slice(&onward.branch.text());
-        out.extend_from_slice(b"\r\n");
-    });
+    edits.insert(at, |out| write_via(out, onward.egress, onward.transport, onward.branch));
     let top = request.values(HeaderName::Via).next();
     if let (Some(value), Some(via)) = (top, request.top_via()) {
         edits.replace(request.span_of(value), |out| via.stamp(value, source, out));
     }
+}
+
+pub(super) fn write_via(out: &mut Vec<u8>, egress: &Listener, transport: Transport, branch: &Branch) {
+    out.extend_from_slice(b"Via: SIP/2.0/");
+    out.extend_from_slice(transport.via_name().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(egress.sent_by.as_bytes());
+    out.extend_from_slice(b";rport;branch=");
+    out.extend_from_slice(&branch.text());
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Where the first line called `name` begins; else where the first Via does, so that it comes early.

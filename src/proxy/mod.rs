@@ -18,6 +18,7 @@ mod keep;
 mod missed_calls;
 pub mod policy;
 mod random;
+mod refresh;
 mod register;
 mod registrar;
 mod relay;
@@ -35,7 +36,9 @@ use std::time::Instant;
 
 use smallvec::SmallVec;
 
-pub use event::{CallStep, Contacts, DropReason, Effect, FetchTicket, Input, Outcome, PushSupport, ResolveTicket};
+pub use event::{
+    CallStep, Contacts, DropReason, Effect, FetchTicket, Input, Outcome, PushSupport, RefreshResult, ResolveTicket,
+};
 pub use policy::Policy;
 
 use context::Context;
@@ -69,6 +72,7 @@ pub struct Proxy {
     resolutions: HashMap<ResolveTicket, (ServerId, usize)>,
     fetches: HashMap<FetchTicket, ServerId>,
     missed: missed_calls::Reports,
+    refreshes: refresh::Refreshes,
     nonces: digest::Nonces,
     held_calls: usize,
     is_draining: bool,
@@ -108,6 +112,8 @@ enum SavePurpose {
     Hold(ServerId, SmallVec<[DeviceId; 1]>),
     /// A missed_calls push.
     Claim(DeviceId),
+    /// What came of a refresh upstream.
+    Refresh(DeviceId),
     /// Nobody, but it must not be lost.
     Keep(Box<keep::Kept>),
 }
@@ -168,6 +174,7 @@ impl Proxy {
             resolutions: HashMap::new(),
             fetches: HashMap::new(),
             missed: missed_calls::Reports::default(),
+            refreshes: refresh::Refreshes::default(),
             held_calls: 0,
             is_draining: false,
             tickets: 0,
@@ -201,11 +208,15 @@ impl Proxy {
             }
             Input::Saved(reply) => self.saved(reply, contacts, now),
             Input::Pushed(reply) => self.pushed(reply, contacts, now),
-            Input::Resolved { ticket, addresses } => self.resolved(ticket, &addresses, contacts, now),
+            Input::Resolved { ticket, addresses } => match self.refreshes.resolved(ticket) {
+                Some(device) => self.refresh_resolved(device, &addresses, now),
+                None => self.resolved(ticket, &addresses, contacts, now),
+            },
             Input::Fetched { ticket, is_known } => self.fetched(ticket, is_known, contacts, now),
             Input::Woken(binding) => self.wake(&binding, contacts, now),
             Input::Resume(left) => self.resume(&left, contacts, now),
             Input::TakenOver { aor, id } => self.taken_over(&aor, id, contacts),
+            Input::Refresh(binding) => self.refresh(binding, now),
         }
         self.collect_sends();
     }
@@ -259,6 +270,7 @@ impl Proxy {
             && self.pushes.is_empty()
             && self.resolutions.is_empty()
             && self.fetches.is_empty()
+            && self.refreshes.is_empty()
             && self.effects.is_empty()
             && self.poll_timeout().is_none()
     }
@@ -277,6 +289,7 @@ impl Proxy {
     }
 
     fn transaction_event(&mut self, event: Event, contacts: &dyn Contacts, now: Now) {
+        let Some(event) = self.refresh_event(event, now) else { return };
         match event {
             Event::Response { client, response } => self.branch_response(client, &response, contacts, now),
             Event::Timeout { client } => self.branch_failed(client, 408, contacts, now),
@@ -295,6 +308,7 @@ impl Proxy {
                 self.hold_saved(server, &devices, reply.result, contacts, now);
             }
             Some(SavePurpose::Claim(device)) => self.claimed(device, reply.result, contacts, now),
+            Some(SavePurpose::Refresh(device)) => self.refresh_saved(device),
             Some(SavePurpose::Keep(kept)) => self.kept(kept, &reply.result, contacts, now),
             None => {}
         }

@@ -9,7 +9,7 @@ use super::context::{Context, Purpose};
 use super::event::Contacts;
 use super::policy::Mode;
 use super::{BUSY_RETRY_AFTER_S, Proxy, Reject};
-use crate::binding::{Aor, Binding, DeviceId, Home, Provider, PushTarget};
+use crate::binding::{Aor, Binding, DeviceId, Home, Provider, PushTarget, Upstream};
 use crate::clock::Now;
 use crate::sip::push_param::PushParams;
 use crate::sip::{HeaderName, Message, NameAddr, Uri, scan};
@@ -304,8 +304,14 @@ impl Registration {
             remove.extend(replaced.map(|device| Removal { device: *device, heir: Some(contact.device) }));
             let mut binding = new_binding(&self.aor, request, contact, (flow, self.home), *granted, now);
             if let Some(known) = known.filter(|_| *granted == 0) {
-                // Gone from its address, but it named neither itself nor its token: it can still be pushed.
-                binding = Binding { expires_at: now.unix, ..Binding::clone(known) };
+                // Gone from its address, but it named neither itself nor its token: it can still be pushed. The
+                // softswitch was told that it is gone, too.
+                let upstream = self.accepted.is_some().then(|| Upstream {
+                    registered_at: now.unix,
+                    expires_at: now.unix,
+                    refused: Some("the phone has unregistered".into()),
+                });
+                binding = Binding { expires_at: now.unix, upstream, ..Binding::clone(known) };
             }
             let absence = known.map_or(Duration::MAX, |known| now.unix.since(known.registered_at));
             self.put.push((Arc::new(binding), absence));

@@ -3,7 +3,7 @@
 use super::contact::{write_contact, write_upstream_params, write_uri_without_push};
 use super::context::{Context, Purpose};
 use super::event::Contacts;
-use super::policy::UpstreamContact;
+use super::policy::{Listener, UpstreamContact};
 use super::register::{RegisterContact, Registration};
 use super::response_context::Hop;
 use super::secret::FlowToken;
@@ -76,10 +76,8 @@ impl Proxy {
     }
 
     /// `<sip:ALIAS@advertise>`, by which the softswitch will call the device.
-    fn write_alias(&self, out: &mut Vec<u8>, device: DeviceId) {
-        let upstream = self.upstream_addresses().into_iter().next();
-        let listener = upstream.and_then(|destination| self.policy.listener(destination.listener()));
-        let Some(listener) = listener.or_else(|| self.policy.listeners.first()) else { return };
+    pub(super) fn write_alias(&self, out: &mut Vec<u8>, device: DeviceId) {
+        let Some(listener) = self.listener_upstream() else { return };
         out.extend_from_slice(b"<sip:");
         scan::put(out, device);
         out.push(b'@');
@@ -91,21 +89,28 @@ impl Proxy {
         out.push(b'>');
     }
 
+    /// Where the softswitch reaches us.
+    fn listener_upstream(&self) -> Option<&Listener> {
+        let upstream = self.upstream_addresses().into_iter().next();
+        let listener = upstream.and_then(|destination| self.policy.listener(destination.listener()));
+        listener.or_else(|| self.policy.listeners.first())
+    }
+
+    pub(super) fn write_path(&self, out: &mut Vec<u8>, token: &str) {
+        let Some(listener) = self.listener_upstream() else { return };
+        out.extend_from_slice(b"Path: <sip:");
+        out.extend_from_slice(token.as_bytes());
+        out.push(b'@');
+        out.extend_from_slice(listener.sent_by.as_bytes());
+        out.extend_from_slice(b";lr>\r\n");
+    }
+
     /// RFC 3327 §5.2. Differs from it: inserted also where the phone does not say `Supported: path`, because the
     /// operator chose `register.contact = "path"` for a registrar that understands it.
     fn insert_path(&self, request: &Message, token: &str, edits: &mut Edits) {
-        let upstream = self.upstream_addresses().into_iter().next();
-        let listener = upstream.and_then(|destination| self.policy.listener(destination.listener()));
-        let Some(listener) = listener.or_else(|| self.policy.listeners.first()) else { return };
         let at =
             request.fields(HeaderName::Path).next().map_or_else(|| request.headers_end(), |field| field.line().start);
-        edits.insert(at, |out| {
-            out.extend_from_slice(b"Path: <sip:");
-            out.extend_from_slice(token.as_bytes());
-            out.push(b'@');
-            out.extend_from_slice(listener.sent_by.as_bytes());
-            out.extend_from_slice(b";lr>\r\n");
-        });
+        edits.insert(at, |out| self.write_path(out, token));
         if !request.has_option(HeaderName::Supported, "path") {
             edits.insert(at, |out| header(out, "Supported", b"path"));
         }
@@ -173,7 +178,10 @@ impl Proxy {
     ) {
         let Some(listed) = NameAddr::parse(value) else { return };
         let Ok(uri) = listed.parse_uri() else { return };
-        let own = registration.contacts.iter().find(|contact| is_listed(&uri, &context.request, contact));
+        let own = registration
+            .contacts
+            .iter()
+            .find(|contact| is_listed(&uri, contact.device, context.request.slice(contact.uri.clone())));
         let own_uri = own.map(|contact| context.request.slice(contact.uri.clone()));
         if let (Some(contact), Some(own_uri)) = (own, own_uri) {
             return edits.replace(response.span_of(value), |out| {
@@ -192,24 +200,29 @@ impl Proxy {
     }
 }
 
-/// Whether a Contact in a 2xx is the one that a REGISTER of ours sent.
-fn is_listed(listed: &Uri<'_>, request: &Message, contact: &RegisterContact) -> bool {
-    listed.user.and_then(DeviceId::parse) == Some(contact.device) || {
+/// Whether a Contact in a 2xx is the one that a REGISTER of ours sent for a device, whose own URI is `contact`.
+fn is_listed(listed: &Uri<'_>, device: DeviceId, contact: &[u8]) -> bool {
+    listed.user.and_then(DeviceId::parse) == Some(device) || {
         let mut stripped = Vec::new();
-        write_uri_without_push(&mut stripped, request.slice(contact.uri.clone()));
+        write_uri_without_push(&mut stripped, contact);
         Uri::parse(&stripped).is_ok_and(|sent| sent.is_same(listed))
     }
 }
 
-/// Seconds that the registrar granted (RFC 3261 §10.2.4): with the Contact, else for the whole response.
+/// Seconds that the registrar granted to one Contact of the phone's REGISTER.
 fn granted_expires(response: &Message, request: &Message, contact: &RegisterContact) -> Option<u32> {
     if contact.expires == Some(0) {
         return Some(0);
     }
+    listed_expires(response, contact.device, request.slice(contact.uri.clone()))
+}
+
+/// Seconds that the registrar granted (RFC 3261 §10.2.4): with the Contact, else for the whole response.
+pub(super) fn listed_expires(response: &Message, device: DeviceId, contact: &[u8]) -> Option<u32> {
     let listed = response
         .values(HeaderName::Contact)
         .filter_map(NameAddr::parse)
-        .find(|listed| listed.parse_uri().is_ok_and(|uri| is_listed(&uri, request, contact)));
+        .find(|listed| listed.parse_uri().is_ok_and(|uri| is_listed(&uri, device, contact)));
     let expires = listed.and_then(|listed| listed.param("expires").flatten()).and_then(scan::number);
     let expires = expires.or_else(|| response.number(HeaderName::Expires))?;
     Some(u32::try_from(expires).unwrap_or(u32::MAX))

@@ -158,6 +158,9 @@ impl Server {
             held_calls = loaded.held.len(),
             "store is loaded"
         );
+        if config.register.upstream_refresh {
+            store.table().begin_refreshes();
+        }
         let policy = Arc::new(policy::policy(&config, &bound.listeners, loaded.secret, pushers.clone()));
         let (guidance, guided) = watch::channel(Guidance { policy: Arc::clone(&policy), pushers });
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::binding::{Aor, Binding, DeviceId, PushToken};
+use crate::binding::{Aor, Binding, DeviceId, PushToken, Upstream};
 use crate::clock::UnixMillis;
 use crate::sip::flow::Flow;
 
@@ -85,6 +85,9 @@ pub enum Change {
     Reported { aor: Aor, device: DeviceId, call_refs: Vec<Box<str>> },
     /// The push of a claim failed for a passing reason: its entries may be claimed again.
     Release { aor: Aor, device: DeviceId },
+    /// What the softswitch said when the device was refreshed in its sleep. Counts only for the registration that was
+    /// refreshed: a device that has registered again since has asked for itself.
+    Refreshed { aor: Aor, device: DeviceId, registered_at: UnixMillis, upstream: Upstream },
 }
 
 impl Change {
@@ -97,7 +100,8 @@ impl Change {
             | Self::Settle { aor, .. }
             | Self::Claim { aor, .. }
             | Self::Reported { aor, .. }
-            | Self::Release { aor, .. } => aor,
+            | Self::Release { aor, .. }
+            | Self::Refreshed { aor, .. } => aor,
             Self::Hold { call, .. } => &call.aor,
         }
     }

@@ -10,7 +10,7 @@ use super::Limits;
 use super::bucket::{Bucket, Claim, Claimer};
 use super::change::{Applied, BucketEntry, Change, EntryState, HeldCall, HeldCallId, Removal, Settlement};
 use super::table::{Bindings, Held, Table, contains};
-use crate::binding::{Aor, Binding, DeviceId, PushToken, Tokens};
+use crate::binding::{Aor, Binding, DeviceId, PushToken, Tokens, Upstream};
 use crate::clock::UnixMillis;
 
 /// Names one durable row.
@@ -134,6 +134,10 @@ impl<'t> Draft<'t> {
                 self.change_bucket(device, |bucket| bucket.release(&claimer));
                 Applied::Done
             }
+            Change::Refreshed { aor, device, registered_at, upstream } => {
+                self.refreshed(&aor, device, registered_at, upstream);
+                Applied::Done
+            }
         }
     }
 
@@ -169,6 +173,16 @@ impl<'t> Draft<'t> {
             .find(|binding| binding.device == device)
             .is_some_and(|binding| has_token(binding, token) && binding.registered_at <= newest);
         dead && self.end(aor, device)
+    }
+
+    fn refreshed(&mut self, aor: &Aor, device: DeviceId, registered_at: UnixMillis, upstream: Upstream) {
+        self.change_bindings(aor, |row| {
+            let is_it =
+                |binding: &&mut Arc<Binding>| binding.device == device && binding.registered_at == registered_at;
+            if let Some(binding) = row.iter_mut().find(is_it) {
+                *binding = Arc::new(Binding { upstream: Some(upstream), ..Binding::clone(binding) });
+            }
+        });
     }
 
     /// Ends a binding and what was kept for it. Whether there was one.

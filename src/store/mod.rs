@@ -19,6 +19,7 @@ mod draft;
 mod embedded;
 mod memory;
 mod redis;
+mod refreshes;
 mod schema;
 mod table;
 
@@ -173,6 +174,14 @@ impl Store {
         match self {
             Self::Redis(store) => store.has_node(home),
             Self::Embedded(_) | Self::Memory(_) => false,
+        }
+    }
+
+    /// Where the other nodes that are there can be reached.
+    pub fn homes(&self) -> Vec<Home> {
+        match self {
+            Self::Redis(store) => store.homes(),
+            Self::Embedded(_) | Self::Memory(_) => Vec::new(),
         }
     }
 

@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 use super::bucket::Bucket;
 use super::change::{BucketEntry, HeldCall, HeldCallId};
 use super::draft::{Key, Row, Value};
+use super::refreshes::Refreshes;
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::UnixMillis;
 use crate::sip::flow::Transport;
@@ -34,6 +35,7 @@ pub struct Table {
     calls: DashMap<HeldCallId, Held>,
     /// Only the writer locks it.
     agenda: Mutex<Agenda>,
+    refreshes: Refreshes,
     entry_count: AtomicUsize,
 }
 
@@ -117,6 +119,31 @@ impl Table {
             }
         }
         first.into_sorted_vec().iter().flat_map(|aor| self.lookup(aor)).collect()
+    }
+
+    /// From here on it is known when each device is due to be refreshed upstream. After a restart of a test's own, once
+    /// more.
+    pub fn begin_refreshes(&self) {
+        self.refreshes.begin(self.devices.iter().filter_map(|binding| Some((binding.refresh_due()?, binding.device))));
+    }
+
+    /// Whether they have begun.
+    pub fn keeps_refreshes(&self) -> bool {
+        self.refreshes.has_begun()
+    }
+
+    /// How many devices are refreshed, and when the first is due; `None` without any.
+    pub fn refresh_outlook(&self) -> Option<(usize, UnixMillis)> {
+        self.refreshes.outlook()
+    }
+
+    /// Takes up to `most` bindings that are due to be refreshed, those first that were due first. Each of them comes
+    /// again, later each time, until a change of it says what came of it.
+    pub fn take_refreshes(&self, now: UnixMillis, most: usize) -> Vec<Arc<Binding>> {
+        self.refreshes.take(now, most, |device| {
+            let binding = self.by_device(device)?;
+            Some((binding.refresh_due()?, binding))
+        })
     }
 
     /// A device's bucket, oldest first.
@@ -334,6 +361,7 @@ impl Table {
         if binding.push.is_none() {
             self.agenda.lock().bindings.insert((binding.expires_at, binding.device));
         }
+        self.refreshes.insert(binding);
     }
 
     fn unindex(&self, binding: &Binding) {
@@ -345,6 +373,7 @@ impl Table {
         if binding.push.is_none() {
             self.agenda.lock().bindings.remove(&(binding.expires_at, binding.device));
         }
+        self.refreshes.remove(binding);
     }
 }
 

@@ -24,6 +24,7 @@ mod held_call;
 mod load;
 mod nodes;
 mod redis;
+mod refresh;
 mod registration;
 mod reload;
 #[path = "../sipp/mod.rs"]

@@ -139,6 +139,7 @@ impl Core {
             | Effect::Step(_)
             | Effect::CallEnded { .. }
             | Effect::WakeSeen { .. }
+            | Effect::Refreshed { .. }
             | Effect::Dropped(_)
             | Effect::Fault(_) => {}
         }

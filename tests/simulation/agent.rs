@@ -31,6 +31,8 @@ pub(crate) enum Registrar {
     /// 401 to what has no Authorization.
     Challenges,
     Refuses(u16),
+    /// 423 to what asks for less than so many seconds.
+    Wants(u32),
     Silent,
 }
 

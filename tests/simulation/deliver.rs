@@ -205,6 +205,13 @@ impl World {
             }
             Registrar::Challenges => 3600,
             Registrar::Accepts(granted) => granted,
+            Registrar::Wants(least)
+                if request.number(HeaderName::Expires).is_some_and(|asked| asked < least.into()) =>
+            {
+                let least = format!("Min-Expires: {least}");
+                return self.agent_responds(SOFTSWITCH, got, 423, &[least], "");
+            }
+            Registrar::Wants(least) => least,
         };
         let headers = self.agents[SOFTSWITCH].keep_contacts(request, granted);
         self.agent_responds(SOFTSWITCH, got, 200, &headers, "");

@@ -98,6 +98,9 @@ impl Ledger {
         if is_hop_by_hop {
             return;
         }
+        if method == "REGISTER" && text::branch(message, 1).is_none() {
+            return Self::refresh_left(to, message);
+        }
         let below = text::branch(message, 1).expect("what is forwarded has the sender's Via");
         let Arrived { at, message: came, flow } = &self.requests[&(below, method.clone())];
         assert_ne!(to, &Destination::Flow(*flow), "nothing goes back to where it came from");
@@ -114,6 +117,14 @@ impl Ledger {
             let (at, branch) = (*at, text::branch(message, 0).unwrap());
             self.phone_is_called(to.remote(), text::text(message.call_id()), at, branch, always);
         }
+    }
+
+    /// A REGISTER of the proxy's own: nothing of it is a phone's, and it tells nothing of push.
+    fn refresh_left(to: &Destination, message: &Message) {
+        assert!(to.remote().to_string().starts_with("192.0.2.2"), "only the softswitch is a registrar: {to:?}");
+        assert!(text::first(message, HeaderName::CallId).ends_with("-refresh"), "a Call-ID of its own");
+        assert!(!text::text(message.bytes()).contains("pn-"), "what wakes a phone stays here");
+        assert_eq!(message.number(HeaderName::MaxForwards), Some(70));
     }
 
     /// With `hold.push_when = "always"`, once for each REGISTER that was accepted after the INVITE came.

@@ -78,7 +78,7 @@ impl Sim {
     pub(crate) fn device(&self, user: &str, name: &str, transport: Transport) -> Phone {
         let mut world = self.world();
         let number = world.agents.len();
-        let address = format!("198.51.100.{number}:{}", 40_000 + number);
+        let address = format!("198.51.{}.{}:{}", 100 + number / 256, number % 256, 40_000 + number);
         let seed = world.seed ^ (number as u64) << 8;
         let agent = world.add(Agent::new(name, user, &address, transport, seed));
         Phone { world: Rc::clone(&self.world), agent }
@@ -99,6 +99,8 @@ impl Drop for Sim {
         if std::thread::panicking() {
             return world.tell();
         }
+        // Refreshes never end by themselves.
+        world.pace = None;
         world.run_for(s(1200));
         let world = &mut *world;
         let mut faults = world.ledger.faults(&world.storage);

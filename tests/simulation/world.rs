@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sip_push_proxy::clock::{Now, UnixMillis};
-use sip_push_proxy::proxy::{Effect, FetchTicket, Input, Policy, Proxy};
+use sip_push_proxy::driver::Pace;
+use sip_push_proxy::proxy::{Effect, FetchTicket, Input, Policy, Proxy, RefreshResult, ResolveTicket};
 use sip_push_proxy::push::{self, Outcome, Push};
 use sip_push_proxy::sip::{ConnectionId, Destination, Flow, Message, Transport};
 use sip_push_proxy::store::{Change, Ticket};
@@ -40,6 +41,7 @@ pub(crate) enum Event {
     Save(Ticket, Change),
     Push(Push, Outcome),
     Fetched(FetchTicket),
+    Resolved(ResolveTicket, Vec<(Transport, SocketAddr)>),
     /// A phone answers an INVITE.
     Answer {
         agent: usize,
@@ -66,6 +68,12 @@ pub(crate) struct World {
     pub(crate) network: Network,
     pub(crate) storage: Storage,
     pub(crate) pushes: PushService,
+    /// Where the softswitch is when it goes by a name; the best address first.
+    pub(crate) softswitch_at: Vec<&'static str>,
+    /// Where devices are refreshed upstream: when each has its turn.
+    pub(crate) pace: Option<Pace>,
+    /// What came of it.
+    pub(crate) refreshed: Vec<RefreshResult>,
     /// The softswitch is the first.
     pub(crate) agents: Vec<Agent>,
     pub(crate) ledger: Ledger,
@@ -104,6 +112,9 @@ impl World {
             network: Network::calm(),
             storage: Storage::new(),
             pushes: PushService::new(),
+            softswitch_at: vec![SWITCH],
+            pace: None,
+            refreshed: Vec::new(),
             agents: Vec::new(),
             ledger: Ledger::default(),
             addresses: BTreeMap::new(),
@@ -170,7 +181,8 @@ impl World {
         let event = self.queue.peek().map(|Reverse((at, _))| *at);
         let timer = self.proxy.poll_timeout();
         let agents = self.agents.iter_mut().filter_map(|agent| agent.transactions.poll_timeout()).min();
-        let Some(next) = [event, timer, agents].into_iter().flatten().min().filter(|next| *next <= end) else {
+        let pace = self.pace.as_ref().map(Pace::poll_timeout);
+        let Some(next) = [event, timer, agents, pace].into_iter().flatten().min().filter(|next| *next <= end) else {
             return false;
         };
         self.advance(next);
@@ -178,6 +190,7 @@ impl World {
             let view = View { storage: &self.storage, now: self.now.unix };
             self.proxy.expire(&view, self.now);
         }
+        self.refresh();
         for agent in 0..self.agents.len() {
             self.agent_expires(agent);
         }
@@ -212,10 +225,41 @@ impl World {
                 self.storage.is_cold = !is_known;
                 self.input(Input::Fetched { ticket, is_known });
             }
+            Event::Resolved(ticket, addresses) => self.input(Input::Resolved { ticket, addresses }),
             Event::Answer { agent, got } => self.agent_answers(agent, got),
             Event::Repeat { agent, got, pause } => self.agent_repeats(agent, got, pause),
             Event::Wake { agent } => self.agent_wakes(agent),
         }
+    }
+
+    /// As the first worker of a node does.
+    fn refresh(&mut self) {
+        let room = self.proxy.refresh_room();
+        let Some(pace) = &mut self.pace else { return };
+        for binding in pace.take(self.storage.table(), |_| true, room, self.now) {
+            self.input(Input::Refresh(binding));
+        }
+    }
+
+    /// A new process in the place of one that was killed.
+    pub(crate) fn restart(&mut self) {
+        let seed = self.random.below(usize::MAX) as u64;
+        let was_asked = |event: &Event| {
+            matches!(
+                event,
+                Event::Save(..) | Event::Push(..) | Event::Fetched(_) | Event::Resolved(..) | Event::SendFailed(_)
+            )
+        };
+        self.events.retain(|_, event| !was_asked(event));
+        self.proxy = Proxy::new(Arc::clone(&self.policy), settings(), [seed, !seed]);
+        if self.pace.is_some() {
+            self.begin_refreshes();
+        }
+    }
+
+    pub(crate) fn begin_refreshes(&mut self) {
+        self.storage.table().begin_refreshes();
+        self.pace = Some(Pace::new(self.now.instant));
     }
 
     fn reaches_proxy(&mut self, flow: Flow, bytes: Bytes) {
@@ -281,10 +325,17 @@ impl World {
                 self.ledger.step(step);
             }
             Effect::CallEnded { outcome, .. } => self.ledger.outcomes.push(outcome),
+            Effect::Refreshed { result, reason, .. } => {
+                self.note(|| format!("refresh {} {reason}", result.name()));
+                self.refreshed.push(result);
+            }
             Effect::Dropped(reason) => self.ledger.dropped.push(reason),
             Effect::Fault(fault) => panic!("the core's own fault: {fault}"),
             Effect::Fetch { ticket, .. } => self.schedule_after(Duration::from_millis(5), Event::Fetched(ticket)),
-            Effect::Resolve { .. } => panic!("the softswitch has a numeric address"),
+            Effect::Resolve { ticket, .. } => {
+                let addresses = self.softswitch_at.iter().map(|address| (Transport::Udp, socket(address))).collect();
+                self.schedule_after(Duration::from_millis(1), Event::Resolved(ticket, addresses));
+            }
             Effect::Woken(_) | Effect::WakeSeen { .. } => {}
         }
     }

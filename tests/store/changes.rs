@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sip_push_proxy::binding::{Binding, PushTarget, Tokens};
+use sip_push_proxy::binding::{Binding, PushTarget, Tokens, Upstream};
 use sip_push_proxy::clock::UnixMillis;
 use sip_push_proxy::store::{Applied, BucketEntry, Change, EntryState, HeldCallId, Settlement};
 
@@ -274,6 +274,42 @@ fn a_sweep_spares_what_registered_again(kind: Kind) {
     assert_eq!(phones.bound(), [1, 2]);
 }
 
+fn upstream(expires_at: UnixMillis, refused: Option<&str>) -> Upstream {
+    Upstream { registered_at: NOW, expires_at, refused: refused.map(Into::into) }
+}
+
+fn refreshed(number: u32, registered_at: UnixMillis, upstream: Upstream) -> Change {
+    Change::Refreshed { aor: aor(1), device: device(number), registered_at, upstream }
+}
+
+fn a_refresh_changes_only_what_is_known_upstream(kind: Kind) {
+    let mut phones = Phones::with(kind, &[1, 2]);
+    let later = upstream(NOW.after(HOUR * 2), None);
+    assert_eq!(phones.apply(refreshed(1, NOW, later.clone())), Applied::Done);
+    let binding_1 = Binding { upstream: Some(later), ..binding(1, 1) };
+    assert_eq!(phones.0.table().by_device(device(1)).as_deref(), Some(&binding_1));
+    assert_eq!(phones.0.table().by_device(device(2)).as_deref(), Some(&binding(1, 2)));
+    let refused = upstream(NOW.after(HOUR * 2), Some("401 Unauthorized"));
+    phones.apply(refreshed(1, NOW, refused.clone()));
+    phones.0.restart(NOW);
+    assert_eq!(phones.0.table().by_device(device(1)).unwrap().upstream, Some(refused));
+}
+
+fn a_refresh_says_nothing_of_what_registered_since(kind: Kind) {
+    let mut phones = Phones::with(kind, &[1]);
+    let again = Binding { registered_at: NOW.after(HOUR), ..binding(1, 1) };
+    phones.apply(register(vec![again.clone()]));
+    phones.apply(refreshed(1, NOW, upstream(NOW.after(HOUR), Some("401 Unauthorized"))));
+    assert_eq!(phones.0.table().by_device(device(1)).as_deref(), Some(&again));
+}
+
+fn a_refresh_binds_nothing_that_has_ended(kind: Kind) {
+    let mut phones = Phones::with(kind, &[1, 2]);
+    phones.apply(unregister(1, 1, None));
+    phones.apply(refreshed(1, NOW, upstream(NOW.after(HOUR), None)));
+    assert_eq!(phones.bound(), [2]);
+}
+
 on_each!(Memory as memory, Embedded as embedded, Redis as redis: [
     register_puts_and_replaces_by_device,
     register_that_replaces_keeps_the_bucket,
@@ -297,4 +333,7 @@ on_each!(Memory as memory, Embedded as embedded, Redis as redis: [
     a_restart_keeps_held_calls_and_opens_claims,
     a_sweep_ends_what_time_ends,
     a_sweep_spares_what_registered_again,
+    a_refresh_changes_only_what_is_known_upstream,
+    a_refresh_says_nothing_of_what_registered_since,
+    a_refresh_binds_nothing_that_has_ended,
 ]);

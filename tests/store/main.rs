@@ -8,6 +8,7 @@ mod crash;
 mod durable;
 mod embedded;
 mod nodes;
+mod refreshes;
 mod rows;
 mod server;
 mod speed;

@@ -220,6 +220,11 @@ impl RedisStore {
         self.status.homes.read().contains(&home)
     }
 
+    /// See [`super::Store::homes`].
+    pub fn homes(&self) -> Vec<Home> {
+        self.status.homes.read().clone()
+    }
+
     /// See [`super::Store::nodes`].
     pub fn nodes(&self) -> usize {
         self.status.nodes.load(Ordering::Relaxed).max(1)

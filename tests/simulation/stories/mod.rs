@@ -14,6 +14,7 @@ mod options;
 mod provisional;
 mod push_outcomes;
 mod query;
+mod refresh;
 mod relay;
 mod routing;
 mod time_out;

@@ -1,0 +1,142 @@
+//! `register.upstream_refresh` with the built program: phones sleep longer than the softswitch would know them.
+
+use std::process::Command;
+
+use sip_push_proxy::sip::Transport::{self, Tcp, Udp};
+
+use crate::peer::{Link, eventually, eventually_is};
+use crate::phone::{Phone, Push};
+use crate::sip::{Sip, unique};
+use crate::world::{Mode, World};
+
+const REFRESH: &str = "register.upstream_refresh = true";
+
+/// Registered for three seconds, and asleep; with the REGISTER that the softswitch got.
+fn asleep_for_long(world: &mut World) -> (Phone, Sip) {
+    let mut phone = Phone::new("alice", Push::Fcm, Udp);
+    phone.expires = None;
+    phone.wake(world);
+    let contact = format!("Contact: <{}>{};expires=3\r\n", phone.contact(), phone.instance);
+    phone.send_register_with(&contact);
+    let register = world.switch.accept_register(&phone.aor());
+    phone.peer().response(200, "REGISTER");
+    phone.sleep();
+    (phone, register)
+}
+
+/// The softswitch gets a REGISTER that is not the phone's, and names the same Contact.
+#[track_caller]
+fn refresh(world: &World, phone: &Phone, register: &Sip) -> (Sip, Link) {
+    let (refresh, link) = world.switch.peer.request("REGISTER");
+    assert_eq!(refresh.headers("Via").len(), 1, "{refresh:?}");
+    assert_eq!(refresh.contact(), register.contact());
+    assert_eq!(refresh.headers("Path").len(), register.headers("Path").len());
+    assert_eq!(refresh.header("To"), format!("<sip:{}>", phone.aor()));
+    assert_eq!(refresh.header("Expires"), "3");
+    assert_ne!(refresh.header("Call-ID"), register.header("Call-ID"));
+    (refresh, link)
+}
+
+#[track_caller]
+fn sleeping_phone_is_refreshed_and_called(mode: Mode, switch: Transport, times: u32) {
+    let mut world = World::with_program(mode, switch, REFRESH);
+    let (mut phone, register) = asleep_for_long(&mut world);
+    let mut known: Vec<Sip> = Vec::new();
+    for time in 1..=times {
+        let (refresh, link) = refresh(&world, &phone, &register);
+        if let Some(last) = known.last() {
+            let number = |register: &Sip| register.header("CSeq").split(' ').next().and_then(|cseq| cseq.parse().ok());
+            assert_eq!(refresh.header("Call-ID"), last.header("Call-ID"));
+            assert!(number(&refresh) > number(last) && number(&refresh) > Some(0u32), "{refresh:?} after {last:?}");
+        }
+        // An hour in the end, so that nothing comes between what follows.
+        let contact = refresh.header("Contact");
+        let granted = if time < times { "3" } else { "3600" };
+        let contact = contact.replace(";expires=3", &format!(";expires={granted}"));
+        link.send(refresh.answer(200, "OK", &unique("r"), &format!("Contact: {contact}\r\n")));
+        known.push(refresh);
+    }
+    world.admin.expect_metric("upstream_refreshes_total{result=\"granted\"}", times.into());
+    eventually_is("the softswitch's hour", || {
+        let binding = world.admin.bindings(&phone.aor()).remove(0);
+        let date = |key: &str| binding[key].as_str().and_then(|date| date.parse::<jiff::Timestamp>().ok());
+        let is_longer = date("upstream_expires_at") > date("expires_at");
+        if is_longer && binding["upstream_refused"].is_null() { Ok(()) } else { Err(binding) }
+    });
+    let call = world.call(&phone);
+    world.switch.queued();
+    world.pushed_invite(&phone, 28);
+    phone.expires = Some(3600);
+    phone.register(&mut world);
+    let incoming = phone.invited();
+    incoming.answer(486, "Busy Here");
+    let refused = world.switch.response(486, "INVITE");
+    call.ack(&refused);
+}
+
+#[test]
+fn sleeping_phone_is_refreshed_and_called_by_its_alias() {
+    sleeping_phone_is_refreshed_and_called(Mode::Alias, Udp, 2);
+}
+
+#[test]
+fn sleeping_phone_is_refreshed_and_called_by_its_path() {
+    sleeping_phone_is_refreshed_and_called(Mode::Path, Udp, 1);
+}
+
+#[test]
+fn sleeping_phone_is_refreshed_by_tcp() {
+    sleeping_phone_is_refreshed_and_called(Mode::Alias, Tcp, 1);
+}
+
+#[test]
+fn challenge_ends_it_and_the_operator_sees_why() {
+    let mut world = World::with_program(Mode::Alias, Udp, REFRESH);
+    let (mut phone, register) = asleep_for_long(&mut world);
+    let (challenged, link) = refresh(&world, &phone, &register);
+    let challenge = "WWW-Authenticate: Digest realm=\"example.org\", nonce=\"n\", qop=\"auth\"\r\n";
+    link.send(challenged.answer(401, "Unauthorized", "r", challenge));
+    let reason = "the softswitch asks for a password: 401 Unauthorized";
+    eventually("the reason", || (world.admin.bindings(&phone.aor())[0]["upstream_refused"] == reason).then_some(()));
+    world.admin.expect_metric("upstream_refreshes_total{result=\"challenged\"}", 1.0);
+    let config = format!("[admin]\nlisten = '{}'\n", world.admin.0);
+    let file = world.folder.path().join("client.toml");
+    std::fs::write(&file, config + "[sip]\nadvertise = '127.0.0.1'\n[softswitch]\nuri = 'sip:127.0.0.1'\n")
+        .expect("written");
+    let bindings =
+        Command::new(env!("CARGO_BIN_EXE_sip-push-proxy")).arg("--config").arg(&file).arg("bindings").output();
+    let table = String::from_utf8_lossy(&bindings.expect("a table").stdout).into_owned();
+    assert!(table.contains("WHY NOT REFRESHED UPSTREAM") && table.contains(reason), "{table}");
+
+    // Its next registration begins anew.
+    phone.expires = Some(3600);
+    phone.register(&mut world);
+    assert!(world.admin.bindings(&phone.aor())[0]["upstream_refused"].is_null());
+    world.switch.expect_nothing_more();
+}
+
+/// The time runs on while the program does not.
+#[test]
+fn next_run_refreshes_what_is_due() {
+    let mut world = World::with_program(Mode::Alias, Udp, REFRESH);
+    world.keep_ports();
+    let (phone, register) = asleep_for_long(&mut world);
+    world.program().kill();
+    world.start_program();
+    let (refreshed, link) = refresh(&world, &phone, &register);
+    world.switch.answer_register(&refreshed, &link, &phone.aor());
+    world.admin.expect_metric("upstream_refreshes_total{result=\"granted\"}", 1.0);
+}
+
+/// RFC 3263 §4.2.
+#[test]
+fn softswitch_that_is_known_by_a_name_is_found() {
+    let mut world = World::with_program(Mode::Alias, Udp, REFRESH);
+    world.rewrite_config("sip:127.0.0.1:", "sip:localhost:");
+    world.program().kill();
+    world.start_program();
+    let (phone, register) = asleep_for_long(&mut world);
+    let (refreshed, link) = refresh(&world, &phone, &register);
+    world.switch.answer_register(&refreshed, &link, &phone.aor());
+    world.admin.expect_metric("upstream_refreshes_total{result=\"granted\"}", 1.0);
+}
