@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 pub use label::transport_drop;
 use label::{kind_of, push_kind, push_result, store_op};
 use leaving::Leaving;
-pub use refresh::Pace;
+pub use refresh::{Pace, is_ours_to_refresh};
 pub use shared::{Parts, Shared, worker_of};
 use view::View;
 

@@ -78,7 +78,7 @@ impl Pace {
 /// Whether this node, at `own`, is the one that refreshes a device: the node that has its flow, and when that is gone one of
 /// the `others`, the same for all who see the same nodes. A device that is passed over comes up again, sooner at first and
 /// at least every ten minutes.
-fn is_ours_to_refresh(binding: &Binding, own: Option<Home>, others: &[Home]) -> bool {
+pub fn is_ours_to_refresh(binding: &Binding, own: Option<Home>, others: &[Home]) -> bool {
     match (binding.home, own) {
         (None, _) | (_, None) => true,
         (Some(home), Some(own)) if home == own => true,

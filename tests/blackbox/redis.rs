@@ -278,7 +278,7 @@ fn nothing_is_lost_when_a_replica_becomes_master() {
     let mut world = world_on(&format!("redis+sentinel://127.0.0.1:{}/main", sentinel.port));
     let load = Load::start(&world);
     load.go_on(300);
-    wait_for("what came first on the replica", || replica.ask(&["EXISTS", "spp:1:{user1@example.org}"]) == "1");
+    wait_for("what came first on the replica", || replica.ask(&["EXISTS", "spp:2:{user1@example.org}"]) == "1");
     assert_eq!(replica.ask(&["REPLICAOF", "127.0.0.1", "1"]), "OK");
     let aors = |server: &Server| server.ask(&["DBSIZE"]).parse::<usize>().expect("a number");
     wait_for("what the replica does not hear of", || aors(&master) > aors(&replica) + 100);
@@ -333,7 +333,7 @@ fn nothing_is_lost_while_a_node_of_a_cluster_is_dead() {
     let outcome = load.stop();
     expect_recovered(&world);
     for server in &servers {
-        let keys = server.ask(&["--scan", "--pattern", "spp:1:{*}"]);
+        let keys = server.ask(&["--scan", "--pattern", "spp:2:{*}"]);
         assert!(keys.lines().count() > outcome.registered.len() / 6, "each has its share");
     }
     expect_kept(&mut world, &outcome);

@@ -7,8 +7,9 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use sip_push_proxy::binding::{Binding, Home};
 use sip_push_proxy::clock::{Now, UnixMillis};
-use sip_push_proxy::driver::Pace;
+use sip_push_proxy::driver::{Pace, is_ours_to_refresh};
 use sip_push_proxy::proxy::{Effect, FetchTicket, Input, Policy, Proxy, RefreshResult, ResolveTicket};
 use sip_push_proxy::push::{self, Outcome, Push};
 use sip_push_proxy::sip::{ConnectionId, Destination, Flow, Message, Transport};
@@ -72,6 +73,8 @@ pub(crate) struct World {
     pub(crate) softswitch_at: Vec<&'static str>,
     /// Where devices are refreshed upstream: when each has its turn.
     pub(crate) pace: Option<Pace>,
+    /// Other nodes that are there.
+    pub(crate) nodes: Vec<Home>,
     /// What came of it.
     pub(crate) refreshed: Vec<RefreshResult>,
     /// The softswitch is the first.
@@ -114,6 +117,7 @@ impl World {
             pushes: PushService::new(),
             softswitch_at: vec![SWITCH],
             pace: None,
+            nodes: Vec::new(),
             refreshed: Vec::new(),
             agents: Vec::new(),
             ledger: Ledger::default(),
@@ -236,7 +240,9 @@ impl World {
     fn refresh(&mut self) {
         let room = self.proxy.refresh_room();
         let Some(pace) = &mut self.pace else { return };
-        for binding in pace.take(self.storage.table(), |_| true, room, self.now) {
+        let (own, others) = (self.policy.home, &self.nodes[..]);
+        let is_ours = |binding: &Binding| is_ours_to_refresh(binding, own, others);
+        for binding in pace.take(self.storage.table(), is_ours, room, self.now) {
             self.input(Input::Refresh(binding));
         }
     }

@@ -141,7 +141,7 @@ fn empty_after_a_restart_it_gets_all_back_from_memory() {
 /// As a replica is that becomes master before it has heard of everything.
 #[test]
 fn a_redis_that_has_fallen_behind_brings_no_seen_call_back() {
-    const HASH: &str = "spp:1:{user000001@example.org}";
+    const HASH: &str = "spp:2:{user000001@example.org}";
     let server = Server::start();
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(&server, "node-1");

@@ -437,9 +437,10 @@ fn a_server_that_is_stopping_begins_no_refresh() {
 fn a_device_on_another_node_is_that_nodes() {
     let home = |port| Home { transport: Transport::Udp, address: format!("192.0.2.10:{port}").parse().unwrap() };
     assert_eq!(home(5060).address, socket(PROXY));
-    for (is_ours, count) in [(true, 1), (false, 0)] {
+    for (is_ours, is_there, count) in [(true, true, 1), (false, true, 0), (false, false, 1)] {
         let sim = refreshing_with(|policy| policy.home = Some(home(5060)));
         let (_alice, switch) = (asleep(&sim), sim.switch());
+        sim.world().nodes.extend(is_there.then(|| home(5062)));
         if !is_ours {
             let mut binding = sim.bindings()[0].clone();
             binding.home = Some(home(5062));
