@@ -19,6 +19,13 @@ pub struct Push {
     pub timeout: Duration,
     /// Pushes to one token in a minute; further ones are not sent.
     pub per_token_per_min: u32,
+    /// Pushes of one account that may wait for an answer.
+    pub account_in_flight_max: usize,
+    /// Those, and the ones that wait for their turn.
+    pub account_queue_max: usize,
+    /// Failures in a row after which an account is asked only now and then.
+    pub breaker_failures: u32,
+    pub breaker_pause: Duration,
     pub fcm: Vec<Fcm>,
     pub apns: Vec<Apns>,
 }
@@ -70,6 +77,10 @@ impl Push {
     pub(super) fn read(section: &Section<'_>, probe: bool) -> Self {
         let timeout = section.millis("timeout_ms", 5000, 1..=60_000);
         let per_token_per_min = section.integer("per_token_per_min", 30, 1..=100_000);
+        let account_in_flight_max = section.count("account_in_flight_max", 1000, 1..=100_000);
+        let account_queue_max = section.count("account_queue_max", 5000, 1..=10_000_000);
+        let breaker_failures = section.integer("breaker_failures", 10, 1..=10_000);
+        let breaker_pause = section.millis("breaker_pause_ms", 5000, 1..=60_000);
         let mut fcm = Vec::new();
         for account in section.sections("fcm", probe) {
             let read = Fcm::read(&account);
@@ -82,7 +93,16 @@ impl Push {
         }
         read_webpush(&section.section("webpush"));
         read_callback(&section.section("callback"));
-        Self { timeout, per_token_per_min, fcm, apns }
+        Self {
+            timeout,
+            per_token_per_min,
+            account_in_flight_max,
+            account_queue_max,
+            breaker_failures,
+            breaker_pause,
+            fcm,
+            apns,
+        }
     }
 }
 

@@ -44,6 +44,8 @@ pub(super) fn push_result(outcome: &Outcome) -> PushResult {
         Outcome::TryAgain { .. } => PushResult::TryAgain,
         Outcome::Refused { .. } => PushResult::Refused,
         Outcome::Limited => PushResult::Limited,
+        Outcome::Skipped { .. } => PushResult::Skipped,
+        Outcome::Withdrawn => PushResult::Withdrawn,
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use super::board::Board;
 use crate::binding::Binding;
 use crate::metrics::Metrics;
+use crate::push::Pushers;
 use crate::readiness::{Part, Readiness};
 use crate::sip::Message;
 use crate::store::{self, HeldCall, Store, StoreError};
@@ -108,6 +109,18 @@ impl Shared {
             if let Some(board) = self.boards.get(worker_of(&call, self.boards.len())) {
                 board.put_call(call);
             }
+        }
+    }
+
+    /// Brings what the pushing side says of its accounts to where it is seen. To be called now and then.
+    pub fn look_at_push(&self, pushers: &Pushers) {
+        let troubles = pushers.troubles();
+        self.metrics.push_accounts_failing(troubles.iter().map(|(provider, _)| *provider));
+        if troubles.is_empty() {
+            self.readiness.well(Part::Push);
+        } else {
+            let reasons: Vec<_> = troubles.into_iter().map(|(_, reason)| reason).collect();
+            self.readiness.degraded(Part::Push, reasons.join("; "));
         }
     }
 

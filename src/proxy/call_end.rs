@@ -105,6 +105,7 @@ impl Proxy {
         for held in &mut call.devices {
             self.timers.cancel(&Timer::Probe(server, held.binding.device));
             self.timers.cancel(&Timer::Retry(server, held.binding.device));
+            held.purpose.end();
             if std::mem::take(&mut held.has_entry) {
                 settled.push((held.binding.device, settlement));
                 if !seen && held.state != DeviceState::Joined {

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::context::Context;
 use super::event::{Contacts, Effect};
-use super::held_call::{DeviceInput, DeviceState, HeldDevice};
+use super::held_call::{DeviceInput, DeviceState, HeldDevice, retry_pause};
 use super::{Proxy, PushPurpose, SavePurpose};
 use crate::binding::DeviceId;
 use crate::clock::Now;
@@ -110,14 +110,19 @@ impl Proxy {
         };
         let Some(held) = call.device(device) else { return };
         let Some(target) = held.binding.push.clone() else { return };
-        held.attempts += 1;
+        held.attempts = held.attempts.saturating_add(1);
+        if held.purpose.is_over() {
+            // It had joined, and its flow was lost.
+            held.purpose = push::Purpose::default();
+        }
+        let purpose = held.purpose.clone();
         let step = if held.attempts == 1 { Step::PushSent } else { Step::PushRetried };
         let provider = target.provider.name();
         self.tickets += 1;
         let ticket = push::Ticket(self.tickets);
         self.pushes.insert(ticket, PushPurpose::Call(server, device));
         self.step(&call_ref, step, Some(device), provider, "");
-        self.effects.push_back(Effect::Push(Push { ticket, target, notice, date: now.unix, ttl }));
+        self.effects.push_back(Effect::Push(Push { ticket, target, notice, date: now.unix, ttl, purpose }));
     }
 
     /// The provider answered.
@@ -133,6 +138,7 @@ impl Proxy {
         if let push::Outcome::TokenDead { since, .. } = &reply.outcome {
             self.token_dead(device, *since, sent_at, contacts);
         }
+        let chance = self.random.draw();
         self.with_context(server, |proxy, context| {
             let Some(call) = context.call_mut() else { return };
             let call_ref = call.call_ref.clone();
@@ -149,7 +155,14 @@ impl Proxy {
                 }
                 push::Outcome::TokenDead { reason, .. } => (DeviceInput::Dead, Step::PushRefused, reason),
                 push::Outcome::Refused { reason } => (DeviceInput::Refused, Step::PushRefused, reason),
-                push::Outcome::TryAgain { after, reason } => (DeviceInput::TryAgain(after), Step::PushRefused, reason),
+                push::Outcome::TryAgain { after, reason } => {
+                    let attempts = call.device(device).map_or(1, |held| held.attempts);
+                    (DeviceInput::TryAgain(retry_pause(attempts, after, chance)), Step::PushRefused, reason)
+                }
+                // Waiting for it would be waiting in vain: the next try is far away, and so is its success.
+                push::Outcome::Skipped { reason } => (DeviceInput::Refused, Step::PushRefused, reason),
+                // The device has come, or the call is over; its machine knows that already.
+                push::Outcome::Withdrawn => return,
             };
             proxy.step(&call_ref, step, Some(device), took, String::from(reason));
             proxy.tell(context, device, input, now);

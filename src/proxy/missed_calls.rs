@@ -77,7 +77,8 @@ impl Proxy {
         let ticket = push::Ticket(self.tickets);
         self.pushes.insert(ticket, PushPurpose::Missed(device));
         let notice = Notice::MissedCalls(entries);
-        self.effects.push_back(super::Effect::Push(Push { ticket, target, notice, date: now.unix, ttl: TTL }));
+        let purpose = push::Purpose::default();
+        self.effects.push_back(super::Effect::Push(Push { ticket, target, notice, date: now.unix, ttl: TTL, purpose }));
     }
 
     pub(super) fn report_pushed(&mut self, device: DeviceId, reply: push::Reply, contacts: &dyn Contacts, now: Now) {
@@ -104,6 +105,10 @@ impl Proxy {
             Outcome::TryAgain { after, .. } => {
                 self.keep(Change::Release { aor, device });
                 self.retry_report(device, after, now);
+            }
+            Outcome::Skipped { .. } | Outcome::Withdrawn => {
+                self.keep(Change::Release { aor, device });
+                self.retry_report(device, None, now);
             }
             Outcome::Limited => {
                 self.keep(Change::Release { aor, device });

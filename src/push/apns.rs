@@ -7,19 +7,16 @@ use std::time::Duration;
 use a2::{CollapseId, NotificationOptions, Priority, PushType};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Certificate, Client, Url};
-use tokio::sync::Semaphore;
 
 use super::apns_answer::verdict;
 use super::fcm::{http_url, read};
+use super::gate::{Gate, Limits};
 use super::http::{self, Answer};
 use super::jwt::SigningKey;
 use super::payload::{self, AppleForm, AppleProfile, Body};
 use super::provider_token::{ProviderToken, ProviderTokens};
 use super::{NoticeKind, Outcome, Push, Sent, SettingsError, Verdict, clock};
 use crate::binding::{Provider, PushToken, Tokens};
-
-/// Pushes that may wait for an answer of APNs at once; they share one connection.
-const IN_FLIGHT_MAX: usize = 1000;
 
 /// Names the alert of missed calls, so that a later one replaces it on the screen.
 const MISSED_CALLS_COLLAPSE_ID: &str = "missed_calls";
@@ -73,7 +70,7 @@ pub(super) struct Account {
     form: AppleForm,
     tokens: ProviderTokens,
     client: Client,
-    pub(super) in_flight: Semaphore,
+    pub(super) gate: Gate,
 }
 
 /// What one push needs of its target: which of the two tokens, and where to.
@@ -86,7 +83,12 @@ pub(super) struct Delivery<'a> {
 
 impl Account {
     /// `table` names the configuration table in errors.
-    pub(super) fn open(settings: &Settings, table: &str, timeout: Duration) -> Result<Self, SettingsError> {
+    pub(super) fn open(
+        settings: &Settings,
+        table: &str,
+        timeout: Duration,
+        limits: Limits,
+    ) -> Result<Self, SettingsError> {
         let key = |name: &str| format!("{table}.{name}");
         let value = |name: &str, problem: &str| SettingsError::value(key(name), problem);
         if settings.certificate_file.is_some() {
@@ -121,7 +123,7 @@ impl Account {
             form: form(settings).map_err(|(name, problem)| value(name, problem))?,
             tokens: ProviderTokens::new(signing_key, &settings.key_id, &settings.team_id),
             client,
-            in_flight: Semaphore::new(IN_FLIGHT_MAX),
+            gate: Gate::new(format!("apns team {}", settings.team_id), limits),
         })
     }
 
@@ -177,18 +179,21 @@ impl Account {
     pub(super) async fn send(&self, push: &Push, delivery: &Delivery<'_>) -> Sent {
         let mut provider_token = match self.tokens.current(clock()) {
             Ok(token) => token,
-            Err(error) => return Outcome::refused(error.to_string()).into(),
+            Err(error) => return Verdict::Locked(error.to_string().into()).sent(0),
         };
         let (mut limit, mut renewed) = (payload::BYTES_MAX, false);
         loop {
+            if push.purpose.is_over() {
+                return Sent::unsent(Outcome::Withdrawn);
+            }
             let alert = delivery.push_type == PushType::Alert;
             let Body { bytes, left_out } = payload::apns(push, &self.form, alert, limit);
-            let outcome = match self.post(push, delivery, bytes, &provider_token).await {
+            let verdict = match self.post(push, delivery, bytes, &provider_token).await {
                 Verdict::StaleCredential(reason) if !renewed => {
                     renewed = true;
                     match self.tokens.replace(&provider_token, clock()) {
                         Some(token) => provider_token = token,
-                        None => return Outcome::Refused { reason }.into(),
+                        None => return Verdict::Locked(reason).sent(left_out),
                     }
                     continue;
                 }
@@ -196,10 +201,13 @@ impl Account {
                     limit /= 2;
                     continue;
                 }
-                Verdict::StaleCredential(reason) | Verdict::TooLarge(reason) => Outcome::Refused { reason },
-                Verdict::Final(outcome) => outcome,
+                verdict @ (Verdict::StaleCredential(_)
+                | Verdict::TooLarge(_)
+                | Verdict::Final(_)
+                | Verdict::Trouble { .. }
+                | Verdict::Locked(_)) => verdict,
             };
-            return Sent { outcome, left_out };
+            return verdict.sent(left_out);
         }
     }
 
@@ -209,8 +217,8 @@ impl Account {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let request = self.client.post(device_url(delivery)).headers(headers).body(body);
         match request.send().await {
-            Ok(response) => verdict(&Answer::read(response).await),
-            Err(error) => Verdict::Final(http::no_answer(error)),
+            Ok(response) => verdict(&Answer::read(response).await.without(delivery.token)),
+            Err(error) => http::no_answer(error),
         }
     }
 }

@@ -6,18 +6,15 @@ use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, Url};
-use tokio::sync::Semaphore;
 
 use super::fcm_answer::{legacy_verdict, verdict};
+use super::gate::{Gate, Limits};
 use super::http::{self, Answer};
 use super::jwt::SigningKey;
 use super::oauth::{AccessToken, AccessTokens, ServiceAccount};
 use super::payload::{self, Body};
 use super::{Outcome, Push, Sent, SettingsError, Verdict, clock};
 use crate::binding::PushToken;
-
-/// Pushes that may wait for an answer of FCM at once. Over `http://` each has its own connection.
-const IN_FLIGHT_MAX: usize = 256;
 
 /// One Firebase project: a `[[push.fcm]]` table.
 #[derive(Debug, Clone)]
@@ -58,7 +55,7 @@ pub(super) struct Account {
     profile: Profile,
     credential: Credential,
     client: Client,
-    pub(super) in_flight: Semaphore,
+    pub(super) gate: Gate,
 }
 
 enum Credential {
@@ -83,7 +80,12 @@ impl Authorization {
 
 impl Account {
     /// `table` names the configuration table in errors.
-    pub(super) fn open(settings: &Settings, table: &str, timeout: Duration) -> Result<Self, SettingsError> {
+    pub(super) fn open(
+        settings: &Settings,
+        table: &str,
+        timeout: Duration,
+        limits: Limits,
+    ) -> Result<Self, SettingsError> {
         let endpoint = http_url(&settings.endpoint)
             .ok_or_else(|| SettingsError::value(format!("{table}.endpoint"), "must be an http:// or https:// URL"))?;
         let client = http::client(http::Version::Negotiated, timeout, &[])
@@ -102,7 +104,7 @@ impl Account {
                     wrong("must hold the server key on one line, or a service account's JSON".to_owned())
                 })?),
                 client,
-                in_flight: Semaphore::new(IN_FLIGHT_MAX),
+                gate: Gate::new(format!("fcm gateway {}", settings.endpoint), limits),
             });
         }
         let account: ServiceAccount = serde_json::from_slice(&content).map_err(|error| {
@@ -119,13 +121,13 @@ impl Account {
         };
         let tokens = AccessTokens::new(account, signing_key, token_uri, client.clone(), timeout);
         Ok(Self {
+            gate: Gate::new(format!("fcm project {project_id}"), limits),
             project_id,
             project_number: settings.project_number.as_str().into(),
             url,
             profile: settings.profile,
             credential: Credential::ServiceAccount(tokens),
             client,
-            in_flight: Semaphore::new(IN_FLIGHT_MAX),
         })
     }
 
@@ -140,10 +142,13 @@ impl Account {
         loop {
             let authorization = match self.authorization().await {
                 Ok(authorization) => authorization,
-                Err(outcome) => return outcome.into(),
+                Err(verdict) => return verdict.sent(0),
             };
+            if push.purpose.is_over() {
+                return Sent::unsent(Outcome::Withdrawn);
+            }
             let Body { bytes, left_out } = self.body(push, token, limit);
-            let outcome = match self.post(bytes, authorization.header()).await {
+            let verdict = match self.post(bytes, authorization.header(), token).await {
                 Verdict::StaleCredential(_) if !renewed && self.renew(&authorization) => {
                     renewed = true;
                     continue;
@@ -152,10 +157,13 @@ impl Account {
                     limit /= 2;
                     continue;
                 }
-                Verdict::StaleCredential(reason) | Verdict::TooLarge(reason) => Outcome::Refused { reason },
-                Verdict::Final(outcome) => outcome,
+                verdict @ (Verdict::StaleCredential(_)
+                | Verdict::TooLarge(_)
+                | Verdict::Final(_)
+                | Verdict::Trouble { .. }
+                | Verdict::Locked(_)) => verdict,
             };
-            return Sent { outcome, left_out };
+            return verdict.sent(left_out);
         }
     }
 
@@ -166,7 +174,7 @@ impl Account {
         }
     }
 
-    async fn authorization(&self) -> Result<Authorization, Outcome> {
+    async fn authorization(&self) -> Result<Authorization, Verdict> {
         match &self.credential {
             Credential::ServiceAccount(tokens) => Ok(Authorization::Access(tokens.current(clock()).await?)),
             Credential::ServerKey(key) => Ok(Authorization::ServerKey(key.clone())),
@@ -184,7 +192,7 @@ impl Account {
         }
     }
 
-    async fn post(&self, body: Vec<u8>, authorization: HeaderValue) -> Verdict {
+    async fn post(&self, body: Vec<u8>, authorization: HeaderValue, token: &PushToken) -> Verdict {
         let request = self
             .client
             .post(self.url.clone())
@@ -193,13 +201,13 @@ impl Account {
             .body(body);
         match request.send().await {
             Ok(response) => {
-                let answer = Answer::read(response).await;
+                let answer = Answer::read(response).await.without(token);
                 match self.profile {
                     Profile::V1 => verdict(&answer),
                     Profile::Legacy => legacy_verdict(&answer),
                 }
             }
-            Err(error) => Verdict::Final(http::no_answer(error)),
+            Err(error) => http::no_answer(error),
         }
     }
 }
@@ -263,7 +271,10 @@ mod tests {
                 std::fs::write(&file, content).unwrap();
             }
             let settings = Settings { service_account: file.clone(), profile, ..Settings::default() };
-            let error = Account::open(&settings, "push.fcm[0]", Duration::from_secs(1)).err().unwrap().to_string();
+            let error = Account::open(&settings, "push.fcm[0]", Duration::from_secs(1), Limits::default())
+                .err()
+                .unwrap()
+                .to_string();
             assert!(error.starts_with("push.fcm[0].service_account = \""), "{error}");
             assert!(error.contains("fcm.json"), "{error}");
             error

@@ -7,13 +7,16 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, ClientBuilder, Response};
 
-use super::{Outcome, clock};
+use super::{Outcome, TokenHash, Verdict, clock};
+use crate::binding::PushToken;
 
 /// More of an answer than this is not read: error bodies are a few hundred bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Often enough for firewalls to keep a connection that carries no push, seldom enough for APNs to tolerate.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// APNs' tokens have 64 hexadecimal digits, FCM's are longer.
+const TOKEN_BYTES_MIN: usize = 32;
 /// Longest text of a peer that goes into a reason.
 const REASON_CHARS_MAX: usize = 80;
 
@@ -81,10 +84,21 @@ impl Answer {
         }
         Self { status: response.status().as_u16(), retry_after: retry_after(response.headers()), body }
     }
+
+    /// What is said of a push must not tell its token: reasons are made of this. What is shorter than any service's
+    /// tokens is no secret, but may be part of other words.
+    pub(super) fn without(mut self, token: &PushToken) -> Self {
+        let is_secret = token.reveal().len() >= TOKEN_BYTES_MIN;
+        if is_secret && memchr::memmem::find(&self.body, token.reveal().as_bytes()).is_some() {
+            let text = String::from_utf8_lossy(&self.body).replace(token.reveal(), &TokenHash::of(token).to_string());
+            self.body = text.into_bytes();
+        }
+        self
+    }
 }
 
 /// Seconds, or a date by our clock.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));
@@ -94,9 +108,19 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(u64::try_from(date).ok()?.saturating_sub(now)))
 }
 
-/// The outcome when no answer came: only a request that could not even be built will not do better next time.
-pub(super) fn no_answer(error: reqwest::Error) -> Outcome {
-    if error.is_builder() { Outcome::refused(in_words(error)) } else { Outcome::try_again(None, in_words(error)) }
+/// When the connection is lost with the answer, the phone may have the push. It may be sent again all the same, because a
+/// phone that had the first one has registered by then, and the held call asks for no second one: so the phone gets this
+/// time to do it. (A second alert of missed calls replaces the first on the screen, by its collapse id.)
+pub(super) const REPEAT_PAUSE: Duration = Duration::from_secs(3);
+
+/// When no answer came: only a request that could not even be built will not do better next time.
+pub(super) fn no_answer(error: reqwest::Error) -> Verdict {
+    if error.is_builder() {
+        Verdict::Final(Outcome::refused(in_words(error)))
+    } else {
+        let after = (!error.is_connect()).then_some(REPEAT_PAUSE);
+        Verdict::trouble(after, in_words(error))
+    }
 }
 
 /// The root of the trouble, without the URL: APNs has the token in it.
@@ -133,6 +157,17 @@ mod tests {
         assert!(after("Tue, 31 Dec 2199 23:59:59 GMT") > Some(Duration::from_secs(1_000_000)));
         assert_eq!(after("soon"), None);
         assert_eq!(retry_after(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn an_answer_is_rid_of_the_token() {
+        let answer = |body: &str| Answer { status: 400, retry_after: None, body: body.into() };
+        let text = "0123456789abcdef0123456789abcdef";
+        let token = PushToken::new(text);
+        let rid = answer(&format!("token {text}, {text}")).without(&token);
+        assert_eq!(rid.body, format!("token {0}, {0}", TokenHash::of(&token)).as_bytes());
+        assert_eq!(answer("other").without(&token).body, b"other");
+        assert_eq!(answer("other").without(&PushToken::new("o")).body, b"other");
     }
 
     #[test]

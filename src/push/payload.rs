@@ -289,7 +289,7 @@ mod tests {
     use super::*;
     use crate::binding::{Provider, PushTarget, PushToken, Tokens};
     use crate::clock::UnixMillis;
-    use crate::push::{MISSED_CALLS_TTL, Ticket};
+    use crate::push::{MISSED_CALLS_TTL, Purpose, Ticket};
     use crate::store::EntryState;
 
     fn push(notice: Notice, date_s: u64, ttl: Duration) -> Push {
@@ -300,6 +300,7 @@ mod tests {
             notice,
             date: UnixMillis(date_s * 1000),
             ttl,
+            purpose: Purpose::default(),
         }
     }
 

@@ -3,12 +3,13 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 
+use super::gate::{Gate, Limits};
 use super::{Busy, NoticeKind, Outcome, Push, Reply, Sent, SettingsError, TokenHash, apns, clock, fcm};
 use crate::binding::{Provider, PushTarget, PushToken, Tokens};
 
@@ -21,6 +22,8 @@ pub struct Settings {
     pub per_token_per_min: u32,
     /// Pushes that may be under way at once, waiting ones included (`limits.push_queue`).
     pub queue: usize,
+    /// Of each account.
+    pub limits: Limits,
     pub fcm: Vec<fcm::Settings>,
     pub apns: Vec<apns::Settings>,
 }
@@ -31,6 +34,7 @@ impl Default for Settings {
             timeout: Duration::from_secs(5),
             per_token_per_min: 30,
             queue: 10_000,
+            limits: Limits::default(),
             fcm: Vec::new(),
             apns: Vec::new(),
         }
@@ -72,9 +76,9 @@ impl Pushers {
             return Err(SettingsError::value("limits.push_queue", "must be more than 0"));
         }
         let fcm = numbered(&settings.fcm, "push.fcm")
-            .map(|(table, settings_of)| fcm::Account::open(settings_of, &table, settings.timeout));
+            .map(|(table, settings_of)| fcm::Account::open(settings_of, &table, settings.timeout, settings.limits));
         let apns = numbered(&settings.apns, "push.apns")
-            .map(|(table, settings_of)| apns::Account::open(settings_of, &table, settings.timeout));
+            .map(|(table, settings_of)| apns::Account::open(settings_of, &table, settings.timeout, settings.limits));
         Ok(Self(Arc::new(Inner {
             runtime,
             timeout: settings.timeout,
@@ -107,6 +111,13 @@ impl Pushers {
     /// Whether such a notice can be pushed to a contact: one with only a voip token takes invites and nothing else.
     pub fn supports_notice(&self, target: &PushTarget, kind: NoticeKind) -> Result<(), String> {
         self.0.route(target, kind).map(drop)
+    }
+
+    /// What an operator must know of accounts that do not work.
+    pub fn troubles(&self) -> Vec<(Provider, String)> {
+        let fcm = self.0.fcm.iter().map(|account| (Provider::Fcm, &account.gate));
+        let apns = self.0.apns.iter().map(|account| (Provider::Apns, &account.gate));
+        fcm.chain(apns).filter_map(|(provider, gate)| Some((provider, gate.trouble()?))).collect()
     }
 
     /// The providers that are switched on, for `+sip.pns`.
@@ -157,11 +168,15 @@ impl Inner {
         let (ticket, provider, notice) = (push.ticket, push.target.provider, push.notice.kind());
         let target = push.target.clone();
         let sent = match self.route(&target, notice) {
-            Err(reason) => Outcome::refused(reason).into(),
-            Ok(route) if !self.limits.admit(route.token()) => Outcome::Limited.into(),
-            Ok(route) => self.attempt(&route, push, submitted).await,
+            Err(reason) => Sent::unsent(Outcome::refused(reason)),
+            Ok(_) if push.purpose.is_over() => Sent::unsent(Outcome::Withdrawn),
+            Ok(route) if !self.limits.admit(route.token()) => Sent::unsent(Outcome::Limited),
+            Ok(route) => {
+                let send = async |push: Push| route.send(&push).await;
+                route.gate().pass(push, self.timeout, send).await
+            }
         };
-        let Sent { outcome, left_out } = sent;
+        let Sent { outcome, left_out, sign: _ } = sent;
         let took = clock().instant.saturating_duration_since(submitted);
         let token = TokenHash::of(&target.prid);
         tracing::debug!(ticket = ticket.0, %provider, %notice, %token, ?outcome, ?took, "push");
@@ -169,22 +184,6 @@ impl Inner {
             tracing::info!(ticket = ticket.0, %token, left_out, "missed calls left out of a push that was full");
         }
         Reply { ticket, provider, notice, outcome, left_out, took }
-    }
-
-    /// Waits for a place with the provider, as long as the push has a purpose, then sends it.
-    ///
-    /// A provider that fails again and again would be skipped here, before anything is waited for.
-    async fn attempt(&self, route: &Route<'_>, mut push: Push, submitted: Instant) -> Sent {
-        let purpose = if push.ttl.is_zero() { self.timeout } else { push.ttl };
-        let Ok(place) = tokio::time::timeout(purpose, route.in_flight().acquire()).await else {
-            return Outcome::try_again(None, "its time was over before its turn came").into();
-        };
-        let waited = clock().instant.saturating_duration_since(submitted);
-        push.ttl = push.ttl.saturating_sub(waited);
-        let limit = self.timeout.min(purpose.saturating_sub(waited));
-        let sent = tokio::time::timeout(limit, route.send(&push)).await;
-        drop(place);
-        sent.unwrap_or_else(|_| Outcome::try_again(None, format!("no answer within {} ms", limit.as_millis())).into())
     }
 }
 
@@ -196,10 +195,10 @@ impl Route<'_> {
         }
     }
 
-    fn in_flight(&self) -> &Semaphore {
+    fn gate(&self) -> &Gate {
         match self {
-            Self::Fcm { account, .. } => &account.in_flight,
-            Self::Apns { account, .. } => &account.in_flight,
+            Self::Fcm { account, .. } => &account.gate,
+            Self::Apns { account, .. } => &account.gate,
         }
     }
 

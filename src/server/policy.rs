@@ -111,6 +111,11 @@ pub(super) fn push_settings(config: &Config) -> push::Settings {
         timeout: config.push.timeout,
         per_token_per_min: config.push.per_token_per_min,
         queue: config.limits.push_queue,
+        limits: push::Limits {
+            in_flight: config.push.account_in_flight_max,
+            queue: config.push.account_queue_max,
+            breaker: push::BreakerSettings { failures: config.push.breaker_failures, pause: config.push.breaker_pause },
+        },
         fcm: config.push.fcm.iter().map(fcm).collect(),
         apns: config.push.apns.iter().map(apns).collect(),
     }

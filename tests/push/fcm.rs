@@ -224,8 +224,9 @@ async fn project_is_chosen_by_pn_param() {
     assert_eq!(outcome(&pushers, invite(named("demo-project"))).await, Outcome::Accepted);
     assert_eq!((first.requests(), second.requests()), (1, 0));
     // The double serves another project than the file names, as a mix-up of two files would.
-    assert_eq!(outcome(&pushers, invite(named("123456"))).await, refused("404 NOT_FOUND"));
-    assert_eq!(outcome(&pushers, invite(named("other-project"))).await, refused("404 NOT_FOUND"));
+    let not_found = refused("404 NOT_FOUND: Requested entity was not found.");
+    assert_eq!(outcome(&pushers, invite(named("123456"))).await, not_found);
+    assert_eq!(outcome(&pushers, invite(named("other-project"))).await, not_found);
     assert_eq!(second.requests(), 2);
     for unknown in ["", "another"] {
         let reason = format!("no [[push.fcm]] for project {unknown:?}");

@@ -4,6 +4,8 @@
 
 mod apns;
 mod bench;
+mod breaker;
 mod fcm;
 mod limits;
+mod purpose;
 mod tls;

@@ -70,6 +70,66 @@ fn passing_trouble_is_tried_again_and_the_call_goes_on() {
 }
 
 #[test]
+fn trouble_is_tried_again_until_the_wait_ends() {
+    let sim = Sim::new();
+    let trouble = || Outcome::TryAgain { after: None, reason: "503".into() };
+    (0..50).for_each(|_| sim.push().next("alice", trouble()));
+    let (alice, call) = call(&sim, trouble());
+    sim.run_for(s(15));
+    call.expects(&[100, 182]);
+    // It may come by itself at any time.
+    alice.does(Answer::Answers(s(1)));
+    alice.registers();
+    sim.run_for(s(2));
+    assert_eq!(call.status(), Some(200));
+    let sent = sim.world().pushes.sent.len();
+    assert!((5..=6).contains(&sent), "after 0, 0.5, 1.5, 3.5, 7.5 and 15.5 s, each a little later: {sent}");
+    assert!(sim.world().pushes.sent.iter().all(|push| push.purpose.is_over()));
+}
+
+#[test]
+fn a_call_is_over_when_the_next_try_would_come_after_its_wait() {
+    let sim = Sim::new();
+    let (_, call) = call(&sim, Outcome::TryAgain { after: Some(s(60)), reason: "429 QUOTA_EXCEEDED".into() });
+    call.expects(&[100, 182, 480]);
+    assert_eq!(sim.world().ledger.outcomes, [proxy::Outcome::PushFailed]);
+}
+
+#[test]
+fn an_account_that_fails_ends_the_calls_that_only_it_could_wake_at_once() {
+    let sim = Sim::new();
+    let (alice, call) = call(&sim, Outcome::Skipped { reason: "fcm project x is not asked for a moment".into() });
+    call.expects(&[100, 182, 480]);
+    assert_eq!((alice.bindings(), alice.bucket()), (1, vec![(call.call_ref(), EntryState::Missed)]));
+}
+
+#[test]
+fn a_push_has_no_purpose_once_its_call_is_over() {
+    let sim = Sim::new();
+    sim.push().takes(s(10));
+    let (_, call) = call(&sim, Outcome::Withdrawn);
+    assert!(!sim.world().pushes.sent[0].purpose.is_over());
+    call.cancels("");
+    sim.run_for(s(1));
+    assert!(sim.world().pushes.sent[0].purpose.is_over());
+    sim.run_for(s(15));
+    call.expects(&[100, 182, 487]);
+}
+
+#[test]
+fn a_phone_that_comes_by_itself_needs_no_push_and_gets_one_when_it_is_lost_again() {
+    let sim = Sim::new();
+    sim.push().takes(s(2));
+    let (alice, call) = call(&sim, Outcome::Withdrawn);
+    alice.does(Answer::Answers(s(5)));
+    alice.registers();
+    sim.run_for(s(1));
+    assert!(sim.world().pushes.sent[0].purpose.is_over());
+    sim.run_for(s(10));
+    assert_eq!(call.status(), Some(200));
+}
+
+#[test]
 fn a_retry_is_not_sent_once_the_call_is_over() {
     let sim = Sim::new();
     let (_, call) = call(&sim, Outcome::TryAgain { after: Some(s(3)), reason: "503".into() });
