@@ -24,7 +24,7 @@ use document::{Document, Source};
 pub use network::{Node, Sip, Softswitch};
 pub use operation::{Admin, Limits, Log, LogFormat, Store, StoreKind, Token};
 pub use problem::{Place, Problem, Problems};
-pub use push::{Apns, Fcm, FcmProfile, Push};
+pub use push::{Apns, ApnsCredential, Fcm, FcmProfile, HttpsProxy, Push};
 pub use redis_url::{Redis, RedisShape};
 pub use users::{Credentials, Users};
 

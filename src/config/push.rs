@@ -1,12 +1,13 @@
 //! `[push]`: the providers, their accounts and credentials.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, RsaKeyPair};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::Deserialize;
 
 use super::address;
@@ -26,8 +27,34 @@ pub struct Push {
     /// Failures in a row after which an account is asked only now and then.
     pub breaker_failures: u32,
     pub breaker_pause: Duration,
+    pub https_proxy: Option<HttpsProxy>,
     pub fcm: Vec<Fcm>,
     pub apns: Vec<Apns>,
+}
+
+/// Through which providers are reached.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HttpsProxy(String);
+
+impl HttpsProxy {
+    fn parse(text: &str) -> Option<Self> {
+        let authority = text.strip_prefix("http://")?;
+        let authority = authority.strip_suffix('/').unwrap_or(authority);
+        let address = authority.rsplit_once('@').map_or(authority, |(_, address)| address);
+        address::host_port(address).ok()?;
+        Some(Self(text.to_owned()))
+    }
+
+    /// With the password.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for HttpsProxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HttpsProxy(…)")
+    }
 }
 
 /// `[[push.fcm]]`: one Firebase project.
@@ -41,6 +68,8 @@ pub struct Fcm {
     pub project_number: Option<String>,
     /// Without a slash at its end.
     pub endpoint: String,
+    /// An extra root certificate; it was read and is one.
+    pub ca_file: Option<PathBuf>,
     pub profile: FcmProfile,
 }
 
@@ -55,10 +84,9 @@ pub enum FcmProfile {
 /// `[[push.apns]]`: one team.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Apns {
-    /// A .p8 key; it was read and is one.
-    pub key_file: PathBuf,
-    pub key_id: String,
-    pub team_id: String,
+    pub credential: ApnsCredential,
+    /// Only a certificate does without.
+    pub team_id: Option<String>,
     /// Bundle id when pn-param does not name it.
     pub topic: Option<String>,
     /// Without a slash at its end.
@@ -72,6 +100,15 @@ pub struct Apns {
     pub badge: Option<u32>,
 }
 
+/// What Apple knows us by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ApnsCredential {
+    /// A .p8 key; it was read and is one.
+    Key { key_file: PathBuf, key_id: String },
+    /// A certificate with its key in PEM form; it was read and has both.
+    Certificate(PathBuf),
+}
+
 impl Push {
     /// `probe`: read an absent list of accounts as one, to learn its keys.
     pub(super) fn read(section: &Section<'_>, probe: bool) -> Self {
@@ -81,6 +118,14 @@ impl Push {
         let account_queue_max = section.count("account_queue_max", 5000, 1..=10_000_000);
         let breaker_failures = section.integer("breaker_failures", 10, 1..=10_000);
         let breaker_pause = section.millis("breaker_pause_ms", 5000, 1..=60_000);
+        let https_proxy = section.optional("https_proxy").and_then(|text| {
+            let proxy = HttpsProxy::parse(text);
+            if proxy.is_none() {
+                let text = "is not an HTTP proxy; write http://[USER:PASSWORD@]HOST[:PORT], or \"\" for none";
+                section.wrong("https_proxy", text);
+            }
+            proxy
+        });
         let mut fcm = Vec::new();
         for account in section.sections("fcm", probe) {
             let read = Fcm::read(&account);
@@ -100,6 +145,7 @@ impl Push {
             account_queue_max,
             breaker_failures,
             breaker_pause,
+            https_proxy,
             fcm,
             apns,
         }
@@ -122,6 +168,7 @@ impl Fcm {
         let service_account = section.path("service_account", "fcm.json");
         let project_number = section.optional("project_number");
         let endpoint = section.string("endpoint", "https://fcm.googleapis.com");
+        let ca_file = section.path("ca_file", "");
         let profile = section.choice("profile", [("v1", FcmProfile::V1), ("legacy", FcmProfile::Legacy)]);
         if !enabled {
             return None;
@@ -131,6 +178,7 @@ impl Fcm {
             section.wrong("project_number", format_args!("{number:?} {text}"));
         }
         let endpoint = section.parsed("endpoint", endpoint, address::service);
+        let ca_file = ca_file.filter(|file| has_certificate(section, "ca_file", file));
         let Some(service_account) = service_account else {
             section.wrong("service_account", "needed: the JSON file of a service account of the Firebase project");
             return None;
@@ -144,6 +192,7 @@ impl Fcm {
             project_id: project_id.ok()?,
             project_number: project_number.map(str::to_owned),
             endpoint: endpoint?,
+            ca_file,
             profile,
         })
     }
@@ -181,31 +230,29 @@ impl Apns {
         let ca_file = section.path("ca_file", "");
         let custom_key = section.string("custom_key", "acme");
         let badge = section.string("badge", "10");
-        let certificate = section.optional("certificate_file");
+        let certificate_file = section.path("certificate_file", "");
         if !enabled {
             return None;
         }
-        if certificate.is_some() {
-            let text = "a certificate is not possible in this version; use key_file, key_id and team_id";
-            section.wrong("certificate_file", text);
-            return None;
-        }
-        let key_id = identifier(section, "key_id", key_id);
-        let team_id = identifier(section, "team_id", team_id);
+        let is_certificate = certificate_file.is_some();
+        let credential = match certificate_file {
+            Some(file) => has_identity(section, &file).then_some(ApnsCredential::Certificate(file)),
+            None => key(section, key_file, key_id),
+        };
+        let team_id = match team_id {
+            // A certificate is for the apps that it names.
+            None if is_certificate => Some(None),
+            team_id => identifier(section, "team_id", team_id).map(Some),
+        };
         let endpoint = section.parsed("endpoint", endpoint, address::service);
         let sandbox_endpoint = section.parsed("sandbox_endpoint", sandbox_endpoint, address::service);
         if custom_key.is_empty() || custom_key == "aps" {
             section.wrong("custom_key", "needed, and not \"aps\": the key that apps read beside it");
         }
-        if key_file.is_none() {
-            section.wrong("key_file", "needed: the .p8 key from Apple's developer pages");
-        }
-        let key_file = key_file.filter(|file| is_key(section, file));
-        let ca_file = ca_file.filter(|file| is_certificate(section, file));
+        let ca_file = ca_file.filter(|file| has_certificate(section, "ca_file", file));
         let badge = read_badge(section, badge);
         Some(Self {
-            key_file: key_file?,
-            key_id: key_id?,
+            credential: credential?,
             team_id: team_id?,
             topic: topic.map(str::to_owned),
             endpoint: endpoint?,
@@ -216,12 +263,28 @@ impl Apns {
         })
     }
 
+    /// Accounts of one team are told apart by the app that they are for.
     fn check_unlike(&self, others: &[Self], section: &Section<'_>) {
-        if others.iter().any(|other| other.team_id == self.team_id) {
-            let id = &self.team_id;
-            section.wrong("team_id", format_args!("team {id} has an account already; leave one out"));
+        if !others.iter().any(|other| other.team_id == self.team_id && other.topic == self.topic) {
+            return;
         }
+        let text = match (&self.team_id, &self.topic) {
+            (Some(id), None) => format!("team {id} has an account already; leave one out"),
+            (Some(id), Some(topic)) => format!("team {id} has an account for {topic} already; leave one out"),
+            (None, Some(topic)) => format!("{topic} has a certificate already; leave one out"),
+            (None, None) => "another certificate has neither team_id nor topic; write for which app each is".to_owned(),
+        };
+        section.wrong("team_id", text);
     }
+}
+
+fn key(section: &Section<'_>, file: Option<PathBuf>, id: Option<&str>) -> Option<ApnsCredential> {
+    let key_id = identifier(section, "key_id", id);
+    if file.is_none() {
+        section.wrong("key_file", "needed: the .p8 key from Apple's developer pages");
+    }
+    let key_file = file.filter(|file| is_key(section, file));
+    Some(ApnsCredential::Key { key_file: key_file?, key_id: key_id? })
 }
 
 /// Key ids and team ids have ten characters.
@@ -259,13 +322,28 @@ fn is_key(section: &Section<'_>, file: &Path) -> bool {
     pair.is_some()
 }
 
-fn is_certificate(section: &Section<'_>, file: &Path) -> bool {
-    let Some(text) = section.file_text("ca_file", file) else { return false };
-    let is_one = CertificateDer::from_pem_slice(text.as_bytes()).is_ok();
-    if !is_one {
-        section.wrong("ca_file", format_args!("{} has no certificate in PEM form", file.display()));
+fn has_certificate(section: &Section<'_>, key: &str, file: &Path) -> bool {
+    let Some(text) = section.file_text(key, file) else { return false };
+    let has_one = CertificateDer::from_pem_slice(text.as_bytes()).is_ok();
+    if !has_one {
+        section.wrong(key, format_args!("{} has no certificate in PEM form", file.display()));
     }
-    is_one
+    has_one
+}
+
+/// A certificate and its key.
+fn has_identity(section: &Section<'_>, file: &Path) -> bool {
+    let key = "certificate_file";
+    if !has_certificate(section, key, file) {
+        return false;
+    }
+    let Some(text) = section.file_text(key, file) else { return false };
+    let has_key = PrivateKeyDer::from_pem_slice(text.as_bytes()).is_ok();
+    if !has_key {
+        let text = "has no private key beside the certificate; put both into one PEM file, the key without a password";
+        section.wrong(key, format_args!("{} {text}", file.display()));
+    }
+    has_key
 }
 
 fn read_webpush(section: &Section<'_>) {

@@ -33,6 +33,12 @@ pub(super) fn verdict(answer: &Answer) -> Verdict {
     }
 }
 
+/// Whether Apple will take no other push by the connection that this came by.
+pub(super) fn wants_another_connection(answer: &Answer) -> bool {
+    let ErrorText { reason, .. } = serde_json::from_slice(&answer.body).unwrap_or_default();
+    matches!(reason.as_str(), "IdleTimeout" | "UnrelatedKeyIdInToken" | "Shutdown")
+}
+
 /// a2 does not know the reasons of later years.
 fn known(name: &str) -> Option<ErrorReason> {
     let name: serde::de::value::StrDeserializer<'_, ValueError> = name.into_deserializer();

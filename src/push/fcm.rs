@@ -2,17 +2,20 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use reqwest::{Client, Url};
+use reqwest::{Certificate, Client, Url};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 use super::fcm_answer::{legacy_verdict, verdict};
-use super::gate::{Gate, Limits};
+use super::gate::Gate;
 use super::http::{self, Answer};
 use super::jwt::SigningKey;
 use super::oauth::{AccessToken, AccessTokens, ServiceAccount};
 use super::payload::{self, Body};
+use super::pushers::Setup;
 use super::{Outcome, Push, Sent, SettingsError, Verdict, clock};
 use crate::binding::PushToken;
 
@@ -24,6 +27,8 @@ pub struct Settings {
     /// What apps may send as `pn-param` instead of the project id; empty when they do not.
     pub project_number: String,
     pub endpoint: String,
+    /// Root certificates in PEM that are trusted besides the system's.
+    pub ca_file: Option<PathBuf>,
     pub profile: Profile,
 }
 
@@ -33,6 +38,7 @@ impl Default for Settings {
             service_account: "fcm.json".into(),
             project_number: String::new(),
             endpoint: "https://fcm.googleapis.com".into(),
+            ca_file: None,
             profile: Profile::V1,
         }
     }
@@ -54,13 +60,60 @@ pub(super) struct Account {
     url: Url,
     profile: Profile,
     credential: Credential,
-    client: Client,
+    lanes: Lanes,
     pub(super) gate: Gate,
 }
 
 enum Credential {
     ServiceAccount(AccessTokens),
     ServerKey(HeaderValue),
+}
+
+/// Connections: each client keeps one of HTTP/2 to a host, whose server allows a hundred streams or so.
+struct Lanes([Lane; LANES]);
+
+struct Lane {
+    client: Client,
+    under_way: AtomicUsize,
+}
+
+const LANES: usize = 4;
+/// Requests on a lane before the next one is used.
+const LANE_FULL: usize = 100;
+
+/// A request on a lane.
+struct Place<'a>(&'a AtomicUsize);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Lanes {
+    fn open(setup: &Setup, roots: &[CertificateDer<'static>]) -> reqwest::Result<Self> {
+        let roots: Vec<_> = roots.iter().filter_map(|root| Certificate::from_der(root).ok()).collect();
+        let lane = || -> reqwest::Result<Lane> {
+            let client = http::client(setup.timeout, &roots, setup.https_proxy.as_ref())?;
+            Ok(Lane { client, under_way: AtomicUsize::new(0) })
+        };
+        Ok(Self([lane()?, lane()?, lane()?, lane()?]))
+    }
+
+    fn client(&self) -> Client {
+        let [first, ..] = &self.0;
+        first.client.clone()
+    }
+
+    /// The first lane that is not full, so that few connections are kept; else the emptiest.
+    fn place(&self) -> (&Client, Place<'_>) {
+        let [first, ..] = &self.0;
+        let load = |lane: &&Lane| lane.under_way.load(Ordering::Relaxed);
+        let lane = self.0.iter().find(|lane| load(lane) < LANE_FULL);
+        let lane = lane.or_else(|| self.0.iter().min_by_key(load)).unwrap_or(first);
+        lane.under_way.fetch_add(1, Ordering::Relaxed);
+        (&lane.client, Place(&lane.under_way))
+    }
 }
 
 /// What one request is authorized by.
@@ -80,16 +133,12 @@ impl Authorization {
 
 impl Account {
     /// `table` names the configuration table in errors.
-    pub(super) fn open(
-        settings: &Settings,
-        table: &str,
-        timeout: Duration,
-        limits: Limits,
-    ) -> Result<Self, SettingsError> {
+    pub(super) fn open(settings: &Settings, table: &str, setup: &Setup) -> Result<Self, SettingsError> {
+        let timeout = setup.timeout;
         let endpoint = http_url(&settings.endpoint)
             .ok_or_else(|| SettingsError::value(format!("{table}.endpoint"), "must be an http:// or https:// URL"))?;
-        let client = http::client(http::Version::Negotiated, timeout, &[])
-            .map_err(|error| SettingsError::value(table, http::in_words(error)))?;
+        let roots = roots(&format!("{table}.ca_file"), settings.ca_file.as_deref())?;
+        let lanes = Lanes::open(setup, &roots).map_err(|error| SettingsError::value(table, http::in_words(error)))?;
         let key = format!("{table}.service_account");
         let file = &settings.service_account;
         let content = read(&key, file)?;
@@ -103,8 +152,8 @@ impl Account {
                 credential: Credential::ServerKey(server_key(&content).ok_or_else(|| {
                     wrong("must hold the server key on one line, or a service account's JSON".to_owned())
                 })?),
-                client,
-                gate: Gate::new(format!("fcm gateway {}", settings.endpoint), limits),
+                lanes,
+                gate: Gate::new(format!("fcm gateway {}", settings.endpoint), setup.limits),
             });
         }
         let account: ServiceAccount = serde_json::from_slice(&content).map_err(|error| {
@@ -119,15 +168,15 @@ impl Account {
             Profile::V1 => v1_url(endpoint, &project_id),
             Profile::Legacy => legacy_url(endpoint),
         };
-        let tokens = AccessTokens::new(account, signing_key, token_uri, client.clone(), timeout);
+        let tokens = AccessTokens::new(account, signing_key, token_uri, lanes.client(), timeout);
         Ok(Self {
-            gate: Gate::new(format!("fcm project {project_id}"), limits),
+            gate: Gate::new(format!("fcm project {project_id}"), setup.limits),
             project_id,
             project_number: settings.project_number.as_str().into(),
             url,
             profile: settings.profile,
             credential: Credential::ServiceAccount(tokens),
-            client,
+            lanes,
         })
     }
 
@@ -167,6 +216,17 @@ impl Account {
         }
     }
 
+    /// Has an access token and a connection ready before the first push. What fails here fails again with a push, and is
+    /// told then.
+    pub(super) async fn warm_up(&self) {
+        if let Ok(authorization) = self.authorization().await {
+            drop(authorization);
+            let mut root = self.url.clone();
+            root.set_path("/");
+            let _ = self.lanes.client().head(root).send().await;
+        }
+    }
+
     fn body(&self, push: &Push, token: &PushToken, limit: usize) -> Body {
         match self.profile {
             Profile::V1 => payload::fcm_v1(push, token.reveal(), limit),
@@ -193,8 +253,8 @@ impl Account {
     }
 
     async fn post(&self, body: Vec<u8>, authorization: HeaderValue, token: &PushToken) -> Verdict {
-        let request = self
-            .client
+        let (client, _place) = self.lanes.place();
+        let request = client
             .post(self.url.clone())
             .header(AUTHORIZATION, authorization)
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
@@ -240,6 +300,16 @@ pub(super) fn http_url(text: &str) -> Option<Url> {
     Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
 }
 
+/// The certificates in a PEM file that are trusted besides the system's. `key` names the configuration key in errors.
+pub(super) fn roots(key: &str, file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, SettingsError> {
+    let Some(file) = file else { return Ok(Vec::new()) };
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&read(key, file)?).filter_map(Result::ok).collect();
+    if certificates.is_empty() {
+        return Err(SettingsError::file(key, file, "must hold certificates in PEM form (-----BEGIN CERTIFICATE-----)"));
+    }
+    Ok(certificates)
+}
+
 pub(super) fn read(key: &str, file: &Path) -> Result<Vec<u8>, SettingsError> {
     std::fs::read(file).map_err(|error| SettingsError::file(key, file, format!("cannot be read: {error}")))
 }
@@ -266,15 +336,13 @@ mod tests {
     fn wrong_files_are_named_with_what_would_be_right() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("fcm.json");
+        let setup = Setup::default();
         let problem = |content: Option<&str>, profile: Profile| {
             if let Some(content) = content {
                 std::fs::write(&file, content).unwrap();
             }
             let settings = Settings { service_account: file.clone(), profile, ..Settings::default() };
-            let error = Account::open(&settings, "push.fcm[0]", Duration::from_secs(1), Limits::default())
-                .err()
-                .unwrap()
-                .to_string();
+            let error = Account::open(&settings, "push.fcm[0]", &setup).err().unwrap().to_string();
             assert!(error.starts_with("push.fcm[0].service_account = \""), "{error}");
             assert!(error.contains("fcm.json"), "{error}");
             error

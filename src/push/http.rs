@@ -7,11 +7,12 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, ClientBuilder, Response};
 
+use super::dial::HttpsProxy;
 use super::{Outcome, TokenHash, Verdict, clock};
 use crate::binding::PushToken;
 
 /// More of an answer than this is not read: error bodies are a few hundred bytes.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
+pub(super) const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Often enough for firewalls to keep a connection that carries no push, seldom enough for APNs to tolerate.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -20,30 +21,27 @@ const TOKEN_BYTES_MIN: usize = 32;
 /// Longest text of a peer that goes into a reason.
 const REASON_CHARS_MAX: usize = 80;
 
-/// Which HTTP is spoken where TLS does not settle it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Version {
-    /// HTTP/1.1 over `http://`, by ALPN over `https://`.
-    Negotiated,
-    /// HTTP/2 always.
-    Http2,
-}
-
-/// A client that keeps its connections, never follows a redirect, and trusts the system's roots and `extra_roots`.
-pub(super) fn client(version: Version, timeout: Duration, extra_roots: &[Certificate]) -> reqwest::Result<Client> {
+/// A client that keeps its connections, never follows a redirect, and trusts the system's roots and `extra_roots`. It
+/// speaks HTTP/1.1 over `http://`, and what TLS settles over `https://`.
+pub(super) fn client(
+    timeout: Duration,
+    extra_roots: &[Certificate],
+    proxy: Option<&HttpsProxy>,
+) -> reqwest::Result<Client> {
     // Fails when one is installed already, which is just as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    match builder(version, timeout).tls_certs_merge(extra_roots.iter().cloned()).build() {
+    let builder = || builder(timeout, proxy);
+    match builder()?.tls_certs_merge(extra_roots.iter().cloned()).build() {
         Ok(client) => Ok(client),
         // A system without root certificates can still push by http:// or to what `extra_roots` vouch for.
         Err(error) => {
             tracing::warn!(error = %in_words(error), "no system certificates; only ca_file is trusted");
-            builder(version, timeout).tls_certs_only(extra_roots.iter().cloned()).build()
+            builder()?.tls_certs_only(extra_roots.iter().cloned()).build()
         }
     }
 }
 
-fn builder(version: Version, timeout: Duration) -> ClientBuilder {
+fn builder(timeout: Duration, proxy: Option<&HttpsProxy>) -> reqwest::Result<ClientBuilder> {
     let builder = Client::builder()
         .user_agent(concat!("sip-push-proxy/", env!("CARGO_PKG_VERSION")))
         .redirect(Policy::none())
@@ -57,9 +55,9 @@ fn builder(version: Version, timeout: Duration) -> ClientBuilder {
         .http2_keep_alive_interval(PING_INTERVAL)
         .http2_keep_alive_timeout(PING_TIMEOUT)
         .http2_keep_alive_while_idle(true);
-    match version {
-        Version::Negotiated => builder,
-        Version::Http2 => builder.http2_prior_knowledge(),
+    match proxy {
+        None => Ok(builder),
+        Some(proxy) => Ok(builder.proxy(reqwest::Proxy::https(proxy.url().clone())?)),
     }
 }
 
@@ -132,6 +130,11 @@ pub(super) fn in_words(error: reqwest::Error) -> String {
     }
     let kind = if error.is_connect() { "no connection" } else { "no answer" };
     format!("{kind}: {}", plain(&root.to_string()))
+}
+
+/// Why a connection could not be opened.
+pub(super) fn in_words_of_io(error: &std::io::Error) -> String {
+    format!("no connection: {}", plain(&error.to_string()))
 }
 
 /// A peer's text as it may stand in a reason: short, printable ASCII.

@@ -6,6 +6,9 @@
 pub mod apns;
 mod apns_answer;
 mod breaker;
+mod connection;
+mod connections;
+mod dial;
 pub mod fcm;
 mod fcm_answer;
 mod gate;
@@ -29,6 +32,7 @@ use crate::clock::{Now, UnixMillis};
 use crate::store::BucketEntry;
 
 pub use breaker::Settings as BreakerSettings;
+pub use dial::HttpsProxy;
 pub use gate::Limits;
 pub use pushers::{Pushers, Settings};
 

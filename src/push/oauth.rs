@@ -255,7 +255,7 @@ mod tests {
         let key = SigningKey::rs256(account.private_key.as_bytes()).unwrap();
         let uri = Url::parse(&account.token_uri).unwrap();
         let timeout = Duration::from_secs(5);
-        let client = http::client(http::Version::Negotiated, timeout, &[]).unwrap();
+        let client = http::client(timeout, &[], None).unwrap();
         AccessTokens::new(account, key, uri, client, timeout)
     }
 

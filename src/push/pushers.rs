@@ -9,6 +9,7 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 
+use super::dial::HttpsProxy;
 use super::gate::{Gate, Limits};
 use super::{Busy, NoticeKind, Outcome, Push, Reply, Sent, SettingsError, TokenHash, apns, clock, fcm};
 use crate::binding::{Provider, PushTarget, PushToken, Tokens};
@@ -24,6 +25,8 @@ pub struct Settings {
     pub queue: usize,
     /// Of each account.
     pub limits: Limits,
+    /// For `https://` endpoints.
+    pub https_proxy: Option<HttpsProxy>,
     pub fcm: Vec<fcm::Settings>,
     pub apns: Vec<apns::Settings>,
 }
@@ -35,9 +38,31 @@ impl Default for Settings {
             per_token_per_min: 30,
             queue: 10_000,
             limits: Limits::default(),
+            https_proxy: None,
             fcm: Vec::new(),
             apns: Vec::new(),
         }
+    }
+}
+
+/// What all accounts have in common.
+#[derive(Debug, Clone)]
+pub(super) struct Setup {
+    pub(super) timeout: Duration,
+    pub(super) limits: Limits,
+    pub(super) https_proxy: Option<HttpsProxy>,
+}
+
+impl Setup {
+    fn of(settings: &Settings) -> Self {
+        let Settings { timeout, limits, https_proxy, .. } = settings;
+        Self { timeout: *timeout, limits: *limits, https_proxy: https_proxy.clone() }
+    }
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self::of(&Settings::default())
     }
 }
 
@@ -75,18 +100,33 @@ impl Pushers {
         if settings.queue == 0 || settings.queue > Semaphore::MAX_PERMITS {
             return Err(SettingsError::value("limits.push_queue", "must be more than 0"));
         }
+        let setup = Setup::of(settings);
         let fcm = numbered(&settings.fcm, "push.fcm")
-            .map(|(table, settings_of)| fcm::Account::open(settings_of, &table, settings.timeout, settings.limits));
+            .map(|(table, settings_of)| fcm::Account::open(settings_of, &table, &setup));
         let apns = numbered(&settings.apns, "push.apns")
-            .map(|(table, settings_of)| apns::Account::open(settings_of, &table, settings.timeout, settings.limits));
+            .map(|(table, settings_of)| apns::Account::open(settings_of, &table, &setup, &runtime));
+        let (fcm, apns) = (fcm.collect::<Result<_, _>>()?, apns.collect::<Result<_, _>>()?);
         Ok(Self(Arc::new(Inner {
             runtime,
             timeout: settings.timeout,
             queue: Arc::new(Semaphore::new(settings.queue)),
             limits: TokenLimits::new(settings.per_token_per_min),
-            fcm: fcm.collect::<Result<_, _>>()?,
-            apns: apns.collect::<Result<_, _>>()?,
+            fcm,
+            apns,
         })))
+    }
+
+    /// Has connections and access tokens ready, so that the first call does not wait for them.
+    pub fn warm_up(&self) {
+        for account in &self.0.apns {
+            account.warm_up();
+        }
+        let inner = Arc::clone(&self.0);
+        self.0.runtime.spawn(async move {
+            for account in &inner.fcm {
+                account.warm_up().await;
+            }
+        });
     }
 
     /// Makes one attempt, and sends exactly one [`Reply`] for it.

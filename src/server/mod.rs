@@ -147,6 +147,7 @@ impl Server {
             .build()
             .map_err(StartError::Runtime)?;
         let pushers = Pushers::open(&policy::push_settings(&config), runtime.handle().clone())?;
+        pushers.warm_up();
         let (store, mut loaded) = open_store(&config)?;
         tracing::info!(
             bindings = loaded.bindings,

@@ -116,6 +116,7 @@ pub(super) fn push_settings(config: &Config) -> push::Settings {
             queue: config.push.account_queue_max,
             breaker: push::BreakerSettings { failures: config.push.breaker_failures, pause: config.push.breaker_pause },
         },
+        https_proxy: config.push.https_proxy.as_ref().and_then(|proxy| push::HttpsProxy::parse(proxy.reveal())),
         fcm: config.push.fcm.iter().map(fcm).collect(),
         apns: config.push.apns.iter().map(apns).collect(),
     }
@@ -126,6 +127,7 @@ fn fcm(account: &config::Fcm) -> push::fcm::Settings {
         service_account: account.service_account.clone(),
         project_number: account.project_number.clone().unwrap_or_default(),
         endpoint: account.endpoint.clone(),
+        ca_file: account.ca_file.clone(),
         profile: match account.profile {
             config::FcmProfile::V1 => push::fcm::Profile::V1,
             config::FcmProfile::Legacy => push::fcm::Profile::Legacy,
@@ -134,10 +136,15 @@ fn fcm(account: &config::Fcm) -> push::fcm::Settings {
 }
 
 fn apns(account: &config::Apns) -> push::apns::Settings {
+    let (key_file, key_id, certificate_file) = match &account.credential {
+        config::ApnsCredential::Key { key_file, key_id } => (key_file.clone(), key_id.clone(), None),
+        config::ApnsCredential::Certificate(file) => (Default::default(), String::new(), Some(file.clone())),
+    };
     push::apns::Settings {
-        key_file: account.key_file.clone(),
-        key_id: account.key_id.clone(),
-        team_id: account.team_id.clone(),
+        key_file,
+        key_id,
+        certificate_file,
+        team_id: account.team_id.clone().unwrap_or_default(),
         topic: account.topic.clone().unwrap_or_default(),
         endpoint: account.endpoint.clone(),
         sandbox_endpoint: account.sandbox_endpoint.clone(),

@@ -250,7 +250,7 @@ fn token_that_died_before_the_last_register_keeps_its_binding() {
 fn push_refused_for_a_moment_is_tried_again() {
     let mut world = World::start(Mode::Alias, Udp);
     let mut phone = asleep(&mut world, Push::Fcm);
-    world.fcm.script(&phone.token, [fcm_double::Answer::Unavailable { retry_after_s: None }]);
+    world.fcm.script(&phone.token, [fcm_double::Answer::Unavailable { retry_after_s: Some(1) }]);
     let call = world.call(&phone);
     world.switch.queued();
     // The second attempt tells what is left of the wait.

@@ -6,6 +6,8 @@ mod apns;
 mod bench;
 mod breaker;
 mod fcm;
+mod http2;
 mod limits;
 mod purpose;
+mod relay;
 mod tls;
