@@ -33,6 +33,8 @@ struct Inner {
     is_known: bool,
     connections_max: usize,
     state: Mutex<State>,
+    /// Pushes get their places in the order in which they came; only the first one looks for a place.
+    turn: tokio::sync::Mutex<()>,
     /// A place became free, or a connection was opened, failed or ended.
     changed: Arc<Notify>,
 }
@@ -50,8 +52,8 @@ struct State {
 
 impl Connections {
     pub(super) fn new(dialer: Dialer, is_known: bool, connections_max: usize, runtime: Handle) -> Self {
-        let (state, changed) = (Mutex::default(), Arc::default());
-        Self(Arc::new(Inner { dialer, runtime, is_known, connections_max, state, changed }))
+        let (state, turn, changed) = (Mutex::default(), tokio::sync::Mutex::default(), Arc::default());
+        Self(Arc::new(Inner { dialer, runtime, is_known, connections_max, state, turn, changed }))
     }
 
     /// Opens a connection, and keeps one open from here on.
@@ -82,7 +84,9 @@ impl Connections {
     /// Waits for a place. Safe to drop.
     async fn place(&self) -> Result<Place, String> {
         let inner = &*self.0;
+        // Those that wait while a connection fails share that failure.
         let seen = inner.state.lock().failures;
+        let _turn = inner.turn.lock().await;
         let mut has_waited = false;
         loop {
             let is_new;
@@ -92,12 +96,7 @@ impl Connections {
                 let mut state = inner.state.lock();
                 state.open.retain(|connection| !connection.is_over());
                 if let Some(connection) = state.fullest_with_room() {
-                    let place = connection.place(&inner.changed);
-                    if connection.has_room() {
-                        // The next one that waits need not wait for this request.
-                        inner.changed.notify_one();
-                    }
-                    return Ok(place);
+                    return Ok(connection.place(&inner.changed));
                 }
                 if state.open.is_empty() && state.failures != seen {
                     return Err(state.failure.clone());

@@ -20,6 +20,7 @@ mod bad_input;
 mod crash;
 mod devices;
 mod held_call;
+mod provider_answers;
 mod redis;
 mod registration;
 mod reload;

@@ -251,6 +251,6 @@ async fn wrong_settings_are_named_with_what_would_be_right() {
     check(problem(&|s| s.key_file = garbage.clone()), "key_file = ", "must be Apple's .p8 file");
     check(problem(&|s| s.key_file = "/nowhere/key.p8".into()), "key_file = \"/nowhere/key.p8\"", "cannot be read");
     check(problem(&|s| s.ca_file = Some(garbage.clone())), "ca_file = ", "certificates in PEM form");
-    let certificate = Some(garbage.clone());
+    let certificate = Some(garbage);
     check(problem(&|s| s.certificate_file = certificate.clone()), "certificate_file = ", "a certificate in PEM form");
 }

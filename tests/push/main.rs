@@ -8,6 +8,7 @@ mod breaker;
 mod fcm;
 mod http2;
 mod limits;
+mod load;
 mod purpose;
 mod relay;
 mod tls;
