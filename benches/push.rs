@@ -24,9 +24,10 @@ fn push(provider: Provider, number: u64) -> Push {
     Push {
         ticket: Ticket(number),
         target: PushTarget { provider, prid: token(), param: "".into(), tokens },
-        notice: Notice::Invite { number: "103".into(), display_name: "Ivan".into() },
+        notice: Notice::Invite { number: "103".into(), display_name: "Ivan".into(), call_ref: "1".into() },
         date: UnixMillis(1_623_753_491_000),
         ttl: std::time::Duration::from_secs(28),
+        language: None,
         purpose: Purpose::default(),
     }
 }

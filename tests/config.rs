@@ -278,10 +278,6 @@ fn what_this_version_cannot_do_is_said() {
          the softswitch keep registrations longer than phones sleep",
     );
     check(
-        "[hold]\nlate_wake = \"invite_cancel\"\n",
-        "config.toml:6:13: hold.late_wake: \"invite_cancel\" is not possible in this version; use \"missed_calls\"",
-    );
-    check(
         "[push.webpush]\nenabled = true\n",
         "config.toml:6:11: push.webpush.enabled: Web Push is not possible in this version; set it to false",
     );
@@ -409,6 +405,28 @@ fn apns_certificates() {
         folder.told("[[push.apns]]\ncertificate_file = \"other.pem\"\n"),
         "config.toml:6:20: push.apns[0].certificate_file: other.pem has no private key beside the certificate; put both \
          into one PEM file, the key without a password"
+    );
+}
+
+#[test]
+fn texts_of_alerts() {
+    let folder = Folder::new();
+    let config = folder
+        .load(&format!("{BASE}[push]\nalert_language = \"ru\"\n[[push.alert]]\nlanguage = \"ru\"\nfew = \"x\"\n"));
+    let push = config.unwrap().push;
+    let text = push.alerts.first().unwrap();
+    assert_eq!((push.alert_language.as_str(), text.few.as_str(), text.many.as_str()), ("ru", "x", ""));
+    assert_eq!(
+        folder.told("[[push.alert]]\nlanguage = \"ru\"\n"),
+        "config.toml:5:3: push.alert_language: \"en\" has no [[push.alert]]; write one, or name another language"
+    );
+    assert_eq!(
+        folder.told("[[push.alert]]\n[[push.alert]]\n"),
+        "config.toml:6:1: push.alert[1].language: \"en\" has its texts already; leave one out"
+    );
+    assert_eq!(
+        folder.told("[[push.alert]]\nother = \"\"\n"),
+        "config.toml:6:9: push.alert[0].other: needed: the text for all numbers that have no form of their own"
     );
 }
 

@@ -28,8 +28,45 @@ pub struct Push {
     pub breaker_failures: u32,
     pub breaker_pause: Duration,
     pub https_proxy: Option<HttpsProxy>,
+    /// The language of alerts for phones whose own is not known.
+    pub alert_language: String,
+    pub alerts: Vec<Alert>,
     pub fcm: Vec<Fcm>,
     pub apns: Vec<Apns>,
+}
+
+/// `[[push.alert]]`: the texts of one language.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alert {
+    pub language: String,
+    pub title: String,
+    pub one: String,
+    pub few: String,
+    pub many: String,
+    pub other: String,
+    pub anonymous: String,
+}
+
+impl Alert {
+    fn read(section: &Section<'_>) -> Self {
+        let text = |key: &str, default: &'static str| section.string(key, default).to_owned();
+        let read = Self {
+            language: text("language", "en"),
+            title: text("title", "Missed calls"),
+            one: text("one", "{count} missed call"),
+            few: text("few", ""),
+            many: text("many", ""),
+            other: text("other", "{count} missed calls"),
+            anonymous: text("anonymous", "unknown"),
+        };
+        if read.language.is_empty() {
+            section.wrong("language", "needed: a language such as \"en\", \"ru\" or \"zh\"");
+        }
+        if read.other.is_empty() {
+            section.wrong("other", "needed: the text for all numbers that have no form of their own");
+        }
+        read
+    }
 }
 
 /// Through which providers are reached.
@@ -71,6 +108,15 @@ pub struct Fcm {
     /// An extra root certificate; it was read and is one.
     pub ca_file: Option<PathBuf>,
     pub profile: FcmProfile,
+    /// Whether apps are told who calls, too.
+    pub payload: FcmPayload,
+}
+
+/// What apps are told of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FcmPayload {
+    Ecss,
+    Extended,
 }
 
 /// The form of FCM's requests.
@@ -98,6 +144,18 @@ pub struct Apns {
     pub custom_key: String,
     /// The number on the app's icon; `None`: not sent.
     pub badge: Option<u32>,
+    pub payload: ApnsPayload,
+}
+
+/// What apps are told of a call, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApnsPayload {
+    /// The badge is a string, a missing name an empty list.
+    Ecss,
+    /// The badge is a number, a missing name an empty string.
+    Apple,
+    /// As `Apple`, and which call it is.
+    Extended,
 }
 
 /// What Apple knows us by.
@@ -126,6 +184,19 @@ impl Push {
             }
             proxy
         });
+        let alert_language = section.string("alert_language", "en").to_owned();
+        let mut alerts = Vec::new();
+        for text in section.sections("alert", probe) {
+            let read = Alert::read(&text);
+            if alerts.iter().any(|other: &Alert| other.language == read.language) && !probe {
+                text.wrong("language", format_args!("{:?} has its texts already; leave one out", read.language));
+            }
+            alerts.push(read);
+        }
+        if !alerts.is_empty() && !alerts.iter().any(|text| text.language == alert_language) && !probe {
+            let text = format_args!("{alert_language:?} has no [[push.alert]]; write one, or name another language");
+            section.wrong("alert_language", text);
+        }
         let mut fcm = Vec::new();
         for account in section.sections("fcm", probe) {
             let read = Fcm::read(&account);
@@ -146,6 +217,8 @@ impl Push {
             breaker_failures,
             breaker_pause,
             https_proxy,
+            alert_language,
+            alerts,
             fcm,
             apns,
         }
@@ -170,6 +243,7 @@ impl Fcm {
         let endpoint = section.string("endpoint", "https://fcm.googleapis.com");
         let ca_file = section.path("ca_file", "");
         let profile = section.choice("profile", [("v1", FcmProfile::V1), ("legacy", FcmProfile::Legacy)]);
+        let payload = section.choice("payload", [("ecss", FcmPayload::Ecss), ("extended", FcmPayload::Extended)]);
         if !enabled {
             return None;
         }
@@ -194,6 +268,7 @@ impl Fcm {
             endpoint: endpoint?,
             ca_file,
             profile,
+            payload,
         })
     }
 
@@ -230,6 +305,8 @@ impl Apns {
         let ca_file = section.path("ca_file", "");
         let custom_key = section.string("custom_key", "acme");
         let badge = section.string("badge", "10");
+        let payload = [("ecss", ApnsPayload::Ecss), ("apple", ApnsPayload::Apple), ("extended", ApnsPayload::Extended)];
+        let payload = section.choice("payload", payload);
         let certificate_file = section.path("certificate_file", "");
         if !enabled {
             return None;
@@ -260,6 +337,7 @@ impl Apns {
             ca_file,
             custom_key: custom_key.to_owned(),
             badge,
+            payload,
         })
     }
 

@@ -104,7 +104,11 @@ impl Proxy {
         let Some(call) = context.call_mut() else { return };
         let (ttl, call_ref) = (call.left(now.instant), call.call_ref.clone());
         let notice = if is_invite {
-            Notice::Invite { number: call.caller.number.clone(), display_name: call.caller.display_name.clone() }
+            Notice::Invite {
+                number: call.caller.number.clone(),
+                display_name: call.caller.display_name.clone(),
+                call_ref: call_ref.clone(),
+            }
         } else {
             Notice::Message
         };
@@ -122,7 +126,15 @@ impl Proxy {
         let ticket = push::Ticket(self.tickets);
         self.pushes.insert(ticket, PushPurpose::Call(server, device));
         self.step(&call_ref, step, Some(device), provider, "");
-        self.effects.push_back(Effect::Push(Push { ticket, target, notice, date: now.unix, ttl, purpose }));
+        self.effects.push_back(Effect::Push(Push {
+            ticket,
+            target,
+            notice,
+            date: now.unix,
+            ttl,
+            language: None,
+            purpose,
+        }));
     }
 
     /// The provider answered.

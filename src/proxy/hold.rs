@@ -248,6 +248,7 @@ impl Proxy {
 
     /// A REGISTER was accepted, here or elsewhere: calls that wait for its device go on.
     pub(super) fn wake(&mut self, binding: &Arc<Binding>, contacts: &dyn Contacts, now: Now) {
+        self.wake_late(binding, contacts, now);
         let Some(waiting) = self.waiting.get(&binding.aor).cloned() else { return };
         for server in waiting {
             self.with_context(server, |proxy, context| {

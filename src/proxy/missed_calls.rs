@@ -37,9 +37,15 @@ struct Report {
 
 impl Proxy {
     /// A device registered after being away for `absence`.
-    pub(super) fn report_missed(&mut self, binding: &Arc<Binding>, absence: Duration, contacts: &dyn Contacts) {
+    pub(super) fn report_missed(
+        &mut self,
+        binding: &Arc<Binding>,
+        absence: Duration,
+        contacts: &dyn Contacts,
+        now: Now,
+    ) {
         let missed = &self.policy.missed;
-        if missed.enabled && absence >= missed.absence {
+        if missed.enabled && absence >= missed.absence && !self.puts_off_report(binding.device, now) {
             self.claim(binding, contacts);
         }
     }
@@ -77,8 +83,9 @@ impl Proxy {
         let ticket = push::Ticket(self.tickets);
         self.pushes.insert(ticket, PushPurpose::Missed(device));
         let notice = Notice::MissedCalls(entries);
-        let purpose = push::Purpose::default();
-        self.effects.push_back(super::Effect::Push(Push { ticket, target, notice, date: now.unix, ttl: TTL, purpose }));
+        let (language, purpose) = (None, push::Purpose::default());
+        let push = Push { ticket, target, notice, date: now.unix, ttl: TTL, language, purpose };
+        self.effects.push_back(super::Effect::Push(push));
     }
 
     pub(super) fn report_pushed(&mut self, device: DeviceId, reply: push::Reply, contacts: &dyn Contacts, now: Now) {

@@ -15,6 +15,7 @@ mod forward;
 mod held_call;
 mod hold;
 mod keep;
+mod late_wake;
 mod missed_calls;
 pub mod policy;
 mod random;
@@ -69,6 +70,7 @@ pub struct Proxy {
     resolutions: HashMap<ResolveTicket, (ServerId, usize)>,
     fetches: HashMap<FetchTicket, ServerId>,
     missed: missed_calls::Reports,
+    late: late_wake::LateCalls,
     nonces: digest::Nonces,
     held_calls: usize,
     is_draining: bool,
@@ -95,6 +97,8 @@ enum Timer {
     Report(DeviceId),
     /// A refused change is due again.
     Again(u64),
+    /// A device that did not come is no longer told that its call is over.
+    Late(DeviceId),
 }
 
 /// Who waits for a change to be durable.
@@ -166,6 +170,7 @@ impl Proxy {
             resolutions: HashMap::new(),
             fetches: HashMap::new(),
             missed: missed_calls::Reports::default(),
+            late: late_wake::LateCalls::default(),
             held_calls: 0,
             is_draining: false,
             tickets: 0,
@@ -229,6 +234,7 @@ impl Proxy {
                 Timer::Retry(server, device) => self.retry_due(server, device, contacts, now),
                 Timer::Report(device) => self.report_due(device, contacts),
                 Timer::Again(number) => self.keep_again(number),
+                Timer::Late(device) => self.late_over(device, contacts, now),
             }
         }
         self.collect_sends();
@@ -255,6 +261,7 @@ impl Proxy {
             && self.pushes.is_empty()
             && self.resolutions.is_empty()
             && self.fetches.is_empty()
+            && self.late.is_empty()
             && self.effects.is_empty()
             && self.poll_timeout().is_none()
     }
@@ -274,6 +281,14 @@ impl Proxy {
 
     fn transaction_event(&mut self, event: Event, contacts: &dyn Contacts, now: Now) {
         match event {
+            Event::Response { client, response } if self.late.has(client) => {
+                self.late_response(client, &response, now);
+            }
+            Event::Timeout { client } | Event::SendFailed { client } | Event::ClientEnded { client }
+                if self.late.has(client) =>
+            {
+                self.late_ended(client);
+            }
             Event::Response { client, response } => self.branch_response(client, &response, contacts, now),
             Event::Timeout { client } => self.branch_failed(client, 408, contacts, now),
             Event::SendFailed { client } => self.branch_failed(client, 503, contacts, now),

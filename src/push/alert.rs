@@ -129,8 +129,14 @@ mod tests {
             counts.iter().map(|count| text(language).body(&[], *count).replace(' ', "")).collect()
         };
         assert_eq!(forms("en", &[1, 2, 11, 21, 101]), ["1one", "2other", "11other", "21other", "101other"]);
-        assert_eq!(forms("ru", &[1, 2, 4, 5, 11, 12, 14, 20]), ["1one", "2few", "4few", "5many", "11many", "12many", "14many", "20many"]);
-        assert_eq!(forms("ru-RU", &[21, 22, 25, 101, 111, 112, 122]), ["21one", "22few", "25many", "101one", "111many", "112many", "122few"]);
+        assert_eq!(
+            forms("ru", &[1, 2, 4, 5, 11, 12, 14, 20]),
+            ["1one", "2few", "4few", "5many", "11many", "12many", "14many", "20many"]
+        );
+        assert_eq!(
+            forms("ru-RU", &[21, 22, 25, 101, 111, 112, 122]),
+            ["21one", "22few", "25many", "101one", "111many", "112many", "122few"]
+        );
         assert_eq!(forms("zh", &[1, 2, 5]), ["1other", "2other", "5other"]);
         assert_eq!(forms("zh-Hans", &[1]), ["1other"]);
         assert_eq!(forms("pl", &[1, 2, 5, 12, 21, 22]), ["1one", "2few", "5many", "12many", "21many", "22few"]);

@@ -179,7 +179,7 @@ impl Account {
             topic: settings.topic.as_str().into(),
             production,
             sandbox,
-            form: form(settings).map_err(|(name, problem)| value(name, problem))?,
+            form: form(settings, setup).map_err(|(name, problem)| value(name, problem))?,
             credential,
             gate: Gate::new(name, setup.limits),
         })
@@ -190,9 +190,18 @@ impl Account {
         self.production.connections.warm_up();
     }
 
-    /// Whether a contact of this team is meant.
-    pub(super) fn is_named(&self, team: &str) -> bool {
-        team == &*self.team_id
+    /// Whether it is for contacts of this team; a certificate may be for an app whatever its team.
+    pub(super) fn is_of_team(&self, team: &str) -> bool {
+        self.team_id.is_empty() || team == &*self.team_id
+    }
+
+    /// The app that it is for; empty where it is for all of its team.
+    pub(super) fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    pub(super) fn has_team(&self) -> bool {
+        !self.team_id.is_empty()
     }
 
     pub(super) fn serves(&self, provider: Provider) -> bool {
@@ -313,7 +322,7 @@ impl Account {
     }
 }
 
-fn form(settings: &Settings) -> Result<AppleForm, (&'static str, &'static str)> {
+fn form(settings: &Settings, setup: &Setup) -> Result<AppleForm, (&'static str, &'static str)> {
     let custom_key = settings.custom_key.as_str();
     if custom_key.is_empty() || custom_key == "aps" || custom_key.len() > 64 {
         return Err(("custom_key", "must be 1 to 64 bytes, and not \"aps\", which is Apple's own"));
@@ -322,7 +331,8 @@ fn form(settings: &Settings) -> Result<AppleForm, (&'static str, &'static str)> 
         "" => None,
         text => Some(text.parse().map_err(|_| ("badge", "must be a number in quotes, or empty"))?),
     };
-    Ok(AppleForm { profile: settings.profile, custom_key: custom_key.into(), badge })
+    let alerts = setup.alerts.clone();
+    Ok(AppleForm { profile: settings.profile, custom_key: custom_key.into(), badge, alerts })
 }
 
 /// Apple's tokens are hexadecimal, of no promised length; whatever else means something in a path must not get there.

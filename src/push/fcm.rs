@@ -14,7 +14,7 @@ use super::gate::Gate;
 use super::http::{self, Answer};
 use super::jwt::SigningKey;
 use super::oauth::{AccessToken, AccessTokens, ServiceAccount};
-use super::payload::{self, Body};
+use super::payload::{self, Body, FcmPayload};
 use super::pushers::Setup;
 use super::{Outcome, Push, Sent, SettingsError, Verdict, clock};
 use crate::binding::PushToken;
@@ -30,6 +30,8 @@ pub struct Settings {
     /// Root certificates in PEM that are trusted besides the system's.
     pub ca_file: Option<PathBuf>,
     pub profile: Profile,
+    /// Of the v1 profile.
+    pub payload: FcmPayload,
 }
 
 impl Default for Settings {
@@ -40,6 +42,7 @@ impl Default for Settings {
             endpoint: "https://fcm.googleapis.com".into(),
             ca_file: None,
             profile: Profile::V1,
+            payload: FcmPayload::Ecss,
         }
     }
 }
@@ -59,6 +62,7 @@ pub(super) struct Account {
     project_number: Box<str>,
     url: Url,
     profile: Profile,
+    payload: FcmPayload,
     credential: Credential,
     lanes: Lanes,
     pub(super) gate: Gate,
@@ -149,6 +153,7 @@ impl Account {
                 project_number: settings.project_number.as_str().into(),
                 url: legacy_url(endpoint),
                 profile: Profile::Legacy,
+                payload: settings.payload,
                 credential: Credential::ServerKey(server_key(&content).ok_or_else(|| {
                     wrong("must hold the server key on one line, or a service account's JSON".to_owned())
                 })?),
@@ -175,6 +180,7 @@ impl Account {
             project_number: settings.project_number.as_str().into(),
             url,
             profile: settings.profile,
+            payload: settings.payload,
             credential: Credential::ServiceAccount(tokens),
             lanes,
         })
@@ -229,7 +235,7 @@ impl Account {
 
     fn body(&self, push: &Push, token: &PushToken, limit: usize) -> Body {
         match self.profile {
-            Profile::V1 => payload::fcm_v1(push, token.reveal(), limit),
+            Profile::V1 => payload::fcm_v1(push, self.payload, token.reveal(), limit),
             Profile::Legacy => payload::fcm_legacy(push, token.reveal(), limit),
         }
     }

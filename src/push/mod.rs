@@ -3,6 +3,7 @@
 //! One [`Push`] is one attempt. Whether to try again is decided by the held call (or the missed_calls report) that
 //! wanted it, because only they know how much of its wait is left. [`Pushers`] makes the attempts.
 
+mod alert;
 pub mod apns;
 mod apns_answer;
 mod breaker;
@@ -31,6 +32,7 @@ use crate::binding::{Provider, PushTarget, PushToken};
 use crate::clock::{Now, UnixMillis};
 use crate::store::BucketEntry;
 
+pub use alert::{Alerts, Text as AlertText};
 pub use breaker::Settings as BreakerSettings;
 pub use dial::HttpsProxy;
 pub use gate::Limits;
@@ -49,6 +51,8 @@ pub struct Push {
     pub date: UnixMillis,
     /// How long it may still be delivered: what is left of the wait, or [`MISSED_CALLS_TTL`].
     pub ttl: Duration,
+    /// Of the phone's user (BCP 47); `None`: as configured.
+    pub language: Option<Box<str>>,
     /// Looked at right before each request.
     pub purpose: Purpose,
 }
@@ -77,6 +81,7 @@ pub enum Notice {
         number: Box<str>,
         /// Empty when there is none or the caller hides it.
         display_name: Box<str>,
+        call_ref: Box<str>,
     },
     /// A held MESSAGE (or other request that is no call).
     Message,

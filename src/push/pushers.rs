@@ -9,6 +9,7 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 
+use super::alert::Alerts;
 use super::dial::HttpsProxy;
 use super::gate::{Gate, Limits};
 use super::{Busy, NoticeKind, Outcome, Push, Reply, Sent, SettingsError, TokenHash, apns, clock, fcm};
@@ -27,6 +28,7 @@ pub struct Settings {
     pub limits: Limits,
     /// For `https://` endpoints.
     pub https_proxy: Option<HttpsProxy>,
+    pub alerts: Alerts,
     pub fcm: Vec<fcm::Settings>,
     pub apns: Vec<apns::Settings>,
 }
@@ -39,6 +41,7 @@ impl Default for Settings {
             queue: 10_000,
             limits: Limits::default(),
             https_proxy: None,
+            alerts: Alerts::default(),
             fcm: Vec::new(),
             apns: Vec::new(),
         }
@@ -51,12 +54,13 @@ pub(super) struct Setup {
     pub(super) timeout: Duration,
     pub(super) limits: Limits,
     pub(super) https_proxy: Option<HttpsProxy>,
+    pub(super) alerts: Alerts,
 }
 
 impl Setup {
     fn of(settings: &Settings) -> Self {
-        let Settings { timeout, limits, https_proxy, .. } = settings;
-        Self { timeout: *timeout, limits: *limits, https_proxy: https_proxy.clone() }
+        let Settings { timeout, limits, https_proxy, alerts, .. } = settings;
+        Self { timeout: *timeout, limits: *limits, https_proxy: https_proxy.clone(), alerts: alerts.clone() }
     }
 }
 
@@ -182,20 +186,18 @@ impl Inner {
         }
         match provider {
             Provider::Fcm => {
-                let account = named_or_only(&self.fcm, |account| account.is_named(&target.param))
-                    .ok_or_else(|| format!("no [[push.fcm]] for project {:?}", target.param))?;
+                let account = fcm_account(&self.fcm, &target.param)?;
                 if target.prid.reveal().is_empty() {
                     return Err("contact has no token".to_owned());
                 }
                 Ok(Route::Fcm { account, token: &target.prid })
             }
             Provider::Apns | Provider::ApnsDev => {
-                let team = match &target.tokens {
-                    Tokens::Apple { team, .. } => team,
-                    Tokens::Single => "",
+                let (team, bundle) = match &target.tokens {
+                    Tokens::Apple { team, bundle, .. } => (&**team, &**bundle),
+                    Tokens::Single => ("", ""),
                 };
-                let account = named_or_only(&self.apns, |account| account.is_named(team))
-                    .ok_or_else(|| format!("no [[push.apns]] for team {team:?}"))?;
+                let account = apns_account(&self.apns, team, bundle)?;
                 let delivery = account.delivery(provider, &target.tokens, kind)?;
                 Ok(Route::Apns { account, delivery })
             }
@@ -255,12 +257,37 @@ fn numbered<'a, T>(tables: &'a [T], name: &'static str) -> impl Iterator<Item = 
     tables.iter().enumerate().map(move |(number, table)| (format!("{name}[{number}]"), table))
 }
 
-/// The account that the contact names, or the only one there is.
-fn named_or_only<T>(accounts: &[T], is_named: impl Fn(&T) -> bool) -> Option<&T> {
-    match accounts {
-        [only] => Some(only),
-        accounts => accounts.iter().find(|account| is_named(account)),
+/// The account that the contact names, or the only one there is; else why there is none.
+fn fcm_account<'a>(accounts: &'a [fcm::Account], param: &str) -> Result<&'a fcm::Account, String> {
+    if let [only] = accounts {
+        return Ok(only);
     }
+    match accounts.iter().find(|account| account.is_named(param)) {
+        Some(account) => Ok(account),
+        None if param.is_empty() => Err("pn-param names no project, and there are several [[push.fcm]]".to_owned()),
+        None => Err(format!("no [[push.fcm]] for project {param:?}")),
+    }
+}
+
+/// The same by team and app. Where several accounts are of the team, the one for the app comes before that for all.
+fn apns_account<'a>(accounts: &'a [apns::Account], team: &str, bundle: &str) -> Result<&'a apns::Account, String> {
+    if let [only] = accounts {
+        return Ok(only);
+    }
+    let one = |wanted: &dyn Fn(&apns::Account) -> bool| {
+        let mut found = accounts.iter().filter(|account| wanted(account));
+        found.next().filter(|_| found.next().is_none())
+    };
+    let is_of_team = |account: &apns::Account| team.is_empty() || account.is_of_team(team);
+    let is_for_app = |account: &apns::Account| !bundle.is_empty() && account.topic() == bundle;
+    let named = |account: &apns::Account| !team.is_empty() && account.has_team() && account.is_of_team(team);
+    one(&|account| is_for_app(account) && is_of_team(account))
+        .or_else(|| one(&named))
+        .or_else(|| one(&|account| named(account) && account.topic().is_empty()))
+        .ok_or_else(|| match team {
+            "" => format!("pn-param names no team, and there are several [[push.apns]] (app {bundle:?})"),
+            team => format!("no [[push.apns]] for team {team:?} and app {bundle:?}"),
+        })
 }
 
 /// `push.per_token_per_min`: the whole number at once, then one at a time as the minute passes.

@@ -7,7 +7,7 @@ use crate::binding::{Provider, PushTarget};
 use crate::config::{self, Config};
 use crate::proxy::PushSupport;
 use crate::proxy::policy::{
-    Auth, Credentials, HoldPolicy, Listener, MissedPolicy, Mode, Policy, PushWhen, RegistrarPolicy, Secrets,
+    Auth, Credentials, HoldPolicy, LateWake, Listener, MissedPolicy, Mode, Policy, PushWhen, RegistrarPolicy, Secrets,
     Softswitch, UpstreamContact,
 };
 use crate::push::{self, Pushers};
@@ -55,6 +55,10 @@ pub(super) fn policy(config: &Config, listeners: &[transport::Listener], secret:
                 config::PushWhen::Unreachable { .. } => PushWhen::Unreachable,
             },
             fresh: config.hold.fresh,
+            late_wake: match config.hold.late_wake {
+                config::LateWake::MissedCalls => LateWake::MissedCalls,
+                config::LateWake::InviteCancel => LateWake::InviteCancel,
+            },
             probe,
             methods: config.hold.methods.clone(),
             holds_invite: config.hold.methods.iter().any(|method| &**method == "INVITE"),
@@ -117,8 +121,24 @@ pub(super) fn push_settings(config: &Config) -> push::Settings {
             breaker: push::BreakerSettings { failures: config.push.breaker_failures, pause: config.push.breaker_pause },
         },
         https_proxy: config.push.https_proxy.as_ref().and_then(|proxy| push::HttpsProxy::parse(proxy.reveal())),
+        alerts: push::Alerts {
+            language: config.push.alert_language.as_str().into(),
+            texts: config.push.alerts.iter().map(alert).collect(),
+        },
         fcm: config.push.fcm.iter().map(fcm).collect(),
         apns: config.push.apns.iter().map(apns).collect(),
+    }
+}
+
+fn alert(text: &config::Alert) -> push::AlertText {
+    push::AlertText {
+        language: text.language.as_str().into(),
+        title: text.title.as_str().into(),
+        one: text.one.as_str().into(),
+        few: text.few.as_str().into(),
+        many: text.many.as_str().into(),
+        other: text.other.as_str().into(),
+        anonymous: text.anonymous.as_str().into(),
     }
 }
 
@@ -131,6 +151,10 @@ fn fcm(account: &config::Fcm) -> push::fcm::Settings {
         profile: match account.profile {
             config::FcmProfile::V1 => push::fcm::Profile::V1,
             config::FcmProfile::Legacy => push::fcm::Profile::Legacy,
+        },
+        payload: match account.payload {
+            config::FcmPayload::Ecss => push::payload::FcmPayload::Ecss,
+            config::FcmPayload::Extended => push::payload::FcmPayload::Extended,
         },
     }
 }
@@ -151,7 +175,11 @@ fn apns(account: &config::Apns) -> push::apns::Settings {
         ca_file: account.ca_file.clone(),
         custom_key: account.custom_key.clone(),
         badge: account.badge.map(|badge| badge.to_string()).unwrap_or_default(),
-        ..push::apns::Settings::default()
+        profile: match account.payload {
+            config::ApnsPayload::Ecss => push::payload::AppleProfile::Ecss,
+            config::ApnsPayload::Apple => push::payload::AppleProfile::Apple,
+            config::ApnsPayload::Extended => push::payload::AppleProfile::Extended,
+        },
     }
 }
 

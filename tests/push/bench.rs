@@ -78,8 +78,8 @@ pub(crate) fn apns_target(voip: Option<&str>, remote: Option<&str>) -> PushTarge
 }
 
 pub(crate) fn invite(target: PushTarget) -> Push {
-    let notice = Notice::Invite { number: "103".into(), display_name: "Ivan".into() };
-    Push { ticket: Ticket(7), target, notice, date: DATE, ttl: WAIT, purpose: Purpose::default() }
+    let notice = Notice::Invite { number: "103".into(), display_name: "Ivan".into(), call_ref: "1".into() };
+    Push { ticket: Ticket(7), target, notice, date: DATE, ttl: WAIT, language: None, purpose: Purpose::default() }
 }
 
 pub(crate) fn missed_calls(target: PushTarget, count: u64) -> Push {
@@ -92,7 +92,15 @@ pub(crate) fn missed_calls(target: PushTarget, count: u64) -> Push {
         state: EntryState::Missed,
     };
     let notice = Notice::MissedCalls((0..count).map(entry).collect());
-    Push { ticket: Ticket(8), target, notice, date: DATE, ttl: MISSED_CALLS_TTL, purpose: Purpose::default() }
+    Push {
+        ticket: Ticket(8),
+        target,
+        notice,
+        date: DATE,
+        ttl: MISSED_CALLS_TTL,
+        language: None,
+        purpose: Purpose::default(),
+    }
 }
 
 /// Submits one push and waits for its reply.

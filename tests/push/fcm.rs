@@ -178,6 +178,16 @@ async fn report_that_is_too_large_is_shortened_once() {
 }
 
 #[tokio::test]
+async fn extended_payload_is_configured_for_each_account() {
+    let double = FcmDouble::start().await.unwrap();
+    let (_folder, mut settings) = fcm_settings(&double);
+    settings.fcm[0].payload = sip_push_proxy::push::payload::FcmPayload::Extended;
+    assert_eq!(outcome(&open(&settings), invite(fcm_target("a"))).await, Outcome::Accepted);
+    let data = soon(double.next()).await.json()["message"]["data"].clone();
+    assert_eq!((data["number"].as_str(), data["call_ref"].as_str()), (Some("103"), Some("1")));
+}
+
+#[tokio::test]
 async fn legacy_profile_has_the_form_of_ecss_examples() {
     let double = FcmDouble::start().await.unwrap();
     let (folder, mut settings) = fcm_settings(&double);
@@ -228,9 +238,11 @@ async fn project_is_chosen_by_pn_param() {
     assert_eq!(outcome(&pushers, invite(named("123456"))).await, not_found);
     assert_eq!(outcome(&pushers, invite(named("other-project"))).await, not_found);
     assert_eq!(second.requests(), 2);
-    for unknown in ["", "another"] {
-        let reason = format!("no [[push.fcm]] for project {unknown:?}");
-        assert_eq!(pushers.supports(&named(unknown)), Err(reason.clone()));
-        assert_eq!(outcome(&pushers, invite(named(unknown))).await, refused(&reason));
+    for (unknown, reason) in [
+        ("", "pn-param names no project, and there are several [[push.fcm]]"),
+        ("another", "no [[push.fcm]] for project \"another\""),
+    ] {
+        assert_eq!(pushers.supports(&named(unknown)), Err(reason.to_owned()));
+        assert_eq!(outcome(&pushers, invite(named(unknown))).await, refused(reason));
     }
 }
