@@ -141,8 +141,12 @@ impl Proxy {
             };
         };
         let is_fresh = now.unix.since(binding.registered_at) < self.policy.hold.fresh;
-        let is_pushable =
-            self.policy.push.supports(target).and_then(|()| can_be_told(target, request.method()).map_err(Into::into));
+        let is_pushable = self
+            .policy
+            .push
+            .supports(target)
+            .and_then(|()| can_be_told(target, request.method()).map_err(Into::into))
+            .and_then(|()| self.fits(binding));
         match (is_pushable, self.policy.hold.push_when) {
             (_, PushWhen::Always | PushWhen::Unreachable) if is_reachable && is_fresh => Reach::Now,
             (Err(_), _) if is_reachable => Reach::Now,

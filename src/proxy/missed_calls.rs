@@ -102,10 +102,10 @@ impl Proxy {
             Outcome::TokenDead { since, .. } => {
                 self.missed.failures.remove(&device);
                 self.keep(Change::Release { aor, device });
-                self.token_dead(device, since, sent_at, contacts);
+                self.token_dead(device, reply.notice, since, sent_at, contacts);
             }
             // The next REGISTER tries again; before it nothing would be different.
-            Outcome::Refused { .. } => {
+            Outcome::Refused { .. } | Outcome::Misfit { .. } => {
                 self.missed.failures.remove(&device);
                 self.keep(Change::Release { aor, device });
             }
@@ -129,6 +129,9 @@ impl Proxy {
         let back_off = RETRY_AFTER.saturating_mul(1 << (*failures).min(10)).min(RETRY_AFTER_MAX);
         *failures += 1;
         let pause = after.unwrap_or(back_off).max(back_off.min(RETRY_AFTER));
+        // What failed for many at once is not tried again for all at once.
+        let quarter = u64::try_from(pause.as_millis() / 4).unwrap_or(u64::MAX);
+        let pause = pause.saturating_add(Duration::from_millis(self.random.draw() % quarter.max(1)));
         self.timers.set(Timer::Report(device), now.instant + pause);
     }
 

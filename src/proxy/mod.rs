@@ -44,7 +44,7 @@ use random::Random;
 use secret::Keys;
 
 use crate::binding::{Aor, DeviceId};
-use crate::clock::Now;
+use crate::clock::{Now, UnixMillis};
 use crate::push;
 use crate::sip::response::{self, reason_phrase};
 use crate::sip::{Flow, Message, Method};
@@ -71,6 +71,8 @@ pub struct Proxy {
     fetches: HashMap<FetchTicket, ServerId>,
     missed: missed_calls::Reports,
     late: late_wake::LateCalls,
+    /// Devices whose provider said that their token is not for this app, with the time of the REGISTER that brought it.
+    barred: HashMap<DeviceId, (UnixMillis, Box<str>)>,
     nonces: digest::Nonces,
     held_calls: usize,
     is_draining: bool,
@@ -171,6 +173,7 @@ impl Proxy {
             fetches: HashMap::new(),
             missed: missed_calls::Reports::default(),
             late: late_wake::LateCalls::default(),
+            barred: HashMap::new(),
             held_calls: 0,
             is_draining: false,
             tickets: 0,

@@ -277,7 +277,8 @@ impl Account {
                 | Verdict::TooLarge(_)
                 | Verdict::Final(_)
                 | Verdict::Trouble { .. }
-                | Verdict::Locked(_)) => verdict,
+                | Verdict::Locked(_)
+                | Verdict::Withdrawn) => verdict,
             };
             return verdict.sent(left_out);
         }
@@ -304,7 +305,7 @@ impl Account {
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         let sent_at = clock().instant;
-        match delivery.endpoint.connections.send(&request, &body.into()).await {
+        match delivery.endpoint.connections.send(&request, &body.into(), &push.purpose).await {
             Ok(answer) => {
                 let answer = answer.without(delivery.token);
                 if wants_another_connection(&answer) {
@@ -312,6 +313,7 @@ impl Account {
                 }
                 verdict(&answer)
             }
+            Err(Lost::Unwanted) => Verdict::Withdrawn,
             Err(Lost::Unprocessed(reason)) => Verdict::trouble(None, reason),
             // See REPEAT_PAUSE for why a second push does no harm.
             Err(Lost::Unknown(reason)) => {

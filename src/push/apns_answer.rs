@@ -62,9 +62,9 @@ fn by_reason(known: &ErrorReason, answer: &Answer, reason: String) -> Verdict {
         R::BadCertificate | R::BadCertificateEnvironment | R::Forbidden | R::InvalidProviderToken => {
             Verdict::Locked(reason.into())
         }
+        R::DeviceTokenNotForTopic => Verdict::Final(Outcome::Misfit { reason: reason.into() }),
         // The topic comes from the contact where it has one, so this says nothing of other contacts.
-        R::DeviceTokenNotForTopic
-        | R::BadTopic
+        R::BadTopic
         | R::MissingTopic
         | R::TopicDisallowed
         | R::BadCollapseId
@@ -108,13 +108,15 @@ mod tests {
         let refused = |reason: &str| Verdict::Final(Outcome::refused(reason));
         let trouble = |reason: &str| Verdict::trouble(after, reason);
         let try_again = |reason: &str| Verdict::Final(Outcome::try_again(after, reason));
+        let misfit = |reason: &str| Verdict::Final(Outcome::Misfit { reason: reason.into() });
         let locked = |reason: &str| Verdict::Locked(reason.into());
         let stale = |reason: &str| Verdict::StaleCredential(reason.into());
         let too_large = |reason: &str| Verdict::TooLarge(reason.into());
         type Expected<'a> = &'a dyn Fn(&str) -> Verdict;
-        let table: [(u16, &[&str], Expected<'_>); 13] = [
+        let table: [(u16, &[&str], Expected<'_>); 14] = [
             (400, &["BadDeviceToken"], &dead),
-            (400, &["DeviceTokenNotForTopic", "BadTopic", "MissingTopic", "TopicDisallowed"], &refused),
+            (400, &["DeviceTokenNotForTopic"], &misfit),
+            (400, &["BadTopic", "MissingTopic", "TopicDisallowed"], &refused),
             (400, &["BadCollapseId", "BadExpirationDate", "BadMessageId", "BadPriority", "InvalidPushType"], &refused),
             (400, &["DuplicateHeaders", "PayloadEmpty", "MissingDeviceToken"], &refused),
             (400, &["IdleTimeout"], &trouble),

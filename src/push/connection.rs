@@ -28,6 +28,8 @@ pub(super) enum Lost {
     Unprocessed(String),
     /// The request may have done its work.
     Unknown(String),
+    /// It was not sent, because nobody wants it any more.
+    Unwanted,
 }
 
 /// A handle for requests, and what is known of the connection.
@@ -135,6 +137,11 @@ impl Connection {
 }
 
 impl Place {
+    /// Nothing was sent, and nothing is wrong with the connection.
+    pub(super) fn give_back(mut self) {
+        self.is_answered = true;
+    }
+
     /// One request and its answer.
     pub(super) async fn exchange(mut self, request: Request<()>, body: Bytes) -> Result<Answer, Lost> {
         let result = self.send(request, body).await;

@@ -1,5 +1,7 @@
 //! The few HTTP/2 connections to one endpoint: opened before they are needed, and more of them only when those there are
-//! have no room.
+//! have no room. Each is a task on the runtime that pushes run on, for the reason that is given at [`Pushers`].
+//!
+//! [`Pushers`]: super::Pushers
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -10,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
+use super::Purpose;
 use super::connection::{Connection, Lost, Place};
 use super::dial::Dialer;
 use super::http::{Answer, in_words_of_io};
@@ -20,7 +23,7 @@ const TRIES_MAX: u32 = 4;
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Pauses between attempts to have a connection again that no push waits for.
 const REDIAL_AFTER: Duration = Duration::from_secs(1);
-const REDIAL_AFTER_MAX: Duration = Duration::from_secs(60);
+const REDIAL_AFTER_MAX: Duration = Duration::from_secs(15);
 
 /// A clone is a handle to the same connections.
 #[derive(Clone)]
@@ -45,6 +48,8 @@ struct State {
     is_dialing: bool,
     /// Whether a connection is kept although no push is under way.
     is_warm: bool,
+    /// Whether somebody sees to that.
+    has_keeper: bool,
     /// Attempts to open a connection that failed, and what the last one said.
     failures: u64,
     failure: String,
@@ -70,10 +75,15 @@ impl Connections {
     }
 
     /// One request and its answer. It is sent once, unless a connection lets it down without having looked at it.
-    pub(super) async fn send(&self, request: &Request<()>, body: &Bytes) -> Result<Answer, Lost> {
+    pub(super) async fn send(&self, request: &Request<()>, body: &Bytes, purpose: &Purpose) -> Result<Answer, Lost> {
         let mut tries = 1;
         loop {
             let place = self.place().await.map_err(Lost::Unprocessed)?;
+            // Its call may have ended while it waited for its place.
+            if purpose.is_over() {
+                place.give_back();
+                return Err(Lost::Unwanted);
+            }
             match place.exchange(request.clone(), body.clone()).await {
                 Err(Lost::Unprocessed(_)) if tries < TRIES_MAX => tries += 1,
                 result => return result,
@@ -194,11 +204,31 @@ fn ended(inner: &Weak<Inner>, reason: Option<String>) {
     }
 }
 
+/// The one task that sees to it that there is a connection.
+struct Keeper(Weak<Inner>);
+
+impl Keeper {
+    /// `None` when there is one already.
+    fn of(weak: &Weak<Inner>) -> Option<Self> {
+        let has_one = std::mem::replace(&mut weak.upgrade()?.state.lock().has_keeper, true);
+        (!has_one).then(|| Self(weak.clone()))
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.state.lock().has_keeper = false;
+        }
+    }
+}
+
 /// Sees to it that there is a connection, as long as somebody is there to use it.
 async fn keep_one(weak: Weak<Inner>, mut pause: Duration) {
+    let Some(keeper) = Keeper::of(&weak) else { return };
     loop {
         tokio::time::sleep(pause).await;
-        let Some(inner) = weak.upgrade() else { return };
+        let Some(inner) = keeper.0.upgrade() else { return };
         {
             let mut state = inner.state.lock();
             state.open.retain(|connection| !connection.is_over());
@@ -212,7 +242,7 @@ async fn keep_one(weak: Weak<Inner>, mut pause: Duration) {
         drop((dialing, inner));
         match life {
             Some(life) => {
-                ended(&weak, life.await);
+                ended(&keeper.0, life.await);
                 pause = REDIAL_AFTER;
             }
             None => pause = pause.saturating_mul(2).clamp(REDIAL_AFTER, REDIAL_AFTER_MAX),

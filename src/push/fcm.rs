@@ -216,7 +216,8 @@ impl Account {
                 | Verdict::TooLarge(_)
                 | Verdict::Final(_)
                 | Verdict::Trouble { .. }
-                | Verdict::Locked(_)) => verdict,
+                | Verdict::Locked(_)
+                | Verdict::Withdrawn) => verdict,
             };
             return verdict.sent(left_out);
         }

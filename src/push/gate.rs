@@ -125,7 +125,9 @@ impl Gate {
         let mut state = self.state.lock();
         let was_in_trouble = state.is_locked || state.breaker.is_open();
         let reason = match &sent.outcome {
-            Outcome::TryAgain { reason, .. } | Outcome::Refused { reason } => reason.as_ref(),
+            Outcome::TryAgain { reason, .. } | Outcome::Refused { reason } | Outcome::Misfit { reason } => {
+                reason.as_ref()
+            }
             Outcome::Accepted
             | Outcome::TokenDead { .. }
             | Outcome::Limited

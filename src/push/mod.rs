@@ -159,6 +159,9 @@ pub enum Outcome {
     TryAgain { after: Option<Duration>, reason: Box<str> },
     /// It would fail again: our request, our credentials or our configuration are wrong. The token may be good.
     Refused { reason: Box<str> },
+    /// The token is not for what it is used for: another app's, or voip and remote mixed up. It will be so until the
+    /// phone registers anew.
+    Misfit { reason: Box<str> },
     /// Not sent, because `push.per_token_per_min` pushes went to this token in the last minute. An earlier one may
     /// still wake the phone.
     Limited,
@@ -188,6 +191,7 @@ impl Outcome {
             Self::TokenDead { .. } => "token_dead",
             Self::TryAgain { .. } => "try_again",
             Self::Refused { .. } => "refused",
+            Self::Misfit { .. } => "misfit",
             Self::Limited => "limited",
             Self::Skipped { .. } => "skipped",
             Self::Withdrawn => "withdrawn",
@@ -288,6 +292,8 @@ enum Verdict {
     StaleCredential(Box<str>),
     /// A shorter body may be taken at once.
     TooLarge(Box<str>),
+    /// There is none, because the push lost its purpose before it was sent.
+    Withdrawn,
 }
 
 impl Verdict {
@@ -298,6 +304,7 @@ impl Verdict {
             Self::Trouble { after, reason } => (Outcome::TryAgain { after, reason }, Sign::Fails { after }),
             Self::Locked(reason) | Self::StaleCredential(reason) => (Outcome::Refused { reason }, Sign::Locked),
             Self::TooLarge(reason) => (Outcome::Refused { reason }, Sign::Works),
+            Self::Withdrawn => (Outcome::Withdrawn, Sign::Nothing),
         };
         Sent { outcome, sign, left_out }
     }

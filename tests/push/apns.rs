@@ -105,7 +105,7 @@ async fn each_answer_has_its_outcome() {
             Outcome::TokenDead { since: Some(UnixMillis(1_508_249_865_488)), reason: "410 Unregistered".into() },
         ),
         (reason(400, "BadDeviceToken"), dead("400 BadDeviceToken")),
-        (reason(400, "DeviceTokenNotForTopic"), refused("400 DeviceTokenNotForTopic")),
+        (reason(400, "DeviceTokenNotForTopic"), Outcome::Misfit { reason: "400 DeviceTokenNotForTopic".into() }),
         (reason(400, "TopicDisallowed"), refused("400 TopicDisallowed")),
         (reason(403, "InvalidProviderToken"), refused("403 InvalidProviderToken")),
         (reason(413, "PayloadTooLarge"), refused("413 PayloadTooLarge")),

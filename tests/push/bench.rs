@@ -148,6 +148,7 @@ pub(crate) fn trouble(outcome: &Outcome) -> &str {
         Outcome::Accepted
         | Outcome::TokenDead { .. }
         | Outcome::Refused { .. }
+        | Outcome::Misfit { .. }
         | Outcome::Limited
         | Outcome::Skipped { .. }
         | Outcome::Withdrawn => {

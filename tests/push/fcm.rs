@@ -127,6 +127,53 @@ async fn silence_and_broken_connections_are_passing_trouble() {
 }
 
 #[tokio::test]
+async fn endpoints_that_cannot_be_reached_say_why() {
+    let double = FcmDouble::start().await.unwrap();
+    let (_folder, settings) = fcm_settings(&double);
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // No resolver asks the network for a label of more than 63 octets.
+    let nowhere = format!("http://{}.invalid:1", "x".repeat(64));
+    let not_tls = double.url().replace("http://", "https://");
+    for (endpoint, why) in [
+        (format!("http://{closed}"), "no connection: Connection refused"),
+        (nowhere, "no connection: "),
+        (not_tls, "no connection: "),
+    ] {
+        let mut settings = settings.clone();
+        settings.fcm[0].endpoint = endpoint;
+        let outcome = outcome(&open(&settings), invite(fcm_target("a"))).await;
+        let Outcome::TryAgain { after: None, reason } = &outcome else { panic!("{outcome:?}") };
+        assert!(reason.starts_with(why), "{reason}");
+    }
+    assert_eq!(double.requests(), 0);
+}
+
+#[tokio::test]
+async fn an_answer_that_was_lost_leaves_the_phone_time_to_come() {
+    let double = FcmDouble::start().await.unwrap();
+    let pushers = fcm_pushers(&double);
+    double.script("a", [Answer::Disconnect]);
+    let lost = outcome(&pushers, invite(fcm_target("a"))).await;
+    assert!(matches!(&lost, Outcome::TryAgain { after: Some(_), .. }), "{lost:?}");
+    assert_eq!(double.requests(), 1, "what may have been delivered is not sent again by itself");
+}
+
+#[tokio::test]
+async fn a_warm_account_has_its_access_token_before_the_first_push() {
+    let double = FcmDouble::start().await.unwrap();
+    let pushers = fcm_pushers(&double);
+    pushers.warm_up();
+    soon(async {
+        while double.token_fetches() == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(outcome(&pushers, invite(fcm_target("a"))).await, Outcome::Accepted);
+    assert_eq!((double.requests(), double.token_fetches()), (1, 1));
+}
+
+#[tokio::test]
 async fn attempt_ends_with_the_wait_it_is_for() {
     let double = FcmDouble::start().await.unwrap();
     let pushers = fcm_pushers(&double);

@@ -114,6 +114,29 @@ async fn a_connection_is_open_before_the_first_push_and_again_after_it_was_close
 }
 
 #[tokio::test]
+async fn an_endpoint_that_is_away_is_not_stormed_and_found_again() {
+    let double = ApnsDouble::start().await.unwrap();
+    let (relay, pushers) = relayed(&double).await;
+    // Each connection ends as soon as it is open: as good as none.
+    relay.refuse(true);
+    pushers.warm_up();
+    for _ in 0..20 {
+        let outcome = outcome(&pushers, invite(target("00fc13"))).await;
+        assert!(matches!(outcome, Outcome::TryAgain { .. } | Outcome::Skipped { .. }), "{outcome:?}");
+    }
+    assert!(relay.accepted() < 60, "{}", relay.accepted());
+    relay.refuse(false);
+    let before = relay.accepted();
+    // Nobody pushes; it is warm again all the same.
+    soon(async {
+        while relay.accepted() == before {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_connection_that_was_closed_while_idle_costs_no_push() {
     let double = ApnsDouble::start().await.unwrap();
     let (relay, pushers) = relayed(&double).await;

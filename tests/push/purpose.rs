@@ -60,3 +60,32 @@ async fn a_push_is_not_sent_anew_with_fresh_credentials_for_a_call_that_has_ende
     assert_eq!(outcome(&pushers, push).await, Outcome::Withdrawn);
     assert_eq!(double.requests(), 1);
 }
+
+#[tokio::test]
+async fn a_call_that_ends_while_its_push_waits_for_a_connection_is_not_pushed() {
+    let double = ApnsDouble::start().await.unwrap();
+    let (_folder, settings) = apns_settings(&double);
+    let pushers = open(&Settings { timeout: std::time::Duration::from_secs(2), ..settings });
+    // The only stream of a new connection is taken, and its answer does not come.
+    double.script("00b0", [apns_double::Answer::Hang]);
+    let (reply_to, mut replies) = mpsc::channel(2);
+    pushers.submit(invite(apns_target(Some("00b0"), None)), reply_to.clone()).unwrap();
+    soon(async {
+        while double.requests() == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let waiting = invite(apns_target(Some("00fc13"), None));
+    let purpose = waiting.purpose.clone();
+    pushers.submit(waiting, reply_to).unwrap();
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    purpose.end();
+    assert_eq!(soon(replies.recv()).await.unwrap().outcome, Outcome::Withdrawn);
+    trouble(&soon(replies.recv()).await.unwrap().outcome);
+    assert_eq!(double.requests(), 1);
+    // The connection that was opened for it is as good as before.
+    assert_eq!(outcome(&pushers, invite(apns_target(Some("00fc13"), None))).await, Outcome::Accepted);
+}

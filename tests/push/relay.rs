@@ -16,6 +16,8 @@ enum Weather {
     Fair,
     /// Connections stay open and carry nothing.
     Swallows,
+    /// They are closed as soon as they are open.
+    Refuses,
 }
 
 /// Runs until it is dropped.
@@ -99,6 +101,10 @@ impl Relay {
         let _ = self.weather.send(Weather::Swallows);
     }
 
+    pub(crate) fn refuse(&self, refuses: bool) {
+        let _ = self.weather.send(if refuses { Weather::Refuses } else { Weather::Fair });
+    }
+
     /// Those that are opened from here on work.
     pub(crate) fn clear_up(&self) {
         let _ = self.weather.send(Weather::Fair);
@@ -121,6 +127,9 @@ async fn carry(
         if !answer.starts_with("HTTP/1.1 200") {
             return Ok(());
         }
+    }
+    if *forecast.borrow() == Weather::Refuses {
+        return Ok(());
     }
     let server = TcpStream::connect(target).await?;
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sip_push_proxy::binding::Provider;
+use sip_push_proxy::binding::{Provider, Tokens};
 use sip_push_proxy::proxy;
 use sip_push_proxy::push::Outcome;
 use sip_push_proxy::store::{Change, EntryState};
@@ -56,6 +56,54 @@ fn refused_for_good_is_480_at_once() {
     let (alice, call) = call(&sim, Outcome::Refused { reason: "BadTopic".into() });
     call.expects(&[100, 182, 480]);
     assert_eq!((alice.bindings(), alice.bucket()), (1, vec![(call.call_ref(), EntryState::Missed)]));
+}
+
+#[test]
+fn a_token_that_does_not_fit_is_not_pushed_again_before_the_phone_registers() {
+    let sim = Sim::new();
+    let mut push = sim.push();
+    let (alice, first) = call(&sim, Outcome::Misfit { reason: "400 DeviceTokenNotForTopic".into() });
+    first.expects(&[100, 182, 480]);
+    push.expects(1);
+    sim.run_for(s(3600));
+    let second = sim.switch().invites("alice");
+    sim.run_for(s(1));
+    second.expects(&[100, 480]);
+    push.expects(0);
+    assert!(second.story().contains(&Step::DeviceSkipped));
+    alice.registers();
+    alice.sleeps();
+    sim.switch().invites("alice").cancels("");
+    sim.run_for(s(1));
+    assert!(sim.world().pushes.sent.iter().filter(|push| push.notice.kind().name() == "invite").count() > 1);
+}
+
+#[test]
+fn a_dead_remote_token_does_not_end_the_binding_that_calls_reach_by_the_voip_token() {
+    let sim = Sim::new();
+    let (alice, mut push) = (sim.phone("alice"), sim.push());
+    let prid = "aa:voip&bb:remote";
+    alice.change(|agent| {
+        agent.device.push = format!(";pn-provider=apns;pn-param=DEF123GHIJ.org.example.voip&remote;pn-prid={prid}");
+    });
+    alice.registers();
+    alice.sleeps();
+    let missed = sim.switch().invites("alice");
+    sim.run_for(ms(500));
+    missed.cancels("");
+    sim.run_for(s(1));
+    let dead = Outcome::TokenDead { since: None, reason: "410 Unregistered".into() };
+    sim.world().pushes.script.entry(prid.into()).or_default().push_back(dead);
+    alice.registers();
+    sim.run_for(s(1));
+    push.expects(2);
+    let bindings = sim.bindings();
+    let tokens = &bindings[0].push.as_ref().unwrap().tokens;
+    assert!(matches!(tokens, Tokens::Apple { voip: Some(_), remote: None, .. }), "{tokens:?}");
+    alice.sleeps();
+    sim.switch().invites("alice").cancels("");
+    sim.run_for(s(1));
+    assert_eq!(alice.bucket().len(), 2);
 }
 
 #[test]
