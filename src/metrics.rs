@@ -160,6 +160,10 @@ label!(
         Limited = "limited",
         /// Over `limits.push_queue`.
         Busy = "busy",
+        /// The account fails, and is asked only now and then.
+        Skipped = "skipped",
+        /// The call was over before its turn came.
+        Withdrawn = "withdrawn",
     }
 );
 
@@ -216,6 +220,7 @@ pub struct Metrics {
     pub nodes: Gauge,
     /// Live events that went by a watcher, or that the stream did not take.
     pub events_lost: Gauge,
+    accounts_failing: Vec<Gauge>,
     calls: Vec<Counter>,
     pushes: Vec<Counter>,
     messages: Vec<Counter>,
@@ -297,7 +302,21 @@ impl Metrics {
             journal_entries: gauge(&mut registry, "journal_entries", "Changes that wait for the store to come back"),
             nodes: gauge(&mut registry, "nodes", "Nodes that work on the store"),
             events_lost: gauge(&mut registry, "events_lost", "Live events that a watcher or the stream missed"),
+            accounts_failing: accounts_failing(&mut registry),
             registry,
+        }
+    }
+
+    /// The providers of all accounts that do not work.
+    pub fn push_accounts_failing(&self, providers: impl Iterator<Item = Provider>) {
+        let mut counts = [0; Provider::ALL.len()];
+        for provider in providers {
+            if let Some(count) = counts.get_mut(provider as usize) {
+                *count += 1;
+            }
+        }
+        for (gauge, count) in self.accounts_failing.iter().zip(counts) {
+            gauge.set(count);
         }
     }
 
@@ -330,7 +349,8 @@ impl Metrics {
     pub fn push(&self, provider: Provider, kind: PushKind, result: PushResult, took: Duration) {
         let row = provider as usize * PushKind::ALL.len() + kind as usize;
         count(&self.pushes, row * PushResult::ALL.len() + result as usize, 1);
-        let was_asked = !matches!(result, PushResult::Limited | PushResult::Busy);
+        let was_asked =
+            !matches!(result, PushResult::Limited | PushResult::Busy | PushResult::Skipped | PushResult::Withdrawn);
         if was_asked {
             observe(&self.push_seconds, provider as usize, took);
         }
@@ -371,6 +391,13 @@ fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
     let gauge = Gauge::default();
     registry.register(name, help, gauge.clone());
     gauge
+}
+
+fn accounts_failing(registry: &mut Registry) -> Vec<Gauge> {
+    let family = Family::<OfProvider, Gauge>::default();
+    registry.register("push_accounts_failing", "Accounts that their provider fails or refuses", family.clone());
+    let labels = Provider::ALL.iter().map(|provider| OfProvider { provider: provider.name() });
+    labels.map(|label| family.get_or_create_owned(&label)).collect()
 }
 
 fn calls(registry: &mut Registry) -> Vec<Counter> {
@@ -465,6 +492,7 @@ mod tests {
             "nodes",
             "events_lost",
             "upstream_refreshes_total",
+            "push_accounts_failing",
         ];
         let expected = plain
             .into_iter()
@@ -489,9 +517,12 @@ mod tests {
         metrics.wake(Provider::Apns, Duration::from_secs(4));
         metrics.store(StoreOp::Release, Duration::from_micros(300));
         metrics.refresh(RefreshResult::TryAgain);
+        metrics.push_accounts_failing([Provider::Apns, Provider::Apns].into_iter());
         let text = metrics.render();
         for line in [
             "held_calls 3",
+            "push_accounts_failing{provider=\"apns\"} 2",
+            "push_accounts_failing{provider=\"fcm\"} 0",
             "calls_total{outcome=\"answered\"} 1",
             "calls_total{outcome=\"overload\"} 1",
             "sip_messages_total{direction=\"out\",transport=\"tcp\",kind=\"6xx\"} 1",

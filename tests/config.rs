@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use sip_push_proxy::config::{Admin, Auth, Config, Mode, Problems, PushWhen, Users, keys};
+use sip_push_proxy::config::{Admin, ApnsCredential, Auth, Config, Mode, Problems, PushWhen, Users, keys};
 use tempfile::TempDir;
 
 /// The least that a configuration in relay mode needs.
@@ -278,10 +278,6 @@ fn what_this_version_cannot_do_is_said() {
          registrations that could end, so set it to false",
     );
     check(
-        "[hold]\nlate_wake = \"invite_cancel\"\n",
-        "config.toml:6:13: hold.late_wake: \"invite_cancel\" is not possible in this version; use \"missed_calls\"",
-    );
-    check(
         "[push.webpush]\nenabled = true\n",
         "config.toml:6:11: push.webpush.enabled: Web Push is not possible in this version; set it to false",
     );
@@ -300,11 +296,6 @@ fn what_this_version_cannot_do_is_said() {
     check(
         "[store]\nurl = \"mysql:\"\n",
         "config.toml:6:7: store.url: is not a store; use \"file:\" (it lives in node.data_dir) or redis://HOST",
-    );
-    check(
-        "[[push.apns]]\ncertificate_file = \"cert.pem\"\n",
-        "config.toml:6:20: push.apns[0].certificate_file: a certificate is not possible in this version; use key_file, \
-         key_id and team_id",
     );
 }
 
@@ -381,6 +372,77 @@ fn apns_accounts() {
          https:// (http:// only to this machine)"
     );
     assert_eq!(folder.load(&format!("{BASE}[[push.apns]]\nenabled = false\n")).unwrap().push.apns, []);
+}
+
+#[test]
+fn apns_certificates() {
+    let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["app".to_owned()]).unwrap();
+    let both = format!("{}{}", cert.pem(), signing_key.serialize_pem());
+    let folder = Folder::new().with("app.pem", &both).with("other.pem", &cert.pem()).with("empty.pem", "");
+    let account = "[[push.apns]]\ncertificate_file = \"app.pem\"\n";
+    let config = folder.load(&format!("{BASE}{account}topic = \"org.example.app\"\n")).unwrap();
+    let apns = config.push.apns.first().unwrap();
+    assert_eq!((apns.team_id.as_deref(), apns.topic.as_deref()), (None, Some("org.example.app")));
+    assert!(matches!(&apns.credential, ApnsCredential::Certificate(file) if file.ends_with("app.pem")));
+
+    // Keys and certificates beside each other, told apart by the app.
+    let topics = format!("{account}topic = \"a\"\n{account}topic = \"b\"\nteam_id = \"DEF123GHIJ\"\n");
+    assert_eq!(folder.load(&format!("{BASE}{topics}")).unwrap().push.apns.len(), 2);
+    assert_eq!(
+        folder.told(&format!("{account}topic = \"a\"\n{account}topic = \"a\"\n")),
+        "config.toml:8:1: push.apns[1].team_id: a has a certificate already; leave one out"
+    );
+    assert_eq!(
+        folder.told(&format!("{account}{account}")),
+        "config.toml:7:1: push.apns[1].team_id: another certificate has neither team_id nor topic; write for which app \
+         each is"
+    );
+    assert_eq!(
+        folder.told("[[push.apns]]\ncertificate_file = \"empty.pem\"\n"),
+        "config.toml:6:20: push.apns[0].certificate_file: empty.pem has no certificate in PEM form"
+    );
+    assert_eq!(
+        folder.told("[[push.apns]]\ncertificate_file = \"other.pem\"\n"),
+        "config.toml:6:20: push.apns[0].certificate_file: other.pem has no private key beside the certificate; put both \
+         into one PEM file, the key without a password"
+    );
+}
+
+#[test]
+fn texts_of_alerts() {
+    let folder = Folder::new();
+    let config = folder
+        .load(&format!("{BASE}[push]\nalert_language = \"ru\"\n[[push.alert]]\nlanguage = \"ru\"\nfew = \"x\"\n"));
+    let push = config.unwrap().push;
+    let text = push.alerts.first().unwrap();
+    assert_eq!((push.alert_language.as_str(), text.few.as_str(), text.many.as_str()), ("ru", "x", ""));
+    assert_eq!(
+        folder.told("[[push.alert]]\nlanguage = \"ru\"\n"),
+        "config.toml:5:3: push.alert_language: \"en\" has no [[push.alert]]; write one, or name another language"
+    );
+    assert_eq!(
+        folder.told("[[push.alert]]\n[[push.alert]]\n"),
+        "config.toml:6:1: push.alert[1].language: \"en\" has its texts already; leave one out"
+    );
+    assert_eq!(
+        folder.told("[[push.alert]]\nother = \"\"\n"),
+        "config.toml:6:9: push.alert[0].other: needed: the text for all numbers that have no form of their own"
+    );
+}
+
+#[test]
+fn a_proxy_for_pushes_keeps_its_password() {
+    let folder = Folder::new();
+    let config = folder.load(&format!("{BASE}[push]\nhttps_proxy = \"http://user:secret@proxy:3128\"\n")).unwrap();
+    assert_eq!(config.push.https_proxy.as_ref().unwrap().reveal(), "http://user:secret@proxy:3128");
+    assert!(!format!("{config:?}").contains("secret"));
+    for wrong in ["https://proxy", "proxy:3128", "http://", "http://secret@"] {
+        assert_eq!(
+            folder.told(&format!("[push]\nhttps_proxy = \"{wrong}\"\n")),
+            "config.toml:6:15: push.https_proxy: is not an HTTP proxy; write http://[USER:PASSWORD@]HOST[:PORT], or \
+             \"\" for none"
+        );
+    }
 }
 
 /// A service account's JSON.

@@ -85,7 +85,11 @@ fn holds(config: &Config) -> String {
 
 fn pushes(config: &Config) -> String {
     let fcm = config.push.fcm.iter().map(|account| format!("FCM project {}", account.project_id));
-    let apns = config.push.apns.iter().map(|account| format!("APNs team {}", account.team_id));
+    let apns = config.push.apns.iter().map(|account| match (&account.team_id, &account.topic) {
+        (Some(team), _) => format!("APNs team {team}"),
+        (None, Some(topic)) => format!("APNs certificate for {topic}"),
+        (None, None) => "APNs certificate".to_owned(),
+    });
     list(&fcm.chain(apns).collect::<Vec<_>>()).unwrap_or_else(|| "nothing".to_owned())
 }
 

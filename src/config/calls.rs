@@ -162,6 +162,7 @@ pub struct Hold {
     pub push_when: PushWhen,
     /// A device that registered so recently is taken as awake.
     pub fresh: Duration,
+    pub late_wake: LateWake,
     /// Methods that are held, `INVITE` among them.
     pub methods: Vec<Box<str>>,
 }
@@ -181,9 +182,12 @@ enum PushWhenName {
     Unreachable,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum LateWake {
+/// What a pushed device gets that wakes when its call is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LateWake {
+    /// The missed_calls push.
     MissedCalls,
+    /// An iOS device that got a VoIP push: INVITE and CANCEL, so that CallKit closes its screen.
     InviteCancel,
 }
 
@@ -212,9 +216,6 @@ impl Hold {
         let probe = section.millis("probe_ms", 800, 1..=WAIT_MAX_S * 1000);
         let late_wake = section
             .choice("late_wake", [("missed_calls", LateWake::MissedCalls), ("invite_cancel", LateWake::InviteCancel)]);
-        if late_wake == LateWake::InviteCancel {
-            section.wrong("late_wake", "\"invite_cancel\" is not possible in this version; use \"missed_calls\"");
-        }
         Self {
             wait,
             provisional: (provisional != 0).then_some(provisional),
@@ -224,6 +225,7 @@ impl Hold {
                 PushWhenName::Unreachable => PushWhen::Unreachable { probe },
             },
             fresh,
+            late_wake,
             methods: read_methods(section),
         }
     }

@@ -18,13 +18,13 @@ mod users;
 use std::path::Path;
 
 pub use address::{Host, HostPort, Listen, NextHop};
-pub use calls::{Auth, ContactForm, Hold, MissedCalls, Mode, PushWhen, Register};
+pub use calls::{Auth, ContactForm, Hold, LateWake, MissedCalls, Mode, PushWhen, Register};
 pub use document::Key;
 use document::{Document, Source};
 pub use network::{Node, Sip, Softswitch};
 pub use operation::{Admin, Events, Limits, Log, LogFormat, Store, StoreKind, Token};
 pub use problem::{Place, Problem, Problems};
-pub use push::{Apns, Fcm, FcmProfile, Push};
+pub use push::{Alert, Apns, ApnsCredential, ApnsPayload, Fcm, FcmPayload, FcmProfile, HttpsProxy, Push};
 pub use redis_url::{Redis, RedisShape};
 pub use users::{Credentials, Users};
 

@@ -1,12 +1,13 @@
 //! `[push]`: the providers, their accounts and credentials.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, RsaKeyPair};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::Deserialize;
 
 use super::address;
@@ -19,8 +20,78 @@ pub struct Push {
     pub timeout: Duration,
     /// Pushes to one token in a minute; further ones are not sent.
     pub per_token_per_min: u32,
+    /// Pushes of one account that may wait for an answer.
+    pub account_in_flight_max: usize,
+    /// Those, and the ones that wait for their turn.
+    pub account_queue_max: usize,
+    /// Failures in a row after which an account is asked only now and then.
+    pub breaker_failures: u32,
+    pub breaker_pause: Duration,
+    pub https_proxy: Option<HttpsProxy>,
+    /// The language of alerts for phones whose own is not known.
+    pub alert_language: String,
+    pub alerts: Vec<Alert>,
     pub fcm: Vec<Fcm>,
     pub apns: Vec<Apns>,
+}
+
+/// `[[push.alert]]`: the texts of one language.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alert {
+    pub language: String,
+    pub title: String,
+    pub one: String,
+    pub few: String,
+    pub many: String,
+    pub other: String,
+    pub anonymous: String,
+}
+
+impl Alert {
+    fn read(section: &Section<'_>) -> Self {
+        let text = |key: &str, default: &'static str| section.string(key, default).to_owned();
+        let read = Self {
+            language: text("language", "en"),
+            title: text("title", "Missed calls"),
+            one: text("one", "{count} missed call"),
+            few: text("few", ""),
+            many: text("many", ""),
+            other: text("other", "{count} missed calls"),
+            anonymous: text("anonymous", "unknown"),
+        };
+        if read.language.is_empty() {
+            section.wrong("language", "needed: a language such as \"en\", \"ru\" or \"zh\"");
+        }
+        if read.other.is_empty() {
+            section.wrong("other", "needed: the text for all numbers that have no form of their own");
+        }
+        read
+    }
+}
+
+/// Through which providers are reached.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HttpsProxy(String);
+
+impl HttpsProxy {
+    fn parse(text: &str) -> Option<Self> {
+        let authority = text.strip_prefix("http://")?;
+        let authority = authority.strip_suffix('/').unwrap_or(authority);
+        let address = authority.rsplit_once('@').map_or(authority, |(_, address)| address);
+        address::host_port(address).ok()?;
+        Some(Self(text.to_owned()))
+    }
+
+    /// With the password.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for HttpsProxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HttpsProxy(…)")
+    }
 }
 
 /// `[[push.fcm]]`: one Firebase project.
@@ -34,7 +105,18 @@ pub struct Fcm {
     pub project_number: Option<String>,
     /// Without a slash at its end.
     pub endpoint: String,
+    /// An extra root certificate; it was read and is one.
+    pub ca_file: Option<PathBuf>,
     pub profile: FcmProfile,
+    /// Whether apps are told who calls, too.
+    pub payload: FcmPayload,
+}
+
+/// What apps are told of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FcmPayload {
+    Ecss,
+    Extended,
 }
 
 /// The form of FCM's requests.
@@ -48,10 +130,9 @@ pub enum FcmProfile {
 /// `[[push.apns]]`: one team.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Apns {
-    /// A .p8 key; it was read and is one.
-    pub key_file: PathBuf,
-    pub key_id: String,
-    pub team_id: String,
+    pub credential: ApnsCredential,
+    /// Only a certificate does without.
+    pub team_id: Option<String>,
     /// Bundle id when pn-param does not name it.
     pub topic: Option<String>,
     /// Without a slash at its end.
@@ -63,6 +144,27 @@ pub struct Apns {
     pub custom_key: String,
     /// The number on the app's icon; `None`: not sent.
     pub badge: Option<u32>,
+    pub payload: ApnsPayload,
+}
+
+/// What apps are told of a call, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApnsPayload {
+    /// The badge is a string, a missing name an empty list.
+    Ecss,
+    /// The badge is a number, a missing name an empty string.
+    Apple,
+    /// As `Apple`, and which call it is.
+    Extended,
+}
+
+/// What Apple knows us by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ApnsCredential {
+    /// A .p8 key; it was read and is one.
+    Key { key_file: PathBuf, key_id: String },
+    /// A certificate with its key in PEM form; it was read and has both.
+    Certificate(PathBuf),
 }
 
 impl Push {
@@ -70,6 +172,31 @@ impl Push {
     pub(super) fn read(section: &Section<'_>, probe: bool) -> Self {
         let timeout = section.millis("timeout_ms", 5000, 1..=60_000);
         let per_token_per_min = section.integer("per_token_per_min", 30, 1..=100_000);
+        let account_in_flight_max = section.count("account_in_flight_max", 1000, 1..=100_000);
+        let account_queue_max = section.count("account_queue_max", 5000, 1..=10_000_000);
+        let breaker_failures = section.integer("breaker_failures", 10, 1..=10_000);
+        let breaker_pause = section.millis("breaker_pause_ms", 5000, 1..=60_000);
+        let https_proxy = section.optional("https_proxy").and_then(|text| {
+            let proxy = HttpsProxy::parse(text);
+            if proxy.is_none() {
+                let text = "is not an HTTP proxy; write http://[USER:PASSWORD@]HOST[:PORT], or \"\" for none";
+                section.wrong("https_proxy", text);
+            }
+            proxy
+        });
+        let alert_language = section.string("alert_language", "en").to_owned();
+        let mut alerts = Vec::new();
+        for text in section.sections("alert", probe) {
+            let read = Alert::read(&text);
+            if alerts.iter().any(|other: &Alert| other.language == read.language) && !probe {
+                text.wrong("language", format_args!("{:?} has its texts already; leave one out", read.language));
+            }
+            alerts.push(read);
+        }
+        if !alerts.is_empty() && !alerts.iter().any(|text| text.language == alert_language) && !probe {
+            let text = format_args!("{alert_language:?} has no [[push.alert]]; write one, or name another language");
+            section.wrong("alert_language", text);
+        }
         let mut fcm = Vec::new();
         for account in section.sections("fcm", probe) {
             let read = Fcm::read(&account);
@@ -82,7 +209,19 @@ impl Push {
         }
         read_webpush(&section.section("webpush"));
         read_callback(&section.section("callback"));
-        Self { timeout, per_token_per_min, fcm, apns }
+        Self {
+            timeout,
+            per_token_per_min,
+            account_in_flight_max,
+            account_queue_max,
+            breaker_failures,
+            breaker_pause,
+            https_proxy,
+            alert_language,
+            alerts,
+            fcm,
+            apns,
+        }
     }
 }
 
@@ -102,7 +241,9 @@ impl Fcm {
         let service_account = section.path("service_account", "fcm.json");
         let project_number = section.optional("project_number");
         let endpoint = section.string("endpoint", "https://fcm.googleapis.com");
+        let ca_file = section.path("ca_file", "");
         let profile = section.choice("profile", [("v1", FcmProfile::V1), ("legacy", FcmProfile::Legacy)]);
+        let payload = section.choice("payload", [("ecss", FcmPayload::Ecss), ("extended", FcmPayload::Extended)]);
         if !enabled {
             return None;
         }
@@ -111,6 +252,7 @@ impl Fcm {
             section.wrong("project_number", format_args!("{number:?} {text}"));
         }
         let endpoint = section.parsed("endpoint", endpoint, address::service);
+        let ca_file = ca_file.filter(|file| has_certificate(section, "ca_file", file));
         let Some(service_account) = service_account else {
             section.wrong("service_account", "needed: the JSON file of a service account of the Firebase project");
             return None;
@@ -124,7 +266,9 @@ impl Fcm {
             project_id: project_id.ok()?,
             project_number: project_number.map(str::to_owned),
             endpoint: endpoint?,
+            ca_file,
             profile,
+            payload,
         })
     }
 
@@ -161,31 +305,31 @@ impl Apns {
         let ca_file = section.path("ca_file", "");
         let custom_key = section.string("custom_key", "acme");
         let badge = section.string("badge", "10");
-        let certificate = section.optional("certificate_file");
+        let payload = [("ecss", ApnsPayload::Ecss), ("apple", ApnsPayload::Apple), ("extended", ApnsPayload::Extended)];
+        let payload = section.choice("payload", payload);
+        let certificate_file = section.path("certificate_file", "");
         if !enabled {
             return None;
         }
-        if certificate.is_some() {
-            let text = "a certificate is not possible in this version; use key_file, key_id and team_id";
-            section.wrong("certificate_file", text);
-            return None;
-        }
-        let key_id = identifier(section, "key_id", key_id);
-        let team_id = identifier(section, "team_id", team_id);
+        let is_certificate = certificate_file.is_some();
+        let credential = match certificate_file {
+            Some(file) => has_identity(section, &file).then_some(ApnsCredential::Certificate(file)),
+            None => key(section, key_file, key_id),
+        };
+        let team_id = match team_id {
+            // A certificate is for the apps that it names.
+            None if is_certificate => Some(None),
+            team_id => identifier(section, "team_id", team_id).map(Some),
+        };
         let endpoint = section.parsed("endpoint", endpoint, address::service);
         let sandbox_endpoint = section.parsed("sandbox_endpoint", sandbox_endpoint, address::service);
         if custom_key.is_empty() || custom_key == "aps" {
             section.wrong("custom_key", "needed, and not \"aps\": the key that apps read beside it");
         }
-        if key_file.is_none() {
-            section.wrong("key_file", "needed: the .p8 key from Apple's developer pages");
-        }
-        let key_file = key_file.filter(|file| is_key(section, file));
-        let ca_file = ca_file.filter(|file| is_certificate(section, file));
+        let ca_file = ca_file.filter(|file| has_certificate(section, "ca_file", file));
         let badge = read_badge(section, badge);
         Some(Self {
-            key_file: key_file?,
-            key_id: key_id?,
+            credential: credential?,
             team_id: team_id?,
             topic: topic.map(str::to_owned),
             endpoint: endpoint?,
@@ -193,15 +337,32 @@ impl Apns {
             ca_file,
             custom_key: custom_key.to_owned(),
             badge,
+            payload,
         })
     }
 
+    /// Accounts of one team are told apart by the app that they are for.
     fn check_unlike(&self, others: &[Self], section: &Section<'_>) {
-        if others.iter().any(|other| other.team_id == self.team_id) {
-            let id = &self.team_id;
-            section.wrong("team_id", format_args!("team {id} has an account already; leave one out"));
+        if !others.iter().any(|other| other.team_id == self.team_id && other.topic == self.topic) {
+            return;
         }
+        let text = match (&self.team_id, &self.topic) {
+            (Some(id), None) => format!("team {id} has an account already; leave one out"),
+            (Some(id), Some(topic)) => format!("team {id} has an account for {topic} already; leave one out"),
+            (None, Some(topic)) => format!("{topic} has a certificate already; leave one out"),
+            (None, None) => "another certificate has neither team_id nor topic; write for which app each is".to_owned(),
+        };
+        section.wrong("team_id", text);
     }
+}
+
+fn key(section: &Section<'_>, file: Option<PathBuf>, id: Option<&str>) -> Option<ApnsCredential> {
+    let key_id = identifier(section, "key_id", id);
+    if file.is_none() {
+        section.wrong("key_file", "needed: the .p8 key from Apple's developer pages");
+    }
+    let key_file = file.filter(|file| is_key(section, file));
+    Some(ApnsCredential::Key { key_file: key_file?, key_id: key_id? })
 }
 
 /// Key ids and team ids have ten characters.
@@ -239,13 +400,28 @@ fn is_key(section: &Section<'_>, file: &Path) -> bool {
     pair.is_some()
 }
 
-fn is_certificate(section: &Section<'_>, file: &Path) -> bool {
-    let Some(text) = section.file_text("ca_file", file) else { return false };
-    let is_one = CertificateDer::from_pem_slice(text.as_bytes()).is_ok();
-    if !is_one {
-        section.wrong("ca_file", format_args!("{} has no certificate in PEM form", file.display()));
+fn has_certificate(section: &Section<'_>, key: &str, file: &Path) -> bool {
+    let Some(text) = section.file_text(key, file) else { return false };
+    let has_one = CertificateDer::from_pem_slice(text.as_bytes()).is_ok();
+    if !has_one {
+        section.wrong(key, format_args!("{} has no certificate in PEM form", file.display()));
     }
-    is_one
+    has_one
+}
+
+/// A certificate and its key.
+fn has_identity(section: &Section<'_>, file: &Path) -> bool {
+    let key = "certificate_file";
+    if !has_certificate(section, key, file) {
+        return false;
+    }
+    let Some(text) = section.file_text(key, file) else { return false };
+    let has_key = PrivateKeyDer::from_pem_slice(text.as_bytes()).is_ok();
+    if !has_key {
+        let text = "has no private key beside the certificate; put both into one PEM file, the key without a password";
+        section.wrong(key, format_args!("{} {text}", file.display()));
+    }
+    has_key
 }
 
 fn read_webpush(section: &Section<'_>) {

@@ -207,9 +207,9 @@ impl<'d> Section<'d> {
         parse(text).map_err(|error| self.wrong(key, format_args!("{text:?} {error}"))).ok()
     }
 
-    /// One of two named values; the first one is the default.
-    pub(super) fn choice<T: Copy>(&self, key: &str, choices: [(&'static str, T); 2]) -> T {
-        let [(default, standard), _] = choices;
+    /// One of some named values; the first one is the default.
+    pub(super) fn choice<T: Copy, const N: usize>(&self, key: &str, choices: [(&'static str, T); N]) -> T {
+        let (default, standard) = choices[0];
         let value = self.asked(key, Some(default));
         let Some(text) = self.text(key, value) else { return standard };
         if let Some((_, chosen)) = choices.into_iter().find(|(name, _)| *name == text) {

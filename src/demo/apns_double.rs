@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -26,7 +27,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use super::double::{
-    self, Connection, Jwt, Observed, Observer, Recorded, Records, Script, answer, strict_jwt, unix_seconds,
+    self, Answered, Connection, Jwt, Observed, Observer, Recorded, Records, Script, Serving, answer, strict_jwt,
+    unix_seconds,
 };
 
 /// For `push.apns.key_id`.
@@ -63,6 +65,10 @@ pub enum Answer {
     Hang,
     /// The connection is closed.
     Disconnect,
+    /// The stream is reset without having been looked at (RFC 9113 §8.7).
+    Refuse,
+    /// The stream is reset, nobody knows when.
+    Reset,
 }
 
 /// Runs from [`ApnsDouble::start`] until it is dropped.
@@ -82,6 +88,14 @@ struct State {
     script: Script<Answer>,
     requests: AtomicUsize,
     connections: AtomicUsize,
+    /// Requests that came beside another one before the connection had a success.
+    early_streams: AtomicUsize,
+    /// The most requests that one connection had under way at once.
+    most_streams: AtomicUsize,
+    streams_max: Option<u32>,
+    delay_ms: AtomicU64,
+    /// Whether clients are known by their certificates, so that provider tokens are not asked for.
+    knows_certificates: bool,
     provider_tokens: Mutex<Vec<String>>,
     /// How many of `provider_tokens`, from the first, are no longer good.
     expired: AtomicUsize,
@@ -100,6 +114,20 @@ impl ApnsDouble {
     }
 
     pub async fn start_on(port: u16) -> io::Result<Self> {
+        Self::start_with(port, None, false).await
+    }
+
+    /// With a limit of streams for each connection.
+    pub async fn start_with_streams(streams_max: u32) -> io::Result<Self> {
+        Self::start_with(0, Some(streams_max), false).await
+    }
+
+    /// For [`Self::serve_connection`] by somebody who has asked for certificates.
+    pub async fn start_for_certificates() -> io::Result<Self> {
+        Self::start_with(0, None, true).await
+    }
+
+    async fn start_with(port: u16, streams_max: Option<u32>, knows_certificates: bool) -> io::Result<Self> {
         let (listener, address) = double::listen(port).await?;
         let (key, public_key) = throwaway_key().ok_or_else(|| io::Error::other("no random numbers for a key"))?;
         let state = Arc::new(State {
@@ -109,10 +137,15 @@ impl ApnsDouble {
             script: Script::default(),
             requests: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
+            early_streams: AtomicUsize::new(0),
+            most_streams: AtomicUsize::new(0),
+            streams_max,
+            delay_ms: AtomicU64::new(0),
+            knows_certificates,
             provider_tokens: Mutex::default(),
             expired: AtomicUsize::new(0),
         });
-        let server: JoinHandle<()> = tokio::spawn(double::serve(listener, true, state.handler()));
+        let server: JoinHandle<()> = tokio::spawn(double::serve(listener, state.serving(), state.handler()));
         Ok(Self { state, address, key, server: server.abort_handle() })
     }
 
@@ -123,7 +156,7 @@ impl ApnsDouble {
 
     /// Serves a connection that was accepted elsewhere, such as one with TLS.
     pub async fn serve_connection(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-        double::serve_connection(stream, true, self.state.handler()).await;
+        double::serve_connection(stream, self.state.serving(), self.state.handler()).await;
     }
 
     /// Writes the key, as Apple hands it out, to `AuthKey.p8` in `folder`.
@@ -149,6 +182,11 @@ impl ApnsDouble {
         self.state.records.try_next()
     }
 
+    /// How long it thinks before it looks at a push.
+    pub fn set_delay_ms(&self, delay_ms: u64) {
+        self.state.delay_ms.store(delay_ms, Ordering::Relaxed);
+    }
+
     /// Lets `observer` hear of each push that is looked at and answered; once, before the first push.
     pub fn observe(&self, observer: Observer) {
         self.state.observed.by(observer);
@@ -162,6 +200,16 @@ impl ApnsDouble {
     /// How many connections pushes came by.
     pub fn connections(&self) -> usize {
         self.state.connections.load(Ordering::Relaxed)
+    }
+
+    /// How many pushes came beside another one by a connection that had no accepted one yet: Apple wants none.
+    pub fn early_streams(&self) -> usize {
+        self.state.early_streams.load(Ordering::Relaxed)
+    }
+
+    /// The most pushes that one connection had under way at once.
+    pub fn most_streams(&self) -> usize {
+        self.state.most_streams.load(Ordering::Relaxed)
     }
 
     /// How many different provider tokens were used.
@@ -185,6 +233,10 @@ fn throwaway_key() -> Option<(Vec<u8>, Vec<u8>)> {
 type Refusal = (u16, &'static str);
 
 impl State {
+    fn serving(&self) -> Serving {
+        Serving { http2_only: true, streams_max: self.streams_max }
+    }
+
     fn handler(
         self: &Arc<Self>,
     ) -> impl Fn(Request<Incoming>, Arc<Connection>) -> AnswerFuture + Clone + Send + Sync + 'static {
@@ -192,22 +244,31 @@ impl State {
         move |request, connection| Box::pin(Arc::clone(&state).handle(request, connection))
     }
 
-    async fn handle(self: Arc<Self>, request: Request<Incoming>, connection: Arc<Connection>) -> Response<Full<Bytes>> {
+    async fn handle(self: Arc<Self>, request: Request<Incoming>, connection: Arc<Connection>) -> Answered {
+        let (_stream, streams) = connection.stream();
+        self.most_streams.fetch_max(streams, Ordering::Relaxed);
+        if streams > 1 && !connection.is_proven() {
+            self.early_streams.fetch_add(1, Ordering::Relaxed);
+        }
         self.requests.fetch_add(1, Ordering::Relaxed);
         if connection.is_new() {
             self.connections.fetch_add(1, Ordering::Relaxed);
         }
         let path = request.uri().path().to_owned();
         if request.method() != Method::POST {
-            return reason((405, "MethodNotAllowed"));
+            return Ok(reason((405, "MethodNotAllowed")));
+        }
+        let delay_ms = self.delay_ms.load(Ordering::Relaxed);
+        if delay_ms > 0 {
+            tokio::time::sleep(Duration::from_millis(delay_ms)).await;
         }
         let headers = request.headers().clone();
         let Some(body) = double::body(request).await else {
-            return reason((413, "PayloadTooLarge"));
+            return Ok(reason((413, "PayloadTooLarge")));
         };
         let token = match self.check(&path, &headers, &body) {
             Ok(token) => token,
-            Err(refusal) => return reason(refusal),
+            Err(refusal) => return Ok(reason(refusal)),
         };
         let record = Recorded { token, path, headers, body };
         let refusal = match self.script.next(&record.token) {
@@ -218,9 +279,14 @@ impl State {
             }
             Some(Answer::AcceptAndGoAway) => {
                 connection.go_away();
-                return self.accept(record);
+                return Ok(self.accept(record));
             }
-            Some(Answer::Accept) | None => return self.accept(record),
+            Some(Answer::Refuse) => return Err(h2::Reason::REFUSED_STREAM.into()),
+            Some(Answer::Reset) => return Err(h2::Reason::INTERNAL_ERROR.into()),
+            Some(Answer::Accept) | None => {
+                connection.prove();
+                return Ok(self.accept(record));
+            }
             Some(Answer::Unregistered { timestamp_ms }) => {
                 answer(410, json!({"reason": "Unregistered", "timestamp": timestamp_ms}).to_string())
             }
@@ -232,7 +298,7 @@ impl State {
             }
         };
         self.observed.refused(&record, &refusal).await;
-        refusal
+        Ok(refusal)
     }
 
     fn accept(&self, record: Recorded) -> Response<Full<Bytes>> {
@@ -252,7 +318,9 @@ impl State {
         if token.is_empty() {
             return Err((400, "MissingDeviceToken"));
         }
-        self.check_provider_token(headers)?;
+        if !self.knows_certificates {
+            self.check_provider_token(headers)?;
+        }
         check_headers(headers)?;
         let size_max = if headers.get("apns-push-type").is_some_and(|kind| kind == "voip") { 5120 } else { 4096 };
         if body.is_empty() {
@@ -294,7 +362,7 @@ impl State {
     }
 }
 
-type AnswerFuture = Pin<Box<dyn Future<Output = Response<Full<Bytes>>> + Send>>;
+type AnswerFuture = Pin<Box<dyn Future<Output = Answered> + Send>>;
 
 fn check_headers(headers: &HeaderMap) -> Result<(), Refusal> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());

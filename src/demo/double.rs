@@ -1,13 +1,12 @@
 //! What the doubles of the push services share: an HTTP server on loopback, what it recorded, strict JWTs.
 
 use std::collections::{HashMap, VecDeque};
-use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
@@ -146,18 +145,45 @@ impl<Answer> Script<Answer> {
     }
 }
 
-/// What a handler may do to the connection that its request came by.
+/// What a handler may do to the connection that its request came by, and what it knows of it.
 #[derive(Debug, Default)]
 pub(super) struct Connection {
     go_away: Notify,
     cut: Notify,
     used: AtomicBool,
+    /// Requests that have no answer yet.
+    streams: AtomicUsize,
+    /// Whether a push by it was accepted.
+    proven: AtomicBool,
+}
+
+/// A request under way.
+pub(super) struct Stream<'a>(&'a Connection);
+
+impl Drop for Stream<'_> {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Connection {
     /// Whether this is its first request.
     pub(super) fn is_new(&self) -> bool {
         !self.used.swap(true, Ordering::Relaxed)
+    }
+
+    /// Counts a request until it is dropped; with the number of those under way, this one included.
+    pub(super) fn stream(&self) -> (Stream<'_>, usize) {
+        let others = self.streams.fetch_add(1, Ordering::Relaxed);
+        (Stream(self), others + 1)
+    }
+
+    pub(super) fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn prove(&self) {
+        self.proven.store(true, Ordering::Relaxed);
     }
 
     /// No further requests by this connection (RFC 9113 §6.8).
@@ -178,18 +204,29 @@ pub(super) async fn listen(port: u16) -> io::Result<(TcpListener, SocketAddr)> {
     Ok((listener, address))
 }
 
+/// What comes of a request: an answer, or the stream is reset with this code (RFC 9113 §7).
+pub(super) type Answered = Result<Response<Full<Bytes>>, h2::Error>;
+
+/// How connections are served.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Serving {
+    pub(super) http2_only: bool,
+    /// SETTINGS_MAX_CONCURRENT_STREAMS; hyper's own where it is `None`.
+    pub(super) streams_max: Option<u32>,
+}
+
 /// Takes connections until it is dropped, and ends them when it is.
-pub(super) async fn serve<H, F>(listener: TcpListener, http2_only: bool, handler: H)
+pub(super) async fn serve<H, F>(listener: TcpListener, serving: Serving, handler: H)
 where
     H: Fn(Request<Incoming>, Arc<Connection>) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    F: Future<Output = Answered> + Send + 'static,
 {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 if let Ok((stream, _)) = accepted {
-                    connections.spawn(serve_connection(stream, http2_only, handler.clone()));
+                    connections.spawn(serve_connection(stream, serving, handler.clone()));
                 }
             }
             Some(_) = connections.join_next() => {}
@@ -198,19 +235,19 @@ where
 }
 
 /// One connection, from its first byte to its end.
-pub(super) async fn serve_connection<S, H, F>(stream: S, http2_only: bool, handler: H)
+pub(super) async fn serve_connection<S, H, F>(stream: S, serving: Serving, handler: H)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Request<Incoming>, Arc<Connection>) -> F + Send + Sync + 'static,
-    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    F: Future<Output = Answered> + Send + 'static,
 {
     let connection = Arc::new(Connection::default());
-    let service = service_fn(|request| {
-        let answer = handler(request, Arc::clone(&connection));
-        async move { Ok::<_, Infallible>(answer.await) }
-    });
-    let builder = auto::Builder::new(TokioExecutor::new());
-    let builder = if http2_only { builder.http2_only() } else { builder };
+    let service = service_fn(|request| handler(request, Arc::clone(&connection)));
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    if let Some(streams_max) = serving.streams_max {
+        builder.http2().max_concurrent_streams(streams_max);
+    }
+    let builder = if serving.http2_only { builder.http2_only() } else { builder };
     let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
     loop {
         tokio::select! {

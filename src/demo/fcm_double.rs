@@ -5,6 +5,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -18,10 +19,12 @@ use ring::signature::{KeyPair, RSA_PKCS1_2048_8192_SHA256, RsaKeyPair, UnparsedP
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use super::double::{
-    self, Connection, Jwt, Observed, Observer, Recorded, Records, Script, answer, strict_jwt, unix_seconds,
+    self, Answered, Connection, Jwt, Observed, Observer, Recorded, Records, Script, Serving, answer, strict_jwt,
+    unix_seconds,
 };
 
 /// Made for this double and known to everybody who has the program: it opens nothing.
@@ -111,15 +114,19 @@ impl FcmDouble {
             refuse_tokens: Mutex::new(None),
             access_tokens: Mutex::default(),
         });
-        let serving = Arc::clone(&state);
-        let handler = move |request, connection| Arc::clone(&serving).handle(request, connection);
-        let server: JoinHandle<()> = tokio::spawn(double::serve(listener, false, handler));
+        let handler = state.handler();
+        let server: JoinHandle<()> = tokio::spawn(double::serve(listener, Serving::default(), handler));
         Ok(Self { state, server: server.abort_handle() })
     }
 
     /// For `push.fcm.endpoint`.
     pub fn url(&self) -> String {
         format!("http://{}", self.state.address)
+    }
+
+    /// Serves a connection that was accepted elsewhere, such as one with TLS.
+    pub async fn serve_connection(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        double::serve_connection(stream, Serving::default(), self.state.handler()).await;
     }
 
     /// A service account's key file, whose `token_uri` is this double.
@@ -191,7 +198,19 @@ impl FcmDouble {
 /// The answer to a push that no script is asked about.
 type Refusal = Box<Response<Full<Bytes>>>;
 
+type AnswerFuture = Pin<Box<dyn Future<Output = Answered> + Send>>;
+
 impl State {
+    fn handler(
+        self: &Arc<Self>,
+    ) -> impl Fn(Request<Incoming>, Arc<Connection>) -> AnswerFuture + Clone + Send + Sync + 'static {
+        let state = Arc::clone(self);
+        move |request, connection| {
+            let state = Arc::clone(&state);
+            Box::pin(async move { Ok(state.handle(request, connection).await) })
+        }
+    }
+
     fn token_uri(&self) -> String {
         format!("http://{}/token", self.address)
     }

@@ -43,8 +43,10 @@ pub(super) fn push_result(outcome: &Outcome) -> PushResult {
         Outcome::Accepted => PushResult::Accepted,
         Outcome::TokenDead { .. } => PushResult::TokenDead,
         Outcome::TryAgain { .. } => PushResult::TryAgain,
-        Outcome::Refused { .. } => PushResult::Refused,
+        Outcome::Refused { .. } | Outcome::Misfit { .. } => PushResult::Refused,
         Outcome::Limited => PushResult::Limited,
+        Outcome::Skipped { .. } => PushResult::Skipped,
+        Outcome::Withdrawn => PushResult::Withdrawn,
     }
 }
 

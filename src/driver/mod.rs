@@ -322,14 +322,7 @@ impl Worker {
     fn push_reply(&mut self, reply: push::Reply) {
         let (kind, result) = (push_kind(reply.notice), push_result(&reply.outcome));
         self.shared.metrics.push(reply.provider, kind, result, reply.took);
-        match &reply.outcome {
-            Outcome::Refused { reason } => {
-                tracing::warn!(provider = %reply.provider, %reason, "a push was refused for a fault of ours");
-            }
-            outcome @ (Outcome::Accepted | Outcome::TokenDead { .. } | Outcome::TryAgain { .. } | Outcome::Limited) => {
-                tracing::debug!(provider = %reply.provider, ?outcome, "push");
-            }
-        }
+        tracing::debug!(provider = %reply.provider, outcome = ?reply.outcome, "push");
         if reply.left_out > 0 {
             tracing::info!(
                 calls = reply.left_out,

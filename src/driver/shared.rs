@@ -17,6 +17,7 @@ use crate::binding::DeviceId;
 use crate::clock::UnixMillis;
 use crate::events::Events;
 use crate::metrics::Metrics;
+use crate::push::Pushers;
 use crate::readiness::{Part, Readiness};
 use crate::sip::Message;
 use crate::store::{self, HeldCall, News, Store, StoreError};
@@ -153,6 +154,18 @@ impl Shared {
             *count = count.saturating_sub(1);
             *count == 0
         });
+    }
+
+    /// Brings what the pushing side says of its accounts to where it is seen. To be called now and then.
+    pub fn look_at_push(&self, pushers: &Pushers) {
+        let troubles = pushers.troubles();
+        self.metrics.push_accounts_failing(troubles.iter().map(|(provider, _)| *provider));
+        if troubles.is_empty() {
+            self.readiness.well(Part::Push);
+        } else {
+            let reasons: Vec<_> = troubles.into_iter().map(|(_, reason)| reason).collect();
+            self.readiness.degraded(Part::Push, reasons.join("; "));
+        }
     }
 
     pub fn store_is_up(&self) -> bool {

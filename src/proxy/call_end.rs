@@ -83,6 +83,9 @@ impl Proxy {
         if !self.leave_waiting(&call.aor, server) {
             return;
         }
+        let seen = matches!(ending, Ending::Answered | Ending::Cancelled { seen: true });
+        self.keep_for_late(context, seen, contacts, now);
+        let Some(call) = context.call_mut() else { return };
         call.is_open = false;
         contacts.unwatch(&call.aor);
         self.timers.cancel(&Timer::Hold(server));
@@ -98,13 +101,13 @@ impl Proxy {
             Ending::Overload => (Outcome::Overload, Step::Failed),
         };
         let detail = format!("after {} ms", millis(now.instant.saturating_duration_since(call.since.instant)));
-        let seen = matches!(ending, Ending::Answered | Ending::Cancelled { seen: true });
         let settlement = if seen { Settlement::Seen } else { Settlement::Missed };
         let (mut settled, mut unaware) = (Vec::new(), Vec::new());
         let since = call.since.unix;
         for held in &mut call.devices {
             self.timers.cancel(&Timer::Probe(server, held.binding.device));
             self.timers.cancel(&Timer::Retry(server, held.binding.device));
+            held.purpose.end();
             if std::mem::take(&mut held.has_entry) {
                 settled.push((held.binding.device, settlement));
                 if !seen && held.state != DeviceState::Joined {

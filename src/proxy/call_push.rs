@@ -6,14 +6,17 @@ use smallvec::SmallVec;
 
 use super::context::Context;
 use super::event::{Contacts, Effect};
-use super::held_call::{DeviceInput, DeviceState, HeldDevice};
+use super::held_call::{DeviceInput, DeviceState, HeldDevice, retry_pause};
 use super::{Proxy, PushPurpose, SavePurpose};
-use crate::binding::DeviceId;
-use crate::clock::Now;
-use crate::push::{self, Notice, Push};
+use crate::binding::{Binding, DeviceId, Tokens};
+use crate::clock::{Now, UnixMillis};
+use crate::push::{self, Notice, NoticeKind, Push};
 use crate::store::{self, Applied, BucketEntry, Change, EntryState, StoreError};
 use crate::timeline::Step;
 use crate::transaction::ServerId;
+
+/// Devices with tokens that do not fit which are remembered; beyond it all are forgotten.
+const BARRED_MAX: usize = 10_000;
 
 impl Proxy {
     /// Makes the bucket entries of all devices that are about to be pushed durable, before any push.
@@ -104,20 +107,37 @@ impl Proxy {
         let Some(call) = context.call_mut() else { return };
         let (ttl, call_ref) = (call.left(now.instant), call.call_ref.clone());
         let notice = if is_invite {
-            Notice::Invite { number: call.caller.number.clone(), display_name: call.caller.display_name.clone() }
+            Notice::Invite {
+                number: call.caller.number.clone(),
+                display_name: call.caller.display_name.clone(),
+                call_ref: call_ref.clone(),
+            }
         } else {
             Notice::Message
         };
         let Some(held) = call.device(device) else { return };
         let Some(target) = held.binding.push.clone() else { return };
-        held.attempts += 1;
+        held.attempts = held.attempts.saturating_add(1);
+        if held.purpose.is_over() {
+            // It had joined, and its flow was lost.
+            held.purpose = push::Purpose::default();
+        }
+        let purpose = held.purpose.clone();
         let step = if held.attempts == 1 { Step::PushSent } else { Step::PushRetried };
         let provider = target.provider.name();
         self.tickets += 1;
         let ticket = push::Ticket(self.tickets);
         self.pushes.insert(ticket, PushPurpose::Call(server, device));
         self.step(&call_ref, step, Some(device), provider, "");
-        self.effects.push_back(Effect::Push(Push { ticket, target, notice, date: now.unix, ttl }));
+        self.effects.push_back(Effect::Push(Push {
+            ticket,
+            target,
+            notice,
+            date: now.unix,
+            ttl,
+            language: None,
+            purpose,
+        }));
     }
 
     /// The provider answered.
@@ -129,10 +149,14 @@ impl Proxy {
         contacts: &dyn Contacts,
         now: Now,
     ) {
-        let sent_at = crate::clock::UnixMillis(now.unix.0.saturating_sub(millis(reply.took)));
+        let sent_at = UnixMillis(now.unix.0.saturating_sub(millis(reply.took)));
         if let push::Outcome::TokenDead { since, .. } = &reply.outcome {
-            self.token_dead(device, *since, sent_at, contacts);
+            self.token_dead(device, reply.notice, *since, sent_at, contacts);
         }
+        if let push::Outcome::Misfit { reason } = &reply.outcome {
+            self.bar(device, reason, sent_at, contacts);
+        }
+        let chance = self.random.draw();
         self.with_context(server, |proxy, context| {
             let Some(call) = context.call_mut() else { return };
             let call_ref = call.call_ref.clone();
@@ -148,8 +172,17 @@ impl Proxy {
                     (DeviceInput::Limited, Step::PushRefused, "too many pushes to this token in the last minute".into())
                 }
                 push::Outcome::TokenDead { reason, .. } => (DeviceInput::Dead, Step::PushRefused, reason),
-                push::Outcome::Refused { reason } => (DeviceInput::Refused, Step::PushRefused, reason),
-                push::Outcome::TryAgain { after, reason } => (DeviceInput::TryAgain(after), Step::PushRefused, reason),
+                push::Outcome::Refused { reason } | push::Outcome::Misfit { reason } => {
+                    (DeviceInput::Refused, Step::PushRefused, reason)
+                }
+                push::Outcome::TryAgain { after, reason } => {
+                    let attempts = call.device(device).map_or(1, |held| held.attempts);
+                    (DeviceInput::TryAgain(retry_pause(attempts, after, chance)), Step::PushRefused, reason)
+                }
+                // Waiting for it would be waiting in vain: the next try is far away, and so is its success.
+                push::Outcome::Skipped { reason } => (DeviceInput::Refused, Step::PushRefused, reason),
+                // The device has come, or the call is over; its machine knows that already.
+                push::Outcome::Withdrawn => return,
             };
             proxy.step(&call_ref, step, Some(device), took, String::from(reason));
             proxy.tell(context, device, input, now);
@@ -157,18 +190,46 @@ impl Proxy {
         });
     }
 
-    /// The binding ends, unless the device has registered since.
+    /// The binding ends, unless the device has registered since. An iOS device with two tokens may lose the remote one
+    /// alone, when its user wants no notifications.
     pub(super) fn token_dead(
         &mut self,
         device: DeviceId,
-        dead_since: Option<crate::clock::UnixMillis>,
-        sent_at: crate::clock::UnixMillis,
+        notice: NoticeKind,
+        dead_since: Option<UnixMillis>,
+        sent_at: UnixMillis,
         contacts: &dyn Contacts,
     ) {
         let Some(binding) = contacts.of_device(device) else { return };
         let Some(target) = &binding.push else { return };
-        let token = target.prid.clone();
+        let token = match (&target.tokens, notice) {
+            (Tokens::Apple { remote: Some(remote), .. }, NoticeKind::MissedCalls | NoticeKind::Message) => remote,
+            (Tokens::Apple { .. } | Tokens::Single, _) => &target.prid,
+        };
+        let token = token.clone();
         self.keep(Change::TokenDead { aor: binding.aor.clone(), device, token, sent_at, dead_since });
+    }
+
+    /// A device whose token does not fit is not pushed again before it registers anew.
+    fn bar(&mut self, device: DeviceId, reason: &str, sent_at: UnixMillis, contacts: &dyn Contacts) {
+        let Some(binding) = contacts.of_device(device).filter(|binding| binding.registered_at <= sent_at) else {
+            return;
+        };
+        if self.barred.len() >= BARRED_MAX {
+            // Each of them is found out again by one push.
+            self.barred.clear();
+        }
+        self.barred.insert(device, (binding.registered_at, reason.into()));
+    }
+
+    /// Whether a device may be pushed as far as its provider has said of its token; else what it said.
+    pub(super) fn fits(&self, binding: &Binding) -> Result<(), Box<str>> {
+        match self.barred.get(&binding.device) {
+            Some((registered_at, reason)) if *registered_at == binding.registered_at => {
+                Err(format!("{reason}; not pushed before it registers anew").into())
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     pub(super) fn retry_due(&mut self, server: ServerId, device: DeviceId, contacts: &dyn Contacts, now: Now) {

@@ -24,12 +24,12 @@ use smallvec::SmallVec;
 use super::caller::Caller;
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::Now;
+use crate::push::Purpose;
 use crate::store::HeldCallId;
 
-/// Attempts of one push, the first included.
-const ATTEMPTS_MAX: u8 = 2;
-/// Pause before the second attempt where the provider names none.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Pause before the second attempt where the provider names none; doubled with each further one.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(8);
 
 /// One call of one AOR (or of one device of it) that this worker takes care of.
 #[derive(Debug)]
@@ -64,6 +64,8 @@ pub(super) struct HeldDevice {
     pub attempts: u8,
     /// When the provider took the push.
     pub accepted_at: Option<Instant>,
+    /// Of its pushes: over when it has joined, and when the call is over.
+    pub purpose: Purpose,
     /// Whether its bucket has, or is about to have, an entry of this call that is not settled.
     pub has_entry: bool,
     /// Whether that entry is durable, so that a push may follow.
@@ -99,8 +101,8 @@ pub(super) enum DeviceInput {
     Limited,
     Dead,
     Refused,
-    /// With the provider's Retry-After.
-    TryAgain(Option<Duration>),
+    /// After this pause.
+    TryAgain(Duration),
     RetryDue,
     /// It registered.
     Woke,
@@ -153,14 +155,8 @@ pub(super) fn next(state: DeviceState, input: DeviceInput, attempts: u8, left: D
 
         (Is::Pushing, In::Accepted | In::Limited) => (Is::Waiting, Deed::Nothing),
         (Is::Pushing, In::Dead | In::Refused) => (Is::Unwakeable, Deed::Conclude),
-        (Is::Pushing, In::TryAgain(after)) => {
-            let pause = after.unwrap_or(RETRY_AFTER);
-            if attempts < ATTEMPTS_MAX && pause < left {
-                (Is::Retrying, Deed::PushAfter(pause))
-            } else {
-                (Is::Unwakeable, Deed::Conclude)
-            }
-        }
+        (Is::Pushing, In::TryAgain(pause)) if pause < left => (Is::Retrying, Deed::PushAfter(pause)),
+        (Is::Pushing, In::TryAgain(_)) => (Is::Unwakeable, Deed::Conclude),
         (Is::Retrying, In::RetryDue) => (Is::Pushing, Deed::Push),
 
         // What comes too late, or for a state that is over, changes nothing.
@@ -182,9 +178,19 @@ pub(super) fn next(state: DeviceState, input: DeviceInput, attempts: u8, left: D
     }
 }
 
+/// How long to wait with the next push. What failed for many calls at the same moment must not be tried again by all of
+/// them at the same moment, so `chance` lengthens each pause by up to a quarter.
+pub(super) fn retry_pause(attempts: u8, after: Option<Duration>, chance: u64) -> Duration {
+    let doublings = u32::from(attempts.saturating_sub(1).min(10));
+    let pause = after.unwrap_or_else(|| RETRY_AFTER.saturating_mul(1 << doublings).min(RETRY_AFTER_MAX));
+    let quarter = u64::try_from(pause.as_millis() / 4).unwrap_or(u64::MAX);
+    pause.saturating_add(Duration::from_millis(chance % quarter.max(1)))
+}
+
 impl HeldDevice {
     pub(super) fn new(binding: Arc<Binding>, state: DeviceState) -> Self {
-        Self { binding, state, attempts: 0, accepted_at: None, has_entry: false, is_durable: false }
+        let purpose = Purpose::default();
+        Self { binding, state, attempts: 0, accepted_at: None, purpose, has_entry: false, is_durable: false }
     }
 
     /// Whether something may still bring it into the call without its own doing.
@@ -224,6 +230,9 @@ impl HeldCall {
         let Some(held) = self.device(device) else { return Deed::Nothing };
         let (state, deed) = next(held.state, input, held.attempts, left);
         held.state = state;
+        if state == DeviceState::Joined {
+            held.purpose.end();
+        }
         if deed == Deed::Record && held.is_durable {
             // It woke by itself before its push, and is lost again.
             held.state = DeviceState::Pushing;
@@ -253,7 +262,7 @@ mod tests {
         DeviceInput::Limited,
         DeviceInput::Dead,
         DeviceInput::Refused,
-        DeviceInput::TryAgain(None),
+        DeviceInput::TryAgain(Duration::from_secs(1)),
         DeviceInput::RetryDue,
         DeviceInput::Woke,
         DeviceInput::Silent,
@@ -310,14 +319,31 @@ mod tests {
     }
 
     #[test]
-    fn a_push_is_tried_twice_at_most_and_never_beyond_the_wait() {
-        let second = |attempts, after, left| {
-            next(DeviceState::Pushing, DeviceInput::TryAgain(after), attempts, Duration::from_secs(left))
+    fn a_push_is_tried_again_for_as_long_as_the_call_waits() {
+        let again = |attempts, pause, left| {
+            let pause = DeviceInput::TryAgain(Duration::from_secs(pause));
+            next(DeviceState::Pushing, pause, attempts, Duration::from_secs(left))
         };
         let gives_up = (DeviceState::Unwakeable, Deed::Conclude);
-        assert_eq!(second(1, None, 5), (DeviceState::Retrying, Deed::PushAfter(RETRY_AFTER)));
-        assert_eq!(second(2, None, 5), gives_up);
-        assert_eq!(second(1, Some(Duration::from_secs(60)), 28), gives_up);
-        assert_eq!(second(1, None, 0), gives_up);
+        let tries = (DeviceState::Retrying, Deed::PushAfter(Duration::from_secs(1)));
+        assert_eq!(again(1, 1, 5), tries);
+        assert_eq!(again(200, 1, 2), tries);
+        assert_eq!(again(1, 60, 28), gives_up);
+        assert_eq!(again(1, 1, 1), gives_up);
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_limit_and_vary() {
+        let pause = |attempts, after, chance| retry_pause(attempts, after, chance).as_millis();
+        assert_eq!(
+            [1, 2, 3, 4, 5, 6, 255].map(|attempts| pause(attempts, None, 0)),
+            [500, 1000, 2000, 4000, 8000, 8000, 8000]
+        );
+        assert_eq!(pause(1, Some(Duration::from_secs(3)), 0), 3000);
+        assert_eq!(pause(1, Some(Duration::ZERO), 77), 0);
+        assert_eq!(pause(1, None, 124), 624);
+        assert_eq!(pause(1, None, 125), 500);
+        assert!((0..1000).all(|chance| (3000..3750).contains(&pause(9, Some(Duration::from_secs(3)), chance))));
+        assert_eq!(retry_pause(1, Some(Duration::MAX), 7), Duration::MAX);
     }
 }

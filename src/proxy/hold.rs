@@ -141,8 +141,12 @@ impl Proxy {
             };
         };
         let is_fresh = now.unix.since(binding.registered_at) < self.policy.hold.fresh;
-        let is_pushable =
-            self.policy.push.supports(target).and_then(|()| can_be_told(target, request.method()).map_err(Into::into));
+        let is_pushable = self
+            .policy
+            .push
+            .supports(target)
+            .and_then(|()| can_be_told(target, request.method()).map_err(Into::into))
+            .and_then(|()| self.fits(binding));
         match (is_pushable, self.policy.hold.push_when) {
             (_, PushWhen::Always | PushWhen::Unreachable) if is_reachable && is_fresh => Reach::Now,
             (Err(_), _) if is_reachable => Reach::Now,
@@ -256,6 +260,7 @@ impl Proxy {
 
     /// A REGISTER was accepted, here or elsewhere: calls that wait for its device go on.
     pub(super) fn wake(&mut self, binding: &Arc<Binding>, contacts: &dyn Contacts, now: Now) {
+        self.wake_late(binding, contacts, now);
         let Some(waiting) = self.waiting.get(&binding.aor).cloned() else { return };
         for server in waiting {
             self.with_context(server, |proxy, context| {

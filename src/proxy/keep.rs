@@ -46,7 +46,7 @@ impl Proxy {
             for binding in kept.unaware.iter().filter_map(|device| contacts.of_device(*device)) {
                 if binding.registered_at > kept.since {
                     // How long it was away before is not known any more.
-                    self.report_missed(&binding, Duration::ZERO, contacts);
+                    self.report_missed(&binding, Duration::ZERO, contacts, now);
                 }
             }
         } else if self.refused.len() < REFUSED_MAX {

@@ -37,9 +37,15 @@ struct Report {
 
 impl Proxy {
     /// A device registered after being away for `absence`.
-    pub(super) fn report_missed(&mut self, binding: &Arc<Binding>, absence: Duration, contacts: &dyn Contacts) {
+    pub(super) fn report_missed(
+        &mut self,
+        binding: &Arc<Binding>,
+        absence: Duration,
+        contacts: &dyn Contacts,
+        now: Now,
+    ) {
         let missed = &self.policy.missed;
-        if missed.enabled && absence >= missed.absence {
+        if missed.enabled && absence >= missed.absence && !self.puts_off_report(binding.device, now) {
             self.claim(binding, contacts);
         }
     }
@@ -77,7 +83,9 @@ impl Proxy {
         let ticket = push::Ticket(self.tickets);
         self.pushes.insert(ticket, PushPurpose::Missed(device));
         let notice = Notice::MissedCalls(entries);
-        self.effects.push_back(super::Effect::Push(Push { ticket, target, notice, date: now.unix, ttl: TTL }));
+        let (language, purpose) = (None, push::Purpose::default());
+        let push = Push { ticket, target, notice, date: now.unix, ttl: TTL, language, purpose };
+        self.effects.push_back(super::Effect::Push(push));
     }
 
     pub(super) fn report_pushed(&mut self, device: DeviceId, reply: push::Reply, contacts: &dyn Contacts, now: Now) {
@@ -94,16 +102,20 @@ impl Proxy {
             Outcome::TokenDead { since, .. } => {
                 self.missed.failures.remove(&device);
                 self.keep(Change::Release { aor, device });
-                self.token_dead(device, since, sent_at, contacts);
+                self.token_dead(device, reply.notice, since, sent_at, contacts);
             }
             // The next REGISTER tries again; before it nothing would be different.
-            Outcome::Refused { .. } => {
+            Outcome::Refused { .. } | Outcome::Misfit { .. } => {
                 self.missed.failures.remove(&device);
                 self.keep(Change::Release { aor, device });
             }
             Outcome::TryAgain { after, .. } => {
                 self.keep(Change::Release { aor, device });
                 self.retry_report(device, after, now);
+            }
+            Outcome::Skipped { .. } | Outcome::Withdrawn => {
+                self.keep(Change::Release { aor, device });
+                self.retry_report(device, None, now);
             }
             Outcome::Limited => {
                 self.keep(Change::Release { aor, device });
@@ -117,6 +129,9 @@ impl Proxy {
         let back_off = RETRY_AFTER.saturating_mul(1 << (*failures).min(10)).min(RETRY_AFTER_MAX);
         *failures += 1;
         let pause = after.unwrap_or(back_off).max(back_off.min(RETRY_AFTER));
+        // What failed for many at once is not tried again for all at once.
+        let quarter = u64::try_from(pause.as_millis() / 4).unwrap_or(u64::MAX);
+        let pause = pause.saturating_add(Duration::from_millis(self.random.draw() % quarter.max(1)));
         self.timers.set(Timer::Report(device), now.instant + pause);
     }
 

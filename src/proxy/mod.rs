@@ -15,6 +15,7 @@ mod forward;
 mod held_call;
 mod hold;
 mod keep;
+mod late_wake;
 mod missed_calls;
 pub mod policy;
 mod random;
@@ -46,7 +47,7 @@ use random::Random;
 use secret::Keys;
 
 use crate::binding::{Aor, DeviceId};
-use crate::clock::Now;
+use crate::clock::{Now, UnixMillis};
 use crate::push;
 use crate::sip::response::{self, reason_phrase};
 use crate::sip::{Flow, Message, Method};
@@ -73,6 +74,9 @@ pub struct Proxy {
     fetches: HashMap<FetchTicket, ServerId>,
     missed: missed_calls::Reports,
     refreshes: refresh::Refreshes,
+    late: late_wake::LateCalls,
+    /// Devices whose provider said that their token is not for this app, with the time of the REGISTER that brought it.
+    barred: HashMap<DeviceId, (UnixMillis, Box<str>)>,
     nonces: digest::Nonces,
     held_calls: usize,
     is_draining: bool,
@@ -101,6 +105,8 @@ enum Timer {
     Report(DeviceId),
     /// A refused change is due again.
     Again(u64),
+    /// A device that did not come is no longer told that its call is over.
+    Late(DeviceId),
 }
 
 /// Who waits for a change to be durable.
@@ -175,6 +181,8 @@ impl Proxy {
             fetches: HashMap::new(),
             missed: missed_calls::Reports::default(),
             refreshes: refresh::Refreshes::default(),
+            late: late_wake::LateCalls::default(),
+            barred: HashMap::new(),
             held_calls: 0,
             is_draining: false,
             tickets: 0,
@@ -244,6 +252,7 @@ impl Proxy {
                 Timer::Retry(server, device) => self.retry_due(server, device, contacts, now),
                 Timer::Report(device) => self.report_due(device, contacts),
                 Timer::Again(number) => self.keep_again(number),
+                Timer::Late(device) => self.late_over(device, contacts, now),
             }
         }
         self.collect_sends();
@@ -271,6 +280,7 @@ impl Proxy {
             && self.resolutions.is_empty()
             && self.fetches.is_empty()
             && self.refreshes.is_empty()
+            && self.late.is_empty()
             && self.effects.is_empty()
             && self.poll_timeout().is_none()
     }
@@ -291,6 +301,14 @@ impl Proxy {
     fn transaction_event(&mut self, event: Event, contacts: &dyn Contacts, now: Now) {
         let Some(event) = self.refresh_event(event, now) else { return };
         match event {
+            Event::Response { client, response } if self.late.has(client) => {
+                self.late_response(client, &response, now);
+            }
+            Event::Timeout { client } | Event::SendFailed { client } | Event::ClientEnded { client }
+                if self.late.has(client) =>
+            {
+                self.late_ended(client);
+            }
             Event::Response { client, response } => self.branch_response(client, &response, contacts, now),
             Event::Timeout { client } => self.branch_failed(client, 408, contacts, now),
             Event::SendFailed { client } => self.branch_failed(client, 503, contacts, now),

@@ -129,6 +129,8 @@ pub struct HoldPolicy {
     pub fresh: Duration,
     /// How long a device with a live flow may stay silent before it is pushed.
     pub probe: Duration,
+    /// What becomes of a pushed device that comes when the call is over.
+    pub late_wake: LateWake,
     /// Methods other than INVITE that are held, too.
     pub methods: Vec<Box<str>>,
     pub holds_invite: bool,
@@ -142,6 +144,15 @@ impl HoldPolicy {
             self.methods.iter().any(|held| held.as_bytes() == text)
         }
     }
+}
+
+/// What a device gets that wakes after its call's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LateWake {
+    /// The missed_calls push alone.
+    MissedCalls,
+    /// An iOS device that a VoIP push has told of the call gets INVITE and CANCEL, so that CallKit closes its screen.
+    InviteCancel,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

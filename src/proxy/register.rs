@@ -273,7 +273,7 @@ impl Proxy {
         for (binding, absence) in woken {
             self.effects.push_back(super::Effect::Woken(Arc::clone(&binding)));
             self.wake(&binding, contacts, now);
-            self.report_missed(&binding, absence, contacts);
+            self.report_missed(&binding, absence, contacts, now);
         }
     }
 }

@@ -2,24 +2,30 @@
 //! (Apple, "Sending notification requests to APNs"; "Responding to VoIP Notifications from PushKit").
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
 
 use a2::{CollapseId, NotificationOptions, Priority, PushType};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Certificate, Client, Url};
-use tokio::sync::Semaphore;
+use hyper::{Method, Request};
+use reqwest::Url;
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use tokio::runtime::Handle;
 
-use super::apns_answer::verdict;
-use super::fcm::{http_url, read};
-use super::http::{self, Answer};
-use super::jwt::SigningKey;
+use super::apns_answer::{verdict, wants_another_connection};
+use super::connection::Lost;
+use super::connections::Connections;
+use super::dial::{Dialer, Identity, Tls};
+use super::fcm::{http_url, read, roots};
+use super::gate::Gate;
+use super::http::REPEAT_PAUSE;
+use super::jwt::{SigningError, SigningKey};
 use super::payload::{self, AppleForm, AppleProfile, Body};
 use super::provider_token::{ProviderToken, ProviderTokens};
+use super::pushers::Setup;
 use super::{NoticeKind, Outcome, Push, Sent, SettingsError, Verdict, clock};
 use crate::binding::{Provider, PushToken, Tokens};
 
-/// Pushes that may wait for an answer of APNs at once; they share one connection.
-const IN_FLIGHT_MAX: usize = 1000;
+/// Apple: keep connections open and few. One carries a thousand pushes at once.
+const CONNECTIONS_MAX: usize = 4;
 
 /// Names the alert of missed calls, so that a later one replaces it on the screen.
 const MISSED_CALLS_COLLAPSE_ID: &str = "missed_calls";
@@ -42,7 +48,7 @@ pub struct Settings {
     /// A number; empty leaves the badge out.
     pub badge: String,
     pub profile: AppleProfile,
-    /// TLS client certificate instead of a key.
+    /// TLS client certificate and its key in PEM, instead of `key_file` and `key_id`.
     pub certificate_file: Option<PathBuf>,
 }
 
@@ -68,73 +74,141 @@ impl Default for Settings {
 pub(super) struct Account {
     team_id: Box<str>,
     topic: Box<str>,
-    production: Url,
-    sandbox: Option<Url>,
+    production: Endpoint,
+    sandbox: Option<Endpoint>,
     form: AppleForm,
-    tokens: ProviderTokens,
-    client: Client,
-    pub(super) in_flight: Semaphore,
+    credential: Credential,
+    pub(super) gate: Gate,
+}
+
+struct Endpoint {
+    url: Url,
+    connections: Connections,
+}
+
+/// What Apple knows us by.
+enum Credential {
+    Tokens(ProviderTokens),
+    /// It is shown when a connection is opened.
+    Certificate,
+}
+
+impl Credential {
+    fn read(settings: &Settings, table: &str) -> Result<Self, SettingsError> {
+        if settings.certificate_file.is_some() {
+            return Ok(Self::Certificate);
+        }
+        let key = |name: &str| format!("{table}.{name}");
+        for (name, id) in [("key_id", &settings.key_id), ("team_id", &settings.team_id)] {
+            if id.is_empty() || id.contains(|c: char| !c.is_ascii_alphanumeric()) {
+                let problem = "must be the 10 letters and digits that Apple's developer pages show";
+                return Err(SettingsError::value(key(name), problem));
+            }
+        }
+        let pem = read(&key("key_file"), &settings.key_file)?;
+        let signing_key = SigningKey::es256(&pem).map_err(|error| {
+            SettingsError::file(key("key_file"), &settings.key_file, format!("{error}; must be Apple's .p8 file"))
+        })?;
+        Ok(Self::Tokens(ProviderTokens::new(signing_key, &settings.key_id, &settings.team_id)))
+    }
+
+    /// `None` where the connection says it all.
+    fn current(&self) -> Result<Option<Arc<ProviderToken>>, SigningError> {
+        match self {
+            Self::Tokens(tokens) => tokens.current(clock()).map(Some),
+            Self::Certificate => Ok(None),
+        }
+    }
+
+    /// Another provider token than `stale`, if there may be one.
+    fn replace(&self, stale: Option<&ProviderToken>) -> Option<Arc<ProviderToken>> {
+        match self {
+            Self::Tokens(tokens) => tokens.replace(stale?, clock()),
+            Self::Certificate => None,
+        }
+    }
 }
 
 /// What one push needs of its target: which of the two tokens, and where to.
 pub(super) struct Delivery<'a> {
     pub(super) token: &'a PushToken,
-    endpoint: &'a Url,
+    endpoint: &'a Endpoint,
     topic: HeaderValue,
     push_type: PushType,
 }
 
 impl Account {
-    /// `table` names the configuration table in errors.
-    pub(super) fn open(settings: &Settings, table: &str, timeout: Duration) -> Result<Self, SettingsError> {
+    /// `table` names the configuration table in errors. Connections are kept on `runtime`.
+    pub(super) fn open(
+        settings: &Settings,
+        table: &str,
+        setup: &Setup,
+        runtime: &Handle,
+    ) -> Result<Self, SettingsError> {
         let key = |name: &str| format!("{table}.{name}");
         let value = |name: &str, problem: &str| SettingsError::value(key(name), problem);
-        if settings.certificate_file.is_some() {
-            return Err(value(
-                "certificate_file",
-                "pushing by certificate is not supported; use key_file, key_id and team_id",
-            ));
-        }
-        for (name, id) in [("key_id", &settings.key_id), ("team_id", &settings.team_id)] {
-            if id.is_empty() || id.contains(|c: char| !c.is_ascii_alphanumeric()) {
-                return Err(value(name, "must be the 10 letters and digits that Apple's developer pages show"));
-            }
-        }
-        let url =
-            |name: &str, text: &str| http_url(text).ok_or_else(|| value(name, "must be an http:// or https:// URL"));
-        let production = url("endpoint", &settings.endpoint)?;
+        let credential = Credential::read(settings, table)?;
+        let identity = match &settings.certificate_file {
+            Some(file) => Some(Identity::read(&key("certificate_file"), file)?),
+            None => None,
+        };
+        let is_known = identity.is_some();
+        let roots = roots(&key("ca_file"), settings.ca_file.as_deref())?;
+        let certificate = if is_known { "certificate_file" } else { "ca_file" };
+        let tls = Tls::new(&roots, identity).map_err(|problem| value(certificate, &problem))?;
+        let endpoint = |name: &str, text: &str| {
+            let wrong = || value(name, "must be an http:// or https:// URL");
+            let url = http_url(text).ok_or_else(wrong)?;
+            let proxy = setup.https_proxy.as_ref();
+            let dialer = Dialer::new(&url, &tls, proxy, setup.timeout).ok_or_else(wrong)?;
+            let connections = Connections::new(dialer, is_known, CONNECTIONS_MAX, runtime.clone());
+            Ok(Endpoint { url, connections })
+        };
+        let production = endpoint("endpoint", &settings.endpoint)?;
         let sandbox = match settings.sandbox_endpoint.as_str() {
             "" => None,
-            text => Some(url("sandbox_endpoint", text)?),
+            text => Some(endpoint("sandbox_endpoint", text)?),
         };
-        let client = http::client(http::Version::Http2, timeout, &roots(settings, table)?)
-            .map_err(|error| SettingsError::value(table, http::in_words(error)))?;
-        let pem = read(&key("key_file"), &settings.key_file)?;
-        let signing_key = SigningKey::es256(&pem).map_err(|error| {
-            SettingsError::file(key("key_file"), &settings.key_file, format!("{error}; must be Apple's .p8 file"))
-        })?;
+        let name = match (settings.team_id.as_str(), settings.topic.as_str()) {
+            ("", topic) => format!("apns topic {topic}"),
+            (team, "") => format!("apns team {team}"),
+            (team, topic) => format!("apns team {team} topic {topic}"),
+        };
         Ok(Self {
             team_id: settings.team_id.as_str().into(),
             topic: settings.topic.as_str().into(),
             production,
             sandbox,
-            form: form(settings).map_err(|(name, problem)| value(name, problem))?,
-            tokens: ProviderTokens::new(signing_key, &settings.key_id, &settings.team_id),
-            client,
-            in_flight: Semaphore::new(IN_FLIGHT_MAX),
+            form: form(settings, setup).map_err(|(name, problem)| value(name, problem))?,
+            credential,
+            gate: Gate::new(name, setup.limits),
         })
     }
 
-    /// Whether a contact of this team is meant.
-    pub(super) fn is_named(&self, team: &str) -> bool {
-        team == &*self.team_id
+    /// Opens the connection that the first push will need. The sandbox is for apps in development, and can wait.
+    pub(super) fn warm_up(&self) {
+        self.production.connections.warm_up();
+    }
+
+    /// Whether it is for contacts of this team; a certificate may be for an app whatever its team.
+    pub(super) fn is_of_team(&self, team: &str) -> bool {
+        self.team_id.is_empty() || team == &*self.team_id
+    }
+
+    /// The app that it is for; empty where it is for all of its team.
+    pub(super) fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    pub(super) fn has_team(&self) -> bool {
+        !self.team_id.is_empty()
     }
 
     pub(super) fn serves(&self, provider: Provider) -> bool {
         self.endpoint(provider).is_some()
     }
 
-    fn endpoint(&self, provider: Provider) -> Option<&Url> {
+    fn endpoint(&self, provider: Provider) -> Option<&Endpoint> {
         match provider {
             Provider::Apns => Some(&self.production),
             Provider::ApnsDev => self.sandbox.as_ref(),
@@ -175,20 +249,23 @@ impl Account {
 
     /// One attempt. A stale provider token is renewed once and an oversized report shortened once within it.
     pub(super) async fn send(&self, push: &Push, delivery: &Delivery<'_>) -> Sent {
-        let mut provider_token = match self.tokens.current(clock()) {
+        let mut provider_token = match self.credential.current() {
             Ok(token) => token,
-            Err(error) => return Outcome::refused(error.to_string()).into(),
+            Err(error) => return Verdict::Locked(error.to_string().into()).sent(0),
         };
         let (mut limit, mut renewed) = (payload::BYTES_MAX, false);
         loop {
+            if push.purpose.is_over() {
+                return Sent::unsent(Outcome::Withdrawn);
+            }
             let alert = delivery.push_type == PushType::Alert;
             let Body { bytes, left_out } = payload::apns(push, &self.form, alert, limit);
-            let outcome = match self.post(push, delivery, bytes, &provider_token).await {
+            let verdict = match self.post(push, delivery, bytes, provider_token.as_deref()).await {
                 Verdict::StaleCredential(reason) if !renewed => {
                     renewed = true;
-                    match self.tokens.replace(&provider_token, clock()) {
-                        Some(token) => provider_token = token,
-                        None => return Outcome::Refused { reason }.into(),
+                    match self.credential.replace(provider_token.as_deref()) {
+                        Some(token) => provider_token = Some(token),
+                        None => return Verdict::Locked(reason).sent(left_out),
                     }
                     continue;
                 }
@@ -196,26 +273,58 @@ impl Account {
                     limit /= 2;
                     continue;
                 }
-                Verdict::StaleCredential(reason) | Verdict::TooLarge(reason) => Outcome::Refused { reason },
-                Verdict::Final(outcome) => outcome,
+                verdict @ (Verdict::StaleCredential(_)
+                | Verdict::TooLarge(_)
+                | Verdict::Final(_)
+                | Verdict::Trouble { .. }
+                | Verdict::Locked(_)
+                | Verdict::Withdrawn) => verdict,
             };
-            return Sent { outcome, left_out };
+            return verdict.sent(left_out);
         }
     }
 
-    async fn post(&self, push: &Push, delivery: &Delivery<'_>, body: Vec<u8>, token: &ProviderToken) -> Verdict {
-        let mut headers = headers(&options(push, delivery), &delivery.topic);
-        headers.insert(AUTHORIZATION, token.authorization.clone());
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let request = self.client.post(device_url(delivery)).headers(headers).body(body);
-        match request.send().await {
-            Ok(response) => verdict(&Answer::read(response).await),
-            Err(error) => Verdict::Final(http::no_answer(error)),
+    async fn post(
+        &self,
+        push: &Push,
+        delivery: &Delivery<'_>,
+        body: Vec<u8>,
+        token: Option<&ProviderToken>,
+    ) -> Verdict {
+        let mut request = Request::new(());
+        *request.method_mut() = Method::POST;
+        let Ok(uri) = device_url(delivery).as_str().parse() else {
+            return Verdict::Final(Outcome::refused("the endpoint's URL is not one"));
+        };
+        *request.uri_mut() = uri;
+        *request.version_mut() = hyper::Version::HTTP_2;
+        *request.headers_mut() = headers(&options(push, delivery), &delivery.topic);
+        if let Some(token) = token {
+            request.headers_mut().insert(AUTHORIZATION, token.authorization.clone());
+        }
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        let sent_at = clock().instant;
+        match delivery.endpoint.connections.send(&request, &body.into(), &push.purpose).await {
+            Ok(answer) => {
+                let answer = answer.without(delivery.token);
+                if wants_another_connection(&answer) {
+                    delivery.endpoint.connections.retire();
+                }
+                verdict(&answer)
+            }
+            Err(Lost::Unwanted) => Verdict::Withdrawn,
+            Err(Lost::Unprocessed(reason)) => Verdict::trouble(None, reason),
+            // See REPEAT_PAUSE for why a second push does no harm.
+            Err(Lost::Unknown(reason)) => {
+                let gone = clock().instant.saturating_duration_since(sent_at);
+                Verdict::trouble(Some(REPEAT_PAUSE.saturating_sub(gone)), reason)
+            }
         }
     }
 }
 
-fn form(settings: &Settings) -> Result<AppleForm, (&'static str, &'static str)> {
+fn form(settings: &Settings, setup: &Setup) -> Result<AppleForm, (&'static str, &'static str)> {
     let custom_key = settings.custom_key.as_str();
     if custom_key.is_empty() || custom_key == "aps" || custom_key.len() > 64 {
         return Err(("custom_key", "must be 1 to 64 bytes, and not \"aps\", which is Apple's own"));
@@ -224,19 +333,8 @@ fn form(settings: &Settings) -> Result<AppleForm, (&'static str, &'static str)> 
         "" => None,
         text => Some(text.parse().map_err(|_| ("badge", "must be a number in quotes, or empty"))?),
     };
-    Ok(AppleForm { profile: settings.profile, custom_key: custom_key.into(), badge })
-}
-
-fn roots(settings: &Settings, table: &str) -> Result<Vec<Certificate>, SettingsError> {
-    let Some(file) = &settings.ca_file else {
-        return Ok(Vec::new());
-    };
-    let key = format!("{table}.ca_file");
-    let certificates = Certificate::from_pem_bundle(&read(&key, file)?).unwrap_or_default();
-    if certificates.is_empty() {
-        return Err(SettingsError::file(key, file, "must hold certificates in PEM form (-----BEGIN CERTIFICATE-----)"));
-    }
-    Ok(certificates)
+    let alerts = setup.alerts.clone();
+    Ok(AppleForm { profile: settings.profile, custom_key: custom_key.into(), badge, alerts })
 }
 
 /// Apple's tokens are hexadecimal, of no promised length; whatever else means something in a path must not get there.
@@ -245,7 +343,7 @@ fn is_path_segment(token: &str) -> bool {
 }
 
 fn device_url(delivery: &Delivery<'_>) -> Url {
-    let mut url = delivery.endpoint.clone();
+    let mut url = delivery.endpoint.url.clone();
     if let Ok(mut path) = url.path_segments_mut() {
         path.pop_if_empty().extend(["3", "device", delivery.token.reveal()]);
     }

@@ -33,6 +33,12 @@ pub(super) fn verdict(answer: &Answer) -> Verdict {
     }
 }
 
+/// Whether Apple will take no other push by the connection that this came by.
+pub(super) fn wants_another_connection(answer: &Answer) -> bool {
+    let ErrorText { reason, .. } = serde_json::from_slice(&answer.body).unwrap_or_default();
+    matches!(reason.as_str(), "IdleTimeout" | "UnrelatedKeyIdInToken" | "Shutdown")
+}
+
 /// a2 does not know the reasons of later years.
 fn known(name: &str) -> Option<ErrorReason> {
     let name: serde::de::value::StrDeserializer<'_, ValueError> = name.into_deserializer();
@@ -46,14 +52,19 @@ fn by_reason(known: &ErrorReason, answer: &Answer, reason: String) -> Verdict {
         R::BadDeviceToken | R::Unregistered => Verdict::Final(Outcome::dead(None, reason)),
         R::ExpiredProviderToken | R::MissingProviderToken => Verdict::StaleCredential(reason.into()),
         R::PayloadTooLarge => Verdict::TooLarge(reason.into()),
+        // It is about this device; others are served.
+        R::TooManyRequests => Verdict::Final(Outcome::try_again(answer.retry_after, reason)),
         R::IdleTimeout
-        | R::TooManyRequests
         | R::TooManyProviderTokenUpdates
         | R::InternalServerError
         | R::ServiceUnavailable
-        | R::Shutdown => Verdict::Final(Outcome::try_again(answer.retry_after, reason)),
-        R::DeviceTokenNotForTopic
-        | R::BadTopic
+        | R::Shutdown => Verdict::trouble(answer.retry_after, reason),
+        R::BadCertificate | R::BadCertificateEnvironment | R::Forbidden | R::InvalidProviderToken => {
+            Verdict::Locked(reason.into())
+        }
+        R::DeviceTokenNotForTopic => Verdict::Final(Outcome::Misfit { reason: reason.into() }),
+        // The topic comes from the contact where it has one, so this says nothing of other contacts.
+        R::BadTopic
         | R::MissingTopic
         | R::TopicDisallowed
         | R::BadCollapseId
@@ -63,10 +74,6 @@ fn by_reason(known: &ErrorReason, answer: &Answer, reason: String) -> Verdict {
         | R::DuplicateHeaders
         | R::MissingDeviceToken
         | R::PayloadEmpty
-        | R::BadCertificate
-        | R::BadCertificateEnvironment
-        | R::Forbidden
-        | R::InvalidProviderToken
         | R::BadPath
         | R::MethodNotAllowed => Verdict::Final(Outcome::refused(reason)),
     }
@@ -74,8 +81,10 @@ fn by_reason(known: &ErrorReason, answer: &Answer, reason: String) -> Verdict {
 
 fn by_status(answer: &Answer, reason: String) -> Verdict {
     match answer.status {
+        // UnrelatedKeyIdInToken, BadEnvironmentKeyIdInToken, and whatever may come: all of them are about the key.
+        403 => Verdict::Locked(reason.into()),
         413 => Verdict::TooLarge(reason.into()),
-        408 | 429 | 500..=599 => Verdict::Final(Outcome::try_again(answer.retry_after, reason)),
+        408 | 429 | 500..=599 => Verdict::trouble(answer.retry_after, reason),
         _ => Verdict::Final(Outcome::refused(reason)),
     }
 }
@@ -97,23 +106,28 @@ mod tests {
         let after = Some(Duration::from_secs(7));
         let dead = |reason: &str| Verdict::Final(Outcome::dead(None, reason));
         let refused = |reason: &str| Verdict::Final(Outcome::refused(reason));
+        let trouble = |reason: &str| Verdict::trouble(after, reason);
         let try_again = |reason: &str| Verdict::Final(Outcome::try_again(after, reason));
+        let misfit = |reason: &str| Verdict::Final(Outcome::Misfit { reason: reason.into() });
+        let locked = |reason: &str| Verdict::Locked(reason.into());
         let stale = |reason: &str| Verdict::StaleCredential(reason.into());
         let too_large = |reason: &str| Verdict::TooLarge(reason.into());
         type Expected<'a> = &'a dyn Fn(&str) -> Verdict;
-        let table: [(u16, &[&str], Expected<'_>); 12] = [
+        let table: [(u16, &[&str], Expected<'_>); 14] = [
             (400, &["BadDeviceToken"], &dead),
-            (400, &["DeviceTokenNotForTopic", "BadTopic", "MissingTopic", "TopicDisallowed"], &refused),
+            (400, &["DeviceTokenNotForTopic"], &misfit),
+            (400, &["BadTopic", "MissingTopic", "TopicDisallowed"], &refused),
             (400, &["BadCollapseId", "BadExpirationDate", "BadMessageId", "BadPriority", "InvalidPushType"], &refused),
             (400, &["DuplicateHeaders", "PayloadEmpty", "MissingDeviceToken"], &refused),
-            (400, &["IdleTimeout"], &try_again),
+            (400, &["IdleTimeout"], &trouble),
             (403, &["ExpiredProviderToken", "MissingProviderToken"], &stale),
-            (403, &["InvalidProviderToken", "UnrelatedKeyIdInToken", "BadEnvironmentKeyIdInToken"], &refused),
-            (403, &["BadCertificate", "BadCertificateEnvironment", "Forbidden"], &refused),
+            (403, &["InvalidProviderToken", "UnrelatedKeyIdInToken", "BadEnvironmentKeyIdInToken"], &locked),
+            (403, &["BadCertificate", "BadCertificateEnvironment", "Forbidden", "BadEnvironmentKeyInToken"], &locked),
             (404, &["BadPath"], &refused),
             (405, &["MethodNotAllowed"], &refused),
             (413, &["PayloadTooLarge"], &too_large),
-            (429, &["TooManyProviderTokenUpdates", "TooManyRequests"], &try_again),
+            (429, &["TooManyProviderTokenUpdates"], &trouble),
+            (429, &["TooManyRequests"], &try_again),
         ];
         for (status, reasons, expected) in table {
             for reason in reasons {
@@ -122,7 +136,7 @@ mod tests {
         }
         for reason in ["InternalServerError", "ServiceUnavailable", "Shutdown", "SomethingNew"] {
             for status in [500, 503] {
-                check(status, &format!(r#"{{"reason":"{reason}"}}"#), try_again(&format!("{status} {reason}")));
+                check(status, &format!(r#"{{"reason":"{reason}"}}"#), trouble(&format!("{status} {reason}")));
             }
         }
     }
@@ -142,9 +156,9 @@ mod tests {
     #[test]
     fn unknown_reasons_keep_their_text_and_go_by_http_class() {
         check(400, r#"{"reason":"Brand\nNew"}"#, Verdict::Final(Outcome::refused("400 Brand?New")));
-        check(502, "<html>", Verdict::Final(Outcome::try_again(Some(Duration::from_secs(7)), "502")));
+        check(502, "<html>", Verdict::trouble(Some(Duration::from_secs(7)), "502"));
         check(413, "<html>", Verdict::TooLarge("413".into()));
         check(302, "", Verdict::Final(Outcome::refused("302")));
-        check(403, "[]", Verdict::Final(Outcome::refused("403")));
+        check(403, "[]", Verdict::Locked("403".into()));
     }
 }

@@ -2,22 +2,22 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use reqwest::{Client, Url};
-use tokio::sync::Semaphore;
+use reqwest::{Certificate, Client, Url};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 use super::fcm_answer::{legacy_verdict, verdict};
+use super::gate::Gate;
 use super::http::{self, Answer};
 use super::jwt::SigningKey;
 use super::oauth::{AccessToken, AccessTokens, ServiceAccount};
-use super::payload::{self, Body};
+use super::payload::{self, Body, FcmPayload};
+use super::pushers::Setup;
 use super::{Outcome, Push, Sent, SettingsError, Verdict, clock};
 use crate::binding::PushToken;
-
-/// Pushes that may wait for an answer of FCM at once. Over `http://` each has its own connection.
-const IN_FLIGHT_MAX: usize = 256;
 
 /// One Firebase project: a `[[push.fcm]]` table.
 #[derive(Debug, Clone)]
@@ -27,7 +27,11 @@ pub struct Settings {
     /// What apps may send as `pn-param` instead of the project id; empty when they do not.
     pub project_number: String,
     pub endpoint: String,
+    /// Root certificates in PEM that are trusted besides the system's.
+    pub ca_file: Option<PathBuf>,
     pub profile: Profile,
+    /// Of the v1 profile.
+    pub payload: FcmPayload,
 }
 
 impl Default for Settings {
@@ -36,7 +40,9 @@ impl Default for Settings {
             service_account: "fcm.json".into(),
             project_number: String::new(),
             endpoint: "https://fcm.googleapis.com".into(),
+            ca_file: None,
             profile: Profile::V1,
+            payload: FcmPayload::Ecss,
         }
     }
 }
@@ -56,14 +62,62 @@ pub(super) struct Account {
     project_number: Box<str>,
     url: Url,
     profile: Profile,
+    payload: FcmPayload,
     credential: Credential,
-    client: Client,
-    pub(super) in_flight: Semaphore,
+    lanes: Lanes,
+    pub(super) gate: Gate,
 }
 
 enum Credential {
     ServiceAccount(AccessTokens),
     ServerKey(HeaderValue),
+}
+
+/// Connections: each client keeps one of HTTP/2 to a host, whose server allows a hundred streams or so.
+struct Lanes([Lane; LANES]);
+
+struct Lane {
+    client: Client,
+    under_way: AtomicUsize,
+}
+
+const LANES: usize = 4;
+/// Requests on a lane before the next one is used.
+const LANE_FULL: usize = 100;
+
+/// A request on a lane.
+struct Place<'a>(&'a AtomicUsize);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Lanes {
+    fn open(setup: &Setup, roots: &[CertificateDer<'static>]) -> reqwest::Result<Self> {
+        let roots: Vec<_> = roots.iter().filter_map(|root| Certificate::from_der(root).ok()).collect();
+        let lane = || -> reqwest::Result<Lane> {
+            let client = http::client(setup.timeout, &roots, setup.https_proxy.as_ref())?;
+            Ok(Lane { client, under_way: AtomicUsize::new(0) })
+        };
+        Ok(Self([lane()?, lane()?, lane()?, lane()?]))
+    }
+
+    fn client(&self) -> Client {
+        let [first, ..] = &self.0;
+        first.client.clone()
+    }
+
+    /// The first lane that is not full, so that few connections are kept; else the emptiest.
+    fn place(&self) -> (&Client, Place<'_>) {
+        let [first, ..] = &self.0;
+        let load = |lane: &&Lane| lane.under_way.load(Ordering::Relaxed);
+        let lane = self.0.iter().find(|lane| load(lane) < LANE_FULL);
+        let lane = lane.or_else(|| self.0.iter().min_by_key(load)).unwrap_or(first);
+        lane.under_way.fetch_add(1, Ordering::Relaxed);
+        (&lane.client, Place(&lane.under_way))
+    }
 }
 
 /// What one request is authorized by.
@@ -83,11 +137,12 @@ impl Authorization {
 
 impl Account {
     /// `table` names the configuration table in errors.
-    pub(super) fn open(settings: &Settings, table: &str, timeout: Duration) -> Result<Self, SettingsError> {
+    pub(super) fn open(settings: &Settings, table: &str, setup: &Setup) -> Result<Self, SettingsError> {
+        let timeout = setup.timeout;
         let endpoint = http_url(&settings.endpoint)
             .ok_or_else(|| SettingsError::value(format!("{table}.endpoint"), "must be an http:// or https:// URL"))?;
-        let client = http::client(http::Version::Negotiated, timeout, &[])
-            .map_err(|error| SettingsError::value(table, http::in_words(error)))?;
+        let roots = roots(&format!("{table}.ca_file"), settings.ca_file.as_deref())?;
+        let lanes = Lanes::open(setup, &roots).map_err(|error| SettingsError::value(table, http::in_words(error)))?;
         let key = format!("{table}.service_account");
         let file = &settings.service_account;
         let content = read(&key, file)?;
@@ -98,11 +153,12 @@ impl Account {
                 project_number: settings.project_number.as_str().into(),
                 url: legacy_url(endpoint),
                 profile: Profile::Legacy,
+                payload: settings.payload,
                 credential: Credential::ServerKey(server_key(&content).ok_or_else(|| {
                     wrong("must hold the server key on one line, or a service account's JSON".to_owned())
                 })?),
-                client,
-                in_flight: Semaphore::new(IN_FLIGHT_MAX),
+                lanes,
+                gate: Gate::new(format!("fcm gateway {}", settings.endpoint), setup.limits),
             });
         }
         let account: ServiceAccount = serde_json::from_slice(&content).map_err(|error| {
@@ -117,15 +173,16 @@ impl Account {
             Profile::V1 => v1_url(endpoint, &project_id),
             Profile::Legacy => legacy_url(endpoint),
         };
-        let tokens = AccessTokens::new(account, signing_key, token_uri, client.clone(), timeout);
+        let tokens = AccessTokens::new(account, signing_key, token_uri, lanes.client(), timeout);
         Ok(Self {
+            gate: Gate::new(format!("fcm project {project_id}"), setup.limits),
             project_id,
             project_number: settings.project_number.as_str().into(),
             url,
             profile: settings.profile,
+            payload: settings.payload,
             credential: Credential::ServiceAccount(tokens),
-            client,
-            in_flight: Semaphore::new(IN_FLIGHT_MAX),
+            lanes,
         })
     }
 
@@ -140,10 +197,13 @@ impl Account {
         loop {
             let authorization = match self.authorization().await {
                 Ok(authorization) => authorization,
-                Err(outcome) => return outcome.into(),
+                Err(verdict) => return verdict.sent(0),
             };
+            if push.purpose.is_over() {
+                return Sent::unsent(Outcome::Withdrawn);
+            }
             let Body { bytes, left_out } = self.body(push, token, limit);
-            let outcome = match self.post(bytes, authorization.header()).await {
+            let verdict = match self.post(bytes, authorization.header(), token).await {
                 Verdict::StaleCredential(_) if !renewed && self.renew(&authorization) => {
                     renewed = true;
                     continue;
@@ -152,21 +212,36 @@ impl Account {
                     limit /= 2;
                     continue;
                 }
-                Verdict::StaleCredential(reason) | Verdict::TooLarge(reason) => Outcome::Refused { reason },
-                Verdict::Final(outcome) => outcome,
+                verdict @ (Verdict::StaleCredential(_)
+                | Verdict::TooLarge(_)
+                | Verdict::Final(_)
+                | Verdict::Trouble { .. }
+                | Verdict::Locked(_)
+                | Verdict::Withdrawn) => verdict,
             };
-            return Sent { outcome, left_out };
+            return verdict.sent(left_out);
+        }
+    }
+
+    /// Has an access token and a connection ready before the first push. What fails here fails again with a push, and is
+    /// told then.
+    pub(super) async fn warm_up(&self) {
+        if let Ok(authorization) = self.authorization().await {
+            drop(authorization);
+            let mut root = self.url.clone();
+            root.set_path("/");
+            let _ = self.lanes.client().head(root).send().await;
         }
     }
 
     fn body(&self, push: &Push, token: &PushToken, limit: usize) -> Body {
         match self.profile {
-            Profile::V1 => payload::fcm_v1(push, token.reveal(), limit),
+            Profile::V1 => payload::fcm_v1(push, self.payload, token.reveal(), limit),
             Profile::Legacy => payload::fcm_legacy(push, token.reveal(), limit),
         }
     }
 
-    async fn authorization(&self) -> Result<Authorization, Outcome> {
+    async fn authorization(&self) -> Result<Authorization, Verdict> {
         match &self.credential {
             Credential::ServiceAccount(tokens) => Ok(Authorization::Access(tokens.current(clock()).await?)),
             Credential::ServerKey(key) => Ok(Authorization::ServerKey(key.clone())),
@@ -184,22 +259,22 @@ impl Account {
         }
     }
 
-    async fn post(&self, body: Vec<u8>, authorization: HeaderValue) -> Verdict {
-        let request = self
-            .client
+    async fn post(&self, body: Vec<u8>, authorization: HeaderValue, token: &PushToken) -> Verdict {
+        let (client, _place) = self.lanes.place();
+        let request = client
             .post(self.url.clone())
             .header(AUTHORIZATION, authorization)
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .body(body);
         match request.send().await {
             Ok(response) => {
-                let answer = Answer::read(response).await;
+                let answer = Answer::read(response).await.without(token);
                 match self.profile {
                     Profile::V1 => verdict(&answer),
                     Profile::Legacy => legacy_verdict(&answer),
                 }
             }
-            Err(error) => Verdict::Final(http::no_answer(error)),
+            Err(error) => http::no_answer(error),
         }
     }
 }
@@ -232,6 +307,16 @@ pub(super) fn http_url(text: &str) -> Option<Url> {
     Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
 }
 
+/// The certificates in a PEM file that are trusted besides the system's. `key` names the configuration key in errors.
+pub(super) fn roots(key: &str, file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, SettingsError> {
+    let Some(file) = file else { return Ok(Vec::new()) };
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&read(key, file)?).filter_map(Result::ok).collect();
+    if certificates.is_empty() {
+        return Err(SettingsError::file(key, file, "must hold certificates in PEM form (-----BEGIN CERTIFICATE-----)"));
+    }
+    Ok(certificates)
+}
+
 pub(super) fn read(key: &str, file: &Path) -> Result<Vec<u8>, SettingsError> {
     std::fs::read(file).map_err(|error| SettingsError::file(key, file, format!("cannot be read: {error}")))
 }
@@ -258,12 +343,13 @@ mod tests {
     fn wrong_files_are_named_with_what_would_be_right() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("fcm.json");
+        let setup = Setup::default();
         let problem = |content: Option<&str>, profile: Profile| {
             if let Some(content) = content {
                 std::fs::write(&file, content).unwrap();
             }
             let settings = Settings { service_account: file.clone(), profile, ..Settings::default() };
-            let error = Account::open(&settings, "push.fcm[0]", Duration::from_secs(1)).err().unwrap().to_string();
+            let error = Account::open(&settings, "push.fcm[0]", &setup).err().unwrap().to_string();
             assert!(error.starts_with("push.fcm[0].service_account = \""), "{error}");
             assert!(error.contains("fcm.json"), "{error}");
             error

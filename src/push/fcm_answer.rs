@@ -19,6 +19,11 @@ pub(super) fn verdict(answer: &Answer) -> Verdict {
     let error = body.get("error").unwrap_or(&Value::Null);
     let code = error_code(error).or_else(|| error.get("status").and_then(Value::as_str)).unwrap_or_default();
     let reason = format!("{} {}", answer.status, plain(code)).trim_end().to_owned();
+    // What only people can mend comes with what the provider says of it.
+    let in_full = || match error.get("message").and_then(Value::as_str) {
+        Some(message) if !message.is_empty() => format!("{reason}: {}", plain(message)),
+        Some(_) | None => reason.clone(),
+    };
     match code {
         "UNREGISTERED" | "SENDER_ID_MISMATCH" => Verdict::Final(Outcome::dead(None, reason)),
         "INVALID_ARGUMENT" if names_the_token(error) => {
@@ -26,13 +31,11 @@ pub(super) fn verdict(answer: &Answer) -> Verdict {
         }
         "INVALID_ARGUMENT" if says_too_big(error) => Verdict::TooLarge(reason.into()),
         "UNAUTHENTICATED" => Verdict::StaleCredential(reason.into()),
-        "QUOTA_EXCEEDED" | "RESOURCE_EXHAUSTED" => {
-            Verdict::Final(Outcome::try_again(answer.retry_after.or(Some(QUOTA_PAUSE)), reason))
-        }
-        "UNAVAILABLE" | "INTERNAL" => Verdict::Final(Outcome::try_again(answer.retry_after, reason)),
-        "INVALID_ARGUMENT" | "THIRD_PARTY_AUTH_ERROR" | "PERMISSION_DENIED" | "NOT_FOUND" => {
-            Verdict::Final(Outcome::refused(reason))
-        }
+        "QUOTA_EXCEEDED" | "RESOURCE_EXHAUSTED" => Verdict::trouble(answer.retry_after.or(Some(QUOTA_PAUSE)), reason),
+        "UNAVAILABLE" | "INTERNAL" => Verdict::trouble(answer.retry_after, reason),
+        // The first is about the project's own rights with Apple, which only some of its contacts need.
+        "THIRD_PARTY_AUTH_ERROR" | "INVALID_ARGUMENT" => Verdict::Final(Outcome::refused(in_full())),
+        "PERMISSION_DENIED" | "NOT_FOUND" => Verdict::Locked(in_full().into()),
         _ => by_status(answer, reason),
     }
 }
@@ -41,8 +44,9 @@ fn by_status(answer: &Answer, reason: String) -> Verdict {
     match answer.status {
         401 => Verdict::StaleCredential(reason.into()),
         413 => Verdict::TooLarge(reason.into()),
-        429 => Verdict::Final(Outcome::try_again(answer.retry_after.or(Some(QUOTA_PAUSE)), reason)),
-        408 | 500..=599 => Verdict::Final(Outcome::try_again(answer.retry_after, reason)),
+        403 => Verdict::Locked(reason.into()),
+        429 => Verdict::trouble(answer.retry_after.or(Some(QUOTA_PAUSE)), reason),
+        408 | 500..=599 => Verdict::trouble(answer.retry_after, reason),
         _ => Verdict::Final(Outcome::refused(reason)),
     }
 }
@@ -83,9 +87,8 @@ pub(super) fn legacy_verdict(answer: &Answer) -> Verdict {
     match error {
         "NotRegistered" | "InvalidRegistration" | "MismatchSenderId" => Verdict::Final(Outcome::dead(None, reason)),
         "MessageTooBig" => Verdict::TooLarge(reason.into()),
-        "Unavailable" | "InternalServerError" | "DeviceMessageRateExceeded" => {
-            Verdict::Final(Outcome::try_again(answer.retry_after, reason))
-        }
+        "Unavailable" | "InternalServerError" => Verdict::trouble(answer.retry_after, reason),
+        "DeviceMessageRateExceeded" => Verdict::Final(Outcome::try_again(answer.retry_after, reason)),
         _ => Verdict::Final(Outcome::refused(reason)),
     }
 }
@@ -101,13 +104,13 @@ mod tests {
     #[test]
     fn unknown_bodies_go_by_http_class() {
         let html = "<html><body><h1>502 Bad Gateway</h1></body></html>";
-        let try_again = |status: u16| Verdict::Final(Outcome::try_again(None, status.to_string()));
+        let try_again = |status: u16| Verdict::trouble(None, status.to_string());
         let refused = |status: u16| Verdict::Final(Outcome::refused(status.to_string()));
         for status in [500, 502, 503, 504, 408] {
             assert_eq!(verdict(&answer(status, html)), try_again(status));
             assert_eq!(legacy_verdict(&answer(status, html)), try_again(status));
         }
-        for status in [301, 302, 307, 400, 403, 404, 405] {
+        for status in [301, 302, 307, 400, 404, 405] {
             assert_eq!(verdict(&answer(status, html)), refused(status));
             assert_eq!(verdict(&answer(status, "[1")), refused(status));
             assert_eq!(verdict(&answer(status, r#"{"error":[{"details":7}]}"#)), refused(status));
@@ -115,7 +118,9 @@ mod tests {
         }
         assert_eq!(verdict(&answer(401, html)), Verdict::StaleCredential("401".into()));
         assert_eq!(verdict(&answer(413, html)), Verdict::TooLarge("413".into()));
-        assert_eq!(verdict(&answer(429, html)), Verdict::Final(Outcome::try_again(Some(QUOTA_PAUSE), "429")));
+        assert_eq!(verdict(&answer(429, html)), Verdict::trouble(Some(QUOTA_PAUSE), "429"));
+        assert_eq!(verdict(&answer(403, html)), Verdict::Locked("403".into()));
+        assert_eq!(legacy_verdict(&answer(403, html)), Verdict::Locked("403".into()));
         assert_eq!(verdict(&answer(200, html)), Verdict::Final(Outcome::Accepted));
     }
 
@@ -125,7 +130,7 @@ mod tests {
             {"@type":"type.googleapis.com/google.firebase.fcm.v1.FcmError","errorCode":"UNREGISTERED"}]}}"#;
         assert_eq!(verdict(&answer(404, body)), Verdict::Final(Outcome::dead(None, "404 UNREGISTERED")));
         let body = r#"{"error":{"code":404,"status":"NOT_FOUND","message":"Project not found"}}"#;
-        assert_eq!(verdict(&answer(404, body)), Verdict::Final(Outcome::refused("404 NOT_FOUND")));
+        assert_eq!(verdict(&answer(404, body)), Verdict::Locked("404 NOT_FOUND: Project not found".into()));
     }
 
     #[test]
@@ -144,7 +149,8 @@ mod tests {
         check("InvalidRegistration", Verdict::Final(Outcome::dead(None, "200 InvalidRegistration")));
         check("MismatchSenderId", Verdict::Final(Outcome::dead(None, "200 MismatchSenderId")));
         check("MessageTooBig", Verdict::TooLarge("200 MessageTooBig".into()));
-        check("Unavailable", Verdict::Final(Outcome::try_again(None, "200 Unavailable")));
+        check("Unavailable", Verdict::trouble(None, "200 Unavailable"));
+        check("DeviceMessageRateExceeded", Verdict::Final(Outcome::try_again(None, "200 DeviceMessageRateExceeded")));
         check("InvalidParameters", Verdict::Final(Outcome::refused("200 InvalidParameters")));
         let body = r#"{"multicast_id":1,"success":1,"failure":0,"results":[{"message_id":"1:08"}]}"#;
         assert_eq!(legacy_verdict(&answer(200, body)), Verdict::Final(Outcome::Accepted));

@@ -7,40 +7,41 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, ClientBuilder, Response};
 
-use super::{Outcome, clock};
+use super::dial::HttpsProxy;
+use super::{Outcome, TokenHash, Verdict, clock};
+use crate::binding::PushToken;
 
 /// More of an answer than this is not read: error bodies are a few hundred bytes.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
+pub(super) const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Often enough for firewalls to keep a connection that carries no push, seldom enough for APNs to tolerate.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// APNs' tokens have 64 hexadecimal digits, FCM's are longer.
+const TOKEN_BYTES_MIN: usize = 32;
 /// Longest text of a peer that goes into a reason.
 const REASON_CHARS_MAX: usize = 80;
 
-/// Which HTTP is spoken where TLS does not settle it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Version {
-    /// HTTP/1.1 over `http://`, by ALPN over `https://`.
-    Negotiated,
-    /// HTTP/2 always.
-    Http2,
-}
-
-/// A client that keeps its connections, never follows a redirect, and trusts the system's roots and `extra_roots`.
-pub(super) fn client(version: Version, timeout: Duration, extra_roots: &[Certificate]) -> reqwest::Result<Client> {
+/// A client that keeps its connections, never follows a redirect, and trusts the system's roots and `extra_roots`. It
+/// speaks HTTP/1.1 over `http://`, and what TLS settles over `https://`.
+pub(super) fn client(
+    timeout: Duration,
+    extra_roots: &[Certificate],
+    proxy: Option<&HttpsProxy>,
+) -> reqwest::Result<Client> {
     // Fails when one is installed already, which is just as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    match builder(version, timeout).tls_certs_merge(extra_roots.iter().cloned()).build() {
+    let builder = || builder(timeout, proxy);
+    match builder()?.tls_certs_merge(extra_roots.iter().cloned()).build() {
         Ok(client) => Ok(client),
         // A system without root certificates can still push by http:// or to what `extra_roots` vouch for.
         Err(error) => {
             tracing::warn!(error = %in_words(error), "no system certificates; only ca_file is trusted");
-            builder(version, timeout).tls_certs_only(extra_roots.iter().cloned()).build()
+            builder()?.tls_certs_only(extra_roots.iter().cloned()).build()
         }
     }
 }
 
-fn builder(version: Version, timeout: Duration) -> ClientBuilder {
+fn builder(timeout: Duration, proxy: Option<&HttpsProxy>) -> reqwest::Result<ClientBuilder> {
     let builder = Client::builder()
         .user_agent(concat!("sip-push-proxy/", env!("CARGO_PKG_VERSION")))
         .redirect(Policy::none())
@@ -54,9 +55,9 @@ fn builder(version: Version, timeout: Duration) -> ClientBuilder {
         .http2_keep_alive_interval(PING_INTERVAL)
         .http2_keep_alive_timeout(PING_TIMEOUT)
         .http2_keep_alive_while_idle(true);
-    match version {
-        Version::Negotiated => builder,
-        Version::Http2 => builder.http2_prior_knowledge(),
+    match proxy {
+        None => Ok(builder),
+        Some(proxy) => Ok(builder.proxy(reqwest::Proxy::https(proxy.url().clone())?)),
     }
 }
 
@@ -81,10 +82,21 @@ impl Answer {
         }
         Self { status: response.status().as_u16(), retry_after: retry_after(response.headers()), body }
     }
+
+    /// What is said of a push must not tell its token: reasons are made of this. What is shorter than any service's
+    /// tokens is no secret, but may be part of other words.
+    pub(super) fn without(mut self, token: &PushToken) -> Self {
+        let is_secret = token.reveal().len() >= TOKEN_BYTES_MIN;
+        if is_secret && memchr::memmem::find(&self.body, token.reveal().as_bytes()).is_some() {
+            let text = String::from_utf8_lossy(&self.body).replace(token.reveal(), &TokenHash::of(token).to_string());
+            self.body = text.into_bytes();
+        }
+        self
+    }
 }
 
 /// Seconds, or a date by our clock.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));
@@ -94,9 +106,19 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(u64::try_from(date).ok()?.saturating_sub(now)))
 }
 
-/// The outcome when no answer came: only a request that could not even be built will not do better next time.
-pub(super) fn no_answer(error: reqwest::Error) -> Outcome {
-    if error.is_builder() { Outcome::refused(in_words(error)) } else { Outcome::try_again(None, in_words(error)) }
+/// When the connection is lost with the answer, the phone may have the push. It may be sent again all the same, because a
+/// phone that had the first one has registered by then, and the held call asks for no second one: so the phone gets this
+/// time to do it. (A second alert of missed calls replaces the first on the screen, by its collapse id.)
+pub(super) const REPEAT_PAUSE: Duration = Duration::from_secs(3);
+
+/// When no answer came: only a request that could not even be built will not do better next time.
+pub(super) fn no_answer(error: reqwest::Error) -> Verdict {
+    if error.is_builder() {
+        Verdict::Final(Outcome::refused(in_words(error)))
+    } else {
+        let after = (!error.is_connect()).then_some(REPEAT_PAUSE);
+        Verdict::trouble(after, in_words(error))
+    }
 }
 
 /// The root of the trouble, without the URL: APNs has the token in it.
@@ -108,6 +130,11 @@ pub(super) fn in_words(error: reqwest::Error) -> String {
     }
     let kind = if error.is_connect() { "no connection" } else { "no answer" };
     format!("{kind}: {}", plain(&root.to_string()))
+}
+
+/// Why a connection could not be opened.
+pub(super) fn in_words_of_io(error: &std::io::Error) -> String {
+    format!("no connection: {}", plain(&error.to_string()))
 }
 
 /// A peer's text as it may stand in a reason: short, printable ASCII.
@@ -133,6 +160,17 @@ mod tests {
         assert!(after("Tue, 31 Dec 2199 23:59:59 GMT") > Some(Duration::from_secs(1_000_000)));
         assert_eq!(after("soon"), None);
         assert_eq!(retry_after(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn an_answer_is_rid_of_the_token() {
+        let answer = |body: &str| Answer { status: 400, retry_after: None, body: body.into() };
+        let text = "0123456789abcdef0123456789abcdef";
+        let token = PushToken::new(text);
+        let rid = answer(&format!("token {text}, {text}")).without(&token);
+        assert_eq!(rid.body, format!("token {0}, {0}", TokenHash::of(&token)).as_bytes());
+        assert_eq!(answer("other").without(&token).body, b"other");
+        assert_eq!(answer("other").without(&PushToken::new("o")).body, b"other");
     }
 
     #[test]

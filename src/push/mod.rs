@@ -1,12 +1,18 @@
 //! Pushes: what wakes a phone, and what came of it.
 //!
 //! One [`Push`] is one attempt. Whether to try again is decided by the held call (or the missed_calls report) that
-//! wanted it, because only they know whether it still has a purpose. [`Pushers`] makes the attempts.
+//! wanted it, because only they know how much of its wait is left. [`Pushers`] makes the attempts.
 
+mod alert;
 pub mod apns;
 mod apns_answer;
+mod breaker;
+mod connection;
+mod connections;
+mod dial;
 pub mod fcm;
 mod fcm_answer;
+mod gate;
 mod http;
 mod jwt;
 mod oauth;
@@ -16,6 +22,8 @@ mod pushers;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use sha2::{Digest, Sha256};
@@ -24,6 +32,10 @@ use crate::binding::{Provider, PushTarget, PushToken};
 use crate::clock::{Now, UnixMillis};
 use crate::store::BucketEntry;
 
+pub use alert::{Alerts, Text as AlertText};
+pub use breaker::Settings as BreakerSettings;
+pub use dial::HttpsProxy;
+pub use gate::Limits;
 pub use pushers::{Pushers, Settings};
 
 /// How long a missed_calls push may still be delivered (ECSS: `time_to_live` 120).
@@ -39,6 +51,26 @@ pub struct Push {
     pub date: UnixMillis,
     /// How long it may still be delivered: what is left of the wait, or [`MISSED_CALLS_TTL`].
     pub ttl: Duration,
+    /// Of the phone's user (BCP 47); `None`: as configured.
+    pub language: Option<Box<str>>,
+    /// Looked at right before each request.
+    pub purpose: Purpose,
+}
+
+/// Whether a push is still wanted: shared by who asked for it and who sends it, because a call may end while its push
+/// waits for its turn, and a call screen for a call that is over is worse than none.
+#[derive(Debug, Clone, Default)]
+pub struct Purpose(Arc<AtomicBool>);
+
+impl Purpose {
+    /// The call is over, or the phone has come by itself.
+    pub fn end(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 /// What the phone is told.
@@ -49,6 +81,7 @@ pub enum Notice {
         number: Box<str>,
         /// Empty when there is none or the caller hides it.
         display_name: Box<str>,
+        call_ref: Box<str>,
     },
     /// A held MESSAGE (or other request that is no call).
     Message,
@@ -126,9 +159,16 @@ pub enum Outcome {
     TryAgain { after: Option<Duration>, reason: Box<str> },
     /// It would fail again: our request, our credentials or our configuration are wrong. The token may be good.
     Refused { reason: Box<str> },
+    /// The token is not for what it is used for: another app's, or voip and remote mixed up. It will be so until the
+    /// phone registers anew.
+    Misfit { reason: Box<str> },
     /// Not sent, because `push.per_token_per_min` pushes went to this token in the last minute. An earlier one may
     /// still wake the phone.
     Limited,
+    /// Not sent, because the account has failed many times in a row and is asked again only now and then.
+    Skipped { reason: Box<str> },
+    /// Not sent, because what it was for is over ([`Purpose::end`]).
+    Withdrawn,
 }
 
 impl Outcome {
@@ -151,7 +191,10 @@ impl Outcome {
             Self::TokenDead { .. } => "token_dead",
             Self::TryAgain { .. } => "try_again",
             Self::Refused { .. } => "refused",
+            Self::Misfit { .. } => "misfit",
             Self::Limited => "limited",
+            Self::Skipped { .. } => "skipped",
+            Self::Withdrawn => "withdrawn",
         }
     }
 }
@@ -211,23 +254,64 @@ impl fmt::Debug for TokenHash {
 /// What an account made of one attempt.
 struct Sent {
     outcome: Outcome,
+    sign: Sign,
     left_out: usize,
 }
 
-impl From<Outcome> for Sent {
-    fn from(outcome: Outcome) -> Self {
-        Self { outcome, left_out: 0 }
+impl Sent {
+    /// Nothing went out, so nothing was learnt of the account.
+    fn unsent(outcome: Outcome) -> Self {
+        Self { outcome, sign: Sign::Nothing, left_out: 0 }
     }
+}
+
+/// What an attempt says of the account that made it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sign {
+    /// The provider looked at the push, whatever it thought of it.
+    Works,
+    /// No answer, or one that says that the provider has trouble.
+    Fails {
+        after: Option<Duration>,
+    },
+    /// The provider does not take our credentials.
+    Locked,
+    Nothing,
 }
 
 /// What an answer of a provider means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Verdict {
+    /// It is about this push alone.
     Final(Outcome),
+    /// The provider has passing trouble: other pushes would not do better.
+    Trouble { after: Option<Duration>, reason: Box<str> },
+    /// Our credentials, or the rights that go with them, are wrong: no push of this account will be taken.
+    Locked(Box<str>),
     /// Our credential is out of date; the same push with a fresh one may be taken at once.
     StaleCredential(Box<str>),
     /// A shorter body may be taken at once.
     TooLarge(Box<str>),
+    /// There is none, because the push lost its purpose before it was sent.
+    Withdrawn,
+}
+
+impl Verdict {
+    /// When nothing is left to be tried within this attempt.
+    fn sent(self, left_out: usize) -> Sent {
+        let (outcome, sign) = match self {
+            Self::Final(outcome) => (outcome, Sign::Works),
+            Self::Trouble { after, reason } => (Outcome::TryAgain { after, reason }, Sign::Fails { after }),
+            Self::Locked(reason) | Self::StaleCredential(reason) => (Outcome::Refused { reason }, Sign::Locked),
+            Self::TooLarge(reason) => (Outcome::Refused { reason }, Sign::Works),
+            Self::Withdrawn => (Outcome::Withdrawn, Sign::Nothing),
+        };
+        Sent { outcome, sign, left_out }
+    }
+
+    fn trouble(after: Option<Duration>, reason: impl Into<Box<str>>) -> Self {
+        Self::Trouble { after, reason: reason.into() }
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "credentials are dated, and attempts timed, by the real clocks")]

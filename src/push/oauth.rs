@@ -14,7 +14,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::http::{self, Answer};
 use super::jwt::SigningKey;
-use super::{Outcome, clock};
+use super::{Verdict, clock};
 use crate::clock::Now;
 
 const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";
@@ -76,11 +76,11 @@ pub(super) struct AccessToken {
     expires_at: Instant,
 }
 
-/// Why there is no token.
+/// Why there is no token: passing trouble, or an account that Google refuses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Failure(Outcome);
+pub(super) struct Failure(Verdict);
 
-impl From<Failure> for Outcome {
+impl From<Failure> for Verdict {
     fn from(failure: Failure) -> Self {
         failure.0
     }
@@ -156,7 +156,7 @@ impl AccessTokens {
         }
         // In a task of its own, so that a push whose time is over does not end the fetch that others wait for.
         let fetch = tokio::spawn(Arc::clone(inner).fetch(turn));
-        fetch.await.unwrap_or_else(|_| Err(Failure(Outcome::try_again(None, "the access token fetch was stopped"))))
+        fetch.await.unwrap_or_else(|_| Err(Failure(Verdict::trouble(None, "the access token fetch was stopped"))))
     }
 
     /// Forgets `token` because it was refused before its time.
@@ -179,7 +179,7 @@ impl Inner {
     async fn fetch(self: Arc<Self>, turn: OwnedMutexGuard<()>) -> Result<Arc<AccessToken>, Failure> {
         let result = match tokio::time::timeout(self.timeout, self.request()).await {
             Ok(result) => result,
-            Err(_) => Err(Failure(Outcome::try_again(None, "the token endpoint does not answer"))),
+            Err(_) => Err(Failure(Verdict::trouble(None, "the token endpoint does not answer"))),
         };
         let mut cached = self.cached.lock();
         cached.fetches += 1;
@@ -221,7 +221,7 @@ impl Inner {
             exp: iat.saturating_add(ASSERTION_LIFETIME_S),
         };
         let header = Header { alg: "RS256", typ: "JWT", kid: &self.account.private_key_id };
-        self.key.sign(&header, &claims).map_err(|error| Failure(Outcome::refused(error.to_string())))
+        self.key.sign(&header, &claims).map_err(|error| Failure(Verdict::Locked(error.to_string().into())))
     }
 }
 
@@ -232,11 +232,11 @@ fn granted(answer: &Answer, now: Now) -> Result<AccessToken, Failure> {
             .map_or_else(|_| String::new(), |NotGranted { error }| format!(" {}", http::plain(&error)));
         let reason = format!("token endpoint: {}{error}", answer.status);
         return Err(Failure(match answer.status {
-            408 | 429 | 500.. => Outcome::try_again(answer.retry_after, reason),
-            _ => Outcome::refused(reason),
+            408 | 429 | 500.. => Verdict::trouble(answer.retry_after, reason),
+            _ => Verdict::Locked(reason.into()),
         }));
     }
-    let unfit = || Failure(Outcome::try_again(None, "token endpoint: 200 without an access token"));
+    let unfit = || Failure(Verdict::trouble(None, "token endpoint: 200 without an access token"));
     let granted: Granted = serde_json::from_slice(&answer.body).map_err(|_| unfit())?;
     let mut authorization = HeaderValue::try_from(format!("Bearer {}", granted.access_token)).map_err(|_| unfit())?;
     authorization.set_sensitive(true);
@@ -255,7 +255,7 @@ mod tests {
         let key = SigningKey::rs256(account.private_key.as_bytes()).unwrap();
         let uri = Url::parse(&account.token_uri).unwrap();
         let timeout = Duration::from_secs(5);
-        let client = http::client(http::Version::Negotiated, timeout, &[]).unwrap();
+        let client = http::client(timeout, &[], None).unwrap();
         AccessTokens::new(account, key, uri, client, timeout)
     }
 
@@ -291,7 +291,7 @@ mod tests {
             drop(tokens.0.fetching.lock().await);
         }
         let Err(failure) = tokens.current(now.after(Duration::from_secs(3600))).await else { panic!() };
-        assert_eq!(failure.0, Outcome::try_again(None, "token endpoint: 503"));
+        assert_eq!(failure.0, Verdict::trouble(None, "token endpoint: 503"));
     }
 
     #[tokio::test]
@@ -307,7 +307,7 @@ mod tests {
         let mut tasks = tokio::task::JoinSet::new();
         waiting.into_iter().for_each(|caller| drop(tasks.spawn(caller)));
         for result in tasks.join_all().await {
-            assert!(matches!(result, Err(Failure(Outcome::Refused { .. }))));
+            assert!(matches!(result, Err(Failure(Verdict::Locked(_)))));
         }
         assert_eq!(double.token_fetches(), 1);
         double.refuse_tokens(None);

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 
 use a2::{DefaultNotificationBuilder, NotificationBuilder, NotificationOptions};
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
+use super::alert::Alerts;
 use super::{Notice, Push};
 use crate::store::BucketEntry;
 
@@ -16,6 +18,9 @@ pub const BYTES_MAX: usize = 4096;
 /// Longest number or name of a caller. In JSON a byte becomes six at worst, so that an invite with two of them, or a
 /// missed call with one, always fits into [`BYTES_MAX`].
 const TEXT_BYTES_MAX: usize = 255;
+
+/// The same where there are four of them.
+const IDENTITY_BYTES_MAX: usize = 150;
 
 /// FCM stores messages for 28 days at most.
 const FCM_TTL_MAX_S: u64 = 2_419_200;
@@ -28,6 +33,16 @@ pub struct Body {
     pub left_out: usize,
 }
 
+/// What the app is told of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FcmPayload {
+    /// As ECSS-10's clients expect it: that there is one.
+    #[default]
+    Ecss,
+    /// Who calls, too, and which call it is.
+    Extended,
+}
+
 /// Which reader of an APNs body is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AppleProfile {
@@ -36,6 +51,8 @@ pub enum AppleProfile {
     Ecss,
     /// By Apple's documentation: the badge is a number, a missing name an empty string.
     Apple,
+    /// As `Apple`, and which call it is.
+    Extended,
 }
 
 /// What is configurable in an APNs body.
@@ -46,6 +63,8 @@ pub struct AppleForm {
     pub custom_key: Box<str>,
     /// Constant number on the app's icon; `None` leaves it out.
     pub badge: Option<u32>,
+    /// Texts of missed_calls; without one it is the app's, by `loc-key`.
+    pub alerts: Alerts,
 }
 
 #[derive(Serialize)]
@@ -56,8 +75,30 @@ struct FcmRequest<'a> {
 #[derive(Serialize)]
 struct FcmMessage<'a> {
     token: &'a str,
-    data: Content<String, String>,
+    data: FcmData<'a>,
     android: Android,
+}
+
+#[derive(Serialize)]
+struct FcmData<'a> {
+    #[serde(flatten)]
+    content: Content<String, String>,
+    /// Of an invite.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    identity: Option<Identity<'a, String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    number: Option<&'a str>,
+}
+
+/// Which call it is, in the extended forms.
+#[derive(Serialize)]
+struct Identity<'a, Time> {
+    call_ref: &'a str,
+    /// For CallKit: the same in each push of a call.
+    uuid: String,
+    display_name: &'a str,
+    /// Milliseconds since 1970.
+    sent_at: Time,
 }
 
 #[derive(Serialize)]
@@ -91,6 +132,10 @@ struct Call<'a> {
     id: usize,
     remote_uri: &'a str,
     date: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    call_ref: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    display_name: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -123,6 +168,8 @@ struct AppleInviteContent<'a> {
     date: u64,
     number: &'a str,
     dispaly_name: Name<'a>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    identity: Option<Identity<'a, u64>>,
 }
 
 #[derive(Serialize, Clone)]
@@ -141,23 +188,47 @@ enum Name<'a> {
 
 /// `POST /v1/projects/…/messages:send`. Missed calls are kept, newest first, while the keys and values of `data` stay
 /// within `limit` bytes.
-pub fn fcm_v1(push: &Push, token: &str, limit: usize) -> Body {
+pub fn fcm_v1(push: &Push, payload: FcmPayload, token: &str, limit: usize) -> Body {
+    let is_extended = payload == FcmPayload::Extended;
     fit(&push.notice, limit, |kept| {
-        let calls = is_report(&push.notice).then(|| text(&calls(kept)));
-        let data = Content { kind: push.notice.kind().name(), date: push.date.seconds().to_string(), calls };
+        let calls = is_report(&push.notice).then(|| text(&calls(kept, is_extended)));
+        let content = Content { kind: push.notice.kind().name(), date: push.date.seconds().to_string(), calls };
+        let (identity, number) = match &push.notice {
+            Notice::Invite { number, display_name, call_ref } if is_extended => {
+                let sent_at = push.date.0.to_string();
+                (Some(identity(call_ref, display_name, sent_at)), Some(shortened(number)))
+            }
+            Notice::Invite { .. } | Notice::Message | Notice::MissedCalls(_) => (None, None),
+        };
         let counted = "typedate".len()
-            + data.kind.len()
-            + data.date.len()
-            + data.calls.as_ref().map_or(0, |calls| "calls".len() + calls.len());
+            + content.kind.len()
+            + content.date.len()
+            + content.calls.as_ref().map_or(0, |calls| "calls".len() + calls.len());
+        let data = FcmData { content, identity, number };
         let android = Android { priority: "HIGH", ttl: fcm_ttl(push).map(|seconds| format!("{seconds}s")) };
         (text(&FcmRequest { message: FcmMessage { token, data, android } }), counted)
     })
 }
 
+fn identity<'a, Time>(call_ref: &'a str, display_name: &'a str, sent_at: Time) -> Identity<'a, Time> {
+    let call_ref = cut(call_ref, IDENTITY_BYTES_MAX);
+    Identity { call_ref, uuid: uuid(call_ref), display_name: cut(display_name, IDENTITY_BYTES_MAX), sent_at }
+}
+
+/// A UUID that only depends on the call (RFC 9562 §5.8: version 8), so that an app knows a call that it is told of twice.
+fn uuid(call_ref: &str) -> String {
+    let digest = Sha256::digest(call_ref.as_bytes());
+    let bits = digest.iter().take(16).fold(0_u128, |bits, byte| bits << 8 | u128::from(*byte));
+    let bits = bits & !(0xf << 76) & !(0x3 << 62) | 0x8 << 76 | 0x2 << 62;
+    let hex = format!("{bits:032x}");
+    let part = |from: usize, to: usize| hex.get(from..to).unwrap_or_default();
+    [part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)].join("-")
+}
+
 /// `POST /fcm/send`, the form of ECSS's examples.
 pub fn fcm_legacy(push: &Push, token: &str, limit: usize) -> Body {
     fit(&push.notice, limit, |kept| {
-        let calls = is_report(&push.notice).then(|| calls(kept));
+        let calls = is_report(&push.notice).then(|| calls(kept, false));
         let data = Content { kind: push.notice.kind().name(), date: push.date.seconds(), calls };
         let counted = text(&data).len();
         (text(&LegacyRequest { to: token, priority: 10, data, time_to_live: fcm_ttl(push) }), counted)
@@ -169,7 +240,9 @@ pub fn fcm_legacy(push: &Push, token: &str, limit: usize) -> Body {
 pub fn apns(push: &Push, form: &AppleForm, alert: bool, limit: usize) -> Body {
     fit(&push.notice, limit, |kept| {
         let body = match &push.notice {
-            Notice::Invite { number, display_name } => apple_invite(push, form, alert, number, display_name),
+            Notice::Invite { number, display_name, call_ref } => {
+                apple_invite(push, form, alert, [number, display_name, call_ref])
+            }
             Notice::Message => apple_message(push, form),
             Notice::MissedCalls(all) => apple_missed_calls(push, form, kept, all.len()),
         };
@@ -178,21 +251,26 @@ pub fn apns(push: &Push, form: &AppleForm, alert: bool, limit: usize) -> Body {
     })
 }
 
-fn apple_invite(push: &Push, form: &AppleForm, alert: bool, number: &str, display_name: &str) -> String {
+fn apple_invite(push: &Push, form: &AppleForm, alert: bool, caller_and_call: [&str; 3]) -> String {
+    let [number, display_name, call_ref] = caller_and_call;
+    // With the call's name and the name twice there must be room for all.
+    let text_max = if form.profile == AppleProfile::Extended { IDENTITY_BYTES_MAX } else { TEXT_BYTES_MAX };
     let badge = form.badge.map(|number| match form.profile {
         AppleProfile::Ecss => Badge::Text(number.to_string()),
-        AppleProfile::Apple => Badge::Number(number),
+        AppleProfile::Apple | AppleProfile::Extended => Badge::Number(number),
     });
     let dispaly_name = match form.profile {
         AppleProfile::Ecss if display_name.is_empty() => Name::EmptyList([]),
-        AppleProfile::Ecss | AppleProfile::Apple => Name::Text(shortened(display_name)),
+        AppleProfile::Ecss | AppleProfile::Apple | AppleProfile::Extended => Name::Text(cut(display_name, text_max)),
     };
+    let identity = (form.profile == AppleProfile::Extended).then(|| identity(call_ref, display_name, push.date.0));
     let content = AppleInviteContent {
         badge: badge.clone(),
         kind: push.notice.kind().name(),
         date: push.date.seconds(),
-        number: shortened(number),
+        number: cut(number, text_max),
         dispaly_name,
+        identity,
     };
     let alert = alert.then_some(LocalizedAlert { loc_key: "INCOMING_CALL" });
     text(&AppleInvite {
@@ -208,9 +286,18 @@ fn apple_message(push: &Push, form: &AppleForm) -> String {
 
 /// `count` is the number of all calls that were missed, told or not.
 fn apple_missed_calls(push: &Push, form: &AppleForm, kept: &[BucketEntry], count: usize) -> String {
-    let content = Content { kind: push.notice.kind().name(), date: push.date.seconds(), calls: Some(calls(kept)) };
+    let calls = calls(kept, form.profile == AppleProfile::Extended);
+    let content = Content { kind: push.notice.kind().name(), date: push.date.seconds(), calls: Some(calls) };
+    let text = form.alerts.text(push.language.as_deref());
+    let body = text.map(|text| text.body(push.notice.calls(), count)).unwrap_or_default();
     let count = [count.to_string()];
-    let alert = DefaultNotificationBuilder::new().set_loc_key("MISSED_CALLS").set_loc_args(&count);
+    let alert = match text {
+        Some(text) if !text.title.is_empty() => {
+            DefaultNotificationBuilder::new().set_title(&text.title).set_body(&body)
+        }
+        Some(_) => DefaultNotificationBuilder::new().set_body(&body),
+        None => DefaultNotificationBuilder::new().set_loc_key("MISSED_CALLS").set_loc_args(&count),
+    };
     let alert = match form.badge {
         Some(badge) => alert.set_badge(badge),
         None => alert,
@@ -251,12 +338,20 @@ fn fit(notice: &Notice, limit: usize, encode: impl Fn(&[BucketEntry]) -> (String
 }
 
 /// Numbered from 0 in order of arrival.
-fn calls(entries: &[BucketEntry]) -> Vec<Call<'_>> {
-    entries
-        .iter()
-        .enumerate()
-        .map(|(id, entry)| Call { id, remote_uri: shortened(&entry.remote_uri), date: entry.invited_at.seconds() })
-        .collect()
+fn calls(entries: &[BucketEntry], is_extended: bool) -> Vec<Call<'_>> {
+    entries.iter().enumerate().map(|(id, entry)| call(id, entry, is_extended)).collect()
+}
+
+fn call(id: usize, entry: &BucketEntry, is_extended: bool) -> Call<'_> {
+    // Whoever hides is hidden, whatever the entry has (RFC 3323 §4.2).
+    let (number, name) = if entry.anonymous { ("anonymous", "") } else { (&*entry.remote_uri, &*entry.display_name) };
+    Call {
+        id,
+        remote_uri: shortened(number),
+        date: entry.invited_at.seconds(),
+        call_ref: is_extended.then(|| shortened(&entry.call_ref)),
+        display_name: is_extended.then(|| shortened(name)),
+    }
 }
 
 fn is_report(notice: &Notice) -> bool {
@@ -273,8 +368,12 @@ pub(super) fn seconds(push: &Push) -> u64 {
     push.ttl.as_secs().saturating_add(u64::from(push.ttl.subsec_nanos() > 0))
 }
 
-fn shortened(text: &str) -> &str {
-    text.get(..text.floor_char_boundary(TEXT_BYTES_MAX)).unwrap_or_default()
+pub(super) fn shortened(text: &str) -> &str {
+    cut(text, TEXT_BYTES_MAX)
+}
+
+fn cut(text: &str, bytes_max: usize) -> &str {
+    text.get(..text.floor_char_boundary(bytes_max)).unwrap_or_default()
 }
 
 /// Compact JSON. Structs with string keys cannot fail to be written into memory.
@@ -289,7 +388,8 @@ mod tests {
     use super::*;
     use crate::binding::{Provider, PushTarget, PushToken, Tokens};
     use crate::clock::UnixMillis;
-    use crate::push::{MISSED_CALLS_TTL, Ticket};
+    use crate::push::alert::Text;
+    use crate::push::{MISSED_CALLS_TTL, Purpose, Ticket};
     use crate::store::EntryState;
 
     fn push(notice: Notice, date_s: u64, ttl: Duration) -> Push {
@@ -300,11 +400,13 @@ mod tests {
             notice,
             date: UnixMillis(date_s * 1000),
             ttl,
+            language: None,
+            purpose: Purpose::default(),
         }
     }
 
     fn invite(number: &str, display_name: &str) -> Notice {
-        Notice::Invite { number: number.into(), display_name: display_name.into() }
+        Notice::Invite { number: number.into(), display_name: display_name.into(), call_ref: "a84b4c76e66710".into() }
     }
 
     fn missed(calls: &[(&str, u64)]) -> Notice {
@@ -320,7 +422,7 @@ mod tests {
     }
 
     fn form(profile: AppleProfile) -> AppleForm {
-        AppleForm { profile, custom_key: "acme".into(), badge: Some(10) }
+        AppleForm { profile, custom_key: "acme".into(), badge: Some(10), alerts: Alerts::default() }
     }
 
     #[track_caller]
@@ -333,7 +435,7 @@ mod tests {
 
     #[test]
     fn fcm_invite() {
-        let body = fcm_v1(&push(invite("103", "Ivan"), 1623753491, WAIT), "device_token", BYTES_MAX);
+        let body = fcm_v1(&push(invite("103", "Ivan"), 1623753491, WAIT), FcmPayload::Ecss, "device_token", BYTES_MAX);
         check(
             &body,
             r#"{"message":{"token":"device_token","data":{"type":"invite","date":"1623753491"},"android":{"priority":"HIGH","ttl":"28s"}}}"#,
@@ -343,7 +445,7 @@ mod tests {
 
     #[test]
     fn fcm_missed_calls() {
-        let body = fcm_v1(&push(missed(&THREE), 1625133614, MISSED_CALLS_TTL), "token", BYTES_MAX);
+        let body = fcm_v1(&push(missed(&THREE), 1625133614, MISSED_CALLS_TTL), FcmPayload::Ecss, "token", BYTES_MAX);
         check(
             &body,
             r#"{"message":{"token":"token","data":{"type":"missed_calls","date":"1625133614","calls":"[{\"id\":0,\"remote_uri\":\"103\",\"date\":1625158716},{\"id\":1,\"remote_uri\":\"105\",\"date\":1625158725},{\"id\":2,\"remote_uri\":\"109\",\"date\":1625158736}]"},"android":{"priority":"HIGH"}}}"#,
@@ -354,7 +456,12 @@ mod tests {
     #[test]
     fn fcm_message() {
         check(
-            &fcm_v1(&push(Notice::Message, 1623753491, Duration::from_millis(24_100)), "t:1", BYTES_MAX),
+            &fcm_v1(
+                &push(Notice::Message, 1623753491, Duration::from_millis(24_100)),
+                FcmPayload::Ecss,
+                "t:1",
+                BYTES_MAX,
+            ),
             r#"{"message":{"token":"t:1","data":{"type":"message","date":"1623753491"},"android":{"priority":"HIGH","ttl":"25s"}}}"#,
         );
     }
@@ -427,12 +534,111 @@ mod tests {
             &apns(&push, &form(AppleProfile::Ecss), true, BYTES_MAX),
             r#"{"aps":{"alert":{"loc-key":"MESSAGE"},"sound":"default"},"acme":{"type":"message","date":1623753691}}"#,
         );
-        let plain = AppleForm { profile: AppleProfile::Ecss, custom_key: "call".into(), badge: None };
+        let plain = AppleForm { custom_key: "call".into(), badge: None, ..form(AppleProfile::Ecss) };
         let push = Push { notice: invite("103", "Ivan"), ..push };
         check(
             &apns(&push, &plain, false, BYTES_MAX),
             r#"{"aps":{},"call":{"type":"invite","date":1623753691,"number":"103","dispaly_name":"Ivan"}}"#,
         );
+    }
+
+    #[test]
+    fn extended_forms_say_which_call_it_is() {
+        let invite = push(invite("103", "Ivan"), 1623753491, WAIT);
+        check(
+            &fcm_v1(&invite, FcmPayload::Extended, "token", BYTES_MAX),
+            r#"{"message":{"token":"token","data":{"type":"invite","date":"1623753491","call_ref":"a84b4c76e66710","uuid":"ca6296c8-d774-812c-aad2-f3c6a4e40b13","display_name":"Ivan","sent_at":"1623753491000","number":"103"},"android":{"priority":"HIGH","ttl":"28s"}}}"#,
+        );
+        check(
+            &apns(&invite, &form(AppleProfile::Extended), false, BYTES_MAX),
+            r#"{"aps":{"badge":10},"acme":{"badge":10,"type":"invite","date":1623753491,"number":"103","dispaly_name":"Ivan","call_ref":"a84b4c76e66710","uuid":"ca6296c8-d774-812c-aad2-f3c6a4e40b13","display_name":"Ivan","sent_at":1623753491000}}"#,
+        );
+        let missed = push(missed(&[("103", 1625158716)]), 1623753691, MISSED_CALLS_TTL);
+        check(
+            &apns(&missed, &form(AppleProfile::Extended), true, BYTES_MAX),
+            r#"{"aps":{"alert":{"loc-key":"MISSED_CALLS","loc-args":["1"]},"badge":10,"sound":"default"},"acme":{"type":"missed_calls","date":1623753691,"calls":[{"id":0,"remote_uri":"103","date":1625158716,"call_ref":"103-1625158716","display_name":""}]}}"#,
+        );
+        assert_eq!(uuid("a"), uuid("a"));
+        assert_ne!(uuid("a"), uuid("b"));
+        let [_, _, version, variant, _] =
+            uuid("a").split('-').map(str::to_owned).collect::<Vec<_>>().try_into().unwrap();
+        assert!(version.starts_with('8') && variant.starts_with(['8', '9', 'a', 'b']), "{version} {variant}");
+    }
+
+    #[test]
+    fn alerts_are_in_the_language_of_the_phone() {
+        let text = |language: &str, title: &str, [one, few, many, other]: [&str; 4]| Text {
+            language: language.into(),
+            title: title.into(),
+            one: one.into(),
+            few: few.into(),
+            many: many.into(),
+            other: other.into(),
+            anonymous: "unknown".into(),
+        };
+        let form = AppleForm {
+            alerts: Alerts {
+                language: "en".into(),
+                texts: vec![
+                    text("en", "Missed calls", ["{count} call from {caller}", "", "", "{count} calls"]),
+                    text(
+                        "ru",
+                        "",
+                        [
+                            "{count} \u{437}\u{432}\u{43e}\u{43d}\u{43e}\u{43a}",
+                            "{count} \u{437}\u{432}\u{43e}\u{43d}\u{43a}\u{430}",
+                            "{count} \u{437}\u{432}\u{43e}\u{43d}\u{43a}\u{43e}\u{432}",
+                            "",
+                        ],
+                    ),
+                ],
+            },
+            ..form(AppleProfile::Ecss)
+        };
+        let body = |language: Option<&str>, calls: &[(&str, u64)]| {
+            let push = push(missed(calls), 1623753691, MISSED_CALLS_TTL);
+            let body = apns(&Push { language: language.map(Into::into), ..push }, &form, true, BYTES_MAX);
+            serde_json::from_slice::<serde_json::Value>(&body.bytes).unwrap()["aps"]["alert"].to_string()
+        };
+        assert_eq!(body(None, &THREE[..1]), r#"{"title":"Missed calls","body":"1 call from 103"}"#);
+        assert_eq!(body(Some("de"), &THREE), r#"{"title":"Missed calls","body":"3 calls"}"#);
+        assert_eq!(body(Some("ru-RU"), &THREE), "\"3 \u{437}\u{432}\u{43e}\u{43d}\u{43a}\u{430}\"");
+        assert_eq!(
+            body(None, &[("\"},{\"x\":\"", 1)]),
+            r#"{"title":"Missed calls","body":"1 call from \"},{\"x\":\""}"#
+        );
+    }
+
+    #[test]
+    fn who_hides_is_in_no_body_whatever_the_entry_has() {
+        let mut notice = missed(&[("5551234", 1)]);
+        if let Notice::MissedCalls(entries) = &mut notice {
+            entries[0].call_ref = "1".into();
+            entries[0].anonymous = true;
+            entries[0].display_name = "Very Secret".into();
+        }
+        let push = push(notice, 1623753691, MISSED_CALLS_TTL);
+        let mut form = form(AppleProfile::Extended);
+        let bodies = [
+            apns(&push, &form, true, BYTES_MAX),
+            fcm_v1(&push, FcmPayload::Extended, "token", BYTES_MAX),
+            fcm_legacy(&push, "token", BYTES_MAX),
+        ];
+        form.alerts.language = "en".into();
+        form.alerts.texts.push(Text {
+            language: "en".into(),
+            title: "".into(),
+            one: "{caller}".into(),
+            few: "".into(),
+            many: "".into(),
+            other: "".into(),
+            anonymous: "".into(),
+        });
+        for body in bodies.into_iter().chain([apns(&push, &form, true, BYTES_MAX)]) {
+            let body = String::from_utf8(body.bytes).unwrap();
+            assert!(!body.contains("5551234") && !body.contains("Secret"), "{body}");
+            assert!(body.contains("anonymous"), "{body}");
+        }
     }
 
     #[test]
@@ -450,7 +656,7 @@ mod tests {
         assert_eq!(kept.last().unwrap()["remote_uri"], "79000000499");
         assert_eq!(told["aps"]["alert"]["loc-args"][0], "500");
 
-        let fcm = fcm_v1(&push, "token", BYTES_MAX);
+        let fcm = fcm_v1(&push, FcmPayload::Ecss, "token", BYTES_MAX);
         let told = serde_json::from_slice::<serde_json::Value>(&fcm.bytes).unwrap();
         let data = told["message"]["data"].as_object().unwrap();
         let counted: usize = data.iter().map(|(key, value)| key.len() + value.as_str().unwrap().len()).sum();
@@ -477,7 +683,14 @@ mod tests {
                 assert!(name.starts_with(told["acme"]["number"].as_str().unwrap()));
                 assert!(name.starts_with(told["acme"]["dispaly_name"].as_str().unwrap()));
             }
-            let body = fcm_v1(&push(missed(&[(name, 1), ("103", 2)]), 3, WAIT), name, BYTES_MAX);
+            let notice = Notice::Invite { number: name.into(), display_name: name.into(), call_ref: name.into() };
+            let body = fcm_v1(&push(notice, 3, WAIT), FcmPayload::Extended, "token", BYTES_MAX);
+            let told = serde_json::from_slice::<serde_json::Value>(&body.bytes).unwrap();
+            let data = told["message"]["data"].as_object().unwrap();
+            assert!(
+                data.iter().map(|(key, value)| key.len() + value.as_str().unwrap().len()).sum::<usize>() <= BYTES_MAX
+            );
+            let body = fcm_v1(&push(missed(&[(name, 1), ("103", 2)]), 3, WAIT), FcmPayload::Ecss, name, BYTES_MAX);
             let told = serde_json::from_slice::<serde_json::Value>(&body.bytes).unwrap();
             assert_eq!(told["message"]["token"], name);
             assert_eq!(body.left_out, 0);

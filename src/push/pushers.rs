@@ -3,12 +3,15 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 
+use super::alert::Alerts;
+use super::dial::HttpsProxy;
+use super::gate::{Gate, Limits};
 use super::{Busy, NoticeKind, Outcome, Push, Reply, Sent, SettingsError, TokenHash, apns, clock, fcm};
 use crate::binding::{Provider, PushTarget, PushToken, Tokens};
 
@@ -21,6 +24,11 @@ pub struct Settings {
     pub per_token_per_min: u32,
     /// Pushes that may be under way at once, waiting ones included (`limits.push_queue`).
     pub queue: usize,
+    /// Of each account.
+    pub limits: Limits,
+    /// For `https://` endpoints.
+    pub https_proxy: Option<HttpsProxy>,
+    pub alerts: Alerts,
     pub fcm: Vec<fcm::Settings>,
     pub apns: Vec<apns::Settings>,
 }
@@ -31,9 +39,34 @@ impl Default for Settings {
             timeout: Duration::from_secs(5),
             per_token_per_min: 30,
             queue: 10_000,
+            limits: Limits::default(),
+            https_proxy: None,
+            alerts: Alerts::default(),
             fcm: Vec::new(),
             apns: Vec::new(),
         }
+    }
+}
+
+/// What all accounts have in common.
+#[derive(Debug, Clone)]
+pub(super) struct Setup {
+    pub(super) timeout: Duration,
+    pub(super) limits: Limits,
+    pub(super) https_proxy: Option<HttpsProxy>,
+    pub(super) alerts: Alerts,
+}
+
+impl Setup {
+    fn of(settings: &Settings) -> Self {
+        let Settings { timeout, limits, https_proxy, alerts, .. } = settings;
+        Self { timeout: *timeout, limits: *limits, https_proxy: https_proxy.clone(), alerts: alerts.clone() }
+    }
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self::of(&Settings::default())
     }
 }
 
@@ -71,18 +104,33 @@ impl Pushers {
         if settings.queue == 0 || settings.queue > Semaphore::MAX_PERMITS {
             return Err(SettingsError::value("limits.push_queue", "must be more than 0"));
         }
+        let setup = Setup::of(settings);
         let fcm = numbered(&settings.fcm, "push.fcm")
-            .map(|(table, settings_of)| fcm::Account::open(settings_of, &table, settings.timeout));
+            .map(|(table, settings_of)| fcm::Account::open(settings_of, &table, &setup));
         let apns = numbered(&settings.apns, "push.apns")
-            .map(|(table, settings_of)| apns::Account::open(settings_of, &table, settings.timeout));
+            .map(|(table, settings_of)| apns::Account::open(settings_of, &table, &setup, &runtime));
+        let (fcm, apns) = (fcm.collect::<Result<_, _>>()?, apns.collect::<Result<_, _>>()?);
         Ok(Self(Arc::new(Inner {
             runtime,
             timeout: settings.timeout,
             queue: Arc::new(Semaphore::new(settings.queue)),
             limits: TokenLimits::new(settings.per_token_per_min),
-            fcm: fcm.collect::<Result<_, _>>()?,
-            apns: apns.collect::<Result<_, _>>()?,
+            fcm,
+            apns,
         })))
+    }
+
+    /// Has connections and access tokens ready, so that the first call does not wait for them.
+    pub fn warm_up(&self) {
+        for account in &self.0.apns {
+            account.warm_up();
+        }
+        let inner = Arc::clone(&self.0);
+        self.0.runtime.spawn(async move {
+            for account in &inner.fcm {
+                account.warm_up().await;
+            }
+        });
     }
 
     /// Makes one attempt, and sends exactly one [`Reply`] for it.
@@ -109,6 +157,13 @@ impl Pushers {
         self.0.route(target, kind).map(drop)
     }
 
+    /// What an operator must know of accounts that do not work.
+    pub fn troubles(&self) -> Vec<(Provider, String)> {
+        let fcm = self.0.fcm.iter().map(|account| (Provider::Fcm, &account.gate));
+        let apns = self.0.apns.iter().map(|account| (Provider::Apns, &account.gate));
+        fcm.chain(apns).filter_map(|(provider, gate)| Some((provider, gate.trouble()?))).collect()
+    }
+
     /// The providers that are switched on, for `+sip.pns`.
     pub fn providers(&self) -> Vec<Provider> {
         Provider::ALL.into_iter().filter(|provider| self.0.serves(*provider)).collect()
@@ -131,20 +186,18 @@ impl Inner {
         }
         match provider {
             Provider::Fcm => {
-                let account = named_or_only(&self.fcm, |account| account.is_named(&target.param))
-                    .ok_or_else(|| format!("no [[push.fcm]] for project {:?}", target.param))?;
+                let account = fcm_account(&self.fcm, &target.param)?;
                 if target.prid.reveal().is_empty() {
                     return Err("contact has no token".to_owned());
                 }
                 Ok(Route::Fcm { account, token: &target.prid })
             }
             Provider::Apns | Provider::ApnsDev => {
-                let team = match &target.tokens {
-                    Tokens::Apple { team, .. } => team,
-                    Tokens::Single => "",
+                let (team, bundle) = match &target.tokens {
+                    Tokens::Apple { team, bundle, .. } => (&**team, &**bundle),
+                    Tokens::Single => ("", ""),
                 };
-                let account = named_or_only(&self.apns, |account| account.is_named(team))
-                    .ok_or_else(|| format!("no [[push.apns]] for team {team:?}"))?;
+                let account = apns_account(&self.apns, team, bundle)?;
                 let delivery = account.delivery(provider, &target.tokens, kind)?;
                 Ok(Route::Apns { account, delivery })
             }
@@ -157,11 +210,15 @@ impl Inner {
         let (ticket, provider, notice) = (push.ticket, push.target.provider, push.notice.kind());
         let target = push.target.clone();
         let sent = match self.route(&target, notice) {
-            Err(reason) => Outcome::refused(reason).into(),
-            Ok(route) if !self.limits.admit(route.token()) => Outcome::Limited.into(),
-            Ok(route) => self.attempt(&route, push, submitted).await,
+            Err(reason) => Sent::unsent(Outcome::refused(reason)),
+            Ok(_) if push.purpose.is_over() => Sent::unsent(Outcome::Withdrawn),
+            Ok(route) if !self.limits.admit(route.token()) => Sent::unsent(Outcome::Limited),
+            Ok(route) => {
+                let send = async |push: Push| route.send(&push).await;
+                route.gate().pass(push, self.timeout, send).await
+            }
         };
-        let Sent { outcome, left_out } = sent;
+        let Sent { outcome, left_out, sign: _ } = sent;
         let took = clock().instant.saturating_duration_since(submitted);
         let token = TokenHash::of(&target.prid);
         tracing::debug!(ticket = ticket.0, %provider, %notice, %token, ?outcome, ?took, "push");
@@ -169,22 +226,6 @@ impl Inner {
             tracing::info!(ticket = ticket.0, %token, left_out, "missed calls left out of a push that was full");
         }
         Reply { ticket, provider, notice, outcome, left_out, took }
-    }
-
-    /// Waits for a place with the provider, as long as the push has a purpose, then sends it.
-    ///
-    /// A provider that fails again and again would be skipped here, before anything is waited for.
-    async fn attempt(&self, route: &Route<'_>, mut push: Push, submitted: Instant) -> Sent {
-        let purpose = if push.ttl.is_zero() { self.timeout } else { push.ttl };
-        let Ok(place) = tokio::time::timeout(purpose, route.in_flight().acquire()).await else {
-            return Outcome::try_again(None, "its time was over before its turn came").into();
-        };
-        let waited = clock().instant.saturating_duration_since(submitted);
-        push.ttl = push.ttl.saturating_sub(waited);
-        let limit = self.timeout.min(purpose.saturating_sub(waited));
-        let sent = tokio::time::timeout(limit, route.send(&push)).await;
-        drop(place);
-        sent.unwrap_or_else(|_| Outcome::try_again(None, format!("no answer within {} ms", limit.as_millis())).into())
     }
 }
 
@@ -196,10 +237,10 @@ impl Route<'_> {
         }
     }
 
-    fn in_flight(&self) -> &Semaphore {
+    fn gate(&self) -> &Gate {
         match self {
-            Self::Fcm { account, .. } => &account.in_flight,
-            Self::Apns { account, .. } => &account.in_flight,
+            Self::Fcm { account, .. } => &account.gate,
+            Self::Apns { account, .. } => &account.gate,
         }
     }
 
@@ -216,12 +257,37 @@ fn numbered<'a, T>(tables: &'a [T], name: &'static str) -> impl Iterator<Item = 
     tables.iter().enumerate().map(move |(number, table)| (format!("{name}[{number}]"), table))
 }
 
-/// The account that the contact names, or the only one there is.
-fn named_or_only<T>(accounts: &[T], is_named: impl Fn(&T) -> bool) -> Option<&T> {
-    match accounts {
-        [only] => Some(only),
-        accounts => accounts.iter().find(|account| is_named(account)),
+/// The account that the contact names, or the only one there is; else why there is none.
+fn fcm_account<'a>(accounts: &'a [fcm::Account], param: &str) -> Result<&'a fcm::Account, String> {
+    if let [only] = accounts {
+        return Ok(only);
     }
+    match accounts.iter().find(|account| account.is_named(param)) {
+        Some(account) => Ok(account),
+        None if param.is_empty() => Err("pn-param names no project, and there are several [[push.fcm]]".to_owned()),
+        None => Err(format!("no [[push.fcm]] for project {param:?}")),
+    }
+}
+
+/// The same by team and app. Where several accounts are of the team, the one for the app comes before that for all.
+fn apns_account<'a>(accounts: &'a [apns::Account], team: &str, bundle: &str) -> Result<&'a apns::Account, String> {
+    if let [only] = accounts {
+        return Ok(only);
+    }
+    let one = |wanted: &dyn Fn(&apns::Account) -> bool| {
+        let mut found = accounts.iter().filter(|account| wanted(account));
+        found.next().filter(|_| found.next().is_none())
+    };
+    let is_of_team = |account: &apns::Account| team.is_empty() || account.is_of_team(team);
+    let is_for_app = |account: &apns::Account| !bundle.is_empty() && account.topic() == bundle;
+    let named = |account: &apns::Account| !team.is_empty() && account.has_team() && account.is_of_team(team);
+    one(&|account| is_for_app(account) && is_of_team(account))
+        .or_else(|| one(&named))
+        .or_else(|| one(&|account| named(account) && account.topic().is_empty()))
+        .ok_or_else(|| match team {
+            "" => format!("pn-param names no team, and there are several [[push.apns]] (app {bundle:?})"),
+            team => format!("no [[push.apns]] for team {team:?} and app {bundle:?}"),
+        })
 }
 
 /// `push.per_token_per_min`: the whole number at once, then one at a time as the minute passes.

@@ -38,7 +38,7 @@ const T2: Duration = Duration::from_secs(4);
 const T4: Duration = Duration::from_secs(5);
 /// How often, in looks at the store, it ends what time has ended.
 const LOOKS_PER_SWEEP: u32 = 120;
-/// How often the operator's view of the store is brought up to date.
+/// How often the operator's view of store and providers is brought up to date.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Changes that wait for the disk.
 const STORE_QUEUE: usize = 65_536;
@@ -149,6 +149,7 @@ impl Server {
             .build()
             .map_err(StartError::Runtime)?;
         let pushers = Pushers::open(&policy::push_settings(&config), runtime.handle().clone())?;
+        pushers.warm_up();
         let listen: Vec<_> = config.sip.listen.iter().map(|listen| (listen.transport, listen.address)).collect();
         let bound = transport::bind(&listen, config.sip.workers)?;
         let (store, mut loaded) = open_store(&config, policy::home(&config, &bound.listeners))?;
@@ -226,7 +227,7 @@ impl Server {
         }
         server.start_admin()?;
         server.start_relaying_events()?;
-        server.start_looking_at_store();
+        server.start_looking();
         server.shared.readiness.well(Part::Start);
         Ok(server)
     }
@@ -291,15 +292,18 @@ impl Server {
         Ok(())
     }
 
-    fn start_looking_at_store(&self) {
+    fn start_looking(&self) {
         let Some(runtime) = &self.runtime else { return };
         let shared = Arc::clone(&self.shared);
+        let guided = self.guidance.subscribe();
         let mut phases = self.phase.subscribe();
         runtime.spawn(async move {
             let sweeps = async {
                 for looks in 1u32.. {
                     tokio::time::sleep(LOOK_EVERY).await;
                     shared.look_at_store();
+                    let pushers = guided.borrow().pushers.clone();
+                    shared.look_at_push(&pushers);
                     if looks.is_multiple_of(LOOKS_PER_SWEEP) {
                         shared.store.sweep(driver::now().unix);
                     }

@@ -8,7 +8,7 @@ use crate::binding::{Home, Provider, PushTarget};
 use crate::config::{self, Config};
 use crate::proxy::PushSupport;
 use crate::proxy::policy::{
-    Auth, Credentials, HoldPolicy, Listener, MissedPolicy, Mode, Policy, PushWhen, RegistrarPolicy, Secrets,
+    Auth, Credentials, HoldPolicy, LateWake, Listener, MissedPolicy, Mode, Policy, PushWhen, RegistrarPolicy, Secrets,
     Softswitch, UpstreamContact,
 };
 use crate::push::{self, Pushers};
@@ -58,6 +58,10 @@ pub(super) fn policy(config: &Config, listeners: &[transport::Listener], secret:
                 config::PushWhen::Unreachable { .. } => PushWhen::Unreachable,
             },
             fresh: config.hold.fresh,
+            late_wake: match config.hold.late_wake {
+                config::LateWake::MissedCalls => LateWake::MissedCalls,
+                config::LateWake::InviteCancel => LateWake::InviteCancel,
+            },
             probe,
             methods: config.hold.methods.clone(),
             holds_invite: config.hold.methods.iter().any(|method| &**method == "INVITE"),
@@ -130,8 +134,30 @@ pub(super) fn push_settings(config: &Config) -> push::Settings {
         timeout: config.push.timeout,
         per_token_per_min: config.push.per_token_per_min,
         queue: config.limits.push_queue,
+        limits: push::Limits {
+            in_flight: config.push.account_in_flight_max,
+            queue: config.push.account_queue_max,
+            breaker: push::BreakerSettings { failures: config.push.breaker_failures, pause: config.push.breaker_pause },
+        },
+        https_proxy: config.push.https_proxy.as_ref().and_then(|proxy| push::HttpsProxy::parse(proxy.reveal())),
+        alerts: push::Alerts {
+            language: config.push.alert_language.as_str().into(),
+            texts: config.push.alerts.iter().map(alert).collect(),
+        },
         fcm: config.push.fcm.iter().map(fcm).collect(),
         apns: config.push.apns.iter().map(apns).collect(),
+    }
+}
+
+fn alert(text: &config::Alert) -> push::AlertText {
+    push::AlertText {
+        language: text.language.as_str().into(),
+        title: text.title.as_str().into(),
+        one: text.one.as_str().into(),
+        few: text.few.as_str().into(),
+        many: text.many.as_str().into(),
+        other: text.other.as_str().into(),
+        anonymous: text.anonymous.as_str().into(),
     }
 }
 
@@ -140,25 +166,39 @@ fn fcm(account: &config::Fcm) -> push::fcm::Settings {
         service_account: account.service_account.clone(),
         project_number: account.project_number.clone().unwrap_or_default(),
         endpoint: account.endpoint.clone(),
+        ca_file: account.ca_file.clone(),
         profile: match account.profile {
             config::FcmProfile::V1 => push::fcm::Profile::V1,
             config::FcmProfile::Legacy => push::fcm::Profile::Legacy,
+        },
+        payload: match account.payload {
+            config::FcmPayload::Ecss => push::payload::FcmPayload::Ecss,
+            config::FcmPayload::Extended => push::payload::FcmPayload::Extended,
         },
     }
 }
 
 fn apns(account: &config::Apns) -> push::apns::Settings {
+    let (key_file, key_id, certificate_file) = match &account.credential {
+        config::ApnsCredential::Key { key_file, key_id } => (key_file.clone(), key_id.clone(), None),
+        config::ApnsCredential::Certificate(file) => (Default::default(), String::new(), Some(file.clone())),
+    };
     push::apns::Settings {
-        key_file: account.key_file.clone(),
-        key_id: account.key_id.clone(),
-        team_id: account.team_id.clone(),
+        key_file,
+        key_id,
+        certificate_file,
+        team_id: account.team_id.clone().unwrap_or_default(),
         topic: account.topic.clone().unwrap_or_default(),
         endpoint: account.endpoint.clone(),
         sandbox_endpoint: account.sandbox_endpoint.clone(),
         ca_file: account.ca_file.clone(),
         custom_key: account.custom_key.clone(),
         badge: account.badge.map(|badge| badge.to_string()).unwrap_or_default(),
-        ..push::apns::Settings::default()
+        profile: match account.payload {
+            config::ApnsPayload::Ecss => push::payload::AppleProfile::Ecss,
+            config::ApnsPayload::Apple => push::payload::AppleProfile::Apple,
+            config::ApnsPayload::Extended => push::payload::AppleProfile::Extended,
+        },
     }
 }
 

@@ -26,7 +26,10 @@ impl Server {
             self.guidance.borrow().pushers.clone()
         } else {
             match Pushers::open(&policy::push_settings(&next), runtime.handle().clone()) {
-                Ok(pushers) => pushers,
+                Ok(pushers) => {
+                    pushers.warm_up();
+                    pushers
+                }
                 Err(error) => return tracing::error!(%error, "credentials are wrong, nothing has changed"),
             }
         };

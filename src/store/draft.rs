@@ -168,11 +168,20 @@ impl<'t> Draft<'t> {
     /// Differs from the bare word of the provider: a registration newer than `newest` proves the phone is there.
     fn token_dead(&mut self, aor: &Aor, device: DeviceId, token: &PushToken, newest: UnixMillis) -> bool {
         let row = self.bindings(aor);
-        let dead = row
-            .iter()
-            .find(|binding| binding.device == device)
-            .is_some_and(|binding| has_token(binding, token) && binding.registered_at <= newest);
-        dead && self.end(aor, device)
+        let found = row.iter().find(|binding| binding.device == device);
+        let is_it = |binding: &&Arc<Binding>| has_token(binding, token) && binding.registered_at <= newest;
+        let Some(binding) = found.filter(is_it) else { return false };
+        match without_remote(binding, token) {
+            Some(rest) => {
+                self.change_bindings(aor, |row| {
+                    for binding in row.iter_mut().filter(|binding| binding.device == device) {
+                        *binding = Arc::new(rest.clone());
+                    }
+                });
+                false
+            }
+            None => self.end(aor, device),
+        }
     }
 
     fn refreshed(&mut self, aor: &Aor, device: DeviceId, registered_at: UnixMillis, upstream: Upstream) {
@@ -403,6 +412,15 @@ impl Draft<'_> {
             self.calls.insert(id, call);
         }
     }
+}
+
+/// What is left of a binding without its remote token, if that is the dead one and calls reach it by another.
+fn without_remote(binding: &Binding, token: &PushToken) -> Option<Binding> {
+    let mut rest = binding.clone();
+    let Some(Tokens::Apple { voip: Some(_), remote, .. }) = rest.push.as_mut().map(|push| &mut push.tokens) else {
+        return None;
+    };
+    remote.take_if(|remote| remote == token).is_some().then_some(rest)
 }
 
 fn has_token(binding: &Binding, token: &PushToken) -> bool {

@@ -170,6 +170,26 @@ fn nothing_is_sent_to_a_phone_that_did_not_come_back() {
 }
 
 #[test]
+fn iphone_that_wakes_too_late_has_its_call_screen_closed() {
+    for mode in [Mode::Alias, Mode::Open] {
+        let mut world = World::with(mode, Udp, "hold.late_wake = 'invite_cancel'");
+        let mut phone = asleep(&mut world, Push::Apns);
+        let call = world.call(&phone);
+        world.switch.queued();
+        world.pushed_invite(&phone, 28);
+        give_up(&world, &call, "");
+        world.admin.story(&call.call_id, "cancelled");
+        phone.register(&mut world);
+        let incoming = phone.invited();
+        incoming.answer(180, "Ringing");
+        incoming.cancelled();
+        // It knows of the call, so no push tells of it.
+        world.admin.expect_bucket(&phone.aor(), &[]);
+        assert_eq!(world.pushes(), 1);
+    }
+}
+
+#[test]
 fn caller_that_requires_100rel_gets_no_provisional() {
     let mut world = World::start(Mode::Alias, Udp);
     let mut phone = asleep(&mut world, Push::Fcm);
@@ -250,7 +270,7 @@ fn token_that_died_before_the_last_register_keeps_its_binding() {
 fn push_refused_for_a_moment_is_tried_again() {
     let mut world = World::start(Mode::Alias, Udp);
     let mut phone = asleep(&mut world, Push::Fcm);
-    world.fcm.script(&phone.token, [fcm_double::Answer::Unavailable { retry_after_s: None }]);
+    world.fcm.script(&phone.token, [fcm_double::Answer::Unavailable { retry_after_s: Some(1) }]);
     let call = world.call(&phone);
     world.switch.queued();
     // The second attempt tells what is left of the wait.

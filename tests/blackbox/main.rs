@@ -23,6 +23,7 @@ mod events;
 mod held_call;
 mod load;
 mod nodes;
+mod provider_answers;
 mod redis;
 mod refresh;
 mod registration;

@@ -57,6 +57,29 @@ fn unusable_push_parameters_are_refused_only_where_configured() {
 }
 
 #[test]
+fn contact_that_no_account_is_for_says_so_when_it_registers() {
+    let account = |team: &str| {
+        format!(
+            "{{ key_file = 'AuthKey.p8', key_id = 'ABC123DEFG', team_id = '{team}', endpoint = 'http://127.0.0.1:9', \
+             sandbox_endpoint = 'http://127.0.0.1:9' }}"
+        )
+    };
+    let accounts = format!("push.apns = [{}, {}]", account("DEF123GHIJ"), account("OTHER12345"));
+    let mut world = World::with(Mode::Alias, Udp, &accounts);
+    for (param, why) in [
+        ("UNKNOWN123.org.example.phone.voip", "no [[push.apns]] for team \"UNKNOWN123\" and app \"org.example.phone\""),
+        ("OTHER12345.org.example.phone.voip", ""),
+    ] {
+        let accepted = with_params(&format!(";pn-provider=apns;pn-param={param};pn-prid=aa11")).register(&mut world);
+        assert_eq!(accepted.headers("Feature-Caps").is_empty(), !why.is_empty(), "{param}");
+        let bindings = world.admin.bindings("alice@example.org");
+        let told: Vec<_> =
+            bindings.iter().map(|binding| binding["push_refused"].as_str().unwrap_or_default()).collect();
+        assert!(told.contains(&why), "{told:?}");
+    }
+}
+
+#[test]
 fn same_device_has_one_binding_whatever_it_changes() {
     for mode in MODES {
         let mut world = World::start(mode, Udp);

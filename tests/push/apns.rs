@@ -105,7 +105,7 @@ async fn each_answer_has_its_outcome() {
             Outcome::TokenDead { since: Some(UnixMillis(1_508_249_865_488)), reason: "410 Unregistered".into() },
         ),
         (reason(400, "BadDeviceToken"), dead("400 BadDeviceToken")),
-        (reason(400, "DeviceTokenNotForTopic"), refused("400 DeviceTokenNotForTopic")),
+        (reason(400, "DeviceTokenNotForTopic"), Outcome::Misfit { reason: "400 DeviceTokenNotForTopic".into() }),
         (reason(400, "TopicDisallowed"), refused("400 TopicDisallowed")),
         (reason(403, "InvalidProviderToken"), refused("403 InvalidProviderToken")),
         (reason(413, "PayloadTooLarge"), refused("413 PayloadTooLarge")),
@@ -217,6 +217,56 @@ async fn topic_is_configured_where_pn_param_does_not_name_it() {
 }
 
 #[tokio::test]
+async fn account_is_chosen_by_team_and_app() {
+    let doubles = [ApnsDouble::start().await.unwrap(), ApnsDouble::start().await.unwrap()];
+    let (folder, mut settings) = apns_settings(&doubles[0]);
+    let mut account = |team: &str, topic: &str, double: &ApnsDouble| {
+        let other = sip_push_proxy::push::apns::Settings {
+            team_id: team.to_owned(),
+            topic: topic.to_owned(),
+            endpoint: double.url(),
+            ..settings.apns[0].clone()
+        };
+        settings.apns.push(other);
+    };
+    account("DEF123GHIJ", "org.example.special", &doubles[1]);
+    account("OTHER12345", "", &doubles[1]);
+    let pushers = open(&settings);
+    drop(folder);
+    let target = |team: &str, bundle: &str| PushTarget {
+        tokens: Tokens::Apple {
+            team: team.into(),
+            bundle: bundle.into(),
+            voip: Some(PushToken::new("00fc13")),
+            remote: None,
+        },
+        ..apns_target(None, None)
+    };
+    let mut asked = [0, 0];
+    for (team, bundle, double) in [
+        // The account for all apps of the team, and the one for a single app.
+        ("DEF123GHIJ", "org.example.phone", 0),
+        ("DEF123GHIJ", "org.example.special", 1),
+        ("OTHER12345", "org.example.other", 1),
+        ("", "org.example.special", 1),
+    ] {
+        asked[double] += 1;
+        outcome(&pushers, invite(target(team, bundle))).await;
+        assert_eq!([doubles[0].requests(), doubles[1].requests()], asked, "{team} {bundle}");
+    }
+    for (team, bundle, why) in [
+        (
+            "",
+            "org.example.phone",
+            "pn-param names no team, and there are several [[push.apns]] (app \"org.example.phone\")",
+        ),
+        ("UNKNOWN123", "org.example.phone", "no [[push.apns]] for team \"UNKNOWN123\" and app \"org.example.phone\""),
+    ] {
+        assert_eq!(pushers.supports(&target(team, bundle)), Err(why.to_owned()));
+    }
+}
+
+#[tokio::test]
 async fn hostile_tokens_do_not_get_into_the_path() {
     let double = ApnsDouble::start().await.unwrap();
     let pushers = apns_pushers(&double);
@@ -251,5 +301,6 @@ async fn wrong_settings_are_named_with_what_would_be_right() {
     check(problem(&|s| s.key_file = garbage.clone()), "key_file = ", "must be Apple's .p8 file");
     check(problem(&|s| s.key_file = "/nowhere/key.p8".into()), "key_file = \"/nowhere/key.p8\"", "cannot be read");
     check(problem(&|s| s.ca_file = Some(garbage.clone())), "ca_file = ", "certificates in PEM form");
-    check(problem(&|s| s.certificate_file = Some("cert.pem".into())), "certificate_file: ", "use key_file");
+    let certificate = Some(garbage);
+    check(problem(&|s| s.certificate_file = certificate.clone()), "certificate_file = ", "a certificate in PEM form");
 }

@@ -7,7 +7,9 @@ use sip_push_proxy::binding::{Provider, PushTarget, PushToken, Tokens};
 use sip_push_proxy::clock::UnixMillis;
 use sip_push_proxy::demo::apns_double::{self, ApnsDouble};
 use sip_push_proxy::demo::fcm_double::FcmDouble;
-use sip_push_proxy::push::{MISSED_CALLS_TTL, Notice, Outcome, Push, Pushers, Reply, Settings, Ticket, apns, fcm};
+use sip_push_proxy::push::{
+    MISSED_CALLS_TTL, Notice, Outcome, Purpose, Push, Pushers, Reply, Settings, Ticket, apns, fcm,
+};
 use sip_push_proxy::store::{BucketEntry, EntryState};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
@@ -76,8 +78,8 @@ pub(crate) fn apns_target(voip: Option<&str>, remote: Option<&str>) -> PushTarge
 }
 
 pub(crate) fn invite(target: PushTarget) -> Push {
-    let notice = Notice::Invite { number: "103".into(), display_name: "Ivan".into() };
-    Push { ticket: Ticket(7), target, notice, date: DATE, ttl: WAIT }
+    let notice = Notice::Invite { number: "103".into(), display_name: "Ivan".into(), call_ref: "1".into() };
+    Push { ticket: Ticket(7), target, notice, date: DATE, ttl: WAIT, language: None, purpose: Purpose::default() }
 }
 
 pub(crate) fn missed_calls(target: PushTarget, count: u64) -> Push {
@@ -90,7 +92,15 @@ pub(crate) fn missed_calls(target: PushTarget, count: u64) -> Push {
         state: EntryState::Missed,
     };
     let notice = Notice::MissedCalls((0..count).map(entry).collect());
-    Push { ticket: Ticket(8), target, notice, date: DATE, ttl: MISSED_CALLS_TTL }
+    Push {
+        ticket: Ticket(8),
+        target,
+        notice,
+        date: DATE,
+        ttl: MISSED_CALLS_TTL,
+        language: None,
+        purpose: Purpose::default(),
+    }
 }
 
 /// Submits one push and waits for its reply.
@@ -135,7 +145,13 @@ pub(crate) fn try_again(after_s: Option<u64>, reason: &str) -> Outcome {
 pub(crate) fn trouble(outcome: &Outcome) -> &str {
     match outcome {
         Outcome::TryAgain { reason, .. } => reason,
-        Outcome::Accepted | Outcome::TokenDead { .. } | Outcome::Refused { .. } | Outcome::Limited => {
+        Outcome::Accepted
+        | Outcome::TokenDead { .. }
+        | Outcome::Refused { .. }
+        | Outcome::Misfit { .. }
+        | Outcome::Limited
+        | Outcome::Skipped { .. }
+        | Outcome::Withdrawn => {
             panic!("should be passing trouble: {outcome:?}")
         }
     }

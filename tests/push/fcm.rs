@@ -127,6 +127,53 @@ async fn silence_and_broken_connections_are_passing_trouble() {
 }
 
 #[tokio::test]
+async fn endpoints_that_cannot_be_reached_say_why() {
+    let double = FcmDouble::start().await.unwrap();
+    let (_folder, settings) = fcm_settings(&double);
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // No resolver asks the network for a label of more than 63 octets.
+    let nowhere = format!("http://{}.invalid:1", "x".repeat(64));
+    let not_tls = double.url().replace("http://", "https://");
+    for (endpoint, why) in [
+        (format!("http://{closed}"), "no connection: Connection refused"),
+        (nowhere, "no connection: "),
+        (not_tls, "no connection: "),
+    ] {
+        let mut settings = settings.clone();
+        settings.fcm[0].endpoint = endpoint;
+        let outcome = outcome(&open(&settings), invite(fcm_target("a"))).await;
+        let Outcome::TryAgain { after: None, reason } = &outcome else { panic!("{outcome:?}") };
+        assert!(reason.starts_with(why), "{reason}");
+    }
+    assert_eq!(double.requests(), 0);
+}
+
+#[tokio::test]
+async fn an_answer_that_was_lost_leaves_the_phone_time_to_come() {
+    let double = FcmDouble::start().await.unwrap();
+    let pushers = fcm_pushers(&double);
+    double.script("a", [Answer::Disconnect]);
+    let lost = outcome(&pushers, invite(fcm_target("a"))).await;
+    assert!(matches!(&lost, Outcome::TryAgain { after: Some(_), .. }), "{lost:?}");
+    assert_eq!(double.requests(), 1, "what may have been delivered is not sent again by itself");
+}
+
+#[tokio::test]
+async fn a_warm_account_has_its_access_token_before_the_first_push() {
+    let double = FcmDouble::start().await.unwrap();
+    let pushers = fcm_pushers(&double);
+    pushers.warm_up();
+    soon(async {
+        while double.token_fetches() == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(outcome(&pushers, invite(fcm_target("a"))).await, Outcome::Accepted);
+    assert_eq!((double.requests(), double.token_fetches()), (1, 1));
+}
+
+#[tokio::test]
 async fn attempt_ends_with_the_wait_it_is_for() {
     let double = FcmDouble::start().await.unwrap();
     let pushers = fcm_pushers(&double);
@@ -178,6 +225,16 @@ async fn report_that_is_too_large_is_shortened_once() {
 }
 
 #[tokio::test]
+async fn extended_payload_is_configured_for_each_account() {
+    let double = FcmDouble::start().await.unwrap();
+    let (_folder, mut settings) = fcm_settings(&double);
+    settings.fcm[0].payload = sip_push_proxy::push::payload::FcmPayload::Extended;
+    assert_eq!(outcome(&open(&settings), invite(fcm_target("a"))).await, Outcome::Accepted);
+    let data = soon(double.next()).await.json()["message"]["data"].clone();
+    assert_eq!((data["number"].as_str(), data["call_ref"].as_str()), (Some("103"), Some("1")));
+}
+
+#[tokio::test]
 async fn legacy_profile_has_the_form_of_ecss_examples() {
     let double = FcmDouble::start().await.unwrap();
     let (folder, mut settings) = fcm_settings(&double);
@@ -224,12 +281,15 @@ async fn project_is_chosen_by_pn_param() {
     assert_eq!(outcome(&pushers, invite(named("demo-project"))).await, Outcome::Accepted);
     assert_eq!((first.requests(), second.requests()), (1, 0));
     // The double serves another project than the file names, as a mix-up of two files would.
-    assert_eq!(outcome(&pushers, invite(named("123456"))).await, refused("404 NOT_FOUND"));
-    assert_eq!(outcome(&pushers, invite(named("other-project"))).await, refused("404 NOT_FOUND"));
+    let not_found = refused("404 NOT_FOUND: Requested entity was not found.");
+    assert_eq!(outcome(&pushers, invite(named("123456"))).await, not_found);
+    assert_eq!(outcome(&pushers, invite(named("other-project"))).await, not_found);
     assert_eq!(second.requests(), 2);
-    for unknown in ["", "another"] {
-        let reason = format!("no [[push.fcm]] for project {unknown:?}");
-        assert_eq!(pushers.supports(&named(unknown)), Err(reason.clone()));
-        assert_eq!(outcome(&pushers, invite(named(unknown))).await, refused(&reason));
+    for (unknown, reason) in [
+        ("", "pn-param names no project, and there are several [[push.fcm]]"),
+        ("another", "no [[push.fcm]] for project \"another\""),
+    ] {
+        assert_eq!(pushers.supports(&named(unknown)), Err(reason.to_owned()));
+        assert_eq!(outcome(&pushers, invite(named(unknown))).await, refused(reason));
     }
 }

@@ -4,6 +4,11 @@
 
 mod apns;
 mod bench;
+mod breaker;
 mod fcm;
+mod http2;
 mod limits;
+mod load;
+mod purpose;
+mod relay;
 mod tls;

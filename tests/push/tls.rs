@@ -5,27 +5,47 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rcgen::{CertifiedKey, generate_simple_self_signed};
-use rustls::ServerConfig;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
 use sip_push_proxy::demo::apns_double::ApnsDouble;
-use sip_push_proxy::push::Outcome;
-use tokio::net::TcpListener;
+use sip_push_proxy::demo::fcm_double::FcmDouble;
+use sip_push_proxy::push::{HttpsProxy, Outcome, Settings};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use crate::bench::*;
+use crate::relay::Relay;
 
-/// Puts TLS in front of a double, with a certificate for `localhost` in `ca.pem`.
-async fn with_tls(double: Arc<ApnsDouble>, folder: &Path) -> SocketAddr {
-    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    std::fs::write(folder.join("ca.pem"), cert.pem()).unwrap();
-    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(signing_key.serialize_der()));
+/// A certificate for `name`, and its key, both in PEM in `file`; for whom it is to be trusted by as well.
+fn identity(name: &str, file: &Path) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed([name.to_owned()]).unwrap();
+    std::fs::write(file, format!("{}{}", cert.pem(), signing_key.serialize_pem())).unwrap();
+    (cert.der().clone(), PrivatePkcs8KeyDer::from(signing_key.serialize_der()).into())
+}
+
+/// Puts TLS in front of a double, with a certificate for `localhost` in `ca.pem`. With `client`, only who shows that
+/// certificate is served.
+pub(crate) async fn with_tls<D: Served>(
+    double: Arc<D>,
+    folder: &Path,
+    client: Option<CertificateDer<'static>>,
+) -> SocketAddr {
+    let (certificate, key) = identity("localhost", &folder.join("ca.pem"));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![cert.der().clone()], key)
-        .unwrap();
+    let builder =
+        ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().unwrap();
+    let builder = match client {
+        None => builder.with_no_client_auth(),
+        Some(client) => {
+            let mut roots = RootCertStore::empty();
+            roots.add(client).unwrap();
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build().unwrap();
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config = builder.with_single_cert(vec![certificate], key).unwrap();
     config.alpn_protocols = vec![b"h2".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -35,7 +55,7 @@ async fn with_tls(double: Arc<ApnsDouble>, folder: &Path) -> SocketAddr {
             let (acceptor, double) = (acceptor.clone(), Arc::clone(&double));
             tokio::spawn(async move {
                 if let Ok(stream) = acceptor.accept(stream).await {
-                    double.serve_connection(stream).await;
+                    double.serve(stream).await;
                 }
             });
         }
@@ -43,11 +63,28 @@ async fn with_tls(double: Arc<ApnsDouble>, folder: &Path) -> SocketAddr {
     address
 }
 
+/// A double that serves connections accepted elsewhere.
+pub(crate) trait Served: Send + Sync + 'static {
+    fn serve(&self, stream: TlsStream<TcpStream>) -> impl Future<Output = ()> + Send;
+}
+
+impl Served for ApnsDouble {
+    async fn serve(&self, stream: TlsStream<TcpStream>) {
+        self.serve_connection(stream).await;
+    }
+}
+
+impl Served for FcmDouble {
+    async fn serve(&self, stream: TlsStream<TcpStream>) {
+        self.serve_connection(stream).await;
+    }
+}
+
 #[tokio::test]
 async fn push_over_tls_with_a_root_certificate_of_our_own() {
     let double = Arc::new(ApnsDouble::start().await.unwrap());
     let (folder, mut settings) = apns_settings(&double);
-    let address = with_tls(Arc::clone(&double), folder.path()).await;
+    let address = with_tls(Arc::clone(&double), folder.path(), None).await;
     settings.apns[0].endpoint = format!("https://localhost:{}", address.port());
     settings.apns[0].ca_file = Some(folder.path().join("ca.pem"));
     assert_eq!(outcome(&open(&settings), invite(apns_target(Some("00fc13"), None))).await, Outcome::Accepted);
@@ -58,9 +95,89 @@ async fn push_over_tls_with_a_root_certificate_of_our_own() {
 async fn certificate_that_nobody_vouches_for_is_not_trusted() {
     let double = Arc::new(ApnsDouble::start().await.unwrap());
     let (folder, mut settings) = apns_settings(&double);
-    let address = with_tls(Arc::clone(&double), folder.path()).await;
+    let address = with_tls(Arc::clone(&double), folder.path(), None).await;
     settings.apns[0].endpoint = format!("https://localhost:{}", address.port());
     let outcome = outcome(&open(&settings), invite(apns_target(Some("00fc13"), None))).await;
     assert!(trouble(&outcome).contains("invalid peer certificate"), "{outcome:?}");
     assert_eq!(double.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_certificate_stands_for_the_provider_token() {
+    let double = Arc::new(ApnsDouble::start_for_certificates().await.unwrap());
+    let (folder, mut settings) = apns_settings(&double);
+    let (client, _) = identity("Apple Push Services: org.example.phone", &folder.path().join("client.pem"));
+    let address = with_tls(Arc::clone(&double), folder.path(), Some(client)).await;
+    let account = &mut settings.apns[0];
+    account.endpoint = format!("https://localhost:{}", address.port());
+    account.ca_file = Some(folder.path().join("ca.pem"));
+    account.key_file = "/nowhere".into();
+    account.certificate_file = Some(folder.path().join("client.pem"));
+    let pushers = open(&settings);
+    let pushes = (0..50).map(|n| invite(apns_target(Some(&format!("{n:064x}")), None)));
+    assert_eq!(send_all(&pushers, pushes).await, vec![Outcome::Accepted; 50]);
+    let push = soon(double.next()).await;
+    assert_eq!((push.header("authorization"), push.header("apns-topic")), ("", "org.example.phone.voip"));
+    assert_eq!(double.connections(), 1);
+
+    // Another one is refused before it comes to a push.
+    identity("somebody else", &folder.path().join("other.pem"));
+    settings.apns[0].certificate_file = Some(folder.path().join("other.pem"));
+    let outcome = outcome(&open(&settings), invite(apns_target(Some("00fc13"), None))).await;
+    assert!(trouble(&outcome).contains("alert"), "{outcome:?}");
+    assert_eq!(double.requests(), 50);
+}
+
+#[tokio::test]
+async fn a_certificate_without_its_key_is_said_to_be_so() {
+    let double = ApnsDouble::start().await.unwrap();
+    let (folder, mut settings) = apns_settings(&double);
+    let CertifiedKey { cert, .. } = generate_simple_self_signed(["x".to_owned()]).unwrap();
+    let file = folder.path().join("client.pem");
+    std::fs::write(&file, cert.pem()).unwrap();
+    settings.apns[0].certificate_file = Some(file);
+    let error = sip_push_proxy::push::Pushers::open(&settings, tokio::runtime::Handle::current()).err().unwrap();
+    assert!(error.to_string().contains("private key, too"), "{error}");
+}
+
+/// Both providers behind TLS, and the settings for them.
+async fn both(proxy: &str) -> (Arc<ApnsDouble>, Arc<FcmDouble>, SocketAddr, Settings, [tempfile::TempDir; 2]) {
+    let (apns, fcm) = (Arc::new(ApnsDouble::start().await.unwrap()), Arc::new(FcmDouble::start().await.unwrap()));
+    let (apns_folder, mut settings) = apns_settings(&apns);
+    let (fcm_folder, of_fcm) = fcm_settings(&fcm);
+    let address = with_tls(Arc::clone(&apns), apns_folder.path(), None).await;
+    settings.apns[0].endpoint = format!("https://localhost:{}", address.port());
+    settings.apns[0].ca_file = Some(apns_folder.path().join("ca.pem"));
+    settings.fcm = of_fcm.fcm;
+    settings.https_proxy = HttpsProxy::parse(proxy);
+    (apns, fcm, address, settings, [apns_folder, fcm_folder])
+}
+
+#[tokio::test]
+async fn closed_networks_have_a_proxy() {
+    let (apns, fcm, address, mut settings, folders) = both("").await;
+    let by_proxy = |head: &str| {
+        let is_connect = head.starts_with("CONNECT localhost:") && head.contains("\r\nHost: localhost:");
+        let is_named = head.to_ascii_lowercase().contains("proxy-authorization: basic dxnlcjpwyxnz");
+        if is_connect && is_named { "HTTP/1.1 200 Connection established\r\n\r\n" } else { "HTTP/1.1 407 No\r\n\r\n" }
+    };
+    let proxy = Relay::proxy(address, by_proxy).await;
+    settings.https_proxy = HttpsProxy::parse(&format!("http://user:pass@{}", proxy.address()));
+    assert_eq!(outcome(&open(&settings), invite(apns_target(Some("00fc13"), None))).await, Outcome::Accepted);
+    assert_eq!((apns.requests(), proxy.accepted()), (1, 1));
+
+    let address = with_tls(Arc::clone(&fcm), folders[1].path(), None).await;
+    let proxy = Relay::proxy(address, by_proxy).await;
+    settings.https_proxy = HttpsProxy::parse(&format!("http://user:pass@{}", proxy.address()));
+    settings.fcm[0].endpoint = format!("https://localhost:{}", address.port());
+    settings.fcm[0].ca_file = Some(folders[1].path().join("ca.pem"));
+    assert_eq!(outcome(&open(&settings), invite(fcm_target("a"))).await, Outcome::Accepted);
+    assert_eq!((fcm.requests(), proxy.accepted()), (1, 1));
+
+    settings.https_proxy = HttpsProxy::parse(&format!("http://user:word@{}", proxy.address()));
+    let pushers = open(&settings);
+    let refused = outcome(&pushers, invite(apns_target(Some("00fc13"), None))).await;
+    assert_eq!(trouble(&refused), "no connection: https_proxy: 407");
+    trouble(&outcome(&pushers, invite(fcm_target("a"))).await);
+    assert_eq!((apns.requests(), fcm.requests()), (1, 1));
 }

@@ -94,7 +94,9 @@ impl Ledger {
         let top = message.top_via().expect("a Via");
         assert!(is_ours(&top), "our own Via is on top");
         let method = text::text(message.method_text());
-        let is_hop_by_hop = method == "CANCEL" || (method == "ACK" && text::branch(message, 1).is_none());
+        // The proxy's own BYE hangs up on a phone that picked up a call that was over when it came.
+        let is_own = matches!(method.as_str(), "ACK" | "BYE") && text::branch(message, 1).is_none();
+        let is_hop_by_hop = method == "CANCEL" || is_own;
         if is_hop_by_hop {
             return;
         }

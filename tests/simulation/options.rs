@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sip_push_proxy::proxy::Policy;
 use sip_push_proxy::proxy::policy::{
-    Auth, HoldPolicy, Listener, MissedPolicy, Mode, PushWhen, RegistrarPolicy, Softswitch, UpstreamContact,
+    Auth, HoldPolicy, LateWake, Listener, MissedPolicy, Mode, PushWhen, RegistrarPolicy, Softswitch, UpstreamContact,
 };
 use sip_push_proxy::sip::{Transport, Uri};
 use sip_push_proxy::transaction::Settings;
@@ -51,6 +51,7 @@ pub(crate) fn policy() -> Policy {
             push_when: PushWhen::Always,
             fresh: Duration::ZERO,
             probe: Duration::from_millis(800),
+            late_wake: LateWake::MissedCalls,
             methods: vec!["MESSAGE".into()],
             holds_invite: true,
         },

@@ -149,18 +149,19 @@ fn a_dead_token_does_not_end_a_binding_with_another(kind: Kind) {
     assert_eq!(phones.bound(), [1]);
 }
 
-fn either_token_of_an_apple_device_ends_it(kind: Kind) {
-    for (voip, remote) in [(1, 2), (2, 1)] {
+fn a_dead_remote_token_leaves_an_apple_device_its_voip_token(kind: Kind) {
+    for (voip, remote, ends) in [(Some(1), Some(2), true), (Some(2), Some(1), false), (None, Some(1), true)] {
         let mut phones = Phones::with(kind, &[1]);
-        let tokens = Tokens::Apple {
-            team: "T".into(),
-            bundle: "b".into(),
-            voip: Some(token(voip)),
-            remote: Some(token(remote)),
-        };
+        let tokens =
+            Tokens::Apple { team: "T".into(), bundle: "b".into(), voip: voip.map(token), remote: remote.map(token) };
         let push = PushTarget { prid: token(9), tokens, ..binding(1, 1).push.unwrap() };
         phones.apply(register(vec![Binding { push: Some(push), ..binding(1, 1) }]));
-        assert_eq!(phones.token_dead(1, NOW, None), Applied::Ended(true));
+        assert_eq!(phones.token_dead(1, NOW, None), Applied::Ended(ends), "{voip:?} {remote:?}");
+        assert_eq!(phones.bound().len(), usize::from(!ends));
+        // The rest ends with the other one.
+        let rest =
+            Change::TokenDead { aor: aor(1), device: device(1), token: token(2), sent_at: NOW, dead_since: None };
+        assert_eq!(phones.apply(rest), Applied::Ended(!ends));
     }
 }
 
@@ -322,7 +323,7 @@ on_each!(Memory as memory, Embedded as embedded, Redis as redis: [
     a_dead_token_ends_the_binding,
     a_dead_token_does_not_end_what_registered_since,
     a_dead_token_does_not_end_a_binding_with_another,
-    either_token_of_an_apple_device_ends_it,
+    a_dead_remote_token_leaves_an_apple_device_its_voip_token,
     an_operator_removes_a_device,
     hold_writes_call_and_entries,
     hold_again_adds_only_what_is_not_there,

@@ -6,6 +6,7 @@ mod chance;
 mod devices;
 mod dialogs;
 mod forking;
+mod late_wake;
 mod limits;
 mod local;
 mod messages;

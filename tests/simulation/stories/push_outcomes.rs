@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sip_push_proxy::binding::Provider;
+use sip_push_proxy::binding::{Provider, Tokens};
 use sip_push_proxy::proxy;
 use sip_push_proxy::push::Outcome;
 use sip_push_proxy::store::{Change, EntryState};
@@ -59,6 +59,54 @@ fn refused_for_good_is_480_at_once() {
 }
 
 #[test]
+fn a_token_that_does_not_fit_is_not_pushed_again_before_the_phone_registers() {
+    let sim = Sim::new();
+    let mut push = sim.push();
+    let (alice, first) = call(&sim, Outcome::Misfit { reason: "400 DeviceTokenNotForTopic".into() });
+    first.expects(&[100, 182, 480]);
+    push.expects(1);
+    sim.run_for(s(3600));
+    let second = sim.switch().invites("alice");
+    sim.run_for(s(1));
+    second.expects(&[100, 480]);
+    push.expects(0);
+    assert!(second.story().contains(&Step::DeviceSkipped));
+    alice.registers();
+    alice.sleeps();
+    sim.switch().invites("alice").cancels("");
+    sim.run_for(s(1));
+    assert!(sim.world().pushes.sent.iter().filter(|push| push.notice.kind().name() == "invite").count() > 1);
+}
+
+#[test]
+fn a_dead_remote_token_does_not_end_the_binding_that_calls_reach_by_the_voip_token() {
+    let sim = Sim::new();
+    let (alice, mut push) = (sim.phone("alice"), sim.push());
+    let prid = "aa:voip&bb:remote";
+    alice.change(|agent| {
+        agent.device.push = format!(";pn-provider=apns;pn-param=DEF123GHIJ.org.example.voip&remote;pn-prid={prid}");
+    });
+    alice.registers();
+    alice.sleeps();
+    let missed = sim.switch().invites("alice");
+    sim.run_for(ms(500));
+    missed.cancels("");
+    sim.run_for(s(1));
+    let dead = Outcome::TokenDead { since: None, reason: "410 Unregistered".into() };
+    sim.world().pushes.script.entry(prid.into()).or_default().push_back(dead);
+    alice.registers();
+    sim.run_for(s(1));
+    push.expects(2);
+    let bindings = sim.bindings();
+    let tokens = &bindings[0].push.as_ref().unwrap().tokens;
+    assert!(matches!(tokens, Tokens::Apple { voip: Some(_), remote: None, .. }), "{tokens:?}");
+    alice.sleeps();
+    sim.switch().invites("alice").cancels("");
+    sim.run_for(s(1));
+    assert_eq!(alice.bucket().len(), 2);
+}
+
+#[test]
 fn passing_trouble_is_tried_again_and_the_call_goes_on() {
     let sim = Sim::new();
     let (alice, call) = call(&sim, Outcome::TryAgain { after: None, reason: "503".into() });
@@ -67,6 +115,66 @@ fn passing_trouble_is_tried_again_and_the_call_goes_on() {
     assert_eq!(call.status(), Some(200));
     sim.push().expects(2);
     assert!(call.story().contains(&Step::PushRetried));
+}
+
+#[test]
+fn trouble_is_tried_again_until_the_wait_ends() {
+    let sim = Sim::new();
+    let trouble = || Outcome::TryAgain { after: None, reason: "503".into() };
+    (0..50).for_each(|_| sim.push().next("alice", trouble()));
+    let (alice, call) = call(&sim, trouble());
+    sim.run_for(s(15));
+    call.expects(&[100, 182]);
+    // It may come by itself at any time.
+    alice.does(Answer::Answers(s(1)));
+    alice.registers();
+    sim.run_for(s(2));
+    assert_eq!(call.status(), Some(200));
+    let sent = sim.world().pushes.sent.len();
+    assert!((5..=6).contains(&sent), "after 0, 0.5, 1.5, 3.5, 7.5 and 15.5 s, each a little later: {sent}");
+    assert!(sim.world().pushes.sent.iter().all(|push| push.purpose.is_over()));
+}
+
+#[test]
+fn a_call_is_over_when_the_next_try_would_come_after_its_wait() {
+    let sim = Sim::new();
+    let (_, call) = call(&sim, Outcome::TryAgain { after: Some(s(60)), reason: "429 QUOTA_EXCEEDED".into() });
+    call.expects(&[100, 182, 480]);
+    assert_eq!(sim.world().ledger.outcomes, [proxy::Outcome::PushFailed]);
+}
+
+#[test]
+fn an_account_that_fails_ends_the_calls_that_only_it_could_wake_at_once() {
+    let sim = Sim::new();
+    let (alice, call) = call(&sim, Outcome::Skipped { reason: "fcm project x is not asked for a moment".into() });
+    call.expects(&[100, 182, 480]);
+    assert_eq!((alice.bindings(), alice.bucket()), (1, vec![(call.call_ref(), EntryState::Missed)]));
+}
+
+#[test]
+fn a_push_has_no_purpose_once_its_call_is_over() {
+    let sim = Sim::new();
+    sim.push().takes(s(10));
+    let (_, call) = call(&sim, Outcome::Withdrawn);
+    assert!(!sim.world().pushes.sent[0].purpose.is_over());
+    call.cancels("");
+    sim.run_for(s(1));
+    assert!(sim.world().pushes.sent[0].purpose.is_over());
+    sim.run_for(s(15));
+    call.expects(&[100, 182, 487]);
+}
+
+#[test]
+fn a_phone_that_comes_by_itself_needs_no_push_and_gets_one_when_it_is_lost_again() {
+    let sim = Sim::new();
+    sim.push().takes(s(2));
+    let (alice, call) = call(&sim, Outcome::Withdrawn);
+    alice.does(Answer::Answers(s(5)));
+    alice.registers();
+    sim.run_for(s(1));
+    assert!(sim.world().pushes.sent[0].purpose.is_over());
+    sim.run_for(s(10));
+    assert_eq!(call.status(), Some(200));
 }
 
 #[test]

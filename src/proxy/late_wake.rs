@@ -1,0 +1,283 @@
+//! A phone that comes when its call is over: INVITE followed by CANCEL (design: `hold.late_wake`).
+//!
+//! A VoIP push makes an iOS app show a call at once. When the call ends before the app has registered, only an INVITE
+//! and its CANCEL tell it so in its own language: CallKit closes its screen, and the call is in the phone's own log.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::branches::ANSWERED_ELSEWHERE;
+use super::context::Context;
+use super::event::{Contacts, Effect};
+use super::held_call::{DeviceState, HeldDevice};
+use super::policy::LateWake;
+use super::secret::FlowToken;
+use super::{Proxy, Timer, forward, route};
+use crate::binding::{Aor, Binding, DeviceId, Tokens};
+use crate::clock::Now;
+use crate::sip::response::header;
+use crate::sip::{Destination, Flow, HeaderName, Message, NameAddr};
+use crate::store::{Change, HeldCallId, Settlement};
+use crate::timeline::Step;
+use crate::transaction::{Branch, ClientId};
+
+/// How long after its call's end a pushed phone may still come: its screen is closed by its user before that.
+const MEMORY: Duration = Duration::from_secs(60);
+/// Calls that one phone may have missed meanwhile; the oldest goes.
+const PER_DEVICE_MAX: usize = 4;
+/// How long the device may take to say that it has seen the call before it is told of it by a push.
+const REPORT_PAUSE: Duration = Duration::from_secs(5);
+
+/// Calls that are over, by the pushed devices that have not come yet, and INVITEs under way to those that have.
+#[derive(Debug, Default)]
+pub(super) struct LateCalls {
+    waiting: HashMap<DeviceId, Vec<LateCall>>,
+    clients: HashMap<ClientId, LateBranch>,
+}
+
+#[derive(Debug, Clone)]
+struct LateCall {
+    aor: Aor,
+    id: HeldCallId,
+    call_ref: Box<str>,
+    request: Message,
+    flow: Flow,
+    loop_hash: u64,
+    /// Header lines of the CANCEL.
+    reason: &'static [u8],
+    until: Instant,
+}
+
+/// An INVITE to a device that came late.
+#[derive(Debug)]
+struct LateBranch {
+    call: LateCall,
+    device: DeviceId,
+    destination: Destination,
+    /// Whether the device has shown that it knows of the call.
+    is_seen: bool,
+    /// Whether it picked up before the CANCEL came, and was told that nobody is there.
+    is_ended: bool,
+}
+
+impl LateCalls {
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.clients.is_empty()
+    }
+
+    pub(super) fn has(&self, client: ClientId) -> bool {
+        self.clients.contains_key(&client)
+    }
+
+    fn is_under_way(&self, device: DeviceId) -> bool {
+        self.clients.values().any(|branch| branch.device == device && !branch.is_seen)
+    }
+}
+
+impl Proxy {
+    /// A call ends: keeps it for the devices that a VoIP push has told of it and that have not come.
+    pub(super) fn keep_for_late(&mut self, context: &Context, was_answered: bool, contacts: &dyn Contacts, now: Now) {
+        if self.policy.hold.late_wake != LateWake::InviteCancel || !context.is_invite() {
+            return;
+        }
+        let Some(call) = context.call() else { return };
+        for held in call.devices.iter().filter(|held| shows_a_call(held)) {
+            let late = LateCall {
+                aor: call.aor.clone(),
+                id: call.id,
+                call_ref: call.call_ref.clone(),
+                request: context.request.clone(),
+                flow: context.flow,
+                loop_hash: context.loop_hash,
+                reason: if was_answered { ANSWERED_ELSEWHERE } else { b"" },
+                until: now.instant + MEMORY,
+            };
+            let device = held.binding.device;
+            if !self.late.waiting.contains_key(&device) && self.late.waiting.len() >= self.policy.held_calls_max {
+                // Its screen stays until its user or the app closes it.
+                continue;
+            }
+            // The REGISTER may come to another worker.
+            contacts.watch(&late.aor);
+            let calls = self.late.waiting.entry(device).or_default();
+            calls.push(late);
+            if calls.len() > PER_DEVICE_MAX {
+                let oldest = calls.remove(0);
+                contacts.unwatch(&oldest.aor);
+            }
+            self.timers.set(Timer::Late(device), now.instant + MEMORY);
+        }
+    }
+
+    /// Nobody has to be told any more.
+    pub(super) fn late_over(&mut self, device: DeviceId, contacts: &dyn Contacts, now: Now) {
+        let Some(calls) = self.late.waiting.get_mut(&device) else { return };
+        calls.retain(|call| {
+            let stays = call.until > now.instant;
+            if !stays {
+                contacts.unwatch(&call.aor);
+            }
+            stays
+        });
+        match calls.iter().map(|call| call.until).min() {
+            Some(until) => self.timers.set(Timer::Late(device), until),
+            None => {
+                self.late.waiting.remove(&device);
+            }
+        }
+    }
+
+    /// A device registered: it gets the calls that ended while its push was on the way.
+    pub(super) fn wake_late(&mut self, binding: &Arc<Binding>, contacts: &dyn Contacts, now: Now) {
+        let Some(calls) = self.late.waiting.remove(&binding.device) else { return };
+        self.timers.cancel(&Timer::Late(binding.device));
+        for call in calls {
+            contacts.unwatch(&call.aor);
+            self.invite_and_cancel(call, binding, now);
+        }
+    }
+
+    fn invite_and_cancel(&mut self, call: LateCall, binding: &Binding, now: Now) {
+        let destination = Destination::Flow(binding.flow);
+        let branch = self.transactions.new_branch(call.loop_hash);
+        let Some(bytes) = self.late_invite(&call, binding, destination, &branch) else { return };
+        let Ok(request) = Message::parse(bytes, usize::MAX) else {
+            self.effects.push_back(Effect::Fault("a forwarded request does not parse"));
+            return;
+        };
+        // Without a transaction to spare its screen stays open.
+        let Ok(client) = self.transactions.send(request, branch, destination, now.instant) else { return };
+        // It goes out when the first provisional response has come (RFC 3261 §9.1).
+        self.transactions.cancel(client, call.reason, now.instant);
+        let device = binding.device;
+        self.step(&call.call_ref, Step::Registered, Some(device), binding.flow.to_string(), "the call is over");
+        self.step(&call.call_ref, Step::Forwarded, Some(device), binding.flow.to_string(), "INVITE and CANCEL");
+        self.late.clients.insert(client, LateBranch { call, device, destination, is_seen: false, is_ended: false });
+    }
+
+    fn late_invite(
+        &self,
+        call: &LateCall,
+        binding: &Binding,
+        destination: Destination,
+        branch: &Branch,
+    ) -> Option<Bytes> {
+        let token = self.keys.write(&FlowToken { device: binding.device, flow: binding.flow });
+        let routed = route::preprocess(&call.request, &self.policy, &self.keys);
+        let onward = forward::Onward {
+            uri: Some(forward::request_uri(&binding.contact)),
+            routes: &binding.path,
+            record_route: Some(&token),
+            ingress: self.policy.listener(call.flow.listener)?,
+            egress: self.policy.listener(destination.listener())?,
+            transport: destination.transport(),
+            branch,
+        };
+        Some(forward::request(&call.request, call.flow.remote, &routed, &onward))
+    }
+
+    /// A response to the INVITE of a device that came late. Nobody waits for it; but whatever it says, the device knows
+    /// of the call, and need not be told of it again.
+    pub(super) fn late_response(&mut self, client: ClientId, response: &Message, now: Now) {
+        let status = response.status().unwrap_or_default();
+        let Some(branch) = self.late.clients.get_mut(&client) else { return };
+        if status > 100 && !std::mem::replace(&mut branch.is_seen, true) {
+            let LateCall { aor, id, call_ref, .. } = branch.call.clone();
+            let devices = vec![(branch.device, Settlement::Seen)];
+            self.keep(Change::Settle { aor, id, call_ref, devices, ended: false });
+        }
+        if (200..300).contains(&status) {
+            self.hang_up(client, response, now);
+        }
+    }
+
+    /// The user was quicker than the CANCEL: each 2xx gets its ACK, and the first one a BYE, as by a caller who hangs up
+    /// (RFC 3261 §13.2.2.4, §15.1.1).
+    fn hang_up(&mut self, client: ClientId, response: &Message, now: Now) {
+        let Some(branch) = self.late.clients.get_mut(&client) else { return };
+        let (destination, was_ended) = (branch.destination, std::mem::replace(&mut branch.is_ended, true));
+        let loop_hash = branch.call.loop_hash;
+        let via = self.transactions.new_branch(loop_hash);
+        if let Some(ack) = self.within_late(b"ACK", response, destination, &via) {
+            self.collect_sends();
+            self.send_stateless(destination, ack.into());
+        }
+        if was_ended {
+            return;
+        }
+        let via = self.transactions.new_branch(loop_hash);
+        let bye = self.within_late(b"BYE", response, destination, &via);
+        if let Some(Ok(bye)) = bye.map(|bye| Message::parse(bye.into(), usize::MAX)) {
+            // A phone that is gone again needs no BYE.
+            let _ = self.transactions.send(bye, via, destination, now.instant);
+        }
+    }
+
+    /// A request in the dialog that a 2xx has made, with us in the caller's place (RFC 3261 §12.2.1.1).
+    fn within_late(
+        &self,
+        method: &[u8],
+        response: &Message,
+        destination: Destination,
+        branch: &Branch,
+    ) -> Option<Vec<u8>> {
+        let egress = self.policy.listener(destination.listener())?;
+        let contact = response.values(HeaderName::Contact).find_map(NameAddr::parse)?;
+        let number = response.cseq()?.number;
+        let number = if method == b"BYE" { number.checked_add(1)? } else { number };
+        let mut out = Vec::new();
+        out.extend_from_slice(method);
+        out.push(b' ');
+        out.extend_from_slice(forward::request_uri(contact.uri));
+        out.extend_from_slice(b" SIP/2.0\r\nVia: SIP/2.0/");
+        out.extend_from_slice(destination.transport().via_name().as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(egress.sent_by.as_bytes());
+        out.extend_from_slice(b";rport;branch=");
+        out.extend_from_slice(&branch.text());
+        out.extend_from_slice(b"\r\nMax-Forwards: 70\r\n");
+        // The route set in reverse, without ourselves.
+        let routes: Vec<_> = response.values(HeaderName::RecordRoute).collect();
+        for route in routes.into_iter().rev() {
+            let is_own = NameAddr::parse(route)
+                .and_then(|address| address.parse_uri().ok().map(|uri| self.policy.is_own(&uri)))
+                .unwrap_or(true);
+            if !is_own {
+                header(&mut out, "Route", route);
+            }
+        }
+        for name in [HeaderName::From, HeaderName::To, HeaderName::CallId] {
+            let field = response.fields(name).next()?;
+            header(&mut out, name.as_str(), response.slice(field.value()));
+        }
+        header(&mut out, "CSeq", format!("{number} {}", String::from_utf8_lossy(method)).as_bytes());
+        header(&mut out, "Content-Length", b"0");
+        out.extend_from_slice(b"\r\n");
+        Some(out)
+    }
+
+    /// The device gave no answer, or its answer has been dealt with.
+    pub(super) fn late_ended(&mut self, client: ClientId) {
+        self.late.clients.remove(&client);
+    }
+
+    /// A device that is about to learn of a call by INVITE and CANCEL is told of the others later. Whether that is so.
+    pub(super) fn puts_off_report(&mut self, device: DeviceId, now: Now) -> bool {
+        let puts_off = self.late.is_under_way(device);
+        if puts_off {
+            self.timers.set(Timer::Report(device), now.instant + REPORT_PAUSE);
+        }
+        puts_off
+    }
+}
+
+/// Whether an iOS device was told of the call by a VoIP push, and has not come.
+fn shows_a_call(held: &HeldDevice) -> bool {
+    let is_voip =
+        held.binding.push.as_ref().is_some_and(|target| matches!(&target.tokens, Tokens::Apple { voip: Some(_), .. }));
+    let was_pushed = held.accepted_at.is_some() || held.state == DeviceState::Pushing;
+    is_voip && was_pushed && held.state != DeviceState::Joined
+}
