@@ -180,14 +180,14 @@ impl Proxy {
         let is_dialog =
             context.is_invite() || matches!(context.request.method_text(), b"SUBSCRIBE" | b"REFER" | b"NOTIFY");
         let way = self.way_to(&context.request, binding.device, binding.flow, binding.home);
-        let routes: Vec<_> = [&way.routes, &binding.path].into_iter().filter(|values| !values.is_empty()).collect();
         // The node that has the flow stays on the dialog's path; this one need not.
-        let stays = is_dialog && way.flow.1.is_none();
+        let stays = is_dialog && way.is_direct();
+        let routes = way.routes_to(binding);
         let mut destinations = vec![way.destination];
         self.prefer_stream(&context.request, &mut destinations);
         Hop {
             uri: Some(forward::request_uri(&binding.contact).into()),
-            routes: routes.iter().map(|values| &***values).collect::<Vec<_>>().join(&b", "[..]).into(),
+            routes,
             record_route: stays.then(|| self.keys.write(&token).into()),
             destinations,
             device: Some(binding.device),

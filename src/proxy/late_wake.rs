@@ -3,7 +3,7 @@
 //! A VoIP push makes an iOS app show a call at once. When the call ends before the app has registered, only an INVITE
 //! and its CANCEL tell it so in its own language: CallKit closes its screen, and the call is in the phone's own log.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,12 +14,13 @@ use super::context::Context;
 use super::event::{Contacts, Effect};
 use super::held_call::{DeviceState, HeldDevice};
 use super::policy::LateWake;
+use super::request::Way;
 use super::secret::FlowToken;
 use super::{Proxy, Timer, forward, route};
 use crate::binding::{Aor, Binding, DeviceId, Tokens};
 use crate::clock::Now;
 use crate::sip::response::header;
-use crate::sip::{Destination, Flow, HeaderName, Message, NameAddr};
+use crate::sip::{Flow, HeaderName, Message, NameAddr};
 use crate::store::{Change, HeldCallId, Settlement};
 use crate::timeline::Step;
 use crate::transaction::{Branch, ClientId};
@@ -35,7 +36,7 @@ const REPORT_PAUSE: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(super) struct LateCalls {
     waiting: HashMap<DeviceId, Vec<LateCall>>,
-    clients: HashMap<ClientId, LateBranch>,
+    clients: BTreeMap<ClientId, LateBranch>,
 }
 
 #[derive(Debug, Clone)]
@@ -56,7 +57,7 @@ struct LateCall {
 struct LateBranch {
     call: LateCall,
     device: DeviceId,
-    destination: Destination,
+    way: Way,
     /// Whether the device has shown that it knows of the call.
     is_seen: bool,
     /// Whether it picked up before the CANCEL came, and was told that nobody is there.
@@ -141,9 +142,10 @@ impl Proxy {
     }
 
     fn invite_and_cancel(&mut self, call: LateCall, binding: &Binding, now: Now) {
-        let destination = Destination::Flow(binding.flow);
+        let way = self.way_to(&call.request, binding.device, binding.flow, binding.home);
+        let destination = way.destination;
         let branch = self.transactions.new_branch(call.loop_hash);
-        let Some(bytes) = self.late_invite(&call, binding, destination, &branch) else { return };
+        let Some(bytes) = self.late_invite(&call, binding, &way, &branch) else { return };
         let Ok(request) = Message::parse(bytes, usize::MAX) else {
             self.effects.push_back(Effect::Fault("a forwarded request does not parse"));
             return;
@@ -155,22 +157,18 @@ impl Proxy {
         let device = binding.device;
         self.step(&call.call_ref, Step::Registered, Some(device), binding.flow.to_string(), "the call is over");
         self.step(&call.call_ref, Step::Forwarded, Some(device), binding.flow.to_string(), "INVITE and CANCEL");
-        self.late.clients.insert(client, LateBranch { call, device, destination, is_seen: false, is_ended: false });
+        self.late.clients.insert(client, LateBranch { call, device, way, is_seen: false, is_ended: false });
     }
 
-    fn late_invite(
-        &self,
-        call: &LateCall,
-        binding: &Binding,
-        destination: Destination,
-        branch: &Branch,
-    ) -> Option<Bytes> {
+    fn late_invite(&self, call: &LateCall, binding: &Binding, way: &Way, branch: &Branch) -> Option<Bytes> {
+        let destination = way.destination;
         let token = self.keys.write(&FlowToken { device: binding.device, flow: binding.flow });
+        let routes = way.routes_to(binding);
         let routed = route::preprocess(&call.request, &self.policy, &self.keys);
         let onward = forward::Onward {
             uri: Some(forward::request_uri(&binding.contact)),
-            routes: &binding.path,
-            record_route: Some(&token),
+            routes: &routes,
+            record_route: way.is_direct().then_some(&*token),
             ingress: self.policy.listener(call.flow.listener)?,
             egress: self.policy.listener(destination.listener())?,
             transport: destination.transport(),
@@ -198,32 +196,27 @@ impl Proxy {
     /// (RFC 3261 §13.2.2.4, §15.1.1).
     fn hang_up(&mut self, client: ClientId, response: &Message, now: Now) {
         let Some(branch) = self.late.clients.get_mut(&client) else { return };
-        let (destination, was_ended) = (branch.destination, std::mem::replace(&mut branch.is_ended, true));
+        let (way, was_ended) = (branch.way.clone(), std::mem::replace(&mut branch.is_ended, true));
         let loop_hash = branch.call.loop_hash;
         let via = self.transactions.new_branch(loop_hash);
-        if let Some(ack) = self.within_late(b"ACK", response, destination, &via) {
+        if let Some(ack) = self.within_late(b"ACK", response, &way, &via) {
             self.collect_sends();
-            self.send_stateless(destination, ack.into());
+            self.send_stateless(way.destination, ack.into());
         }
         if was_ended {
             return;
         }
         let via = self.transactions.new_branch(loop_hash);
-        let bye = self.within_late(b"BYE", response, destination, &via);
+        let bye = self.within_late(b"BYE", response, &way, &via);
         if let Some(Ok(bye)) = bye.map(|bye| Message::parse(bye.into(), usize::MAX)) {
             // A phone that is gone again needs no BYE.
-            let _ = self.transactions.send(bye, via, destination, now.instant);
+            let _ = self.transactions.send(bye, via, way.destination, now.instant);
         }
     }
 
     /// A request in the dialog that a 2xx has made, with us in the caller's place (RFC 3261 §12.2.1.1).
-    fn within_late(
-        &self,
-        method: &[u8],
-        response: &Message,
-        destination: Destination,
-        branch: &Branch,
-    ) -> Option<Vec<u8>> {
+    fn within_late(&self, method: &[u8], response: &Message, way: &Way, branch: &Branch) -> Option<Vec<u8>> {
+        let destination = way.destination;
         let egress = self.policy.listener(destination.listener())?;
         let contact = response.values(HeaderName::Contact).find_map(NameAddr::parse)?;
         let number = response.cseq()?.number;
@@ -239,6 +232,9 @@ impl Proxy {
         out.extend_from_slice(b";rport;branch=");
         out.extend_from_slice(&branch.text());
         out.extend_from_slice(b"\r\nMax-Forwards: 70\r\n");
+        if !way.routes.is_empty() {
+            header(&mut out, "Route", &way.routes);
+        }
         // The route set in reverse, without ourselves.
         let routes: Vec<_> = response.values(HeaderName::RecordRoute).collect();
         for route in routes.into_iter().rev() {

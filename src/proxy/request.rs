@@ -36,11 +36,25 @@ enum Side {
 }
 
 /// How a device is reached.
+#[derive(Debug, Clone)]
 pub(super) struct Way {
     pub destination: Destination,
     /// Route values for the node on the way.
     pub routes: Box<[u8]>,
     pub flow: (Flow, Option<Home>),
+}
+
+impl Way {
+    /// Whether the flow is this node's own.
+    pub(super) fn is_direct(&self) -> bool {
+        self.flow.1.is_none()
+    }
+
+    /// Route values to the device: by the node on the way, then by the device's own Path (RFC 3327 §5.2).
+    pub(super) fn routes_to(&self, binding: &Binding) -> Box<[u8]> {
+        let parts = [&*self.routes, &*binding.path].into_iter().filter(|values| !values.is_empty());
+        parts.collect::<Vec<_>>().join(&b", "[..]).into()
+    }
 }
 
 /// Where a request may go.

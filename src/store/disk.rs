@@ -20,6 +20,11 @@ use super::table::{Held, Table};
 use super::{Limits, schema};
 use crate::binding::Binding;
 
+/// A process that ends may hold its lock a moment longer than it does anything: so does one that it was starting just
+/// then, between fork and exec.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
 /// Why the store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -251,11 +256,14 @@ pub(super) fn lock(data_dir: &Path) -> Result<File, OpenError> {
     let path = data_dir.join("lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(|error| OpenError::Folder { path: path.clone(), error })?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: data_dir.into() }),
-        Err(TryLockError::Error(error)) => Err(OpenError::Folder { path, error }),
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::Error(error)) => return Err(OpenError::Folder { path, error }),
+        }
     }
+    Err(OpenError::InUse { path: data_dir.into() })
 }
 
 pub(super) fn open_error(folder: &Path, error: &fjall::Error) -> OpenError {
