@@ -210,12 +210,13 @@ fn exchange_by_one(
     }
 }
 
+/// Each REGISTER is remembered for 64*T1, in case it is repeated: at full speed more than the limit's default.
 fn config(folder: &Path, fcm: &FcmDouble, store: &str) {
     fcm.write_credentials(folder).unwrap();
     let text = format!(
         "node.id = 'bench'\nsip.listen = ['udp:127.0.0.1:0']\nsoftswitch.trusted = ['127.0.0.1/32']\n\
          admin.listen = '127.0.0.1:0'\nregister.mode = 'local'\nregister.auth = 'none'\nregister.domains = ['example.org']\n\
-         hold.wait_s = 60\nlog.format = 'json'\nstore.url = '{store}'\nnode.data_dir = 'data'\n\
+         hold.wait_s = 60\nlimits.transactions = 4000000\nlog.format = 'json'\nstore.url = '{store}'\nnode.data_dir = 'data'\n\
          [[push.fcm]]\nservice_account = 'fcm.json'\nendpoint = '{}'\n",
         fcm.url()
     );
