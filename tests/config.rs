@@ -271,6 +271,37 @@ fn where_calls_go_and_come_from() {
 }
 
 #[test]
+fn callback_is_any_url_that_holds_no_password() {
+    let notes = |text: &str| parse(&format!("{BASE}[push.callback]\n{text}")).unwrap().notes();
+    let unsigned = "push.callback.secret_file is empty: pushes are not signed";
+    assert_eq!(notes("url = \"https://push.example.org/send?app=1\"\n"), [unsigned]);
+    assert_eq!(notes("url = \"http://127.0.0.1:8000/\"\n"), [unsigned]);
+    let in_the_clear = "push.callback.url is not https: tokens and callers' numbers can be read on the way";
+    assert_eq!(notes("url = \"http://192.0.2.30/push\"\n"), [unsigned, in_the_clear]);
+    for wrong in ["push.example.org", "ftp://push.example.org/", "https://", "https://push.example.org/#there"] {
+        check(
+            &format!("[push.callback]\nurl = \"{wrong}\"\n"),
+            "config.toml:6:7: push.callback.url: is not a URL; write https://HOST[:PORT]/PATH",
+        );
+    }
+    check(
+        "[push.callback]\nurl = \"https://user:secret@push.example.org/\"\n",
+        "config.toml:6:7: push.callback.url: names a user or a password, which would be seen in logs; leave them out",
+    );
+    let folder = TempDir::new().unwrap();
+    let read = || {
+        let text = format!("{BASE}[push.callback]\nurl = \"https://example.org\"\nsecret_file = \"callback.secret\"\n");
+        Config::parse(&text, &folder.path().join("config.toml"))
+    };
+    let secret_file = folder.path().join("callback.secret");
+    assert!(read().unwrap_err().to_string().contains("push.callback.secret_file: "));
+    std::fs::write(&secret_file, "\n").unwrap();
+    assert!(read().unwrap_err().to_string().ends_with("callback.secret is empty; write the secret into it"));
+    std::fs::write(&secret_file, "secret\n").unwrap();
+    assert_eq!(read().unwrap().push.callback.unwrap().secret_file, Some(secret_file));
+}
+
+#[test]
 fn what_this_version_cannot_do_is_said() {
     check(
         "[register]\nmode = \"local\"\nauth = \"none\"\nupstream_refresh = true\n",
@@ -280,10 +311,6 @@ fn what_this_version_cannot_do_is_said() {
     check(
         "[push.webpush]\nenabled = true\n",
         "config.toml:6:11: push.webpush.enabled: Web Push is not possible in this version; set it to false",
-    );
-    check(
-        "[push.callback]\nurl = \"https://example.org\"\n",
-        "config.toml:6:7: push.callback.url: callback pushes are not possible in this version; leave it empty",
     );
     check(
         "[events]\nredis_stream = \"calls\"\n",

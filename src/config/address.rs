@@ -162,6 +162,19 @@ pub(super) fn network(text: &str) -> Result<IpNet, Wrong> {
         .map_err(|_| Wrong::from("is not a network; write 192.0.2.0/24, 2001:db8::/32 or a single address"))
 }
 
+/// Where the operator wants requests to go, path and query included.
+pub(super) fn url(text: &str) -> Result<String, Wrong> {
+    let wrong = || Wrong::from("is not a URL; write https://HOST[:PORT]/PATH");
+    let url = reqwest::Url::parse(text).map_err(|_| wrong())?;
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() || url.fragment().is_some() {
+        return Err(wrong());
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("names a user or a password, which would be seen in logs; leave them out".into());
+    }
+    Ok(url.into())
+}
+
 /// The address of an HTTP service, without a slash at its end. Without TLS only on this machine, because secrets go
 /// over it.
 pub(super) fn service(text: &str) -> Result<String, Wrong> {

@@ -33,6 +33,8 @@ pub struct Push {
     pub alerts: Vec<Alert>,
     pub fcm: Vec<Fcm>,
     pub apns: Vec<Apns>,
+    /// `None`: off.
+    pub callback: Option<Callback>,
 }
 
 /// `[[push.alert]]`: the texts of one language.
@@ -158,6 +160,17 @@ pub enum ApnsPayload {
     Extended,
 }
 
+/// `[push.callback]`: the operator's own gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Callback {
+    /// By http or https.
+    pub url: String,
+    /// What requests are signed with; it was read and is not empty. `None`: they are not signed.
+    pub secret_file: Option<PathBuf>,
+    /// An extra root certificate; it was read and is one.
+    pub ca_file: Option<PathBuf>,
+}
+
 /// What Apple knows us by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ApnsCredential {
@@ -208,7 +221,7 @@ impl Push {
             apns.extend(read.inspect(|read| read.check_unlike(&apns, &account)));
         }
         read_webpush(&section.section("webpush"));
-        read_callback(&section.section("callback"));
+        let callback = Callback::read(&section.section("callback"));
         Self {
             timeout,
             per_token_per_min,
@@ -221,7 +234,13 @@ impl Push {
             alerts,
             fcm,
             apns,
+            callback,
         }
+    }
+
+    /// Whether no phone can be woken.
+    pub(super) fn is_off(&self) -> bool {
+        self.fcm.is_empty() && self.apns.is_empty() && self.callback.is_none()
     }
 }
 
@@ -435,10 +454,28 @@ fn read_webpush(section: &Section<'_>) {
     }
 }
 
-fn read_callback(section: &Section<'_>) {
-    let url = section.optional("url");
-    section.path("secret_file", "");
-    if url.is_some() {
-        section.wrong("url", "callback pushes are not possible in this version; leave it empty");
+impl Callback {
+    /// `None` when it is switched off or wrong.
+    fn read(section: &Section<'_>) -> Option<Self> {
+        let url = section.optional("url");
+        let secret_file = section.path("secret_file", "");
+        let ca_file = section.path("ca_file", "");
+        // What is wrong with it may be a password in it, so it is not shown.
+        let url = address::url(url?).map_err(|error| section.wrong("url", error)).ok();
+        let secret_file = secret_file.filter(|file| {
+            let Some(text) = section.file_text("secret_file", file) else { return false };
+            let is_empty = text.trim().is_empty();
+            if is_empty {
+                section.wrong("secret_file", format_args!("{} is empty; write the secret into it", file.display()));
+            }
+            !is_empty
+        });
+        let ca_file = ca_file.filter(|file| has_certificate(section, "ca_file", file));
+        Some(Self { url: url?, secret_file, ca_file })
+    }
+
+    /// Whether others on the way can read what is posted.
+    pub(super) fn is_in_the_clear(&self) -> bool {
+        self.url.starts_with("http://") && address::service(&self.url).is_err()
     }
 }

@@ -5,6 +5,7 @@
 //! when it did, and each story fails if something else comes than it tells.
 
 pub mod apns_double;
+pub mod callback_double;
 mod dialog;
 mod double;
 pub mod fcm_double;

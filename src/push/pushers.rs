@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, mpsc};
 use super::alert::Alerts;
 use super::dial::HttpsProxy;
 use super::gate::{Gate, Limits};
-use super::{Busy, NoticeKind, Outcome, Push, Reply, Sent, SettingsError, TokenHash, apns, clock, fcm};
+use super::{Busy, NoticeKind, Outcome, Push, Reply, Sent, SettingsError, TokenHash, apns, callback, clock, fcm};
 use crate::binding::{Provider, PushTarget, PushToken, Tokens};
 
 /// What pushes are sent with. An empty list of accounts switches their provider off.
@@ -31,6 +31,8 @@ pub struct Settings {
     pub alerts: Alerts,
     pub fcm: Vec<fcm::Settings>,
     pub apns: Vec<apns::Settings>,
+    /// `None` switches it off.
+    pub callback: Option<callback::Settings>,
 }
 
 impl Default for Settings {
@@ -44,6 +46,7 @@ impl Default for Settings {
             alerts: Alerts::default(),
             fcm: Vec::new(),
             apns: Vec::new(),
+            callback: None,
         }
     }
 }
@@ -85,12 +88,14 @@ struct Inner {
     limits: TokenLimits,
     fcm: Vec<fcm::Account>,
     apns: Vec<apns::Account>,
+    callback: Option<callback::Account>,
 }
 
 /// The way of one notice to one contact.
 enum Route<'a> {
     Fcm { account: &'a fcm::Account, token: &'a PushToken },
     Apns { account: &'a apns::Account, delivery: apns::Delivery<'a> },
+    Callback { account: &'a callback::Account, token: &'a PushToken },
 }
 
 impl Pushers {
@@ -110,6 +115,7 @@ impl Pushers {
         let apns = numbered(&settings.apns, "push.apns")
             .map(|(table, settings_of)| apns::Account::open(settings_of, &table, &setup, &runtime));
         let (fcm, apns) = (fcm.collect::<Result<_, _>>()?, apns.collect::<Result<_, _>>()?);
+        let callback = settings.callback.as_ref().map(|settings_of| callback::Account::open(settings_of, &setup));
         Ok(Self(Arc::new(Inner {
             runtime,
             timeout: settings.timeout,
@@ -117,6 +123,7 @@ impl Pushers {
             limits: TokenLimits::new(settings.per_token_per_min),
             fcm,
             apns,
+            callback: callback.transpose()?,
         })))
     }
 
@@ -161,7 +168,8 @@ impl Pushers {
     pub fn troubles(&self) -> Vec<(Provider, String)> {
         let fcm = self.0.fcm.iter().map(|account| (Provider::Fcm, &account.gate));
         let apns = self.0.apns.iter().map(|account| (Provider::Apns, &account.gate));
-        fcm.chain(apns).filter_map(|(provider, gate)| Some((provider, gate.trouble()?))).collect()
+        let callback = self.0.callback.iter().map(|account| (Provider::Callback, &account.gate));
+        fcm.chain(apns).chain(callback).filter_map(|(provider, gate)| Some((provider, gate.trouble()?))).collect()
     }
 
     /// The providers that are switched on, for `+sip.pns`.
@@ -175,14 +183,16 @@ impl Inner {
         match provider {
             Provider::Fcm => !self.fcm.is_empty(),
             Provider::Apns | Provider::ApnsDev => self.apns.iter().any(|account| account.serves(provider)),
-            Provider::WebPush | Provider::Callback => false,
+            Provider::Callback => self.callback.is_some(),
+            Provider::WebPush => false,
         }
     }
 
     fn route<'a>(&'a self, target: &'a PushTarget, kind: NoticeKind) -> Result<Route<'a>, String> {
         let provider = target.provider;
+        let is_off = || format!("provider {provider} is switched off");
         if !self.serves(provider) {
-            return Err(format!("provider {provider} is switched off"));
+            return Err(is_off());
         }
         match provider {
             Provider::Fcm => {
@@ -201,7 +211,14 @@ impl Inner {
                 let delivery = account.delivery(provider, &target.tokens, kind)?;
                 Ok(Route::Apns { account, delivery })
             }
-            Provider::WebPush | Provider::Callback => Err(format!("provider {provider} is switched off")),
+            Provider::Callback => {
+                let account = self.callback.as_ref().ok_or_else(is_off)?;
+                if target.prid.reveal().is_empty() {
+                    return Err("contact has no token".to_owned());
+                }
+                Ok(Route::Callback { account, token: &target.prid })
+            }
+            Provider::WebPush => Err(is_off()),
         }
     }
 
@@ -232,7 +249,7 @@ impl Inner {
 impl Route<'_> {
     fn token(&self) -> &PushToken {
         match self {
-            Self::Fcm { token, .. } => token,
+            Self::Fcm { token, .. } | Self::Callback { token, .. } => token,
             Self::Apns { delivery, .. } => delivery.token,
         }
     }
@@ -241,6 +258,7 @@ impl Route<'_> {
         match self {
             Self::Fcm { account, .. } => &account.gate,
             Self::Apns { account, .. } => &account.gate,
+            Self::Callback { account, .. } => &account.gate,
         }
     }
 
@@ -248,6 +266,7 @@ impl Route<'_> {
         match self {
             Self::Fcm { account, token } => account.send(push, token).await,
             Self::Apns { account, delivery } => account.send(push, delivery).await,
+            Self::Callback { account, token } => account.send(push, token).await,
         }
     }
 }

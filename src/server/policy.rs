@@ -146,6 +146,7 @@ pub(super) fn push_settings(config: &Config) -> push::Settings {
         },
         fcm: config.push.fcm.iter().map(fcm).collect(),
         apns: config.push.apns.iter().map(apns).collect(),
+        callback: config.push.callback.as_ref().map(callback),
     }
 }
 
@@ -199,6 +200,14 @@ fn apns(account: &config::Apns) -> push::apns::Settings {
             config::ApnsPayload::Apple => push::payload::AppleProfile::Apple,
             config::ApnsPayload::Extended => push::payload::AppleProfile::Extended,
         },
+    }
+}
+
+fn callback(gateway: &config::Callback) -> push::callback::Settings {
+    push::callback::Settings {
+        url: gateway.url.clone(),
+        secret_file: gateway.secret_file.clone(),
+        ca_file: gateway.ca_file.clone(),
     }
 }
 

@@ -5,6 +5,7 @@
 mod apns;
 mod bench;
 mod breaker;
+mod callback;
 mod fcm;
 mod http2;
 mod limits;
