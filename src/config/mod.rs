@@ -17,14 +17,16 @@ mod users;
 
 use std::path::Path;
 
-pub use address::{Host, HostPort, Listen, NextHop};
+pub use address::{AllowedHost, Host, HostPort, Listen, NextHop};
 pub use calls::{Auth, ContactForm, Hold, LateWake, MissedCalls, Mode, PushWhen, Register};
 pub use document::Key;
 use document::{Document, Source};
 pub use network::{Node, Sip, Softswitch};
 pub use operation::{Admin, Events, Limits, Log, LogFormat, Store, StoreKind, Token};
 pub use problem::{Place, Problem, Problems};
-pub use push::{Alert, Apns, ApnsCredential, ApnsPayload, Callback, Fcm, FcmPayload, FcmProfile, HttpsProxy, Push};
+pub use push::{
+    Alert, Apns, ApnsCredential, ApnsPayload, Callback, Fcm, FcmPayload, FcmProfile, HttpsProxy, Push, WebPush,
+};
 pub use redis_url::{Redis, RedisShape};
 pub use users::{Credentials, Users};
 

@@ -12,33 +12,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::CONTENT_TYPE;
 use hyper::{HeaderMap, Method, Request, Response};
 use ring::hmac;
 use serde_json::Value;
 use tokio::task::AbortHandle;
 
+pub use super::double::Answer;
 use super::double::{self, Answered, Connection, Observed, Observer, Recorded, Records, Script, Serving, answer};
 
 /// Known to everybody who has the program: it opens nothing.
 const SECRET: &str = "throwaway-callback-secret";
 const PATH: &str = "/push";
-
-/// What is answered to one push.
-#[derive(Debug, Clone)]
-pub enum Answer {
-    Accept,
-    /// Word for word.
-    Raw {
-        status: u16,
-        headers: Vec<(HeaderName, HeaderValue)>,
-        body: String,
-    },
-    /// None at all, while the connection stays open.
-    Hang,
-    /// The connection is closed.
-    Disconnect,
-}
 
 /// Runs from [`CallbackDouble::start`] until it is dropped.
 #[derive(Debug)]
@@ -156,25 +141,14 @@ impl State {
             return answer(422, r#"{"error":"not a push"}"#);
         };
         let record = Recorded { token, path, headers, body };
-        let refusal = match self.script.next(&record.token) {
-            Some(Answer::Accept) | None => {
-                self.observed.accepted(&record);
-                self.records.push(record);
-                return answer(200, "{}");
-            }
-            Some(Answer::Raw { status, headers, body }) => {
-                let mut response = answer(status, body);
-                response.headers_mut().extend(headers);
-                response
-            }
-            Some(Answer::Hang) => std::future::pending().await,
-            Some(Answer::Disconnect) => {
-                connection.cut();
-                std::future::pending().await
-            }
-        };
-        self.observed.refused(&record, &refusal).await;
-        refusal
+        let scripted = self.script.next(&record.token).unwrap_or(Answer::Accept);
+        if let Some(refusal) = scripted.refusal(&connection).await {
+            self.observed.refused(&record, &refusal).await;
+            return refusal;
+        }
+        self.observed.accepted(&record);
+        self.records.push(record);
+        answer(200, "{}")
     }
 }
 
@@ -205,6 +179,8 @@ fn checked_token(body: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::HeaderName;
+
     use super::*;
 
     #[test]

@@ -19,6 +19,7 @@ mod softswitch;
 mod stage;
 mod stories;
 mod summary;
+pub mod webpush_double;
 
 use std::process::ExitCode;
 

@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
 use reqwest::{Certificate, Client, Url};
 use ring::hmac;
-use serde_json::Value;
 
 use super::fcm::{http_url, read, roots};
 use super::gate::Gate;
-use super::http::{self, Answer, plain};
+use super::http::{self, Answer};
 use super::payload::{self, Body};
 use super::pushers::Setup;
 use super::{Outcome, Push, Sent, SettingsError, Verdict};
@@ -111,7 +110,7 @@ fn names(push: &Push) -> (&str, &str) {
 }
 
 fn verdict(answer: &Answer) -> Verdict {
-    let reason = reason(answer);
+    let reason = answer.reason();
     match answer.status {
         200..=299 => Verdict::Final(Outcome::Accepted),
         410 => Verdict::Final(Outcome::dead(None, reason)),
@@ -131,21 +130,6 @@ fn is_about_the_token(body: &[u8]) -> bool {
     let text = String::from_utf8_lossy(body).trim().to_ascii_lowercase();
     let is_page = text.starts_with('<');
     text.is_empty() || !is_page && ["token", "device", "unregistered"].iter().any(|word| text.contains(word))
-}
-
-/// The status, and what the gateway says to it: the `error`, `message` or `reason` of a JSON, or a text as it is.
-fn reason(answer: &Answer) -> String {
-    let said = match serde_json::from_slice::<Value>(&answer.body) {
-        Ok(json) => {
-            let text = |key: &str| json.get(key).and_then(Value::as_str).map(str::to_owned);
-            ["error", "message", "reason"].into_iter().find_map(text).unwrap_or_default()
-        }
-        Err(_) => String::from_utf8_lossy(&answer.body).trim().to_owned(),
-    };
-    if said.is_empty() || said.starts_with('<') {
-        return answer.status.to_string();
-    }
-    format!("{}: {}", answer.status, plain(&said))
 }
 
 #[cfg(test)]
@@ -233,17 +217,6 @@ mod tests {
         let page = r#"<html><meta name="viewport" content="width=device-width">"#;
         for path in [page, "404 page not found", r#"{"detail":"Not Found"}"#] {
             assert!(!is_about_the_token(path.as_bytes()), "{path}");
-        }
-    }
-
-    #[test]
-    fn reasons() {
-        let told = |body: &str| reason(&Answer { status: 400, retry_after: None, body: body.into() });
-        assert_eq!(told(r#"{"error":"no such app"}"#), "400: no such app");
-        assert_eq!(told(r#"{"message":"no"}"#), "400: no");
-        assert_eq!(told("bad\n"), "400: bad");
-        for silent in ["", "<html>", "{}", "7"] {
-            assert_eq!(told(silent), "400");
         }
     }
 }

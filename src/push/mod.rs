@@ -20,6 +20,7 @@ mod oauth;
 pub mod payload;
 mod provider_token;
 mod pushers;
+pub mod webpush;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -12,7 +12,9 @@ use tokio::sync::{Semaphore, mpsc};
 use super::alert::Alerts;
 use super::dial::HttpsProxy;
 use super::gate::{Gate, Limits};
-use super::{Busy, NoticeKind, Outcome, Push, Reply, Sent, SettingsError, TokenHash, apns, callback, clock, fcm};
+use super::{
+    Busy, NoticeKind, Outcome, Push, Reply, Sent, SettingsError, TokenHash, apns, callback, clock, fcm, webpush,
+};
 use crate::binding::{Provider, PushTarget, PushToken, Tokens};
 
 /// What pushes are sent with. An empty list of accounts switches their provider off.
@@ -33,6 +35,8 @@ pub struct Settings {
     pub apns: Vec<apns::Settings>,
     /// `None` switches it off.
     pub callback: Option<callback::Settings>,
+    /// `None` switches it off.
+    pub webpush: Option<webpush::Settings>,
 }
 
 impl Default for Settings {
@@ -47,6 +51,7 @@ impl Default for Settings {
             fcm: Vec::new(),
             apns: Vec::new(),
             callback: None,
+            webpush: None,
         }
     }
 }
@@ -89,6 +94,7 @@ struct Inner {
     fcm: Vec<fcm::Account>,
     apns: Vec<apns::Account>,
     callback: Option<callback::Account>,
+    webpush: Option<webpush::Account>,
 }
 
 /// The way of one notice to one contact.
@@ -96,6 +102,7 @@ enum Route<'a> {
     Fcm { account: &'a fcm::Account, token: &'a PushToken },
     Apns { account: &'a apns::Account, delivery: apns::Delivery<'a> },
     Callback { account: &'a callback::Account, token: &'a PushToken },
+    WebPush { account: &'a webpush::Account, subscription: webpush::Subscription<'a> },
 }
 
 impl Pushers {
@@ -116,6 +123,7 @@ impl Pushers {
             .map(|(table, settings_of)| apns::Account::open(settings_of, &table, &setup, &runtime));
         let (fcm, apns) = (fcm.collect::<Result<_, _>>()?, apns.collect::<Result<_, _>>()?);
         let callback = settings.callback.as_ref().map(|settings_of| callback::Account::open(settings_of, &setup));
+        let webpush = settings.webpush.as_ref().map(|settings_of| webpush::Account::open(settings_of, &setup));
         Ok(Self(Arc::new(Inner {
             runtime,
             timeout: settings.timeout,
@@ -124,6 +132,7 @@ impl Pushers {
             fcm,
             apns,
             callback: callback.transpose()?,
+            webpush: webpush.transpose()?,
         })))
     }
 
@@ -169,7 +178,17 @@ impl Pushers {
         let fcm = self.0.fcm.iter().map(|account| (Provider::Fcm, &account.gate));
         let apns = self.0.apns.iter().map(|account| (Provider::Apns, &account.gate));
         let callback = self.0.callback.iter().map(|account| (Provider::Callback, &account.gate));
-        fcm.chain(apns).chain(callback).filter_map(|(provider, gate)| Some((provider, gate.trouble()?))).collect()
+        let webpush = self.0.webpush.iter().flat_map(webpush::Account::gates).map(|gate| (Provider::WebPush, gate));
+        fcm.chain(apns)
+            .chain(callback)
+            .chain(webpush)
+            .filter_map(|(provider, gate)| Some((provider, gate.trouble()?)))
+            .collect()
+    }
+
+    /// The key that browsers must subscribe for, for `+sip.vapid`; `None` when Web Push is off.
+    pub fn vapid_key(&self) -> Option<&str> {
+        self.0.webpush.as_ref().map(webpush::Account::public_key)
     }
 
     /// The providers that are switched on, for `+sip.pns`.
@@ -184,7 +203,7 @@ impl Inner {
             Provider::Fcm => !self.fcm.is_empty(),
             Provider::Apns | Provider::ApnsDev => self.apns.iter().any(|account| account.serves(provider)),
             Provider::Callback => self.callback.is_some(),
-            Provider::WebPush => false,
+            Provider::WebPush => self.webpush.is_some(),
         }
     }
 
@@ -218,7 +237,11 @@ impl Inner {
                 }
                 Ok(Route::Callback { account, token: &target.prid })
             }
-            Provider::WebPush => Err(is_off()),
+            Provider::WebPush => {
+                let account = self.webpush.as_ref().ok_or_else(is_off)?;
+                let subscription = account.subscription(&target.prid)?;
+                Ok(Route::WebPush { account, subscription })
+            }
         }
     }
 
@@ -251,6 +274,7 @@ impl Route<'_> {
         match self {
             Self::Fcm { token, .. } | Self::Callback { token, .. } => token,
             Self::Apns { delivery, .. } => delivery.token,
+            Self::WebPush { subscription, .. } => subscription.token,
         }
     }
 
@@ -259,6 +283,7 @@ impl Route<'_> {
             Self::Fcm { account, .. } => &account.gate,
             Self::Apns { account, .. } => &account.gate,
             Self::Callback { account, .. } => &account.gate,
+            Self::WebPush { subscription, .. } => &subscription.service.gate,
         }
     }
 
@@ -267,6 +292,7 @@ impl Route<'_> {
             Self::Fcm { account, token } => account.send(push, token).await,
             Self::Apns { account, delivery } => account.send(push, delivery).await,
             Self::Callback { account, token } => account.send(push, token).await,
+            Self::WebPush { account, subscription } => account.send(push, subscription).await,
         }
     }
 }

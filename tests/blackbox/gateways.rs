@@ -1,9 +1,10 @@
-//! Phones that are woken otherwise than by FCM and APNs: by the operator's own gateway.
+//! Phones that are woken otherwise than by FCM and APNs: by the operator's own gateway, by Web Push.
 
 use std::future::Future;
 
 use sip_push_proxy::demo::Recorded;
 use sip_push_proxy::demo::callback_double::{self, CallbackDouble};
+use sip_push_proxy::demo::webpush_double::{PUBLIC_KEY, WebPushDouble};
 use sip_push_proxy::sip::Transport::Udp;
 use tempfile::TempDir;
 
@@ -115,6 +116,114 @@ fn callback_is_tried_again_and_its_word_on_a_token_counts() {
     world.admin.story(&call.call_id, "push_failed");
     let told = world.admin.get(&format!("/api/v1/calls/{}", call.call_id)).to_string();
     assert!(told.contains("410: uninstalled") && !told.contains("token-1"), "{told}");
+    eventually("the binding to end", || world.admin.bindings(&phone.aor()).is_empty().then_some(()));
+    world.stop();
+}
+
+/// A push service, and the configuration that allows it. The folder holds the key.
+fn webpush() -> (WebPushDouble, TempDir, String) {
+    let double = RUNTIME.block_on(WebPushDouble::start()).expect("a double");
+    let folder = TempDir::new().expect("a folder");
+    let key = double.write_credentials(folder.path()).expect("written");
+    let config = format!(
+        "push.webpush.enabled = true\npush.webpush.vapid_key_file = '{}'\npush.webpush.allowed_hosts = ['{}']\n",
+        key.display(),
+        double.host()
+    );
+    (double, folder, config)
+}
+
+/// As a browser has to escape it (RFC 8599 §8.7), and somewhat more.
+fn escaped(uri: &str) -> String {
+    uri.replace('%', "%25").replace('?', "%3F").replace('=', "%3D").replace('/', "%2F")
+}
+
+#[test]
+fn web_push_wakes_a_sleeping_browser_and_tells_it_of_missed_calls() {
+    for mode in MODES {
+        let (double, _folder, config) = webpush();
+        let mut world = World::with(mode, Udp, &config);
+        // It asks for the key, subscribes, and registers with the subscription.
+        let caps = format!("*;+sip.pns=\"webpush\";+sip.vapid=\"{PUBLIC_KEY}\"");
+        let mut phone = phone(";pn-provider=webpush");
+        let accepted = phone.register(&mut world);
+        assert_eq!(accepted.headers("Feature-Caps"), [caps.as_str()]);
+        let uri = double.subscription("gAAAAABh-1");
+        phone.params = Some(format!(";pn-provider=webpush;pn-prid={}", escaped(&uri)));
+        phone.instance.push_str(";+sip.pnsreg");
+        let accepted = phone.register(&mut world);
+        assert_eq!(accepted.headers("Feature-Caps"), [format!("{caps};+sip.pnsreg=\"121\"")]);
+        phone.sleep();
+
+        let call = world.call(&phone);
+        world.switch.queued();
+        let push = next(double.next());
+        assert_eq!((push.token.as_str(), push.body.len()), ("gAAAAABh-1", 0), "{mode:?}");
+        assert_eq!((push.header("ttl"), push.header("urgency")), ("28", "high"));
+        is_woken(&mut world, &mut phone, &call);
+
+        phone.sleep();
+        let missed = world.call(&phone);
+        world.switch.queued();
+        next(double.next());
+        give_up(&world, &missed, "");
+        world.admin.expect_bucket(&phone.aor(), &[(&missed.call_id, "missed")]);
+        phone.register(&mut world);
+        let push = next(double.next());
+        assert_eq!((push.header("ttl"), push.header("topic")), ("86400", "missed_calls"));
+        world.admin.expect_bucket(&phone.aor(), &[]);
+        assert_eq!((double.requests(), world.pushes()), (3, 0));
+        world.admin.expect_healthy();
+        world.stop();
+    }
+}
+
+#[test]
+fn softswitch_hears_of_the_push_service_but_not_of_its_key() {
+    let (double, _folder, config) = webpush();
+    let world = World::with(Mode::Alias, Udp, &config);
+    let mut phone = phone(&format!(";pn-provider=webpush;pn-prid={}", escaped(&double.subscription("a"))));
+    phone.instance.push_str(";+sip.pnsreg");
+    phone.wake(&world);
+    phone.send_register();
+    let (register, _) = world.switch.peer.request("REGISTER");
+    assert_eq!(register.headers("Feature-Caps"), ["*;+sip.pns=\"webpush\""]);
+    world.stop();
+}
+
+#[test]
+fn web_push_to_elsewhere_is_refused_when_it_registers() {
+    let (double, _folder, config) = webpush();
+    let mut world = World::with(Mode::Alias, Udp, &config);
+    for (params, why) in [
+        (";pn-prid=https%3A%2F%2Fpush.example.org%2Fa", "allowed_hosts does not have \"https://push.example.org\""),
+        (";pn-prid=http%3A%2F%2F127.0.0.1%3A9%2Fa", "allowed_hosts does not have \"http://127.0.0.1:9\""),
+        (";pn-prid=no-uri", "pn-prid is not the URI of a push subscription"),
+        (";pn-param=x;pn-prid=a", "pn-param must not be used with webpush"),
+    ] {
+        let mut phone = phone(&format!(";pn-provider=webpush{params}"));
+        let accepted = phone.register(&mut world);
+        assert!(accepted.headers("Feature-Caps").is_empty(), "{params}");
+        let bindings = world.admin.bindings(&phone.aor());
+        let told = bindings.iter().filter_map(|binding| binding["push_refused"].as_str()).collect::<Vec<_>>();
+        assert!(told.iter().any(|told| told.contains(why)), "{told:?}");
+    }
+    assert_eq!(double.requests(), 0);
+    world.stop();
+}
+
+#[test]
+fn subscription_that_has_ended_ends_the_binding() {
+    let (double, _folder, config) = webpush();
+    let mut world = World::with(Mode::Alias, Udp, &config);
+    let mut phone = phone(&format!(";pn-provider=webpush;pn-prid={}", escaped(&double.subscription("a"))));
+    phone.register(&mut world);
+    phone.sleep();
+    double.script("a", [callback_double::Answer::Raw { status: 410, headers: Vec::new(), body: String::new() }]);
+    let call = world.call(&phone);
+    world.switch.queued();
+    call.ack(&world.switch.response(480, "INVITE"));
+    world.admin.story(&call.call_id, "push_failed");
     eventually("the binding to end", || world.admin.bindings(&phone.aor()).is_empty().then_some(()));
     world.stop();
 }

@@ -13,3 +13,4 @@ mod load;
 mod purpose;
 mod relay;
 mod tls;
+mod webpush;
