@@ -35,7 +35,7 @@ use summary::Told;
 
 const INTRO: [&str; 5] = [
     "Real: this proxy with its store, its UDP and TCP sockets, and its HTTP requests.",
-    "Played by scripts on this machine: the softswitch, the phones, FCM and APNs.",
+    "Played by scripts on this machine: the softswitch, phones, all push services.",
     "Every arrow is a message that was sent and received, drawn at that moment.",
     "Should anything come that the story does not tell, the demo fails and says what.",
     "",

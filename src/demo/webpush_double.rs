@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, HeaderValue, LOCATION};
 use hyper::{HeaderMap, Method, Request, Response};
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::task::AbortHandle;
 
 pub use super::double::Answer;
@@ -199,7 +199,7 @@ fn check_authorization(headers: &HeaderMap, origin: &str) -> Result<(), Problem>
     if signature.verify(jwt.input.as_bytes(), &jwt.signature).is_err() {
         return Err((401, "the JWT is signed by another key"));
     }
-    if claim("aud") != Value::from(origin) {
+    if claim("aud") != origin {
         return Err((401, "the JWT is for another origin"));
     }
     let left = claim("exp").as_u64().map(|exp| exp.saturating_sub(unix_seconds()));
@@ -244,6 +244,7 @@ mod tests {
     use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
     use rustls::pki_types::PrivatePkcs8KeyDer;
     use rustls::pki_types::pem::PemObject;
+    use serde_json::Value;
 
     use super::*;
 
