@@ -336,6 +336,42 @@ mod tests {
     }
 
     #[test]
+    fn token_is_for_the_origin_of_the_subscription() {
+        let folder = tempfile::tempdir().unwrap();
+        let vapid_key_file = folder.path().join("vapid.pem");
+        std::fs::write(&vapid_key_file, include_str!("../demo/throwaway_vapid.pem")).unwrap();
+        let allowed_hosts =
+            vec![allowed("example.org", true, None, false), allowed("example.org", true, Some(8443), false)];
+        let settings = Settings { vapid_key_file, subject: "mailto:ops@example.org".to_owned(), allowed_hosts };
+        let account = Account::open(&settings, &Setup::default()).unwrap();
+        let header = |uri: &str| {
+            let token = PushToken::new(uri);
+            let Subscription { service, url, .. } = account.subscription(&token).unwrap();
+            account.authorization(service, &url).unwrap().to_str().unwrap().to_owned()
+        };
+        let before = clock().unix.seconds();
+        for (uri, aud) in [
+            ("https://push.example.org/wpush/v2/a", "https://push.example.org"),
+            ("https://Push.example.org:443/a?b=c#d", "https://push.example.org"),
+            ("https://push.example.org:8443/a", "https://push.example.org:8443"),
+            ("https://other.example.org/a", "https://other.example.org"),
+        ] {
+            let header = header(uri);
+            let (jwt, key) = header.strip_prefix("vapid t=").unwrap().split_once(", k=").unwrap();
+            assert_eq!(key, account.public_key());
+            let [start, claims, _] = jwt.split('.').collect::<Vec<_>>().try_into().unwrap();
+            let json = |part: &str| String::from_utf8(URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap();
+            assert_eq!(json(start), r#"{"typ":"JWT","alg":"ES256"}"#);
+            let claims: serde_json::Value = serde_json::from_str(&json(claims)).unwrap();
+            assert_eq!((&claims["aud"], &claims["sub"]), (&aud.into(), &"mailto:ops@example.org".into()));
+            let exp = claims["exp"].as_u64().unwrap();
+            assert!((before + TOKEN_LIFE_S..=clock().unix.seconds() + TOKEN_LIFE_S).contains(&exp), "{exp}");
+        }
+        let uri = "https://push.example.org/wpush/v2/a";
+        assert_eq!(header(uri), header(uri), "it is kept");
+    }
+
+    #[test]
     fn token_is_sent_for_half_of_its_life_whatever_the_clock_does() {
         let token =
             |expires_at| Token { origin: String::new(), authorization: HeaderValue::from_static("vapid"), expires_at };
