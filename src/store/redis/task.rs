@@ -211,7 +211,7 @@ impl Task {
         self.engine.look_first(own.clone(), now());
         self.perform().await;
         let deadline = Instant::now() + OPEN_WAIT;
-        while self.engine.is_up() && (self.engine.journaled() > 0 || own.iter().any(|aor| !self.engine.is_idle(aor))) {
+        while self.engine.is_up() && own.iter().any(|aor| !self.engine.is_idle(aor)) {
             let waited = tokio::time::timeout_at(deadline, self.under_way()).await;
             if waited.is_err() {
                 tracing::warn!("Redis is slow; the node starts before it has seen all of its own calls");
