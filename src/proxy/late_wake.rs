@@ -3,7 +3,7 @@
 //! A VoIP push makes an iOS app show a call at once. When the call ends before the app has registered, only an INVITE
 //! and its CANCEL tell it so in its own language: CallKit closes its screen, and the call is in the phone's own log.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ const REPORT_PAUSE: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(super) struct LateCalls {
     waiting: HashMap<DeviceId, Vec<LateCall>>,
-    clients: HashMap<ClientId, LateBranch>,
+    clients: BTreeMap<ClientId, LateBranch>,
 }
 
 #[derive(Debug, Clone)]
