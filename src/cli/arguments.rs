@@ -50,4 +50,15 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Try whether a user's devices can be pushed: a test that nobody sees or hears
+    Push {
+        /// user@domain
+        aor: String,
+        /// Send nothing, but show what a call's push would be
+        #[arg(long)]
+        dry_run: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }

@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, mpsc};
 use super::alert::Alerts;
 use super::dial::HttpsProxy;
 use super::gate::{Gate, Limits};
-use super::{Busy, NoticeKind, Outcome, Push, Reply, Sent, SettingsError, TokenHash, apns, clock, fcm};
+use super::{Busy, NoticeKind, Outcome, Preview, Push, Reply, Sent, SettingsError, TokenHash, apns, clock, fcm};
 use crate::binding::{Provider, PushTarget, PushToken, Tokens};
 
 /// What pushes are sent with. An empty list of accounts switches their provider off.
@@ -155,6 +155,16 @@ impl Pushers {
     /// Whether such a notice can be pushed to a contact: one with only a voip token takes invites and nothing else.
     pub fn supports_notice(&self, target: &PushTarget, kind: NoticeKind) -> Result<(), String> {
         self.0.route(target, kind).map(drop)
+    }
+
+    /// What would be sent where; else why nothing would.
+    pub fn preview(&self, push: &Push) -> Result<Preview, String> {
+        let route = self.0.route(&push.target, push.notice.kind())?;
+        let hash = TokenHash::of(route.token());
+        Ok(match &route {
+            Route::Fcm { account, .. } => account.preview(push, hash),
+            Route::Apns { account, delivery } => account.preview(push, delivery, hash),
+        })
     }
 
     /// What an operator must know of accounts that do not work.

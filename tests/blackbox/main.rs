@@ -31,3 +31,4 @@ mod reload;
 #[path = "../sipp/mod.rs"]
 mod sipp;
 mod sleeping_phone;
+mod test_push;
