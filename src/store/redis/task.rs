@@ -390,7 +390,7 @@ impl Task {
         // The beat of an earlier start of this node is replaced once, by the first of this one.
         let conflict = if replaced.is_some_and(|replaced| replaced != run) {
             Some("another process uses the node.id of this node; give each node of a Redis its own")
-        } else if self.connector.identity.home.is_some_and(|home| homes.contains(&home)) {
+        } else if self.connector.identity.home.is_some_and(|home| homes.there.contains(&home)) {
             Some("another node is reached by the same address; give each its own node.address")
         } else {
             None
