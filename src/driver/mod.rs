@@ -181,8 +181,8 @@ impl Worker {
                 for call in board.take_calls() {
                     self.handle(Input::Resume(Box::new(call)));
                 }
-                for (aor, id) in board.take_taken_over() {
-                    self.handle(Input::TakenOver { aor, id });
+                for (aor, id, by) in board.take_taken_over() {
+                    self.handle(Input::TakenOver { aor, id, by });
                 }
                 for binding in board.take() {
                     self.handle(Input::Woken(binding));

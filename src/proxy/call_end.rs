@@ -6,7 +6,7 @@ use super::event::{Contacts, Effect, Outcome};
 use super::held_call::{DeviceState, HeldCall};
 use super::keep::Kept;
 use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, Timer};
-use crate::binding::Aor;
+use crate::binding::{Aor, Home};
 use crate::clock::Now;
 use crate::store::{Change, Settlement};
 use crate::timeline::Step;
@@ -29,9 +29,11 @@ pub(super) enum Ending {
 }
 
 impl Proxy {
-    /// A 2xx went back. One that crossed with a CANCEL takes back what the CANCEL left in the buckets.
+    /// A 2xx went back. One that crossed with a CANCEL takes back what the CANCEL left in the buckets; one to a call that
+    /// another node has says there that it is seen.
     pub(super) fn call_answered(&mut self, context: &mut Context, contacts: &dyn Contacts, now: Now) {
-        let was_over = context.call().is_some_and(|call| call.is_recorded) && context.responses.is_cancelled;
+        let is_cancelled = context.responses.is_cancelled;
+        let was_over = context.call().is_some_and(|call| call.is_recorded && (is_cancelled || call.is_let_go));
         if let Some(call) = context.call().filter(|_| was_over) {
             let devices = call.devices.iter().map(|held| (held.binding.device, Settlement::Seen)).collect();
             let (aor, id, call_ref) = (call.aor.clone(), call.id, call.call_ref.clone());
@@ -139,16 +141,15 @@ impl Proxy {
     }
 
     /// The call is no more this node's: it ends here without a word to anybody.
-    pub(super) fn let_go(&mut self, context: &mut Context, contacts: &dyn Contacts) {
+    pub(super) fn let_go(&mut self, context: &mut Context, by: Option<Home>, contacts: &dyn Contacts) {
         if !self.close_call(context, contacts) {
             return;
         }
         let Some(call) = context.call_mut() else { return };
         call.devices.iter_mut().for_each(|held| held.has_entry = false);
         call.unread.clear();
+        (call.is_let_go, call.taken_by) = (true, by);
         let call_ref = call.call_ref.clone();
-        // As after a CANCEL: no device is tried any more, and one that answers all the same has seen the call.
-        context.responses.is_cancelled = true;
         self.step(&call_ref, Step::Failed, None, "", "another node took this one for gone and has the call");
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::binding::{Aor, Binding, DeviceId, Provider, PushTarget};
+use crate::binding::{Aor, Binding, DeviceId, Home, Provider, PushTarget};
 pub use crate::metrics::{Outcome, RefreshResult};
 use crate::push::{self, Push};
 use crate::sip::{Destination, Flow, Message, Transport};
@@ -37,7 +37,7 @@ pub enum Input {
     /// node.
     Resume(Box<store::LeftCall>),
     /// Another node, which took this one for gone, has the call now.
-    TakenOver { aor: Aor, id: store::HeldCallId },
+    TakenOver { aor: Aor, id: store::HeldCallId, by: Option<Home> },
     /// A device is due to be refreshed upstream. To be given while [`super::Proxy::refresh_room`] lasts.
     Refresh(Arc<Binding>),
 }

@@ -98,6 +98,8 @@ impl Proxy {
             ends_by_expires,
             is_open: true,
             is_recorded: false,
+            is_let_go: false,
+            taken_by: None,
             store_failed: false,
             devices: SmallVec::new(),
             unread: SmallVec::new(),

@@ -52,8 +52,8 @@ pub struct LeftCall {
 pub enum News {
     /// Another node accepted a REGISTER.
     Woken(Arc<Binding>),
-    /// Another node took this one for gone and has the call now.
-    TakenOver { aor: Aor, id: HeldCallId },
+    /// Another node took this one for gone and has the call now; `by` is where it is reached, if it still has it.
+    TakenOver { aor: Aor, id: HeldCallId, by: Option<Home> },
 }
 
 /// How much a store may keep and queue.

@@ -98,6 +98,11 @@ impl Nodes {
                 .is_there(patience)
     }
 
+    /// Where a node is reached.
+    pub(super) fn home(&self, name: &str) -> Option<Home> {
+        self.others.get(name)?.home
+    }
+
     /// Whether this node is the one to take a call over: all who see the same nodes name the same one, and each takes
     /// its share.
     pub(super) fn takes(&self, call: HeldCallId) -> bool {
