@@ -165,6 +165,7 @@ impl Pair {
                 Effect::Resolve { .. }
                 | Effect::Fetch { .. }
                 | Effect::Step(_)
+                | Effect::CallBegan { .. }
                 | Effect::WakeSeen { .. }
                 | Effect::Refreshed { .. }
                 | Effect::Dropped(_) => {}

@@ -118,13 +118,17 @@ async fn remove_binding(Shared(state): Shared<State>, Path((aor, id)): Path<(Str
     }
 }
 
-/// The last calls, newest first.
+/// The last calls, or those for one user, newest first.
 async fn calls(Shared(state): Shared<State>, page: PageQuery) -> Response {
-    let limit = match &page {
-        Ok(Query(page)) => page.limit().min(Timeline::CALLS),
-        Err(rejection) => return bad_query(rejection),
+    let page = match page {
+        Ok(Query(page)) => page,
+        Err(rejection) => return bad_query(&rejection),
     };
-    let calls = state.timeline.calls(limit);
+    let limit = page.limit().min(Timeline::CALLS);
+    let calls = match &page.aor {
+        Some(aor) => state.timeline.calls_for(&parse_aor(aor), limit),
+        None => state.timeline.calls(limit),
+    };
     Json(json!({ "calls": calls.iter().map(|call| CallView::new(call)).collect::<Vec<_>>() })).into_response()
 }
 

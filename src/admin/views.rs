@@ -104,6 +104,8 @@ fn without_push_parameters(contact: &str) -> String {
 #[derive(Serialize)]
 pub(super) struct CallView<'c> {
     call_ref: &'c str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aor: Option<&'c str>,
     /// `null` while the call goes on.
     outcome: Option<&'static str>,
     steps: Vec<EventView<'c>>,
@@ -136,6 +138,7 @@ impl<'c> CallView<'c> {
         };
         Self {
             call_ref: &call.call_ref,
+            aor: call.aor.as_ref().map(|aor| aor.as_str()),
             outcome: call.outcome.map(|outcome| outcome.name()),
             steps: call.events.iter().map(step).collect(),
             left_out: call.left_out,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use reqwest::{Client, Method, RequestBuilder, Url};
 use serde_json::{Value, json};
 
-use super::{COULD_NOT, Command, complain, present_file, print, tables, wrong};
+use super::{COULD_NOT, Command, complain, present_file, print, tables, why, wrong};
 use crate::config::{Admin, Problems};
 
 /// For one answer.
@@ -86,6 +86,10 @@ fn answer(admin: Admin, command: &Command) -> Result<String, AskError> {
                 let answer = server.send(Method::GET, &["buckets", aor], &[]).await?;
                 Ok(if *json { pretty(&answer) } else { tables::bucket(&answer) })
             }
+            Command::Why { what, json } => {
+                let answer = server.why(what).await?;
+                Ok(if *json { pretty(&answer) } else { why::tell(&answer) })
+            }
             Command::Push { aor, dry_run, json } => {
                 let answer = server.post(&["push"], &json!({ "aor": aor, "dry_run": dry_run })).await?;
                 let text = if *json { pretty(&answer) } else { tables::pushes(&answer, *dry_run) };
@@ -131,6 +135,19 @@ impl Server {
                 Some(next) => query = vec![("after", next.to_owned())],
                 None => return Ok(json!({ "bindings": all })),
             }
+        }
+    }
+
+    /// The call of this reference, if there is one; else all that is known of the user of this name.
+    async fn why(&self, what: &str) -> Result<Value, AskError> {
+        match self.send(Method::GET, &["calls", what], &[]).await {
+            Err(AskError::Refused(_)) if what.contains('@') => {
+                let query = [("aor", what.to_owned()), ("limit", why::CALLS.to_string())];
+                let bindings = self.bindings(Some(what)).await?;
+                let calls = self.send(Method::GET, &["calls"], &query).await?;
+                Ok(json!({ "aor": what, "bindings": bindings["bindings"], "calls": calls["calls"] }))
+            }
+            answer => answer,
         }
     }
 

@@ -100,12 +100,12 @@ fn outcome(call: &Value) -> String {
     call.get("outcome").and_then(Value::as_str).unwrap_or("goes on").to_owned()
 }
 
-fn list<'v>(value: &'v Value, key: &str) -> &'v [Value] {
+pub(super) fn list<'v>(value: &'v Value, key: &str) -> &'v [Value] {
     value.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
 /// What stands there, without control characters: names come from callers, and a terminal obeys them.
-fn text(value: &Value, key: &str) -> String {
+pub(super) fn text(value: &Value, key: &str) -> String {
     let text = value.get(key).and_then(Value::as_str).unwrap_or_default();
     text.chars().filter(|letter| !letter.is_control()).collect()
 }

@@ -374,6 +374,7 @@ impl Worker {
                     self.woken.push(binding);
                 }
                 Effect::Step(step) => self.step(&step, now),
+                Effect::CallBegan { call_ref, aor } => self.shared.timeline.begin(&call_ref, &aor),
                 Effect::CallEnded { call_ref, outcome } => {
                     self.shared.metrics.call(outcome);
                     self.shared.timeline.end(&call_ref, outcome);

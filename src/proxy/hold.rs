@@ -69,6 +69,7 @@ impl Proxy {
         self.held_calls += 1;
         let call_ref = call.call_ref.clone();
         let detail = format!("{} to {}, {} device(s)", call.caller.number, call.aor, bindings.len());
+        self.effects.push_back(Effect::CallBegan { call_ref: call_ref.clone(), aor: call.aor.clone() });
         self.step(&call_ref, Step::Received, None, detail, "");
         context.purpose = Purpose::Call(Box::new(call));
         for binding in bindings {

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 
 use super::caller::Caller;
 use super::context::{Context, Purpose};
-use super::event::Contacts;
+use super::event::{Contacts, Effect};
 use super::held_call::{DeviceInput, DeviceState, HeldCall, HeldDevice};
 use super::request::Target;
 use super::response_context::ResponseContext;
@@ -60,6 +60,7 @@ impl Proxy {
             None => "taken up after a restart".into(),
             Some(node) => format!("taken over from {node}, which is gone"),
         };
+        self.effects.push_back(Effect::CallBegan { call_ref: stored.call_ref.clone(), aor: stored.aor.clone() });
         self.step(&stored.call_ref, Step::Received, None, detail, "");
         self.resume_devices(&mut context, stored, contacts, now);
         self.conclude(&mut context, contacts, now);

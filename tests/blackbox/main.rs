@@ -32,3 +32,4 @@ mod reload;
 mod sipp;
 mod sleeping_phone;
 mod test_push;
+mod why;

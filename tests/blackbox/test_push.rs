@@ -1,7 +1,5 @@
 //! A push that an operator asks for: nothing for the phone's user to see or hear, and the provider's answer in words.
 
-use std::process::Command;
-
 use serde_json::{Value, json};
 use sip_push_proxy::demo::fcm_double;
 use sip_push_proxy::sip::Transport::Udp;
@@ -77,29 +75,20 @@ fn answers_of_the_provider_and_reasons_of_ours_are_shown_and_change_nothing() {
     assert_eq!(world.admin.status("POST", "/api/v1/push"), 400);
 }
 
-/// What the command prints, and its exit code.
-fn command(world: &World, arguments: &[&str]) -> (String, Option<i32>) {
-    let file = world.folder.path().join("operator.toml");
-    std::fs::write(&file, format!("[admin]\nlisten = '{}'\n", world.admin.0)).expect("written");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sip-push-proxy"));
-    let done = command.arg("push").args(arguments).arg("--config").arg(&file).output().expect("the command");
-    (String::from_utf8_lossy(&done.stdout).into_owned(), done.status.code())
-}
-
 #[test]
 fn command_says_it_in_words_and_by_its_exit_code() {
     let mut world = World::start(Mode::Open, Udp);
     let phone = asleep(&mut world, Push::Fcm);
-    let (said, code) = command(&world, &[&phone.aor()]);
+    let (said, code) = world.command(&["push", &phone.aor()]);
     assert!(said.contains("fcm project demo-project") && said.contains("accepted: a call would be pushed"), "{said}");
     assert_eq!(code, Some(0));
-    let (said, code) = command(&world, &[&phone.aor(), "--dry-run"]);
+    let (said, code) = world.command(&["push", &phone.aor(), "--dry-run"]);
     assert!(said.contains("would be sent") && said.contains("POST http://"), "{said}");
     assert_eq!(code, Some(0));
     world.fcm.script(&phone.token, [fcm_double::Answer::Unregistered]);
-    let (said, code) = command(&world, &[&phone.aor()]);
+    let (said, code) = world.command(&["push", &phone.aor()]);
     assert!(said.contains("dead token") && said.contains("UNREGISTERED"), "{said}");
     assert_eq!(code, Some(1));
-    let (said, code) = command(&world, &["nobody@example.org"]);
+    let (said, code) = world.command(&["push", "nobody@example.org"]);
     assert_eq!((&*said, code), ("no devices\n", Some(1)));
 }
