@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, missing_docs, reason = "a benchmark that cannot go on has failed")]
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use sip_push_proxy::binding::{Provider, PushTarget, PushToken, Tokens};
+use sip_push_proxy::binding::{Aor, Provider, PushTarget, PushToken, Tokens};
 use sip_push_proxy::clock::UnixMillis;
 use sip_push_proxy::demo::apns_double::{self, ApnsDouble};
 use sip_push_proxy::demo::fcm_double::FcmDouble;
@@ -23,6 +23,7 @@ fn push(provider: Provider, number: u64) -> Push {
     };
     Push {
         ticket: Ticket(number),
+        aor: Aor::new("alice", "example.org"),
         target: PushTarget { provider, prid: token(), param: "".into(), tokens },
         notice: Notice::Invite { number: "103".into(), display_name: "Ivan".into(), call_ref: "1".into() },
         date: UnixMillis(1_623_753_491_000),

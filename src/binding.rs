@@ -22,6 +22,11 @@ impl Aor {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The part before the domain.
+    pub fn user(&self) -> &str {
+        self.0.rsplit_once('@').map_or(&*self.0, |(user, _)| user)
+    }
 }
 
 impl Borrow<str> for Aor {

@@ -271,19 +271,111 @@ fn where_calls_go_and_come_from() {
 }
 
 #[test]
+fn callback_is_any_url_that_holds_no_password() {
+    let notes = |text: &str| parse(&format!("{BASE}[push.callback]\n{text}")).unwrap().notes();
+    let unsigned = "push.callback.secret_file is empty: pushes are not signed";
+    assert_eq!(notes("url = \"https://push.example.org/send?app=1\"\n"), [unsigned]);
+    assert_eq!(notes("url = \"http://127.0.0.1:8000/\"\n"), [unsigned]);
+    let in_the_clear = "push.callback.url is not https: tokens and callers' numbers can be read on the way";
+    assert_eq!(notes("url = \"http://192.0.2.30/push\"\n"), [unsigned, in_the_clear]);
+    for wrong in ["push.example.org", "ftp://push.example.org/", "https://", "https://push.example.org/#there"] {
+        check(
+            &format!("[push.callback]\nurl = \"{wrong}\"\n"),
+            "config.toml:6:7: push.callback.url: is not a URL; write https://HOST[:PORT]/PATH",
+        );
+    }
+    check(
+        "[push.callback]\nurl = \"https://user:secret@push.example.org/\"\n",
+        "config.toml:6:7: push.callback.url: names a user or a password, which would be seen in logs; leave them out",
+    );
+    let folder = TempDir::new().unwrap();
+    let read = || {
+        let text = format!("{BASE}[push.callback]\nurl = \"https://example.org\"\nsecret_file = \"callback.secret\"\n");
+        Config::parse(&text, &folder.path().join("config.toml"))
+    };
+    let secret_file = folder.path().join("callback.secret");
+    assert!(read().unwrap_err().to_string().contains("push.callback.secret_file: "));
+    std::fs::write(&secret_file, "\n").unwrap();
+    assert!(read().unwrap_err().to_string().ends_with("callback.secret is empty; write the secret into it"));
+    std::fs::write(&secret_file, "secret\n").unwrap();
+    assert_eq!(read().unwrap().push.callback.unwrap().secret_file, Some(secret_file));
+}
+
+#[test]
+fn web_push_needs_a_key_and_says_how_to_make_one() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("vapid.pem");
+    let read = |keys: &str| {
+        Config::parse(&format!("{BASE}[push.webpush]\nenabled = true\n{keys}"), &folder.path().join("config.toml"))
+    };
+    let told = |content: Option<&str>| {
+        if let Some(content) = content {
+            std::fs::write(&file, content).unwrap();
+        }
+        let told = read("").unwrap_err().to_string();
+        let start = format!("push.webpush.vapid_key_file: {} ", file.display());
+        told.split_once(&start).unwrap_or_else(|| panic!("{told}")).1.to_owned()
+    };
+    let make = "make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out vapid.pem`";
+    assert_eq!(told(None), format!("cannot be read: No such file or directory (os error 2); {make}"));
+    assert_eq!(told(Some("")), format!("has no private key in PEM form; {make}"));
+    let rsa = include_str!("../src/demo/throwaway_rsa.pem");
+    assert_eq!(told(Some(rsa)), format!("has a key, but not on the curve P-256; {make}"));
+    let pem = |kind: &str| format!("-----BEGIN {kind}-----\nMAA=\n-----END {kind}-----\n");
+    assert_eq!(
+        told(Some(&pem("EC PRIVATE KEY"))),
+        "has a key that is not in PKCS#8 form; convert it with `openssl pkcs8 -topk8 -nocrypt`"
+    );
+    assert_eq!(
+        told(Some(&pem("ENCRYPTED PRIVATE KEY"))),
+        "has a password; take it off with `openssl pkcs8 -topk8 -nocrypt`"
+    );
+
+    std::fs::write(&file, include_str!("../src/demo/throwaway_vapid.pem")).unwrap();
+    let web = read("").unwrap().push.webpush.unwrap();
+    assert_eq!(web.public_key, sip_push_proxy::demo::webpush_double::PUBLIC_KEY);
+    let hosts = |web: &sip_push_proxy::config::WebPush| -> Vec<_> {
+        web.allowed_hosts.iter().map(|host| (host.to_string(), host.is_loopback())).collect()
+    };
+    let name = |host: &str| (host.to_owned(), false);
+    assert_eq!(
+        hosts(&web),
+        ["fcm.googleapis.com", "updates.push.services.mozilla.com", "web.push.apple.com"].map(name)
+    );
+    let list = "allowed_hosts = [\"*.Notify.windows.com\", \"127.0.0.1:8000\", \"[::1]:8000\", \"localhost\", \"192.0.2.1\"]\n";
+    let here = |host: &str| (host.to_owned(), true);
+    assert_eq!(
+        hosts(&read(list).unwrap().push.webpush.unwrap()),
+        [
+            name("*.notify.windows.com"),
+            here("127.0.0.1:8000"),
+            here("[::1]:8000"),
+            here("localhost"),
+            name("192.0.2.1")
+        ]
+    );
+    for wrong in ["*", "*.com", "*.192.0.2.1", "https://push.example.org", "push.example.org/", "push.*.org", ""] {
+        let told = read(&format!("allowed_hosts = [\"{wrong}\"]\n")).unwrap_err().to_string();
+        let text = "is not a host; write push.example.org, *.example.org (all names below it) or HOST:PORT";
+        assert!(told.contains(&format!("push.webpush.allowed_hosts[0]: {wrong:?} {text}")), "{told}");
+    }
+    let told = read("allowed_hosts = []\nsubject = \"ops\"\n").unwrap_err().to_string();
+    assert!(told.contains("push.webpush.allowed_hosts: names no push service"), "{told}");
+    assert!(told.contains("push.webpush.subject: \"ops\" is not an address for push services to write to"), "{told}");
+    for good in ["mailto:ops@example.org", "https://example.org/contact"] {
+        assert!(read(&format!("subject = \"{good}\"\n")).is_ok());
+    }
+    // What is switched off is not looked at.
+    let off = Config::parse(&format!("{BASE}[push.webpush]\nsubject = \"ops\"\n"), &folder.path().join("config.toml"));
+    assert_eq!(off.unwrap().push.webpush, None);
+}
+
+#[test]
 fn what_this_version_cannot_do_is_said() {
     check(
         "[register]\nmode = \"local\"\nauth = \"none\"\nupstream_refresh = true\n",
         "config.toml:8:20: register.upstream_refresh: true is for mode = \"relay\"; in local mode the softswitch has no \
          registrations that could end, so set it to false",
-    );
-    check(
-        "[push.webpush]\nenabled = true\n",
-        "config.toml:6:11: push.webpush.enabled: Web Push is not possible in this version; set it to false",
-    );
-    check(
-        "[push.callback]\nurl = \"https://example.org\"\n",
-        "config.toml:6:7: push.callback.url: callback pushes are not possible in this version; leave it empty",
     );
     check(
         "[events]\nredis_stream = \"calls\"\n",

@@ -90,7 +90,11 @@ fn pushes(config: &Config) -> String {
         (None, Some(topic)) => format!("APNs certificate for {topic}"),
         (None, None) => "APNs certificate".to_owned(),
     });
-    list(&fcm.chain(apns).collect::<Vec<_>>()).unwrap_or_else(|| "nothing".to_owned())
+    // A query may hold a key.
+    let callback = config.push.callback.iter().filter_map(|gateway| gateway.url.split('?').next());
+    let callback = callback.map(|url| format!("callback {url}"));
+    let webpush = config.push.webpush.iter().map(|webpush| format!("Web Push for key {}", webpush.public_key));
+    list(&fcm.chain(apns).chain(callback).chain(webpush).collect::<Vec<_>>()).unwrap_or_else(|| "nothing".to_owned())
 }
 
 fn admin(config: &Config) -> String {

@@ -162,6 +162,60 @@ pub(super) fn network(text: &str) -> Result<IpNet, Wrong> {
         .map_err(|_| Wrong::from("is not a network; write 192.0.2.0/24, 2001:db8::/32 or a single address"))
 }
 
+/// Where requests may go that phones ask for: one host, or with `*.` all names below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AllowedHost {
+    pub address: HostPort,
+    pub is_suffix: bool,
+}
+
+impl AllowedHost {
+    /// Whether it is this machine.
+    pub fn is_loopback(&self) -> bool {
+        !self.is_suffix && is_here(&self.address.host)
+    }
+}
+
+impl fmt::Display for AllowedHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.is_suffix { "*." } else { "" }, self.address)
+    }
+}
+
+fn is_here(host: &Host) -> bool {
+    match host {
+        Host::Ip(ip) => ip.is_loopback(),
+        Host::Name(name) => &**name == "localhost",
+    }
+}
+
+/// `push.example.org`, `*.example.org`, each with `:port` where it is another one than that of https.
+pub(super) fn allowed_host(text: &str) -> Result<AllowedHost, Wrong> {
+    let wrong =
+        || Wrong::from("is not a host; write push.example.org, *.example.org (all names below it) or HOST:PORT");
+    let (is_suffix, rest) = text.strip_prefix("*.").map_or((false, text), |rest| (true, rest));
+    let address = host_port(rest).map_err(|_| wrong())?;
+    // Everything below a top level is everything.
+    let is_narrow = matches!(&address.host, Host::Name(name) if name.contains('.'));
+    if is_suffix && !is_narrow {
+        return Err(wrong());
+    }
+    Ok(AllowedHost { address, is_suffix })
+}
+
+/// Where the operator wants requests to go, path and query included.
+pub(super) fn url(text: &str) -> Result<String, Wrong> {
+    let wrong = || Wrong::from("is not a URL; write https://HOST[:PORT]/PATH");
+    let url = reqwest::Url::parse(text).map_err(|_| wrong())?;
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() || url.fragment().is_some() {
+        return Err(wrong());
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("names a user or a password, which would be seen in logs; leave them out".into());
+    }
+    Ok(url.into())
+}
+
 /// The address of an HTTP service, without a slash at its end. Without TLS only on this machine, because secrets go
 /// over it.
 pub(super) fn service(text: &str) -> Result<String, Wrong> {
@@ -172,13 +226,9 @@ pub(super) fn service(text: &str) -> Result<String, Wrong> {
     if path.contains(['?', '#', ' ']) {
         return Err(wrong());
     }
-    let is_here = match &address.host {
-        Host::Ip(ip) => ip.is_loopback(),
-        Host::Name(name) => &**name == "localhost",
-    };
     match scheme {
         "https" => Ok(text.trim_end_matches('/').to_owned()),
-        "http" if is_here => Ok(text.trim_end_matches('/').to_owned()),
+        "http" if is_here(&address.host) => Ok(text.trim_end_matches('/').to_owned()),
         "http" => Err("would send secrets in the clear; write https:// (http:// only to this machine)".into()),
         _ => Err(wrong()),
     }

@@ -17,14 +17,16 @@ mod users;
 
 use std::path::Path;
 
-pub use address::{Host, HostPort, Listen, NextHop};
+pub use address::{AllowedHost, Host, HostPort, Listen, NextHop};
 pub use calls::{Auth, ContactForm, Hold, LateWake, MissedCalls, Mode, PushWhen, Register};
 pub use document::Key;
 use document::{Document, Source};
 pub use network::{Node, Sip, Softswitch};
 pub use operation::{Admin, Events, Limits, Log, LogFormat, Store, StoreKind, Token};
 pub use problem::{Place, Problem, Problems};
-pub use push::{Alert, Apns, ApnsCredential, ApnsPayload, Fcm, FcmPayload, FcmProfile, HttpsProxy, Push};
+pub use push::{
+    Alert, Apns, ApnsCredential, ApnsPayload, Callback, Fcm, FcmPayload, FcmProfile, HttpsProxy, Push, WebPush,
+};
 pub use redis_url::{Redis, RedisShape};
 pub use users::{Credentials, Users};
 
@@ -91,8 +93,16 @@ impl Config {
     /// What is allowed but hardly meant; for `check` and the log at start.
     pub fn notes(&self) -> Vec<&'static str> {
         let mut notes = Vec::new();
-        if self.push.fcm.is_empty() && self.push.apns.is_empty() {
+        if self.push.is_off() {
             notes.push("no [[push.fcm]] and no [[push.apns]]: no phone can be woken");
+        }
+        if let Some(callback) = &self.push.callback {
+            if callback.secret_file.is_none() {
+                notes.push("push.callback.secret_file is empty: pushes are not signed");
+            }
+            if callback.is_in_the_clear() {
+                notes.push("push.callback.url is not https: tokens and callers' numbers can be read on the way");
+            }
         }
         if self.softswitch.trusted.is_empty() {
             notes.push("softswitch.trusted is empty: nobody may call phones");

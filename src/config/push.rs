@@ -4,13 +4,15 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, RsaKeyPair};
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RsaKeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::Deserialize;
 
-use super::address;
+use super::address::{self, AllowedHost};
 use super::section::Section;
 
 /// `[push]`; a provider without an account is switched off.
@@ -33,6 +35,10 @@ pub struct Push {
     pub alerts: Vec<Alert>,
     pub fcm: Vec<Fcm>,
     pub apns: Vec<Apns>,
+    /// `None`: off.
+    pub callback: Option<Callback>,
+    /// `None`: off.
+    pub webpush: Option<WebPush>,
 }
 
 /// `[[push.alert]]`: the texts of one language.
@@ -158,6 +164,29 @@ pub enum ApnsPayload {
     Extended,
 }
 
+/// `[push.callback]`: the operator's own gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Callback {
+    /// By http or https.
+    pub url: String,
+    /// What requests are signed with; it was read and is not empty. `None`: they are not signed.
+    pub secret_file: Option<PathBuf>,
+    /// An extra root certificate; it was read and is one.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// `[push.webpush]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebPush {
+    /// It was read and is a P-256 key.
+    pub vapid_key_file: PathBuf,
+    /// Its public key, as browsers need it to subscribe.
+    pub public_key: String,
+    /// `mailto:` or `https:`.
+    pub subject: String,
+    pub allowed_hosts: Vec<AllowedHost>,
+}
+
 /// What Apple knows us by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ApnsCredential {
@@ -207,8 +236,8 @@ impl Push {
             let read = Apns::read(&account);
             apns.extend(read.inspect(|read| read.check_unlike(&apns, &account)));
         }
-        read_webpush(&section.section("webpush"));
-        read_callback(&section.section("callback"));
+        let webpush = WebPush::read(&section.section("webpush"));
+        let callback = Callback::read(&section.section("callback"));
         Self {
             timeout,
             per_token_per_min,
@@ -221,7 +250,14 @@ impl Push {
             alerts,
             fcm,
             apns,
+            callback,
+            webpush,
         }
+    }
+
+    /// Whether no phone can be woken.
+    pub(super) fn is_off(&self) -> bool {
+        self.fcm.is_empty() && self.apns.is_empty() && self.callback.is_none() && self.webpush.is_none()
     }
 }
 
@@ -424,21 +460,90 @@ fn has_identity(section: &Section<'_>, file: &Path) -> bool {
     has_key
 }
 
-fn read_webpush(section: &Section<'_>) {
-    const HOSTS: [&str; 3] = ["fcm.googleapis.com", "updates.push.services.mozilla.com", "web.push.apple.com"];
-    let enabled = section.boolean("enabled", false);
-    section.path("vapid_key_file", "vapid.pem");
-    section.string("subject", "mailto:ops@example.org");
-    section.list("allowed_hosts", Some(&HOSTS), address::domain);
-    if enabled {
-        section.wrong("enabled", "Web Push is not possible in this version; set it to false");
+impl WebPush {
+    /// `None` when it is switched off or wrong.
+    fn read(section: &Section<'_>) -> Option<Self> {
+        const HOSTS: [&str; 3] = ["fcm.googleapis.com", "updates.push.services.mozilla.com", "web.push.apple.com"];
+        let enabled = section.boolean("enabled", false);
+        let vapid_key_file = section.path("vapid_key_file", "vapid.pem");
+        let subject = section.string("subject", "mailto:ops@example.org");
+        let allowed_hosts = section.list("allowed_hosts", Some(&HOSTS), address::allowed_host);
+        if !enabled {
+            return None;
+        }
+        let allowed_hosts =
+            allowed_hosts.unwrap_or_else(|| HOSTS.iter().filter_map(|host| address::allowed_host(host).ok()).collect());
+        if allowed_hosts.is_empty() {
+            section.wrong("allowed_hosts", "names no push service, so that no browser could be woken; name them");
+        }
+        if !is_contact(subject) {
+            let text = "is not an address for push services to write to; write mailto:USER@HOST or https://HOST/PATH";
+            section.wrong("subject", format_args!("{subject:?} {text}"));
+        }
+        let Some(vapid_key_file) = vapid_key_file else {
+            section.wrong("vapid_key_file", format_args!("needed: a P-256 key; {MAKE_VAPID}"));
+            return None;
+        };
+        let public_key = vapid_public_key(&vapid_key_file)
+            .map_err(|problem| section.wrong("vapid_key_file", format_args!("{} {problem}", vapid_key_file.display())));
+        Some(Self { vapid_key_file, public_key: public_key.ok()?, subject: subject.to_owned(), allowed_hosts })
     }
 }
 
-fn read_callback(section: &Section<'_>) {
-    let url = section.optional("url");
-    section.path("secret_file", "");
-    if url.is_some() {
-        section.wrong("url", "callback pushes are not possible in this version; leave it empty");
+const MAKE_VAPID: &str =
+    "make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out vapid.pem`";
+
+/// The key in the file, in base64url; else what is wrong with the file.
+fn vapid_public_key(file: &Path) -> Result<String, String> {
+    let pem = std::fs::read(file).map_err(|error| format!("cannot be read: {error}; {MAKE_VAPID}"))?;
+    let key = match PrivateKeyDer::from_pem_slice(&pem) {
+        Ok(PrivateKeyDer::Pkcs8(key)) => key,
+        Ok(_) => {
+            return Err(
+                "has a key that is not in PKCS#8 form; convert it with `openssl pkcs8 -topk8 -nocrypt`".to_owned()
+            );
+        }
+        Err(_) if memchr::memmem::find(&pem, b"BEGIN ENCRYPTED PRIVATE KEY").is_some() => {
+            return Err("has a password; take it off with `openssl pkcs8 -topk8 -nocrypt`".to_owned());
+        }
+        Err(_) => return Err(format!("has no private key in PEM form; {MAKE_VAPID}")),
+    };
+    EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.secret_pkcs8_der(), &SystemRandom::new())
+        .map(|pair| URL_SAFE_NO_PAD.encode(pair.public_key()))
+        .map_err(|_| format!("has a key, but not on the curve P-256; {MAKE_VAPID}"))
+}
+
+/// RFC 8292 §2.1.
+fn is_contact(subject: &str) -> bool {
+    let is_mail =
+        |address: &str| address.split_once('@').is_some_and(|(user, host)| !user.is_empty() && !host.is_empty());
+    subject.bytes().all(|byte| byte.is_ascii_graphic())
+        && (subject.strip_prefix("mailto:").is_some_and(is_mail)
+            || subject.starts_with("https://") && address::url(subject).is_ok())
+}
+
+impl Callback {
+    /// `None` when it is switched off or wrong.
+    fn read(section: &Section<'_>) -> Option<Self> {
+        let url = section.optional("url");
+        let secret_file = section.path("secret_file", "");
+        let ca_file = section.path("ca_file", "");
+        // What is wrong with it may be a password in it, so it is not shown.
+        let url = address::url(url?).map_err(|error| section.wrong("url", error)).ok();
+        let secret_file = secret_file.filter(|file| {
+            let Some(text) = section.file_text("secret_file", file) else { return false };
+            let is_empty = text.trim().is_empty();
+            if is_empty {
+                section.wrong("secret_file", format_args!("{} is empty; write the secret into it", file.display()));
+            }
+            !is_empty
+        });
+        let ca_file = ca_file.filter(|file| has_certificate(section, "ca_file", file));
+        Some(Self { url: url?, secret_file, ca_file })
+    }
+
+    /// Whether others on the way can read what is posted.
+    pub(super) fn is_in_the_clear(&self) -> bool {
+        self.url.starts_with("http://") && address::service(&self.url).is_err()
     }
 }

@@ -15,6 +15,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
+use hyper::header::{HeaderName, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -121,6 +122,41 @@ impl Observed {
         if let Some(observer) = self.0.get() {
             let body = response.body().clone().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
             observer(push, response.status().as_u16(), &body);
+        }
+    }
+}
+
+/// What is answered to one push, by doubles whose answers need no words of their own.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    Accept,
+    /// Word for word.
+    Raw {
+        status: u16,
+        headers: Vec<(HeaderName, HeaderValue)>,
+        body: String,
+    },
+    /// None at all, while the connection stays open.
+    Hang,
+    /// The connection is closed.
+    Disconnect,
+}
+
+impl Answer {
+    /// The refusal that it is; `None` when it is none.
+    pub(super) async fn refusal(self, connection: &Connection) -> Option<Response<Full<Bytes>>> {
+        match self {
+            Self::Accept => None,
+            Self::Raw { status, headers, body } => {
+                let mut response = answer(status, body);
+                response.headers_mut().extend(headers);
+                Some(response)
+            }
+            Self::Hang => std::future::pending().await,
+            Self::Disconnect => {
+                connection.cut();
+                std::future::pending().await
+            }
         }
     }
 }

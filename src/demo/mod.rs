@@ -5,6 +5,7 @@
 //! when it did, and each story fails if something else comes than it tells.
 
 pub mod apns_double;
+pub mod callback_double;
 mod dialog;
 mod double;
 pub mod fcm_double;
@@ -18,6 +19,7 @@ mod softswitch;
 mod stage;
 mod stories;
 mod summary;
+pub mod webpush_double;
 
 use std::process::ExitCode;
 
@@ -33,7 +35,7 @@ use summary::Told;
 
 const INTRO: [&str; 5] = [
     "Real: this proxy with its store, its UDP and TCP sockets, and its HTTP requests.",
-    "Played by scripts on this machine: the softswitch, the phones, FCM and APNs.",
+    "Played by scripts on this machine: the softswitch, phones, all push services.",
     "Every arrow is a message that was sent and received, drawn at that moment.",
     "Should anything come that the story does not tell, the demo fails and says what.",
     "",

@@ -9,11 +9,13 @@ use tokio::sync::mpsc;
 
 use super::Recorded;
 use super::apns_double::ApnsDouble;
+use super::callback_double::CallbackDouble;
 use super::fcm_double::FcmDouble;
 use super::ladder::Actor;
 use super::line::Tone;
 use super::narrator::{Narrator, now};
 use super::peer::{Failure, PATIENCE};
+use super::webpush_double::WebPushDouble;
 
 /// Pushes that no story has asked for yet.
 const QUEUE: usize = 64;
@@ -32,8 +34,8 @@ pub(super) struct Pushed {
 /// All push services of the demo.
 pub(super) struct PushDesk {
     pub(super) fcm: FcmDouble,
-    /// Serves until it is dropped.
-    _apns: ApnsDouble,
+    /// They serve until they are dropped.
+    _others: (ApnsDouble, WebPushDouble, CallbackDouble),
     pushes: mpsc::Receiver<Pushed>,
     /// Taken from the queue while another one was expected.
     others: Vec<Pushed>,
@@ -41,7 +43,11 @@ pub(super) struct PushDesk {
 }
 
 impl PushDesk {
-    pub(super) fn open(fcm: FcmDouble, apns: ApnsDouble, narrator: &Narrator) -> Self {
+    pub(super) fn open(
+        fcm: FcmDouble,
+        (apns, webpush, callback): (ApnsDouble, WebPushDouble, CallbackDouble),
+        narrator: &Narrator,
+    ) -> Self {
         let (sender, pushes) = mpsc::channel(QUEUE);
         let count = Arc::new(AtomicUsize::new(0));
         let window = |service| {
@@ -51,7 +57,9 @@ impl PushDesk {
         };
         fcm.observe(window("FCM"));
         apns.observe(window("APNs"));
-        Self { fcm, _apns: apns, pushes, others: Vec::new(), count }
+        webpush.observe(window("Web"));
+        callback.observe(window("callback"));
+        Self { fcm, _others: (apns, webpush, callback), pushes, others: Vec::new(), count }
     }
 
     /// Pushes that came so far, accepted or not.
@@ -107,18 +115,18 @@ impl Window {
     fn takes(&self, push: &Recorded, status: u16, answer: &[u8]) {
         let at = now();
         let body = push.json();
-        let label = format!("{} push: {}", self.service, kind(&body));
+        let kind = kind(push, &body);
+        let label = format!("{} push: {kind}", self.service);
         let text = String::from_utf8_lossy(&push.body);
-        let push_type = push.header("apns-push-type");
-        let headers = format!("apns-push-type: {push_type}, apns-topic: {}", push.header("apns-topic"));
-        let notes: &[&str] = if push_type.is_empty() { &[&text] } else { &[&headers, &text] };
-        self.narrator.arrow(Actor::Proxy, Actor::PushService, &label, Tone::Push, notes);
+        let headers = headers(push);
+        let notes: Vec<&str> = [headers.as_str(), &text].into_iter().filter(|note| !note.is_empty()).collect();
+        self.narrator.arrow(Actor::Proxy, Actor::PushService, &label, Tone::Push, &notes);
         if status != 200 {
             let refusal = format!("{status} {}", reason(answer));
             self.narrator.arrow(Actor::PushService, Actor::Proxy, &refusal, Tone::Bad, &[]);
         }
         self.count.fetch_add(1, Ordering::Relaxed);
-        let pushed = Pushed { token: push.token.clone(), kind: kind(&body), body, is_accepted: status == 200, at };
+        let pushed = Pushed { token: push.token.clone(), kind, body, is_accepted: status == 200, at };
         // Full, or nobody listens any more: an expectation that misses it will say so.
         let _ = self.pushes.try_send(pushed);
     }
@@ -131,8 +139,17 @@ fn reason(answer: &[u8]) -> String {
     reason.and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
-/// Where each service's body says what the push is for.
-fn kind(body: &Value) -> String {
-    let kind = body.pointer("/message/data/type").or_else(|| body.pointer("/acme/type"));
-    kind.and_then(Value::as_str).unwrap_or_default().to_owned()
+/// Where each service's body says what the push is for. Web Push has none.
+fn kind(push: &Recorded, body: &Value) -> String {
+    let pointers = ["/message/data/type", "/acme/type", "/notification/type"];
+    let said = pointers.iter().find_map(|pointer| body.pointer(pointer)).and_then(Value::as_str);
+    let untold = || if push.header("topic").is_empty() { "invite" } else { "missed_calls" };
+    said.unwrap_or_else(untold).to_owned()
+}
+
+/// Those that tell something, as the service got them.
+fn headers(push: &Recorded) -> String {
+    let told = ["apns-push-type", "apns-topic", "ttl", "urgency", "x-signature"];
+    let told = told.map(|name| (name, push.header(name))).into_iter().filter(|(_, value)| !value.is_empty());
+    told.map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>().join(", ")
 }

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use tokio::net::UdpSocket;
 
 use super::apns_double::{self, ApnsDouble};
+use super::callback_double::CallbackDouble;
 use super::dialog::DOMAIN;
 use super::fcm_double::{self, FcmDouble};
 use super::ladder::Actor;
@@ -18,6 +19,7 @@ use super::peer::{Failure, PATIENCE};
 use super::phone::{Device, Phone, Wake};
 use super::push_desk::PushDesk;
 use super::softswitch::Softswitch;
+use super::webpush_double::WebPushDouble;
 use crate::config::Config;
 use crate::server::Server;
 use crate::sip::Transport;
@@ -27,6 +29,9 @@ use crate::timeline::Timeline;
 pub(super) const ALICE_TOKEN: &str = "alice-token:APA91bHun4MxP5egoKMwt2KZFBaFUH-1RYqx";
 pub(super) const BOB_TOKEN: &str = "bob-token:APA91bGsFGsxSq8VWq0bz5Jx0yR5hK-7LmTq";
 pub(super) const CAROL_TOKEN: &str = "carol-token:APA91bF3sGVjKq4XtPDdw8NBS6eWyC-9Rvaz";
+/// The last part of a subscription's URI.
+pub(super) const DAVE_TOKEN: &str = "gAAAAABm2V0bXl3aGF0ZXZlcml0aXM";
+pub(super) const ERIN_TOKEN: &str = "erin-4711";
 /// Device tokens of Apple are hexadecimal: one for calls, one for all else.
 pub(super) const BOB_VOIP: &str = "00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0";
 const BOB_REMOTE: &str = "740f4707bebcf74f9b7c25d48e3358945f6aa01da5ddb387462c7eaf61bb78ad";
@@ -45,6 +50,10 @@ pub(super) struct Stage {
     pub(super) iphone: Phone,
     /// Carol has uninstalled the app.
     pub(super) carol: Phone,
+    /// Dave has a web page only.
+    pub(super) browser: Phone,
+    /// Erin's app is one of the operator's own.
+    pub(super) erin: Phone,
     pub(super) timeline: Arc<Timeline>,
     server: Server,
     /// Store and credentials; removed with all that is in it.
@@ -56,12 +65,17 @@ impl Stage {
         let folder = TempDir::with_prefix("sip-push-proxy-demo-").map_err(io("cannot make a temporary folder"))?;
         let fcm = FcmDouble::start().await.map_err(io("cannot play FCM"))?;
         let apns = ApnsDouble::start().await.map_err(io("cannot play APNs"))?;
+        let webpush = WebPushDouble::start().await.map_err(io("cannot play a browser's push service"))?;
+        let callback = CallbackDouble::start().await.map_err(io("cannot play an own gateway"))?;
+        webpush.write_credentials(folder.path()).map_err(io("cannot write a key"))?;
+        callback.write_credentials(folder.path()).map_err(io("cannot write a secret"))?;
         fcm.write_credentials(folder.path()).map_err(io("cannot write a key"))?;
         apns.write_credentials(folder.path()).map_err(io("cannot write a key"))?;
         let socket = UdpSocket::bind(("127.0.0.1", 0)).await.map_err(io("cannot open a UDP socket"))?;
         let softswitch = socket.local_addr().map_err(io("a socket has no address"))?;
 
-        let text = config(&softswitch.to_string(), &fcm.url(), &apns.url());
+        let others = [webpush.host(), callback.url()];
+        let text = config(&softswitch.to_string(), &fcm.url(), &apns.url(), &others);
         let server = start(&text, folder.path()).await?;
         let missing = || Failure::Stage("the server does not listen".to_owned());
         let udp = server.sip_address(Transport::Udp).ok_or_else(missing)?;
@@ -71,6 +85,8 @@ impl Stage {
             ("softswitch", format!("udp {softswitch}")),
             ("FCM", fcm.url()),
             ("APNs", apns.url()),
+            ("Web Push", format!("http://{}", webpush.host())),
+            ("own gateway", callback.url()),
         ];
         for (name, place) in places {
             narrator.say(&Line::of(&format!("  {name:<12}"), Tone::Plain).then(&place, Tone::Faint));
@@ -82,7 +98,9 @@ impl Stage {
         };
         Ok(Self {
             softswitch: Softswitch::open(socket, udp, narrator.clone())?,
-            push: PushDesk::open(fcm, apns, &narrator),
+            browser: phone(browser(&webpush.subscription(DAVE_TOKEN))),
+            erin: phone(erin()),
+            push: PushDesk::open(fcm, (apns, webpush, callback), &narrator),
             alice: phone(alice()),
             android: phone(android()),
             iphone: phone(iphone()),
@@ -119,16 +137,20 @@ impl Stage {
         tokio::time::timeout(PATIENCE, asking).await.map_err(still)?
     }
 
+    fn phones(&mut self) -> [&mut Phone; 6] {
+        let Self { alice, android, iphone, carol, browser, erin, .. } = self;
+        [alice, android, iphone, carol, browser, erin]
+    }
+
     /// How long the phones took to wake up since this was asked last.
     pub(super) fn take_wakes(&mut self) -> Vec<Wake> {
-        let phones = [&mut self.alice, &mut self.android, &mut self.iphone, &mut self.carol];
-        phones.into_iter().flat_map(|phone| std::mem::take(&mut phone.wakes)).collect()
+        self.phones().into_iter().flat_map(|phone| std::mem::take(&mut phone.wakes)).collect()
     }
 
     /// Whatever a story did not expect has not happened.
     pub(super) fn expect_no_more(&mut self) -> Result<(), Failure> {
         self.softswitch.expect_no_more()?;
-        for phone in [&mut self.alice, &mut self.android, &mut self.iphone, &mut self.carol] {
+        for phone in self.phones() {
             phone.expect_no_more()?;
         }
         self.push.expect_no_more()
@@ -154,7 +176,7 @@ async fn start(config: &str, folder: &Path) -> Result<Server, Failure> {
 }
 
 /// As an operator would write it, but for the addresses.
-fn config(softswitch: &str, fcm: &str, apns: &str) -> String {
+fn config(softswitch: &str, fcm: &str, apns: &str, [webpush, callback]: &[String; 2]) -> String {
     let (key_id, team_id) = (apns_double::KEY_ID, apns_double::TEAM_ID);
     format!(
         r#"
@@ -177,6 +199,13 @@ fn config(softswitch: &str, fcm: &str, apns: &str) -> String {
         team_id = "{team_id}"
         endpoint = "{apns}"
         sandbox_endpoint = "{apns}"
+        [push.webpush]
+        enabled = true
+        vapid_key_file = "vapid.pem"
+        allowed_hosts = ["{webpush}"]
+        [push.callback]
+        url = "{callback}"
+        secret_file = "callback.secret"
         [admin]
         listen = "127.0.0.1:0"
         "#
@@ -236,6 +265,31 @@ fn carol() -> Device {
         instance: "ca201000-0000-4000-8000-000000000001",
         push_params: fcm_params(CAROL_TOKEN),
         wakes_in: Duration::from_millis(100),
+    }
+}
+
+fn browser(subscription: &str) -> Device {
+    Device {
+        name: "Dave's browser",
+        actor: Actor::Phone(4),
+        user: "dave",
+        transport: Transport::Tcp,
+        instance: "da7e0000-0000-4000-8000-000000000001",
+        // Nothing in this URI has to be escaped (RFC 8599 §8.7).
+        push_params: format!("pn-provider=webpush;pn-prid={subscription}"),
+        wakes_in: Duration::from_millis(200),
+    }
+}
+
+fn erin() -> Device {
+    Device {
+        name: "Erin's phone",
+        actor: Actor::Phone(5),
+        user: "erin",
+        transport: Transport::Udp,
+        instance: "e2140000-0000-4000-8000-000000000001",
+        push_params: format!("pn-provider=callback;pn-prid={ERIN_TOKEN};pn-param=:ANDROID"),
+        wakes_in: Duration::from_millis(200),
     }
 }
 

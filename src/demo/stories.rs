@@ -9,8 +9,9 @@ use super::line::{Line, Tone};
 use super::narrator::text;
 use super::peer::Failure;
 use super::phone::Phone;
-use super::push_desk::Pushed;
-use super::stage::{ALICE_TOKEN, BOB_TOKEN, BOB_VOIP, CAROL_TOKEN, Stage};
+use super::push_desk::{PushDesk, Pushed};
+use super::softswitch::Softswitch;
+use super::stage::{ALICE_TOKEN, BOB_TOKEN, BOB_VOIP, CAROL_TOKEN, DAVE_TOKEN, ERIN_TOKEN, Stage};
 use crate::sip::{HeaderName, Message};
 use crate::timeline::Step;
 
@@ -22,10 +23,13 @@ pub(super) enum Story {
     Missed,
     TwoDevices,
     DeadToken,
+    Browser,
+    Gateway,
 }
 
 impl Story {
-    pub(super) const ALL: [Self; 5] = [Self::Registration, Self::Call, Self::Missed, Self::TwoDevices, Self::DeadToken];
+    pub(super) const ALL: [Self; 7] =
+        [Self::Registration, Self::Call, Self::Missed, Self::TwoDevices, Self::DeadToken, Self::Browser, Self::Gateway];
 
     pub(super) fn title(self) -> &'static str {
         match self {
@@ -34,6 +38,8 @@ impl Story {
             Self::Missed => "The caller gives up too early",
             Self::TwoDevices => "Two devices ring, one answers",
             Self::DeadToken => "The app is gone",
+            Self::Browser => "A browser is woken by Web Push",
+            Self::Gateway => "An own gateway wakes a phone",
         }
     }
 
@@ -60,6 +66,14 @@ impl Story {
                 "Carol has uninstalled the app, and FCM says so. Her caller does not wait for",
                 "nothing, the device is forgotten, and the operator can read why.",
             ],
+            Self::Browser => [
+                "Dave has a web page and no app; a gateway brings its WebSocket here by TCP.",
+                "The push has no body (RFC 8599), and VAPID (RFC 8292) says who sends it.",
+            ],
+            Self::Gateway => [
+                "Erin's app belongs to an operator who has push servers already. They get one",
+                "signed JSON with all that is known of the call, at [push.callback] url.",
+            ],
         }
     }
 
@@ -71,6 +85,8 @@ impl Story {
             Self::Missed => "no phone rings for a call that is over, and no call is forgotten",
             Self::TwoDevices => "one call, one answer, and the other device shows no missed call",
             Self::DeadToken => "the caller knew at once, and so does the operator",
+            Self::Browser => "a web page rings like a phone",
+            Self::Gateway => "any push service will do, if the operator can reach it",
         }
     }
 
@@ -80,6 +96,8 @@ impl Story {
             Self::Registration | Self::Call | Self::Missed => lanes.push((Actor::Phone(0), "Alice's phone")),
             Self::TwoDevices => lanes.extend([(Actor::Phone(1), "Android"), (Actor::Phone(2), "iPhone")]),
             Self::DeadToken => lanes.push((Actor::Phone(3), "Carol's phone")),
+            Self::Browser => lanes.push((Actor::Phone(4), "Dave's browser")),
+            Self::Gateway => lanes.push((Actor::Phone(5), "Erin's phone")),
         }
         lanes.push((Actor::PushService, "push service"));
         lanes
@@ -92,6 +110,8 @@ impl Story {
             Self::Call | Self::Missed => &[Actor::Phone(0)],
             Self::TwoDevices => &[Actor::Phone(1), Actor::Phone(2)],
             Self::DeadToken => &[Actor::Phone(3)],
+            Self::Browser => &[Actor::Phone(4)],
+            Self::Gateway => &[Actor::Phone(5)],
         }
     }
 
@@ -110,6 +130,14 @@ impl Story {
                 stage.carol.falls_asleep();
                 stage.push.fcm.script(CAROL_TOKEN, [Answer::Unregistered]);
             }
+            Self::Browser => {
+                stage.browser.registers().await?;
+                stage.browser.falls_asleep();
+            }
+            Self::Gateway => {
+                stage.erin.registers().await?;
+                stage.erin.falls_asleep();
+            }
         }
         Ok(())
     }
@@ -122,6 +150,8 @@ impl Story {
             Self::Missed => missed(stage).await,
             Self::TwoDevices => two_devices(stage).await,
             Self::DeadToken => dead_token(stage).await,
+            Self::Browser => is_reached(&mut stage.softswitch, &mut stage.push, &mut stage.browser, DAVE_TOKEN).await,
+            Self::Gateway => is_reached(&mut stage.softswitch, &mut stage.push, &mut stage.erin, ERIN_TOKEN).await,
         }
     }
 }
@@ -243,6 +273,30 @@ async fn dead_token(stage: &mut Stage) -> Result<&'static str, Failure> {
     let is_told = events.any(|event| event.step == Step::PushRefused && event.reason.contains("UNREGISTERED"));
     demand(is_told, "the operator", "push_refused with UNREGISTERED", "the timeline above")?;
     Ok("480 at once")
+}
+
+/// A call from its INVITE to its end, without any pause.
+async fn is_reached(
+    softswitch: &mut Softswitch,
+    service: &mut PushDesk,
+    phone: &mut Phone,
+    token: &str,
+) -> Result<&'static str, Failure> {
+    let alias = softswitch.alias_of(phone.user())?;
+    let mut caller = softswitch.invites(phone.user(), &alias).await?;
+    softswitch.hears(100).await?;
+    let push = service.expect("invite", token).await?;
+    softswitch.hears(182).await?;
+    phone.is_woken_by(&push).await?;
+    let invite = phone.gets_invite().await?;
+    let mut callee = phone.accepts(&invite).await?;
+    softswitch.hears_final(&mut caller, 200).await?;
+    phone.gets_ack().await?;
+    phone.hangs_up(&mut callee).await?;
+    softswitch.is_hung_up_on().await?;
+    phone.is_done().await?;
+    phone.falls_asleep();
+    Ok("answered")
 }
 
 /// What the server remembers of a call, as `sip-push-proxy calls CALL_REF` prints it.

@@ -117,6 +117,7 @@ impl Proxy {
         };
         let Some(held) = call.device(device) else { return };
         let Some(target) = held.binding.push.clone() else { return };
+        let aor = held.binding.aor.clone();
         held.attempts = held.attempts.saturating_add(1);
         if held.purpose.is_over() {
             // It had joined, and its flow was lost.
@@ -131,6 +132,7 @@ impl Proxy {
         self.step(&call_ref, step, Some(device), provider, "");
         self.effects.push_back(Effect::Push(Push {
             ticket,
+            aor,
             target,
             notice,
             date: now.unix,

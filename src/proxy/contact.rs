@@ -8,12 +8,31 @@ use crate::sip::{Uri, scan};
 /// Refresh before expiry that a device is asked for which can wake itself (RFC 8599 §8.4: more than 120).
 const PNSREG_S: u32 = 121;
 
-/// `Feature-Caps: *;+sip.pns="…"` (RFC 8599 §8.2, §8.4).
-pub(super) fn announce(lines: &mut Vec<u8>, provider: Provider, wants_pnsreg: bool) {
-    let mut value = format!("*;+sip.pns=\"{provider}\"");
-    if wants_pnsreg {
-        value.push_str(&format!(";+sip.pnsreg=\"{PNSREG_S}\""));
+/// Header lines that say which pushes a phone can count on.
+#[derive(Debug, Default)]
+pub(super) struct FeatureCaps {
+    /// Of the REGISTER that goes on to the registrar.
+    pub onward: Vec<u8>,
+    /// Of the 2xx. Whatever belongs to a push service stands in its own entry (RFC 8599 §5.4).
+    pub accepted: Vec<u8>,
+}
+
+impl FeatureCaps {
+    /// `*;+sip.pns="…"` (RFC 8599 §8.2) to both sides; the rest is for the phone alone (§8.3, §8.4).
+    pub(super) fn announce(&mut self, provider: Provider, vapid_key: Option<&str>, wants_pnsreg: bool) {
+        let mut value = format!("*;+sip.pns=\"{provider}\"");
+        add_line(&mut self.onward, &value);
+        if let Some(key) = vapid_key {
+            value.push_str(&format!(";+sip.vapid=\"{key}\""));
+        }
+        if wants_pnsreg {
+            value.push_str(&format!(";+sip.pnsreg=\"{PNSREG_S}\""));
+        }
+        add_line(&mut self.accepted, &value);
     }
+}
+
+fn add_line(lines: &mut Vec<u8>, value: &str) {
     let before = lines.len();
     header(lines, "Feature-Caps", value.as_bytes());
     let line = lines.split_off(before);

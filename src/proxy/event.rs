@@ -142,4 +142,8 @@ pub trait PushSupport {
     fn supports(&self, target: &PushTarget) -> Result<(), Box<str>>;
     /// Providers to announce (RFC 8599 §5.6.1.2).
     fn providers(&self) -> Vec<Provider>;
+    /// For which key browsers must subscribe (RFC 8599 §8.3).
+    fn vapid_key(&self) -> Option<Box<str>> {
+        None
+    }
 }

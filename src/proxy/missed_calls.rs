@@ -83,8 +83,8 @@ impl Proxy {
         let ticket = push::Ticket(self.tickets);
         self.pushes.insert(ticket, PushPurpose::Missed(device));
         let notice = Notice::MissedCalls(entries);
-        let (language, purpose) = (None, push::Purpose::default());
-        let push = Push { ticket, target, notice, date: now.unix, ttl: TTL, language, purpose };
+        let (aor, language, purpose) = (binding.aor.clone(), None, push::Purpose::default());
+        let push = Push { ticket, aor, target, notice, date: now.unix, ttl: TTL, language, purpose };
         self.effects.push_back(super::Effect::Push(push));
     }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::contact::{announce, params_without_expires};
+use super::contact::{FeatureCaps, params_without_expires};
 use super::context::{Context, Purpose};
 use super::event::Contacts;
 use super::policy::Mode;
@@ -28,8 +28,8 @@ pub(super) struct Registration {
     pub is_star: bool,
     /// Whose flow the devices are on: this node's.
     pub home: Option<Home>,
-    /// Feature-Caps values for the 2xx (RFC 8599 §5.6.1.1).
-    pub feature_caps: Vec<u8>,
+    /// RFC 8599 §5.6.1.1.
+    pub feature_caps: FeatureCaps,
     /// The upstream 2xx, while the change is on its way to be durable; `None` in local mode.
     pub accepted: Option<Message>,
     /// What is being saved, and for how long each device was away before.
@@ -89,7 +89,7 @@ impl Proxy {
             contacts: Vec::new(),
             is_star,
             home: self.policy.home,
-            feature_caps: Vec::new(),
+            feature_caps: FeatureCaps::default(),
             accepted: None,
             put: Vec::new(),
         };
@@ -147,10 +147,14 @@ impl Proxy {
         &self,
         params: PushParams,
         wants_pnsreg: bool,
-        feature_caps: &mut Vec<u8>,
+        feature_caps: &mut FeatureCaps,
     ) -> Result<(Option<PushTarget>, Option<Box<str>>), Reject> {
         let refuse = |reason: Box<str>| {
             if self.policy.registrar.refuse_unsupported_pns { Err(Reject::of(555)) } else { Ok((None, Some(reason))) }
+        };
+        let announce = |provider: Provider, feature_caps: &mut FeatureCaps| {
+            let vapid_key = (provider == Provider::WebPush).then(|| self.policy.push.vapid_key()).flatten();
+            feature_caps.announce(provider, vapid_key.as_deref(), wants_pnsreg);
         };
         match params {
             PushParams::Absent => Ok((None, None)),
@@ -163,14 +167,14 @@ impl Proxy {
                     return Err(Reject::of(555));
                 }
                 for provider in answer {
-                    announce(feature_caps, provider, wants_pnsreg);
+                    announce(provider, feature_caps);
                 }
                 Ok((None, None))
             }
             PushParams::Refused { reason, .. } => refuse(reason),
             PushParams::Target(target) => match self.policy.push.supports(&target) {
                 Ok(()) => {
-                    announce(feature_caps, target.provider, wants_pnsreg);
+                    announce(target.provider, feature_caps);
                     Ok((Some(target), None))
                 }
                 Err(reason) => refuse(reason),

@@ -116,7 +116,7 @@ impl Proxy {
             for field in context.request.fields(HeaderName::Path) {
                 header(out, "Path", context.request.slice(field.value()));
             }
-            out.extend_from_slice(&registration.feature_caps);
+            out.extend_from_slice(&registration.feature_caps.accepted);
         })
     }
 }

@@ -39,8 +39,8 @@ impl Proxy {
             let token = self.keys.write(&FlowToken { device: contact.device, flow: context.flow });
             self.insert_path(&context.request, &token, &mut edits);
         }
-        if !registration.feature_caps.is_empty() {
-            edits.insert(context.request.headers_end(), |out| out.extend_from_slice(&registration.feature_caps));
+        if !registration.feature_caps.onward.is_empty() {
+            edits.insert(context.request.headers_end(), |out| out.extend_from_slice(&registration.feature_caps.onward));
         }
         match Message::parse(edits.apply(context.request.bytes()), usize::MAX) {
             Ok(onward) => context.onward = Some(Box::new(onward)),
@@ -162,7 +162,7 @@ impl Proxy {
                     header(out, "Path", context.request.slice(field.value()));
                 }
             }
-            out.extend_from_slice(&registration.feature_caps);
+            out.extend_from_slice(&registration.feature_caps.accepted);
         });
         edits.apply(response.bytes())
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, ClientBuilder, Response};
+use serde_json::Value;
 
 use super::dial::HttpsProxy;
 use super::{Outcome, TokenHash, Verdict, clock};
@@ -81,6 +82,21 @@ impl Answer {
             }
         }
         Self { status: response.status().as_u16(), retry_after: retry_after(response.headers()), body }
+    }
+
+    /// The status, and what is said to it: the `error`, `message` or `reason` of a JSON, or a text as it is.
+    pub(super) fn reason(&self) -> String {
+        let said = match serde_json::from_slice::<Value>(&self.body) {
+            Ok(json) => {
+                let text = |key: &str| json.get(key).and_then(Value::as_str).map(str::to_owned);
+                ["error", "message", "reason"].into_iter().find_map(text).unwrap_or_default()
+            }
+            Err(_) => String::from_utf8_lossy(&self.body).trim().to_owned(),
+        };
+        if said.is_empty() || said.starts_with('<') {
+            return self.status.to_string();
+        }
+        format!("{}: {}", self.status, plain(&said))
     }
 
     /// What is said of a push must not tell its token: reasons are made of this. What is shorter than any service's
@@ -171,6 +187,17 @@ mod tests {
         assert_eq!(rid.body, format!("token {0}, {0}", TokenHash::of(&token)).as_bytes());
         assert_eq!(answer("other").without(&token).body, b"other");
         assert_eq!(answer("other").without(&PushToken::new("o")).body, b"other");
+    }
+
+    #[test]
+    fn reason_has_the_peers_words() {
+        let told = |body: &str| Answer { status: 400, retry_after: None, body: body.into() }.reason();
+        assert_eq!(told(r#"{"error":"no such app"}"#), "400: no such app");
+        assert_eq!(told(r#"{"message":"no"}"#), "400: no");
+        assert_eq!(told("bad\n"), "400: bad");
+        for silent in ["", "<html>", "{}", "7"] {
+            assert_eq!(told(silent), "400");
+        }
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! Signed JSON Web Tokens (RFC 7515, RFC 7519): RS256 for Google, ES256 for Apple (RFC 7518 §3.3, §3.4).
+//! Signed JSON Web Tokens (RFC 7515, RFC 7519): RS256 for Google, ES256 for Apple and for Web Push (RFC 7518 §3.3, §3.4).
 
 use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, RSA_PKCS1_SHA256, RsaKeyPair};
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use serde::Serialize;
@@ -61,6 +61,14 @@ impl SigningKey {
         EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der.secret_pkcs8_der(), &SystemRandom::new())
             .map(|key| Self::Es256(Box::new(key)))
             .map_err(|problem| KeyError::Unfit { expected: "a P-256 key", problem: problem.to_string() })
+    }
+
+    /// The public key of a P-256 key as a point without compression, 65 bytes (RFC 8292 §3.2).
+    pub(super) fn public_point(&self) -> Option<&[u8]> {
+        match self {
+            Self::Es256(key) => Some(key.public_key().as_ref()),
+            Self::Rs256(_) => None,
+        }
     }
 
     /// The token in compact form (RFC 7515 §7.1); its parts are in base64url without padding (RFC 7515 §2).

@@ -7,6 +7,7 @@ mod alert;
 pub mod apns;
 mod apns_answer;
 mod breaker;
+pub mod callback;
 mod connection;
 mod connections;
 mod dial;
@@ -19,6 +20,7 @@ mod oauth;
 pub mod payload;
 mod provider_token;
 mod pushers;
+pub mod webpush;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -28,7 +30,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use sha2::{Digest, Sha256};
 
-use crate::binding::{Provider, PushTarget, PushToken};
+use crate::binding::{Aor, Provider, PushTarget, PushToken};
 use crate::clock::{Now, UnixMillis};
 use crate::store::BucketEntry;
 
@@ -45,6 +47,8 @@ pub const MISSED_CALLS_TTL: Duration = Duration::from_secs(120);
 #[derive(Debug, Clone)]
 pub struct Push {
     pub ticket: Ticket,
+    /// Whose device it is.
+    pub aor: Aor,
     pub target: PushTarget,
     pub notice: Notice,
     /// When it is sent, by our wall clock.

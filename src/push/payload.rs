@@ -123,6 +123,38 @@ struct LegacyRequest<'a> {
     time_to_live: Option<u64>,
 }
 
+#[derive(Serialize)]
+struct CallbackRequest<'a> {
+    user: CallbackUser<'a>,
+    device: [CallbackDevice<'a>; 1],
+    notification: CallbackNotification<'a>,
+}
+
+#[derive(Serialize)]
+struct CallbackUser<'a> {
+    user_id: &'a str,
+}
+
+#[derive(Serialize)]
+struct CallbackDevice<'a> {
+    device_token: &'a str,
+    #[serde(rename = "type")]
+    kind: &'a str,
+}
+
+#[derive(Serialize)]
+struct CallbackNotification<'a> {
+    #[serde(flatten)]
+    content: Content<u64, Vec<Call<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    number: Option<&'a str>,
+    /// Of an invite.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    identity: Option<Identity<'a, u64>>,
+    /// Seconds for which the phone may still be told.
+    ttl: u64,
+}
+
 /// What all forms tell the app; only the types of the values differ.
 #[derive(Serialize)]
 struct Content<Date, Calls> {
@@ -253,6 +285,28 @@ pub fn fcm_legacy(push: &Push, token: &str, limit: usize) -> Body {
         let counted = text(&data).len();
         let (dry_run, time_to_live) = (is_test(&push.notice), fcm_ttl(push));
         (text(&LegacyRequest { dry_run, to: token, priority: 10, data, time_to_live }), counted)
+    })
+}
+
+/// The operator's own gateway gets all that is known, in whichever app's words it may tell it on. Missed calls are kept,
+/// newest first, while the whole stays within `limit` bytes.
+pub fn callback(push: &Push, user_id: &str, kind: &str, token: &str, limit: usize) -> Body {
+    fit(&push.notice, limit, |kept| {
+        let calls = is_report(&push.notice).then(|| calls(kept, true));
+        let content = Content { kind: push.notice.kind().name(), date: push.date.seconds(), calls };
+        let (identity, number) = match &push.notice {
+            Notice::Invite { number, display_name, call_ref } => {
+                (Some(identity(call_ref, display_name, push.date.0)), Some(shortened(number)))
+            }
+            Notice::Message | Notice::MissedCalls(_) | Notice::Test => (None, None),
+        };
+        let body = text(&CallbackRequest {
+            user: CallbackUser { user_id },
+            device: [CallbackDevice { device_token: token, kind }],
+            notification: CallbackNotification { content, number, identity, ttl: seconds(push) },
+        });
+        let counted = body.len();
+        (body, counted)
     })
 }
 
@@ -422,7 +476,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::binding::{Provider, PushTarget, PushToken, Tokens};
+    use crate::binding::{Aor, Provider, PushTarget, PushToken, Tokens};
     use crate::clock::UnixMillis;
     use crate::push::alert::Text;
     use crate::push::{MISSED_CALLS_TTL, Purpose, Ticket};
@@ -432,6 +486,7 @@ mod tests {
         let prid = PushToken::new("device_token");
         Push {
             ticket: Ticket(1),
+            aor: Aor::new("alice", "example.org"),
             target: PushTarget { provider: Provider::Fcm, prid, param: "".into(), tokens: Tokens::Single },
             notice,
             date: UnixMillis(date_s * 1000),

@@ -12,7 +12,10 @@ use tokio::sync::{Semaphore, mpsc};
 use super::alert::Alerts;
 use super::dial::HttpsProxy;
 use super::gate::{Gate, Limits};
-use super::{Busy, NoticeKind, Outcome, Preview, Push, Reply, Sent, SettingsError, TokenHash, apns, clock, fcm};
+use super::{
+    Busy, NoticeKind, Outcome, Preview, Push, Reply, Sent, SettingsError, TokenHash, apns, callback, clock, fcm,
+    webpush,
+};
 use crate::binding::{Provider, PushTarget, PushToken, Tokens};
 
 /// What pushes are sent with. An empty list of accounts switches their provider off.
@@ -31,6 +34,10 @@ pub struct Settings {
     pub alerts: Alerts,
     pub fcm: Vec<fcm::Settings>,
     pub apns: Vec<apns::Settings>,
+    /// `None` switches it off.
+    pub callback: Option<callback::Settings>,
+    /// `None` switches it off.
+    pub webpush: Option<webpush::Settings>,
 }
 
 impl Default for Settings {
@@ -44,6 +51,8 @@ impl Default for Settings {
             alerts: Alerts::default(),
             fcm: Vec::new(),
             apns: Vec::new(),
+            callback: None,
+            webpush: None,
         }
     }
 }
@@ -85,12 +94,16 @@ struct Inner {
     limits: TokenLimits,
     fcm: Vec<fcm::Account>,
     apns: Vec<apns::Account>,
+    callback: Option<callback::Account>,
+    webpush: Option<webpush::Account>,
 }
 
 /// The way of one notice to one contact.
 enum Route<'a> {
     Fcm { account: &'a fcm::Account, token: &'a PushToken },
     Apns { account: &'a apns::Account, delivery: apns::Delivery<'a> },
+    Callback { account: &'a callback::Account, token: &'a PushToken },
+    WebPush { account: &'a webpush::Account, subscription: webpush::Subscription<'a> },
 }
 
 impl Pushers {
@@ -110,6 +123,8 @@ impl Pushers {
         let apns = numbered(&settings.apns, "push.apns")
             .map(|(table, settings_of)| apns::Account::open(settings_of, &table, &setup, &runtime));
         let (fcm, apns) = (fcm.collect::<Result<_, _>>()?, apns.collect::<Result<_, _>>()?);
+        let callback = settings.callback.as_ref().map(|settings_of| callback::Account::open(settings_of, &setup));
+        let webpush = settings.webpush.as_ref().map(|settings_of| webpush::Account::open(settings_of, &setup));
         Ok(Self(Arc::new(Inner {
             runtime,
             timeout: settings.timeout,
@@ -117,6 +132,8 @@ impl Pushers {
             limits: TokenLimits::new(settings.per_token_per_min),
             fcm,
             apns,
+            callback: callback.transpose()?,
+            webpush: webpush.transpose()?,
         })))
     }
 
@@ -164,6 +181,8 @@ impl Pushers {
         Ok(match &route {
             Route::Fcm { account, .. } => account.preview(push, hash),
             Route::Apns { account, delivery } => account.preview(push, delivery, hash),
+            Route::Callback { account, .. } => account.preview(push, hash),
+            Route::WebPush { account, subscription } => account.preview(push, subscription, hash),
         })
     }
 
@@ -171,7 +190,18 @@ impl Pushers {
     pub fn troubles(&self) -> Vec<(Provider, String)> {
         let fcm = self.0.fcm.iter().map(|account| (Provider::Fcm, &account.gate));
         let apns = self.0.apns.iter().map(|account| (Provider::Apns, &account.gate));
-        fcm.chain(apns).filter_map(|(provider, gate)| Some((provider, gate.trouble()?))).collect()
+        let callback = self.0.callback.iter().map(|account| (Provider::Callback, &account.gate));
+        let webpush = self.0.webpush.iter().flat_map(webpush::Account::gates).map(|gate| (Provider::WebPush, gate));
+        fcm.chain(apns)
+            .chain(callback)
+            .chain(webpush)
+            .filter_map(|(provider, gate)| Some((provider, gate.trouble()?)))
+            .collect()
+    }
+
+    /// The key that browsers must subscribe for, for `+sip.vapid`; `None` when Web Push is off.
+    pub fn vapid_key(&self) -> Option<&str> {
+        self.0.webpush.as_ref().map(webpush::Account::public_key)
     }
 
     /// The providers that are switched on, for `+sip.pns`.
@@ -185,14 +215,16 @@ impl Inner {
         match provider {
             Provider::Fcm => !self.fcm.is_empty(),
             Provider::Apns | Provider::ApnsDev => self.apns.iter().any(|account| account.serves(provider)),
-            Provider::WebPush | Provider::Callback => false,
+            Provider::Callback => self.callback.is_some(),
+            Provider::WebPush => self.webpush.is_some(),
         }
     }
 
     fn route<'a>(&'a self, target: &'a PushTarget, kind: NoticeKind) -> Result<Route<'a>, String> {
         let provider = target.provider;
+        let is_off = || format!("provider {provider} is switched off");
         if !self.serves(provider) {
-            return Err(format!("provider {provider} is switched off"));
+            return Err(is_off());
         }
         match provider {
             Provider::Fcm => {
@@ -211,7 +243,22 @@ impl Inner {
                 let delivery = account.delivery(provider, &target.tokens, kind)?;
                 Ok(Route::Apns { account, delivery })
             }
-            Provider::WebPush | Provider::Callback => Err(format!("provider {provider} is switched off")),
+            Provider::Callback => {
+                let account = self.callback.as_ref().ok_or_else(is_off)?;
+                if target.prid.reveal().is_empty() {
+                    return Err("contact has no token".to_owned());
+                }
+                Ok(Route::Callback { account, token: &target.prid })
+            }
+            // A browser has to show something for each push (Push API, userVisibleOnly).
+            Provider::WebPush if kind == NoticeKind::Test => {
+                Err("Web Push knows no push that its user does not see, so it is not tested".to_owned())
+            }
+            Provider::WebPush => {
+                let account = self.webpush.as_ref().ok_or_else(is_off)?;
+                let subscription = account.subscription(&target.prid)?;
+                Ok(Route::WebPush { account, subscription })
+            }
         }
     }
 
@@ -242,8 +289,9 @@ impl Inner {
 impl Route<'_> {
     fn token(&self) -> &PushToken {
         match self {
-            Self::Fcm { token, .. } => token,
+            Self::Fcm { token, .. } | Self::Callback { token, .. } => token,
             Self::Apns { delivery, .. } => delivery.token,
+            Self::WebPush { subscription, .. } => subscription.token,
         }
     }
 
@@ -251,6 +299,8 @@ impl Route<'_> {
         match self {
             Self::Fcm { account, .. } => &account.gate,
             Self::Apns { account, .. } => &account.gate,
+            Self::Callback { account, .. } => &account.gate,
+            Self::WebPush { subscription, .. } => &subscription.service.gate,
         }
     }
 
@@ -258,6 +308,8 @@ impl Route<'_> {
         match self {
             Self::Fcm { account, token } => account.send(push, token).await,
             Self::Apns { account, delivery } => account.send(push, delivery).await,
+            Self::Callback { account, token } => account.send(push, token).await,
+            Self::WebPush { account, subscription } => account.send(push, subscription).await,
         }
     }
 }

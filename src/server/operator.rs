@@ -100,6 +100,7 @@ async fn push_one(pushers: &Pushers, binding: &Binding, is_dry: bool) -> Pushed 
     let kind = notice.kind();
     let push = Push {
         ticket: push::Ticket(0),
+        aor: binding.aor.clone(),
         target,
         notice,
         date: driver::now().unix,

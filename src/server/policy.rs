@@ -146,6 +146,8 @@ pub(super) fn push_settings(config: &Config) -> push::Settings {
         },
         fcm: config.push.fcm.iter().map(fcm).collect(),
         apns: config.push.apns.iter().map(apns).collect(),
+        callback: config.push.callback.as_ref().map(callback),
+        webpush: config.push.webpush.as_ref().map(webpush),
     }
 }
 
@@ -202,6 +204,28 @@ fn apns(account: &config::Apns) -> push::apns::Settings {
     }
 }
 
+fn callback(gateway: &config::Callback) -> push::callback::Settings {
+    push::callback::Settings {
+        url: gateway.url.clone(),
+        secret_file: gateway.secret_file.clone(),
+        ca_file: gateway.ca_file.clone(),
+    }
+}
+
+fn webpush(settings: &config::WebPush) -> push::webpush::Settings {
+    let allowed_host = |allowed: &config::AllowedHost| push::webpush::AllowedHost {
+        host: in_uri(&allowed.address.host),
+        is_suffix: allowed.is_suffix,
+        port: allowed.address.port,
+        is_loopback: allowed.is_loopback(),
+    };
+    push::webpush::Settings {
+        vapid_key_file: settings.vapid_key_file.clone(),
+        subject: settings.subject.clone(),
+        allowed_hosts: settings.allowed_hosts.iter().map(allowed_host).collect(),
+    }
+}
+
 /// The pushing side, asked by the core.
 struct Support(Pushers);
 
@@ -212,5 +236,9 @@ impl PushSupport for Support {
 
     fn providers(&self) -> Vec<Provider> {
         self.0.providers()
+    }
+
+    fn vapid_key(&self) -> Option<Box<str>> {
+        self.0.vapid_key().map(Into::into)
     }
 }

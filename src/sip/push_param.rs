@@ -91,6 +91,9 @@ impl PushParams {
     }
 
     fn target(provider: Provider, prid: &str, param: &str) -> Self {
+        if provider == Provider::WebPush && !param.is_empty() {
+            return refused(provider.name(), "pn-param must not be used with webpush (RFC 8599 §12)");
+        }
         let tokens = match provider {
             Provider::Apns | Provider::ApnsDev => match apple_tokens(prid, param) {
                 Ok(tokens) => tokens,
@@ -210,6 +213,12 @@ mod tests {
     }
 
     #[test]
+    fn subscription_of_web_push_is_unescaped() {
+        let web = target(";pn-provider=webpush;pn-prid=https://push.example.org/s/1%3Fa%3Db%3Bc%2Cd");
+        assert_eq!((web.provider, web.prid.reveal()), (Provider::WebPush, "https://push.example.org/s/1?a=b;c,d"));
+    }
+
+    #[test]
     fn apple_tokens_are_told_apart_in_either_order() {
         for (param, prid) in [("voip&remote", "AA:voip&BB:remote"), ("remote&voip", "BB:remote&AA:voip")] {
             let both = target(&format!(";pn-provider=apns;pn-param=TEAM.org.app.{param};pn-prid={prid}"));
@@ -256,6 +265,7 @@ mod tests {
         assert!(refusal(";pn-provider=apns;pn-param=T.b.voip&remote;pn-prid=aa").contains("same number"));
         assert!(refusal(";pn-provider=apns;pn-param=T.b.voip;pn-prid=xyz").contains("hexadecimal"));
         assert!(refusal(";pn-provider=fcm;pn-prid=").contains("empty"));
+        assert!(refusal(";pn-provider=webpush;pn-param=x;pn-prid=a").contains("must not be used"));
         assert!(refusal(";pn-provider=fcm;pn-prid=a%00b").contains("character"));
         assert!(refusal(";pn-provider=fcm;pn-param=p%0d%0aX:1;pn-prid=a").contains("pn-param has a character"));
         assert!(

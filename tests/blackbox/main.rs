@@ -20,6 +20,7 @@ mod bad_input;
 mod crash;
 mod devices;
 mod events;
+mod gateways;
 mod held_call;
 mod load;
 mod nodes;

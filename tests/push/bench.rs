@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use sip_push_proxy::binding::{Provider, PushTarget, PushToken, Tokens};
+use sip_push_proxy::binding::{Aor, Provider, PushTarget, PushToken, Tokens};
 use sip_push_proxy::clock::UnixMillis;
 use sip_push_proxy::demo::apns_double::{self, ApnsDouble};
 use sip_push_proxy::demo::fcm_double::FcmDouble;
@@ -79,7 +79,16 @@ pub(crate) fn apns_target(voip: Option<&str>, remote: Option<&str>) -> PushTarge
 
 pub(crate) fn invite(target: PushTarget) -> Push {
     let notice = Notice::Invite { number: "103".into(), display_name: "Ivan".into(), call_ref: "1".into() };
-    Push { ticket: Ticket(7), target, notice, date: DATE, ttl: WAIT, language: None, purpose: Purpose::default() }
+    Push {
+        ticket: Ticket(7),
+        aor: Aor::new("alice", "example.org"),
+        target,
+        notice,
+        date: DATE,
+        ttl: WAIT,
+        language: None,
+        purpose: Purpose::default(),
+    }
 }
 
 pub(crate) fn missed_calls(target: PushTarget, count: u64) -> Push {
@@ -94,6 +103,7 @@ pub(crate) fn missed_calls(target: PushTarget, count: u64) -> Push {
     let notice = Notice::MissedCalls((0..count).map(entry).collect());
     Push {
         ticket: Ticket(8),
+        aor: Aor::new("alice", "example.org"),
         target,
         notice,
         date: DATE,

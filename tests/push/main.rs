@@ -5,6 +5,7 @@
 mod apns;
 mod bench;
 mod breaker;
+mod callback;
 mod fcm;
 mod http2;
 mod limits;
@@ -12,3 +13,4 @@ mod load;
 mod purpose;
 mod relay;
 mod tls;
+mod webpush;

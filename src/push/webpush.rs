@@ -1,0 +1,362 @@
+//! Web Push (RFC 8030), with the key that push services know us by (VAPID, RFC 8292).
+//!
+//! Pushes have no body: RFC 8599 §12 hands over a subscription's URI without the keys that a body would be encrypted
+//! with. What the browser is woken for it learns by SIP.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use parking_lot::Mutex;
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderName, HeaderValue};
+use reqwest::{Client, Url};
+use serde::Serialize;
+
+use super::fcm::read;
+use super::gate::Gate;
+use super::http::{self, Answer};
+use super::jwt::{SigningError, SigningKey};
+use super::pushers::Setup;
+use super::{NoticeKind, Outcome, Preview, Push, Sent, SettingsError, TokenHash, Verdict, clock, payload};
+use crate::binding::PushToken;
+use crate::clock::UnixMillis;
+
+const TABLE: &str = "push.webpush";
+/// RFC 8030 §5.2.
+const TTL: HeaderName = HeaderName::from_static("ttl");
+/// RFC 8030 §5.3.
+const URGENCY: HeaderName = HeaderName::from_static("urgency");
+/// RFC 8030 §5.4.
+const TOPIC: HeaderName = HeaderName::from_static("topic");
+/// A browser may be closed for a day and still tell of the calls that it missed.
+const MISSED_CALLS_TTL_S: u64 = 86_400;
+/// A token is sent for the first half of its life. A day would be the most (RFC 8292 §2).
+const TOKEN_LIFE_S: u64 = 12 * 3600;
+/// Longest part of a phone's URI that is shown.
+const HOST_BYTES_MAX: usize = 100;
+
+/// The table `[push.webpush]`.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// A P-256 key in PKCS#8 and PEM.
+    pub vapid_key_file: PathBuf,
+    /// Whom a push service may write to: `mailto:` or `https:` (RFC 8292 §2.1).
+    pub subject: String,
+    pub allowed_hosts: Vec<AllowedHost>,
+}
+
+/// A push service that may be contacted. Subscriptions are what phones say; without this, a phone could have us send
+/// requests wherever it likes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AllowedHost {
+    /// In lower case; an IPv6 address in brackets.
+    pub host: Box<str>,
+    /// Whether names below `host` are meant, and not `host` itself.
+    pub is_suffix: bool,
+    /// `None`: the scheme's own.
+    pub port: Option<u16>,
+    /// Whether it is this machine, which is reached without TLS, too.
+    pub is_loopback: bool,
+}
+
+impl AllowedHost {
+    fn admits(&self, url: &Url) -> bool {
+        let host = url.host_str().unwrap_or_default();
+        let is_host = match self.is_suffix {
+            true => host.strip_suffix(&*self.host).is_some_and(|start| start.len() > 1 && start.ends_with('.')),
+            false => host == &*self.host,
+        };
+        let (port, own) = match url.scheme() {
+            "https" => (url.port_or_known_default(), 443),
+            "http" if self.is_loopback => (url.port_or_known_default(), 80),
+            _ => return false,
+        };
+        is_host && port == Some(self.port.unwrap_or(own))
+    }
+}
+
+impl fmt::Display for AllowedHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let start = if self.is_suffix { "*." } else { "" };
+        write!(f, "{start}{}", self.host)?;
+        self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
+    }
+}
+
+/// All push services, ready to be posted to.
+pub(super) struct Account {
+    client: Client,
+    vapid: Vapid,
+    /// As many as there are allowed hosts, so that one that hangs or fails is left alone for itself.
+    services: Vec<Service>,
+}
+
+/// One allowed host.
+pub(super) struct Service {
+    allowed: AllowedHost,
+    token: Mutex<Option<Token>>,
+    /// Whether it has taken a push that was signed by our key.
+    knows_us: AtomicBool,
+    pub(super) gate: Gate,
+}
+
+/// A subscription whose service may be contacted.
+pub(super) struct Subscription<'a> {
+    pub(super) service: &'a Service,
+    pub(super) token: &'a PushToken,
+    url: Url,
+}
+
+/// What signs our pushes.
+struct Vapid {
+    key: SigningKey,
+    /// The public key in base64url, as in `+sip.vapid` and `k`.
+    public: Box<str>,
+    subject: Box<str>,
+}
+
+/// The value of an `authorization` header for one origin.
+struct Token {
+    origin: String,
+    authorization: HeaderValue,
+    /// In seconds since 1970.
+    expires_at: u64,
+}
+
+#[derive(Serialize)]
+struct Header {
+    typ: &'static str,
+    alg: &'static str,
+}
+
+#[derive(Serialize)]
+struct Claims<'a> {
+    aud: &'a str,
+    exp: u64,
+    sub: &'a str,
+}
+
+impl Account {
+    pub(super) fn open(settings: &Settings, setup: &Setup) -> Result<Self, SettingsError> {
+        let key = format!("{TABLE}.vapid_key_file");
+        let file = &settings.vapid_key_file;
+        let wrong = |problem: &dyn fmt::Display| SettingsError::file(&key, file, problem.to_string());
+        let signing_key = SigningKey::es256(&read(&key, file)?).map_err(|error| wrong(&error))?;
+        let public = signing_key.public_point().ok_or_else(|| wrong(&"it is not a P-256 key"))?;
+        let client = http::client(setup.timeout, &[], setup.https_proxy.as_ref())
+            .map_err(|error| SettingsError::value(TABLE, http::in_words(error)))?;
+        let service = |allowed: &AllowedHost| Service {
+            gate: Gate::new(format!("webpush {allowed}"), setup.limits),
+            allowed: allowed.clone(),
+            token: Mutex::new(None),
+            knows_us: AtomicBool::new(false),
+        };
+        Ok(Self {
+            client,
+            vapid: Vapid {
+                public: URL_SAFE_NO_PAD.encode(public).into(),
+                subject: settings.subject.as_str().into(),
+                key: signing_key,
+            },
+            services: settings.allowed_hosts.iter().map(service).collect(),
+        })
+    }
+
+    /// For `+sip.vapid` (RFC 8599 §8.3).
+    pub(super) fn public_key(&self) -> &str {
+        &self.vapid.public
+    }
+
+    pub(super) fn gates(&self) -> impl Iterator<Item = &Gate> {
+        self.services.iter().map(|service| &service.gate)
+    }
+
+    /// Whether the URI that a phone gives is one to post to; else why not, without its path, which is a secret.
+    pub(super) fn subscription<'a>(&'a self, token: &'a PushToken) -> Result<Subscription<'a>, String> {
+        let url = Url::parse(token.reveal()).ok().filter(|url| url.has_host() && !is_authenticated(url));
+        let Some(mut url) = url else {
+            return Err("pn-prid is not the URI of a push subscription".to_owned());
+        };
+        let Some(service) = self.services.iter().find(|service| service.allowed.admits(&url)) else {
+            let origin = url.origin().ascii_serialization();
+            let origin = origin.get(..origin.floor_char_boundary(HOST_BYTES_MAX)).unwrap_or_default();
+            return Err(format!("push.webpush.allowed_hosts does not have {origin:?}"));
+        };
+        url.set_fragment(None);
+        Ok(Subscription { service, token, url })
+    }
+
+    /// What would be sent; the subscription's URI is a secret beyond its origin.
+    pub(super) fn preview(&self, push: &Push, subscription: &Subscription<'_>, hash: TokenHash) -> Preview {
+        Preview {
+            account: subscription.service.gate.name().to_owned(),
+            token: hash,
+            url: format!("{}/{hash}", subscription.url.origin().ascii_serialization()),
+            headers: vec![("ttl".to_owned(), ttl(push).to_string())],
+            body: String::new(),
+        }
+    }
+
+    /// One attempt.
+    pub(super) async fn send(&self, push: &Push, subscription: &Subscription<'_>) -> Sent {
+        let Subscription { service, token, url } = subscription;
+        let Ok(authorization) = self.authorization(service, url) else {
+            return Verdict::Locked(SigningError.to_string().into()).sent(0);
+        };
+        if push.purpose.is_over() {
+            return Sent::unsent(Outcome::Withdrawn);
+        }
+        let request = self
+            .client
+            .post(url.clone())
+            .header(AUTHORIZATION, authorization)
+            .header(CONTENT_LENGTH, 0)
+            .header(TTL, ttl(push));
+        let request = match push.notice.kind() {
+            NoticeKind::Invite | NoticeKind::Message | NoticeKind::Test => request.header(URGENCY, "high"),
+            // The next one tells of these calls, too, while this one is not delivered.
+            kind @ NoticeKind::MissedCalls => request.header(URGENCY, "normal").header(TOPIC, kind.name()),
+        };
+        let verdict = match request.send().await {
+            Ok(response) => {
+                let answer = Answer::read(response).await.without(token).without(&PushToken::new(url.path()));
+                service.verdict(&answer)
+            }
+            Err(error) => http::no_answer(error),
+        };
+        verdict.sent(0)
+    }
+
+    fn authorization(&self, service: &Service, url: &Url) -> Result<HeaderValue, SigningError> {
+        let origin = url.origin().ascii_serialization();
+        let now = clock().unix;
+        let mut kept = service.token.lock();
+        if let Some(token) = &*kept
+            && token.origin == origin
+            && token.is_fresh(now)
+        {
+            return Ok(token.authorization.clone());
+        }
+        let token = self.vapid.token(origin, now)?;
+        let authorization = token.authorization.clone();
+        *kept = Some(token);
+        Ok(authorization)
+    }
+}
+
+impl Vapid {
+    /// RFC 8292 §2, §3.
+    fn token(&self, origin: String, now: UnixMillis) -> Result<Token, SigningError> {
+        let expires_at = now.seconds() + TOKEN_LIFE_S;
+        let claims = Claims { aud: &origin, exp: expires_at, sub: &self.subject };
+        let jwt = self.key.sign(&Header { typ: "JWT", alg: "ES256" }, &claims)?;
+        let authorization = HeaderValue::try_from(format!("vapid t={jwt}, k={}", self.public));
+        let mut authorization = authorization.map_err(|_| SigningError)?;
+        authorization.set_sensitive(true);
+        Ok(Token { origin, authorization, expires_at })
+    }
+}
+
+impl Token {
+    /// By the wall clock, as the service sees it; also after the clock was set.
+    fn is_fresh(&self, now: UnixMillis) -> bool {
+        let left = self.expires_at.saturating_sub(now.seconds());
+        (TOKEN_LIFE_S / 2..=TOKEN_LIFE_S).contains(&left)
+    }
+}
+
+impl Service {
+    fn verdict(&self, answer: &Answer) -> Verdict {
+        let reason = answer.reason();
+        match answer.status {
+            200..=299 => {
+                self.knows_us.store(true, Ordering::Relaxed);
+                Verdict::Final(Outcome::Accepted)
+            }
+            // RFC 8030 §7.3.
+            404 | 410 => Verdict::Final(Outcome::dead(None, reason)),
+            // RFC 8292 §4.2. A service that has taken our key means this subscription: it was made for another key, and
+            // others are none the worse for it. Of the token's form or its dates the services speak as of a JWT.
+            401 | 403 if self.knows_us.load(Ordering::Relaxed) && !says_jwt(answer) => {
+                Verdict::Final(Outcome::refused(reason))
+            }
+            401 | 403 => Verdict::Locked(reason.into()),
+            413 => Verdict::TooLarge(reason.into()),
+            // RFC 8030 §8.4.
+            408 | 425 | 429 | 500..=599 => Verdict::trouble(answer.retry_after, reason),
+            _ => Verdict::Final(Outcome::refused(reason)),
+        }
+    }
+}
+
+fn says_jwt(answer: &Answer) -> bool {
+    answer.body.windows(3).any(|word| word.eq_ignore_ascii_case(b"jwt"))
+}
+
+fn is_authenticated(url: &Url) -> bool {
+    !url.username().is_empty() || url.password().is_some()
+}
+
+/// What is left of the wait.
+fn ttl(push: &Push) -> u64 {
+    match push.notice.kind() {
+        NoticeKind::Invite | NoticeKind::Message | NoticeKind::Test => payload::seconds(push),
+        NoticeKind::MissedCalls => MISSED_CALLS_TTL_S,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allowed(host: &str, is_suffix: bool, port: Option<u16>, is_loopback: bool) -> AllowedHost {
+        AllowedHost { host: host.into(), is_suffix, port, is_loopback }
+    }
+
+    #[test]
+    fn only_allowed_hosts_are_contacted_and_only_by_https() {
+        let exact = allowed("push.example.org", false, None, false);
+        let below = allowed("example.org", true, None, false);
+        let with_port = allowed("push.example.org", false, Some(8443), false);
+        let here = allowed("127.0.0.1", false, Some(8000), true);
+        for (url, expected) in [
+            ("https://push.example.org/a", [true, true, false, false]),
+            ("https://PUSH.example.org:443/a", [true, true, false, false]),
+            ("https://push.example.org:8443/a", [false, false, true, false]),
+            ("http://push.example.org/a", [false; 4]),
+            ("http://push.example.org:443/a", [false; 4]),
+            ("https://example.org/a", [false; 4]),
+            ("https://evilexample.org/a", [false; 4]),
+            ("https://.example.org/a", [false; 4]),
+            ("https://push.example.org.evil.net/a", [false; 4]),
+            ("https://push.example.org./a", [false; 4]),
+            ("https://evil.net/push.example.org", [false; 4]),
+            ("https://evil.net#push.example.org", [false; 4]),
+            ("https://evil.net\\.push.example.org/", [false; 4]),
+            ("http://127.0.0.1:8000/a", [false, false, false, true]),
+            ("https://127.0.0.1:8000/a", [false, false, false, true]),
+            ("http://127.0.0.1:8001/a", [false; 4]),
+            ("ftp://127.0.0.1:8000/a", [false; 4]),
+            ("http://[::1]:8000/a", [false; 4]),
+        ] {
+            let parsed = Url::parse(url).unwrap();
+            assert_eq!([&exact, &below, &with_port, &here].map(|allowed| allowed.admits(&parsed)), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn token_is_sent_for_half_of_its_life_whatever_the_clock_does() {
+        let token =
+            |expires_at| Token { origin: String::new(), authorization: HeaderValue::from_static("vapid"), expires_at };
+        let now = UnixMillis(1_623_753_491_000);
+        let fresh = token(now.seconds() + TOKEN_LIFE_S);
+        let hours = |hours: u64| UnixMillis(now.0 + hours * 3_600_000);
+        assert!(
+            fresh.is_fresh(now) && fresh.is_fresh(hours(5)) && !fresh.is_fresh(hours(7)) && !fresh.is_fresh(hours(13))
+        );
+        // The clock was an hour fast when it was made.
+        assert!(!token(now.seconds() + TOKEN_LIFE_S + 3600).is_fresh(now));
+    }
+}
