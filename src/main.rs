@@ -14,7 +14,11 @@ fn main() -> ExitCode {
         Command::Serve => serve(file),
         Command::Check => cli::check(file),
         Command::Demo => demo::run(),
-        Command::Bindings { .. } | Command::Calls { .. } | Command::Bucket { .. } => cli::ask(file, &command),
+        Command::Bindings { .. }
+        | Command::Calls { .. }
+        | Command::Bucket { .. }
+        | Command::Push { .. }
+        | Command::Why { .. } => cli::ask(file, &command),
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::binding::DeviceId;
+use crate::binding::{Aor, DeviceId};
 use crate::clock::UnixMillis;
 use crate::metrics::Outcome;
 
@@ -76,6 +76,8 @@ pub struct Event {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
     pub call_ref: Arc<str>,
+    /// Whom it is for; `None` where only its end was heard of.
+    pub aor: Option<Aor>,
     /// `None`: it goes on.
     pub outcome: Option<Outcome>,
     /// Oldest first.
@@ -118,6 +120,14 @@ impl Timeline {
         Self { calls: Mutex::default(), capacity: capacity.max(1) }
     }
 
+    /// A call for a user comes. One of the same call_ref that is over goes on.
+    pub fn begin(&self, call_ref: &str, aor: &Aor) {
+        self.with_call(call_ref, |call| {
+            call.aor = Some(aor.clone());
+            call.outcome = None;
+        });
+    }
+
     /// Adds a step to a call, which begins with its first one.
     pub fn record(
         &self,
@@ -154,6 +164,13 @@ impl Timeline {
         calls.order.iter().rev().take(limit).filter_map(|call_ref| calls.by_ref.get(call_ref).cloned()).collect()
     }
 
+    /// The last `limit` calls for a user, newest first.
+    pub fn calls_for(&self, aor: &Aor, limit: usize) -> Vec<Arc<Call>> {
+        let calls = self.calls.lock();
+        let newest = calls.order.iter().rev().filter_map(|call_ref| calls.by_ref.get(call_ref));
+        newest.filter(|call| call.aor.as_ref() == Some(aor)).take(limit).cloned().collect()
+    }
+
     fn with_call(&self, call_ref: &str, change: impl FnOnce(&mut Call)) {
         let call_ref = cut(call_ref);
         let mut calls = self.calls.lock();
@@ -166,7 +183,8 @@ impl Timeline {
             calls.by_ref.remove(&oldest);
         }
         let call_ref: Arc<str> = call_ref.into();
-        let mut call = Call { call_ref: Arc::clone(&call_ref), outcome: None, events: Vec::new(), left_out: 0 };
+        let mut call =
+            Call { call_ref: Arc::clone(&call_ref), aor: None, outcome: None, events: Vec::new(), left_out: 0 };
         change(&mut call);
         calls.order.push_back(Arc::clone(&call_ref));
         calls.by_ref.insert(call_ref, Arc::new(call));
@@ -197,6 +215,20 @@ mod tests {
         assert_eq!(call.outcome, Some(Outcome::PushFailed));
         assert_eq!(timeline.call("c"), None);
         assert_eq!(timeline.calls(9).iter().map(|call| &*call.call_ref).collect::<Vec<_>>(), ["b", "a"]);
+    }
+
+    #[test]
+    fn finds_the_calls_for_a_user() {
+        let timeline = Timeline::default();
+        let alice = Aor::new("alice", "h");
+        for (call_ref, user) in [("a", "alice"), ("b", "bob"), ("c", "alice")] {
+            timeline.begin(call_ref, &Aor::new(user, "h"));
+        }
+        timeline.end("a", Outcome::NoReturn);
+        timeline.begin("a", &alice);
+        let refs = |limit| timeline.calls_for(&alice, limit).iter().map(|call| call.call_ref.to_string()).collect();
+        assert_eq!((refs(9), refs(1)), (vec!["c".to_owned(), "a".to_owned()], vec!["c".to_owned()]));
+        assert_eq!(timeline.call("a").unwrap().outcome, None, "it rings again");
     }
 
     #[test]

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use sip_push_proxy::admin::{self, Removing, Source, State};
+use sip_push_proxy::admin::{self, Pushed, Pushing, Removing, Source, State};
 use sip_push_proxy::binding::{Aor, Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
 use sip_push_proxy::clock::UnixMillis;
 use sip_push_proxy::config::{Config, Token};
-use sip_push_proxy::metrics::{Metrics, Outcome};
+use sip_push_proxy::metrics::{self, Metrics};
+use sip_push_proxy::push::{NoticeKind, Outcome};
 use sip_push_proxy::readiness::{Part, Readiness};
 use sip_push_proxy::sip::flow::{ConnectionId, Flow, Transport};
 use sip_push_proxy::store::{BucketEntry, EntryState, StoreError};
@@ -92,6 +93,20 @@ impl Source for Two {
             let before = bindings.len();
             bindings.retain(|binding| binding.aor != aor || binding.device != device);
             if aor.as_str() == "broken@example.org" { Err(StoreError::Busy) } else { Ok(bindings.len() < before) }
+        })
+    }
+
+    fn push(&self, aor: Aor, is_dry: bool) -> Pushing<'_> {
+        let bindings = self.bindings(&aor);
+        Box::pin(async move {
+            let pushed = |binding: &Arc<Binding>| Pushed {
+                device: binding.device,
+                provider: Some(Provider::Fcm),
+                notice: NoticeKind::Test,
+                preview: Err("switched off".to_owned()),
+                answer: (!is_dry).then_some((Outcome::Limited, Duration::from_millis(7))),
+            };
+            bindings.iter().map(pushed).collect()
         })
     }
 
@@ -230,7 +245,7 @@ fn calls_and_their_steps() {
     let timeline = &listener.timeline;
     timeline.record("a/1@pbx", UnixMillis(0), Step::Received, None, "from 103", "");
     timeline.record("a/1@pbx", UnixMillis(1), Step::PushRefused, Some(ALICE), "fcm", "UNREGISTERED");
-    timeline.end("a/1@pbx", Outcome::PushFailed);
+    timeline.end("a/1@pbx", metrics::Outcome::PushFailed);
     timeline.record("b", UnixMillis(2), Step::Received, None, "", "");
     let call = json!({ "call_ref": "a/1@pbx", "outcome": "push_failed", "steps": [
         { "at": "1970-01-01T00:00:00.000Z", "step": "received", "device": null, "detail": "from 103", "reason": "" },

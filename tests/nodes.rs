@@ -165,6 +165,7 @@ impl Pair {
                 Effect::Resolve { .. }
                 | Effect::Fetch { .. }
                 | Effect::Step(_)
+                | Effect::CallBegan { .. }
                 | Effect::WakeSeen { .. }
                 | Effect::Refreshed { .. }
                 | Effect::Dropped(_) => {}
@@ -399,7 +400,7 @@ fn call_that_was_taken_over_goes_on_there_alone() {
     let (aor, id) = pair.id();
     let call = pair.held[0].clone();
     pair.input(OTHER, Input::Resume(Box::new(LeftCall { call, from: Some("holder".into()) })));
-    pair.input(HOLDER, Input::TakenOver { aor, id });
+    pair.input(HOLDER, Input::TakenOver { aor, id, by: None });
     assert_eq!([HOLDER, OTHER].map(|node| pair.proxy(node).held_calls()), [0, 1]);
     assert_eq!((pair.statuses(), pair.pushes), (vec![100, 182], 2));
     pair.wait(Duration::from_secs(10));
@@ -412,6 +413,26 @@ fn call_that_was_taken_over_goes_on_there_alone() {
     pair.end();
 }
 
+/// The softswitch knows of no other node than the one that it called.
+#[test]
+fn caller_that_gives_up_is_heard_where_its_call_was_taken_over() {
+    let mut pair = Pair::new();
+    pair.hold();
+    let (aor, id) = pair.id();
+    let call = pair.held[0].clone();
+    pair.input(OTHER, Input::Resume(Box::new(LeftCall { call, from: Some("holder".into()) })));
+    let by = Some(Home { transport: Transport::Udp, address: ADDRESSES[OTHER].parse().unwrap() });
+    pair.input(HOLDER, Input::TakenOver { aor, id, by });
+    pair.statuses();
+    pair.cancel();
+    assert_eq!(pair.statuses(), [200, 487]);
+    assert_eq!([HOLDER, OTHER].map(|node| pair.proxy(node).held_calls()), [0, 0]);
+    assert_eq!(&*pair.outcomes, [Outcome::Cancelled]);
+    pair.register(OTHER, 2);
+    assert!(pair.at_phones.is_empty(), "nobody calls any more");
+    pair.end();
+}
+
 #[test]
 fn device_that_rings_when_its_call_is_taken_over_can_answer_where_it_rings() {
     let mut pair = Pair::new();
@@ -420,7 +441,7 @@ fn device_that_rings_when_its_call_is_taken_over_can_answer_where_it_rings() {
     let invite = pair.invited_by(HOLDER);
     pair.answer(HOLDER, &invite, 180);
     let (aor, id) = pair.id();
-    pair.input(HOLDER, Input::TakenOver { aor, id });
+    pair.input(HOLDER, Input::TakenOver { aor, id, by: None });
     assert_eq!(pair.proxy(HOLDER).held_calls(), 0);
     pair.answer(HOLDER, &invite, 200);
     assert_eq!(pair.statuses(), [180, 200]);
@@ -434,8 +455,8 @@ fn what_is_not_held_is_taken_over_without_harm() {
     let mut pair = Pair::new();
     pair.hold();
     let (aor, id) = pair.id();
-    pair.input(OTHER, Input::TakenOver { aor: aor.clone(), id });
-    pair.input(HOLDER, Input::TakenOver { aor, id: HeldCallId(id.0 ^ 1 << 64) });
+    pair.input(OTHER, Input::TakenOver { aor: aor.clone(), id, by: None });
+    pair.input(HOLDER, Input::TakenOver { aor, id: HeldCallId(id.0 ^ 1 << 64), by: None });
     assert_eq!(pair.proxy(HOLDER).held_calls(), 1);
     pair.wait(Duration::from_secs(30));
     assert_eq!(pair.statuses(), [480]);

@@ -15,10 +15,11 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::binding::{Aor, Binding, DeviceId};
+use crate::binding::{Aor, Binding, DeviceId, Provider};
 use crate::config::Token;
 use crate::events::Events;
 use crate::metrics::Metrics;
+use crate::push::{NoticeKind, Outcome, Preview};
 use crate::readiness::Readiness;
 use crate::store::{BucketEntry, StoreError};
 use crate::timeline::Timeline;
@@ -33,12 +34,30 @@ pub trait Source: Send + Sync + 'static {
     fn bucket(&self, device: &DeviceId) -> Vec<Arc<BucketEntry>>;
     /// Ends a binding; `false` when it is not there.
     fn remove(&self, aor: Aor, device: DeviceId) -> Removing<'_>;
+    /// Sends a harmless push to each device of an AOR, or with `is_dry` says what an invite would be sent where.
+    fn push(&self, aor: Aor, is_dry: bool) -> Pushing<'_>;
     /// Sets the gauges, right before the metrics are shown.
     fn measure(&self, metrics: &Metrics);
 }
 
 /// The end of [`Source::remove`].
 pub type Removing<'s> = Pin<Box<dyn Future<Output = Result<bool, StoreError>> + Send + 's>>;
+
+/// The end of [`Source::push`]: one for each device.
+pub type Pushing<'s> = Pin<Box<dyn Future<Output = Vec<Pushed>> + Send + 's>>;
+
+/// A push that an operator asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pushed {
+    pub device: DeviceId,
+    /// `None` for a device without push parameters that can be used.
+    pub provider: Option<Provider>,
+    pub notice: NoticeKind,
+    /// What is sent where, or why nothing is.
+    pub preview: Result<Preview, String>,
+    /// The provider's answer, and how long it took; `None` where nothing was sent.
+    pub answer: Option<(Outcome, Duration)>,
+}
 
 /// What the routes answer from.
 #[derive(Clone)]

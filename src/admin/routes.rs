@@ -2,17 +2,17 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State as Shared};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router, middleware};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::State;
-use super::views::{BindingView, CallView, EntryView};
+use super::views::{BindingView, CallView, EntryView, PushedView};
 use super::{guard, live};
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::UnixMillis;
@@ -35,6 +35,7 @@ pub(super) fn router(state: State) -> Router {
         .route("/api/v1/calls/{call_ref}", get(call))
         .route("/api/v1/buckets/{aor}", get(bucket))
         .route("/api/v1/events", get(live::events))
+        .route("/api/v1/push", post(push))
         .fallback(|| async { error(StatusCode::NOT_FOUND, "there is nothing here") })
         .method_not_allowed_fallback(|| async { error(StatusCode::METHOD_NOT_ALLOWED, "not by this method") })
         .layer(guard)
@@ -117,13 +118,17 @@ async fn remove_binding(Shared(state): Shared<State>, Path((aor, id)): Path<(Str
     }
 }
 
-/// The last calls, newest first.
+/// The last calls, or those for one user, newest first.
 async fn calls(Shared(state): Shared<State>, page: PageQuery) -> Response {
-    let limit = match &page {
-        Ok(Query(page)) => page.limit().min(Timeline::CALLS),
-        Err(rejection) => return bad_query(rejection),
+    let page = match page {
+        Ok(Query(page)) => page,
+        Err(rejection) => return bad_query(&rejection),
     };
-    let calls = state.timeline.calls(limit);
+    let limit = page.limit().min(Timeline::CALLS);
+    let calls = match &page.aor {
+        Some(aor) => state.timeline.calls_for(&parse_aor(aor), limit),
+        None => state.timeline.calls(limit),
+    };
     Json(json!({ "calls": calls.iter().map(|call| CallView::new(call)).collect::<Vec<_>>() })).into_response()
 }
 
@@ -142,6 +147,25 @@ async fn bucket(Shared(state): Shared<State>, Path(aor): Path<String>) -> Respon
         entries.extend(bucket.iter().map(|entry| EntryView::new(binding.device, entry)));
     }
     Json(json!({ "entries": entries })).into_response()
+}
+
+/// Whom to push, and whether only to say what would be sent.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PushWish {
+    aor: String,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// A test push to each device of an AOR; none for an unknown one.
+async fn push(Shared(state): Shared<State>, wish: Result<Json<PushWish>, JsonRejection>) -> Response {
+    let wish = match wish {
+        Ok(Json(wish)) => wish,
+        Err(rejection) => return error(StatusCode::BAD_REQUEST, &rejection.body_text()),
+    };
+    let pushed = state.source.push(parse_aor(&wish.aor), wish.dry_run).await;
+    Json(json!({ "pushes": pushed.iter().map(PushedView::new).collect::<Vec<_>>() })).into_response()
 }
 
 /// `user@domain`, also with `sip:` before it. A text that is none is the AOR of nobody.

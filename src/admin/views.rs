@@ -1,9 +1,12 @@
 //! The JSON of what the operator sees. Push tokens appear only as the start of their hash.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::binding::{Binding, DeviceId, PushTarget, PushToken, Tokens};
+use super::Pushed;
+use crate::binding::{Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
 use crate::clock::UnixMillis;
 use crate::store::{BucketEntry, EntryState};
 use crate::timeline::{Call, Event};
@@ -101,6 +104,8 @@ fn without_push_parameters(contact: &str) -> String {
 #[derive(Serialize)]
 pub(super) struct CallView<'c> {
     call_ref: &'c str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aor: Option<&'c str>,
     /// `null` while the call goes on.
     outcome: Option<&'static str>,
     steps: Vec<EventView<'c>>,
@@ -133,6 +138,7 @@ impl<'c> CallView<'c> {
         };
         Self {
             call_ref: &call.call_ref,
+            aor: call.aor.as_ref().map(|aor| aor.as_str()),
             outcome: call.outcome.map(|outcome| outcome.name()),
             steps: call.events.iter().map(step).collect(),
             left_out: call.left_out,
@@ -164,6 +170,45 @@ impl EntryView {
             },
             display_name: entry.display_name.as_ref().to_owned(),
             device: device.to_string(),
+        }
+    }
+}
+
+/// A push that the operator asked for.
+#[derive(Serialize)]
+pub(super) struct PushedView<'p> {
+    device: String,
+    provider: Option<&'static str>,
+    notice: &'static str,
+    account: Option<&'p str>,
+    token: Option<String>,
+    url: Option<&'p str>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    headers: BTreeMap<&'p str, &'p str>,
+    body: Option<&'p str>,
+    /// `not_sent`, or what came of it.
+    result: &'static str,
+    reason: Option<&'p str>,
+    took_ms: Option<u128>,
+}
+
+impl<'p> PushedView<'p> {
+    pub(super) fn new(pushed: &'p Pushed) -> Self {
+        let preview = pushed.preview.as_ref();
+        let said = pushed.answer.as_ref().and_then(|(outcome, _)| outcome.reason());
+        let headers = preview.map(|preview| &*preview.headers).unwrap_or_default();
+        Self {
+            device: pushed.device.to_string(),
+            provider: pushed.provider.map(Provider::name),
+            notice: pushed.notice.name(),
+            account: preview.ok().map(|preview| &*preview.account),
+            token: preview.ok().map(|preview| preview.token.to_string()),
+            url: preview.ok().map(|preview| &*preview.url),
+            headers: headers.iter().map(|(name, value)| (&**name, &**value)).collect(),
+            body: preview.ok().map(|preview| &*preview.body),
+            result: pushed.answer.as_ref().map_or("not_sent", |(outcome, _)| outcome.name()),
+            reason: said.or_else(|| preview.err().map(|reason| &**reason)),
+            took_ms: pushed.answer.as_ref().map(|(_, took)| took.as_millis()),
         }
     }
 }

@@ -50,4 +50,24 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Say why a phone did or did not ring
+    Why {
+        /// A user (user@domain), or a call's reference
+        #[arg(value_name = "AOR|CALL_REF")]
+        what: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Try whether a user's devices can be pushed: a test that nobody sees or hears
+    Push {
+        /// user@domain
+        aor: String,
+        /// Send nothing, but show what a call's push would be
+        #[arg(long)]
+        dry_run: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }

@@ -5,14 +5,15 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use reqwest::{Client, Method, Url};
+use reqwest::{Client, Method, RequestBuilder, Url};
 use serde_json::{Value, json};
 
-use super::{COULD_NOT, Command, complain, present_file, print, tables, wrong};
+use super::{COULD_NOT, Command, complain, present_file, print, tables, why, wrong};
 use crate::config::{Admin, Problems};
 
 /// For one answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
+const PUSH_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,9 @@ enum AskError {
     Strange { url: Url, what: String },
     #[error("{0}")]
     Refused(String),
+    /// It was tried, and this came of it.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// Runs one of the operator's commands; anything else is nothing to do.
@@ -37,6 +41,10 @@ pub fn ask(file: Option<&Path>, command: &Command) -> ExitCode {
         Ok(text) => {
             print(text);
             ExitCode::SUCCESS
+        }
+        Err(AskError::Failed(text)) => {
+            print(text);
+            ExitCode::from(COULD_NOT)
         }
         Err(error) => {
             complain(error);
@@ -77,6 +85,15 @@ fn answer(admin: Admin, command: &Command) -> Result<String, AskError> {
             Command::Bucket { aor, json } => {
                 let answer = server.send(Method::GET, &["buckets", aor], &[]).await?;
                 Ok(if *json { pretty(&answer) } else { tables::bucket(&answer) })
+            }
+            Command::Why { what, json } => {
+                let answer = server.why(what).await?;
+                Ok(if *json { pretty(&answer) } else { why::tell(&answer) })
+            }
+            Command::Push { aor, dry_run, json } => {
+                let answer = server.post(&["push"], &json!({ "aor": aor, "dry_run": dry_run })).await?;
+                let text = if *json { pretty(&answer) } else { tables::pushes(&answer, *dry_run) };
+                if *dry_run || tables::all_accepted(&answer) { Ok(text) } else { Err(AskError::Failed(text)) }
             }
             Command::Serve | Command::Check | Command::Demo => Ok(String::new()),
         }
@@ -121,7 +138,29 @@ impl Server {
         }
     }
 
+    /// The call of this reference, if there is one; else all that is known of the user of this name.
+    async fn why(&self, what: &str) -> Result<Value, AskError> {
+        match self.send(Method::GET, &["calls", what], &[]).await {
+            Err(AskError::Refused(_)) if what.contains('@') => {
+                let query = [("aor", what.to_owned()), ("limit", why::CALLS.to_string())];
+                let bindings = self.bindings(Some(what)).await?;
+                let calls = self.send(Method::GET, &["calls"], &query).await?;
+                Ok(json!({ "aor": what, "bindings": bindings["bindings"], "calls": calls["calls"] }))
+            }
+            answer => answer,
+        }
+    }
+
     async fn send(&self, method: Method, path: &[&str], query: &[(&str, String)]) -> Result<Value, AskError> {
+        self.ask(self.client.request(method, self.url(path, query))).await
+    }
+
+    async fn post(&self, path: &[&str], body: &Value) -> Result<Value, AskError> {
+        // Providers may take their time, one device after the other.
+        self.ask(self.client.post(self.url(path, &[])).json(body).timeout(PUSH_TIMEOUT)).await
+    }
+
+    fn url(&self, path: &[&str], query: &[(&str, String)]) -> Url {
         let mut url = base(&self.admin);
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.extend(["api", "v1"]).extend(path);
@@ -129,7 +168,10 @@ impl Server {
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let mut request = self.client.request(method, url.clone());
+        url
+    }
+
+    async fn ask(&self, mut request: RequestBuilder) -> Result<Value, AskError> {
         if let Some(token) = &self.admin.token {
             request = request.bearer_auth(token.reveal());
         }

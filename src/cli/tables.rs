@@ -48,16 +48,64 @@ pub(super) fn bucket(answer: &Value) -> String {
     table(&["DATE", "STATE", "FROM", "NAME", "DEVICE", "CALL_REF"], rows.collect(), "no calls in the bucket")
 }
 
+/// A line for each device; for a dry run what would be sent, too.
+pub(super) fn pushes(answer: &Value, is_dry: bool) -> String {
+    let pushes = list(answer, "pushes");
+    let rows = pushes.iter().map(|push| {
+        let took = push.get("took_ms").and_then(Value::as_u64).map(|took| format!("{took} ms")).unwrap_or_default();
+        let words = match (is_dry, push.get("body")) {
+            (true, Some(Value::String(_))) => "would be sent".to_owned(),
+            (true, _) => "would not be sent".to_owned(),
+            (false, _) => words(&text(push, "result")).to_owned(),
+        };
+        let [device, provider, account, token, reason] =
+            ["device", "provider", "account", "token", "reason"].map(|key| text(push, key));
+        vec![device, provider, account, token, words, reason, took]
+    });
+    let head = ["DEVICE", "PUSH", "ACCOUNT", "TOKEN", "RESULT", "REASON", "TOOK"];
+    let mut shown = table(&head, rows.collect(), "no devices");
+    for push in pushes.iter().filter(|push| is_dry && push.get("body").is_some_and(Value::is_string)) {
+        shown.push_str(&format!("\n{}: POST {}\n", text(push, "device"), text(push, "url")));
+        for (name, _) in push.get("headers").and_then(Value::as_object).into_iter().flatten() {
+            let value = push.get("headers").map(|headers| text(headers, name)).unwrap_or_default();
+            shown.push_str(&format!("  {name}: {value}\n"));
+        }
+        shown.push_str(&format!("  {}\n", text(push, "body")));
+    }
+    shown
+}
+
+/// Whether each device was pushed and its provider took it.
+pub(super) fn all_accepted(answer: &Value) -> bool {
+    let pushes = list(answer, "pushes");
+    !pushes.is_empty() && pushes.iter().all(|push| text(push, "result") == "accepted")
+}
+
+/// What a result means.
+fn words(result: &str) -> &str {
+    match result {
+        "accepted" => "accepted: a call would be pushed",
+        "token_dead" => "dead token: the phone must register with another one",
+        "try_again" => "the provider has trouble, or is not reached",
+        "refused" => "refused for a fault of ours",
+        "misfit" => "the token is another app's",
+        "limited" => "too many pushes to this token in the last minute",
+        "skipped" => "not tried: the account fails",
+        "not_sent" => "not sent",
+        other => other,
+    }
+}
+
 fn outcome(call: &Value) -> String {
     call.get("outcome").and_then(Value::as_str).unwrap_or("goes on").to_owned()
 }
 
-fn list<'v>(value: &'v Value, key: &str) -> &'v [Value] {
+pub(super) fn list<'v>(value: &'v Value, key: &str) -> &'v [Value] {
     value.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
 /// What stands there, without control characters: names come from callers, and a terminal obeys them.
-fn text(value: &Value, key: &str) -> String {
+pub(super) fn text(value: &Value, key: &str) -> String {
     let text = value.get(key).and_then(Value::as_str).unwrap_or_default();
     text.chars().filter(|letter| !letter.is_control()).collect()
 }

@@ -8,8 +8,11 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::binding::{Aor, Binding, DeviceId};
+use crate::binding::{Aor, Binding, DeviceId, Home};
 use crate::store::{HeldCallId, LeftCall};
+
+/// A call that another node has, and where that is reached.
+pub(super) type TakenOver = (Aor, HeldCallId, Option<Home>);
 
 /// One worker's board: which AORs it waits for, the wakes that others put up, and calls to be taken up.
 ///
@@ -20,7 +23,7 @@ pub(super) struct Board {
     watched: DashMap<Aor, usize>,
     woken: Mutex<BTreeMap<DeviceId, Arc<Binding>>>,
     calls: Mutex<Vec<LeftCall>>,
-    taken_over: Mutex<Vec<(Aor, HeldCallId)>>,
+    taken_over: Mutex<Vec<TakenOver>>,
     notify: Notify,
 }
 
@@ -51,8 +54,8 @@ impl Board {
     }
 
     /// Another node has this call now.
-    pub(super) fn put_taken_over(&self, aor: Aor, id: HeldCallId) {
-        self.taken_over.lock().push((aor, id));
+    pub(super) fn put_taken_over(&self, call: TakenOver) {
+        self.taken_over.lock().push(call);
         self.notify.notify_one();
     }
 
@@ -65,7 +68,7 @@ impl Board {
         std::mem::take(&mut *self.calls.lock())
     }
 
-    pub(super) fn take_taken_over(&self) -> Vec<(Aor, HeldCallId)> {
+    pub(super) fn take_taken_over(&self) -> Vec<TakenOver> {
         std::mem::take(&mut *self.taken_over.lock())
     }
 

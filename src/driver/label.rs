@@ -35,6 +35,7 @@ pub(super) fn push_kind(notice: NoticeKind) -> PushKind {
         NoticeKind::Invite => PushKind::Invite,
         NoticeKind::Message => PushKind::Message,
         NoticeKind::MissedCalls => PushKind::MissedCalls,
+        NoticeKind::Test => PushKind::Test,
     }
 }
 

@@ -181,8 +181,8 @@ impl Worker {
                 for call in board.take_calls() {
                     self.handle(Input::Resume(Box::new(call)));
                 }
-                for (aor, id) in board.take_taken_over() {
-                    self.handle(Input::TakenOver { aor, id });
+                for (aor, id, by) in board.take_taken_over() {
+                    self.handle(Input::TakenOver { aor, id, by });
                 }
                 for binding in board.take() {
                     self.handle(Input::Woken(binding));
@@ -374,6 +374,7 @@ impl Worker {
                     self.woken.push(binding);
                 }
                 Effect::Step(step) => self.step(&step, now),
+                Effect::CallBegan { call_ref, aor } => self.shared.timeline.begin(&call_ref, &aor),
                 Effect::CallEnded { call_ref, outcome } => {
                     self.shared.metrics.call(outcome);
                     self.shared.timeline.end(&call_ref, outcome);

@@ -139,8 +139,8 @@ impl Shared {
         match news {
             News::Woken(binding) => self.boards.iter().for_each(|board| board.put(&binding)),
             // The worker that took it up need not be the one whose number is in the id.
-            News::TakenOver { aor, id } => {
-                self.boards.iter().for_each(|board| board.put_taken_over(aor.clone(), id));
+            News::TakenOver { aor, id, by } => {
+                self.boards.iter().for_each(|board| board.put_taken_over((aor.clone(), id, by)));
             }
         }
     }

@@ -50,7 +50,8 @@ impl Contacts for View<'_> {
     fn has_home(&self, binding: &Binding) -> bool {
         let Some(home) = binding.home else { return true };
         // A node that has just come may be known by its bindings before it is known by itself.
-        self.shared.store.has_node(home) || self.now.since(binding.registered_at) < NEW_NODE
+        let is_new = || self.now.since(binding.registered_at) < NEW_NODE;
+        self.shared.store.knows_node(home).unwrap_or_else(is_new)
     }
 
     fn is_registering(&self, device: DeviceId) -> bool {

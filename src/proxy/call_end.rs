@@ -3,10 +3,10 @@
 use super::call_push::millis;
 use super::context::Context;
 use super::event::{Contacts, Effect, Outcome};
-use super::held_call::DeviceState;
+use super::held_call::{DeviceState, HeldCall};
 use super::keep::Kept;
 use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, Timer};
-use crate::binding::Aor;
+use crate::binding::{Aor, Home};
 use crate::clock::Now;
 use crate::store::{Change, Settlement};
 use crate::timeline::Step;
@@ -29,9 +29,11 @@ pub(super) enum Ending {
 }
 
 impl Proxy {
-    /// A 2xx went back. One that crossed with a CANCEL takes back what the CANCEL left in the buckets.
+    /// A 2xx went back. One that crossed with a CANCEL takes back what the CANCEL left in the buckets; one to a call that
+    /// another node has says there that it is seen.
     pub(super) fn call_answered(&mut self, context: &mut Context, contacts: &dyn Contacts, now: Now) {
-        let was_over = context.call().is_some_and(|call| call.is_recorded) && context.responses.is_cancelled;
+        let is_cancelled = context.responses.is_cancelled;
+        let was_over = context.call().is_some_and(|call| call.is_recorded && (is_cancelled || call.is_let_go));
         if let Some(call) = context.call().filter(|_| was_over) {
             let devices = call.devices.iter().map(|held| (held.binding.device, Settlement::Seen)).collect();
             let (aor, id, call_ref) = (call.aor.clone(), call.id, call.call_ref.clone());
@@ -78,18 +80,16 @@ impl Proxy {
 
     /// The call is over: nobody may join, its entries are settled, and the story gets its end.
     pub(super) fn end_call(&mut self, context: &mut Context, ending: Ending, contacts: &dyn Contacts, now: Now) {
-        let server = context.server;
-        let Some(call) = context.call_mut() else { return };
-        if !self.leave_waiting(&call.aor, server) {
+        let seen = matches!(ending, Ending::Answered | Ending::Cancelled { seen: true });
+        let waits = |call: &HeldCall| self.waiting.get(&call.aor).is_some_and(|calls| calls.contains(&context.server));
+        if context.call().is_some_and(waits) {
+            // Before the AOR is unwatched, so that no REGISTER falls between the two.
+            self.keep_for_late(context, seen, contacts, now);
+        }
+        if !self.close_call(context, contacts) {
             return;
         }
-        let seen = matches!(ending, Ending::Answered | Ending::Cancelled { seen: true });
-        self.keep_for_late(context, seen, contacts, now);
         let Some(call) = context.call_mut() else { return };
-        call.is_open = false;
-        contacts.unwatch(&call.aor);
-        self.timers.cancel(&Timer::Hold(server));
-        self.timers.cancel(&Timer::Provisional(server));
         let call_ref = call.call_ref.clone();
         let (outcome, step) = match ending {
             Ending::Answered => (Outcome::Answered, Step::Answered),
@@ -105,9 +105,6 @@ impl Proxy {
         let (mut settled, mut unaware) = (Vec::new(), Vec::new());
         let since = call.since.unix;
         for held in &mut call.devices {
-            self.timers.cancel(&Timer::Probe(server, held.binding.device));
-            self.timers.cancel(&Timer::Retry(server, held.binding.device));
-            held.purpose.end();
             if std::mem::take(&mut held.has_entry) {
                 settled.push((held.binding.device, settlement));
                 if !seen && held.state != DeviceState::Joined {
@@ -116,7 +113,6 @@ impl Proxy {
             }
         }
         for device in std::mem::take(&mut call.unread) {
-            self.timers.cancel(&Timer::Retry(server, device));
             settled.push((device, settlement));
             if !seen {
                 unaware.push(device);
@@ -145,28 +141,38 @@ impl Proxy {
     }
 
     /// The call is no more this node's: it ends here without a word to anybody.
-    pub(super) fn let_go(&mut self, context: &mut Context, contacts: &dyn Contacts) {
-        let server = context.server;
-        let Some(call) = context.call_mut() else { return };
-        if !self.leave_waiting(&call.aor, server) {
+    pub(super) fn let_go(&mut self, context: &mut Context, by: Option<Home>, contacts: &dyn Contacts) {
+        if !self.close_call(context, contacts) {
             return;
+        }
+        let Some(call) = context.call_mut() else { return };
+        call.devices.iter_mut().for_each(|held| held.has_entry = false);
+        call.unread.clear();
+        (call.is_let_go, call.taken_by) = (true, by);
+        let call_ref = call.call_ref.clone();
+        self.step(&call_ref, Step::Failed, None, "", "another node took this one for gone and has the call");
+    }
+
+    /// Nobody may join any more, nothing is due, and no push is wanted. False if that was so already.
+    fn close_call(&mut self, context: &mut Context, contacts: &dyn Contacts) -> bool {
+        let server = context.server;
+        let Some(call) = context.call_mut() else { return false };
+        if !self.leave_waiting(&call.aor, server) {
+            return false;
         }
         call.is_open = false;
         contacts.unwatch(&call.aor);
         self.timers.cancel(&Timer::Hold(server));
         self.timers.cancel(&Timer::Provisional(server));
-        for held in &mut call.devices {
-            held.has_entry = false;
+        for held in &call.devices {
+            held.purpose.end();
             self.timers.cancel(&Timer::Probe(server, held.binding.device));
             self.timers.cancel(&Timer::Retry(server, held.binding.device));
         }
-        for device in std::mem::take(&mut call.unread) {
-            self.timers.cancel(&Timer::Retry(server, device));
+        for device in &call.unread {
+            self.timers.cancel(&Timer::Retry(server, *device));
         }
-        let call_ref = call.call_ref.clone();
-        // As after a CANCEL: no device is tried any more, and one that answers all the same has seen the call.
-        context.responses.is_cancelled = true;
-        self.step(&call_ref, Step::Failed, None, "", "another node took this one for gone and has the call");
+        true
     }
 
     /// Takes a call out of those that wait; false if it was out already.

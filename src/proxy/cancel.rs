@@ -40,7 +40,10 @@ impl Proxy {
                 self.collect_sends();
                 let reasons = reason_lines(&context.request);
                 let seen = is_dealt_with(&context.request);
-                self.with_context(invite, |proxy, invite| proxy.cancel(invite, &reasons, seen, contacts, now));
+                self.with_context(invite, |proxy, invite| {
+                    proxy.pass_cancel_on(invite, &context.request);
+                    proxy.cancel(invite, &reasons, seen, contacts, now);
+                });
             }
             None => self.reject(&mut context, &Reject::of(481), now),
         }

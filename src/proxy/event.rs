@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::binding::{Aor, Binding, DeviceId, Provider, PushTarget};
+use crate::binding::{Aor, Binding, DeviceId, Home, Provider, PushTarget};
 pub use crate::metrics::{Outcome, RefreshResult};
 use crate::push::{self, Push};
 use crate::sip::{Destination, Flow, Message, Transport};
@@ -37,7 +37,7 @@ pub enum Input {
     /// node.
     Resume(Box<store::LeftCall>),
     /// Another node, which took this one for gone, has the call now.
-    TakenOver { aor: Aor, id: store::HeldCallId },
+    TakenOver { aor: Aor, id: store::HeldCallId, by: Option<Home> },
     /// A device is due to be refreshed upstream. To be given while [`super::Proxy::refresh_room`] lasts.
     Refresh(Arc<Binding>),
 }
@@ -59,6 +59,8 @@ pub enum Effect {
     Woken(Arc<Binding>),
     /// What happened to a call, for the people who will ask.
     Step(CallStep),
+    /// This proxy takes charge of a call for a user. Its steps follow.
+    CallBegan { call_ref: Box<str>, aor: Aor },
     /// A call that this proxy took charge of is over.
     CallEnded { call_ref: Box<str>, outcome: Outcome },
     /// A pushed device registered: how long after the provider took the push.

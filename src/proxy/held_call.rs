@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use super::caller::Caller;
-use crate::binding::{Aor, Binding, DeviceId};
+use crate::binding::{Aor, Binding, DeviceId, Home};
 use crate::clock::Now;
 use crate::push::Purpose;
 use crate::store::HeldCallId;
@@ -48,6 +48,9 @@ pub(super) struct HeldCall {
     pub is_open: bool,
     /// Whether the store has it, so that its end must be stored, too.
     pub is_recorded: bool,
+    /// Whether another node has it, and where that is reached.
+    pub is_let_go: bool,
+    pub taken_by: Option<Home>,
     /// Whether the store refused it, so that no device could be pushed.
     pub store_failed: bool,
     pub devices: SmallVec<[HeldDevice; 1]>,

@@ -69,6 +69,7 @@ impl Proxy {
         self.held_calls += 1;
         let call_ref = call.call_ref.clone();
         let detail = format!("{} to {}, {} device(s)", call.caller.number, call.aor, bindings.len());
+        self.effects.push_back(Effect::CallBegan { call_ref: call_ref.clone(), aor: call.aor.clone() });
         self.step(&call_ref, Step::Received, None, detail, "");
         context.purpose = Purpose::Call(Box::new(call));
         for binding in bindings {
@@ -98,6 +99,8 @@ impl Proxy {
             ends_by_expires,
             is_open: true,
             is_recorded: false,
+            is_let_go: false,
+            taken_by: None,
             store_failed: false,
             devices: SmallVec::new(),
             unread: SmallVec::new(),

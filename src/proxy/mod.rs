@@ -97,6 +97,8 @@ enum Timer {
     Provisional(ServerId),
     /// A device with a live flow was silent for `hold.probe_ms`.
     Probe(ServerId, DeviceId),
+    /// A call that another node has need not be known any more.
+    Forget(ServerId),
     /// A request of another node waits for the 2xx of the device's REGISTER.
     AfterRegister(ServerId),
     /// A refused push of a call is due again.
@@ -223,7 +225,7 @@ impl Proxy {
             Input::Fetched { ticket, is_known } => self.fetched(ticket, is_known, contacts, now),
             Input::Woken(binding) => self.wake(&binding, contacts, now),
             Input::Resume(left) => self.resume(&left, contacts, now),
-            Input::TakenOver { aor, id } => self.taken_over(&aor, id, contacts),
+            Input::TakenOver { aor, id, by } => self.taken_over(&aor, id, by, contacts, now),
             Input::Refresh(binding) => self.refresh(binding, now),
         }
         self.collect_sends();
@@ -248,6 +250,7 @@ impl Proxy {
                 Timer::Hold(server) => self.hold_over(server, contacts, now),
                 Timer::Provisional(server) => self.repeat_provisional(server, now),
                 Timer::Probe(server, device) => self.probe_over(server, device, contacts, now),
+                Timer::Forget(server) => self.forget_taken_over(server),
                 Timer::AfterRegister(server) => self.registered_for_node(server, contacts, now),
                 Timer::Retry(server, device) => self.retry_due(server, device, contacts, now),
                 Timer::Report(device) => self.report_due(device, contacts),

@@ -12,18 +12,20 @@ use smallvec::SmallVec;
 
 use super::caller::Caller;
 use super::context::{Context, Purpose};
-use super::event::Contacts;
+use super::event::{Contacts, Effect};
 use super::held_call::{DeviceInput, DeviceState, HeldCall, HeldDevice};
 use super::request::Target;
 use super::response_context::ResponseContext;
 use super::{Proxy, Timer, route, validate};
-use crate::binding::{Aor, Binding, DeviceId};
+use crate::binding::{Aor, Binding, DeviceId, Home};
 use crate::clock::Now;
 use crate::sip::{Flow, HeaderName, Message};
 use crate::store::{self, Change, HeldCallId, Settlement};
 use crate::timeline::Step;
 use crate::transaction::{Incoming, ServerId};
 
+/// How long a call that another node has may be cancelled here: its wait, and the time that it rings.
+const TAKEN_OVER_KNOWN: Duration = Duration::from_secs(360);
 /// How often memory is looked at for a device that it did not have at a start without Redis.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -58,6 +60,7 @@ impl Proxy {
             None => "taken up after a restart".into(),
             Some(node) => format!("taken over from {node}, which is gone"),
         };
+        self.effects.push_back(Effect::CallBegan { call_ref: stored.call_ref.clone(), aor: stored.aor.clone() });
         self.step(&stored.call_ref, Step::Received, None, detail, "");
         self.resume_devices(&mut context, stored, contacts, now);
         self.conclude(&mut context, contacts, now);
@@ -84,19 +87,39 @@ impl Proxy {
     }
 
     /// Another node has the call now. Nothing is answered and nothing settled here any more; a device that has the INVITE
-    /// from here may still answer it.
-    pub(super) fn taken_over(&mut self, aor: &Aor, id: HeldCallId, contacts: &dyn Contacts) {
+    /// from here may still answer it, and a CANCEL that still comes here goes on to that node.
+    pub(super) fn taken_over(
+        &mut self,
+        aor: &Aor,
+        id: HeldCallId,
+        by: Option<Home>,
+        contacts: &dyn Contacts,
+        now: Now,
+    ) {
         let waiting = self.waiting.get(aor).cloned().unwrap_or_default();
         let held = |server: &ServerId| {
             self.contexts.get(server).and_then(|context| context.call()).is_some_and(|call| call.id == id)
         };
         let Some(server) = waiting.into_iter().find(held) else { return };
-        let Some(mut context) = self.contexts.remove(&server) else { return };
-        self.let_go(&mut context, contacts);
-        if context.responses.all_ended() {
+        self.timers.set(Timer::Forget(server), now.instant + TAKEN_OVER_KNOWN);
+        self.with_context(server, |proxy, context| proxy.let_go(context, by, contacts));
+    }
+
+    /// The call has ended at the other node by now.
+    pub(super) fn forget_taken_over(&mut self, server: ServerId) {
+        let is_silent = |context: &Context| context.responses.all_ended() && !context.responses.is_final;
+        if self.contexts.get(&server).is_some_and(|context| is_silent(context)) {
+            self.contexts.remove(&server);
             self.transactions.abandon_server(server);
-        } else {
-            self.contexts.insert(server, context);
+        }
+    }
+
+    /// What the caller cancels is cancelled where it is held, too. It answers the INVITE as well; one answer is as good
+    /// as two.
+    pub(super) fn pass_cancel_on(&mut self, invite: &Context, cancel: &Message) {
+        let by = invite.call().and_then(|call| call.taken_by);
+        if let Some(destination) = by.and_then(|home| self.address(home.transport, home.address)) {
+            self.send_stateless(destination, cancel.bytes().clone());
         }
     }
 
@@ -174,6 +197,8 @@ fn held_call(stored: &store::HeldCall, request: &Message, now: Now) -> HeldCall 
         ends_by_expires: expires.is_some_and(|expires| expires <= wait),
         is_open: true,
         is_recorded: true,
+        is_let_go: false,
+        taken_by: None,
         store_failed: false,
         devices: SmallVec::new(),
         unread: SmallVec::new(),

@@ -21,7 +21,7 @@ use super::jwt::{SigningError, SigningKey};
 use super::payload::{self, AppleForm, AppleProfile, Body};
 use super::provider_token::{ProviderToken, ProviderTokens};
 use super::pushers::Setup;
-use super::{NoticeKind, Outcome, Push, Sent, SettingsError, Verdict, clock};
+use super::{NoticeKind, Outcome, Preview, Push, Sent, SettingsError, TokenHash, Verdict, clock};
 use crate::binding::{Provider, PushToken, Tokens};
 
 /// Apple: keep connections open and few. One carries a thousand pushes at once.
@@ -234,9 +234,10 @@ impl Account {
         }
         let (token, push_type, topic) = match (kind, voip, remote) {
             (NoticeKind::Invite, Some(token), _) => (token, PushType::Voip, format!("{bundle}.voip")),
+            (NoticeKind::Test, _, Some(token)) => (token, PushType::Background, bundle.to_string()),
             (_, _, Some(token)) => (token, PushType::Alert, bundle.to_string()),
             (NoticeKind::Invite, None, None) => return Err("contact has no token".to_owned()),
-            (NoticeKind::Message | NoticeKind::MissedCalls, _, None) => {
+            (NoticeKind::Message | NoticeKind::MissedCalls | NoticeKind::Test, _, None) => {
                 return Err(format!("contact has no remote token, and a voip token cannot take {kind}"));
             }
         };
@@ -245,6 +246,23 @@ impl Account {
         }
         let topic = HeaderValue::try_from(topic).map_err(|_| "the bundle id in pn-param is not one".to_owned())?;
         Ok(Delivery { token, endpoint, topic, push_type })
+    }
+
+    /// What would be sent, with `hash` in the place of the token.
+    pub(super) fn preview(&self, push: &Push, delivery: &Delivery<'_>, hash: TokenHash) -> Preview {
+        let alert = delivery.push_type == PushType::Alert;
+        let body = payload::apns(push, &self.form, alert, payload::BYTES_MAX).bytes;
+        let headers = headers(&options(push, delivery), &delivery.topic);
+        let shown = |(name, value): (&HeaderName, &HeaderValue)| {
+            (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+        };
+        Preview {
+            account: self.gate.name().to_owned(),
+            token: hash,
+            url: device_url(delivery).as_str().replace(delivery.token.reveal(), &hash.to_string()),
+            headers: headers.iter().map(shown).collect(),
+            body: String::from_utf8_lossy(&body).into_owned(),
+        }
     }
 
     /// One attempt. A stale provider token is renewed once and an oversized report shortened once within it.
@@ -359,12 +377,15 @@ fn options<'a>(push: &Push, delivery: &Delivery<'_>) -> NotificationOptions<'a> 
     };
     let collapse_id = match push.notice.kind() {
         NoticeKind::MissedCalls => CollapseId::new(MISSED_CALLS_COLLAPSE_ID).ok(),
-        NoticeKind::Invite | NoticeKind::Message => None,
+        NoticeKind::Invite | NoticeKind::Message | NoticeKind::Test => None,
     };
+    // Apple wants 5 for what happens in the background.
+    let is_background = delivery.push_type == PushType::Background;
+    let priority = if is_background { Priority::Normal } else { Priority::High };
     NotificationOptions {
         apns_push_type: Some(delivery.push_type),
         apns_expiration: Some(expiration),
-        apns_priority: Some(Priority::High),
+        apns_priority: Some(priority),
         apns_collapse_id: collapse_id,
         ..NotificationOptions::default()
     }

@@ -11,7 +11,7 @@ use super::gate::Gate;
 use super::http::{self, Answer};
 use super::payload::{self, Body};
 use super::pushers::Setup;
-use super::{Outcome, Push, Sent, SettingsError, Verdict};
+use super::{Outcome, Preview, Push, Sent, SettingsError, TokenHash, Verdict};
 use crate::binding::PushToken;
 
 const TABLE: &str = "push.callback";
@@ -61,6 +61,19 @@ impl Account {
         let secret = secret.transpose()?;
         let name = format!("callback {}", url.host_str().unwrap_or_default());
         Ok(Self { url, secret, client, gate: Gate::new(name, setup.limits) })
+    }
+
+    /// What would be sent, with `hash` in the place of the token.
+    pub(super) fn preview(&self, push: &Push, hash: TokenHash) -> Preview {
+        let (user_id, kind) = names(push);
+        let body = payload::callback(push, user_id, kind, &hash.to_string(), BYTES_MAX).bytes;
+        Preview {
+            account: self.gate.name().to_owned(),
+            token: hash,
+            url: self.url.to_string(),
+            headers: Vec::new(),
+            body: String::from_utf8_lossy(&body).into_owned(),
+        }
     }
 
     /// One attempt. A report that is too large for the gateway is shortened once within it.

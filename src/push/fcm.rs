@@ -16,7 +16,7 @@ use super::jwt::SigningKey;
 use super::oauth::{AccessToken, AccessTokens, ServiceAccount};
 use super::payload::{self, Body, FcmPayload};
 use super::pushers::Setup;
-use super::{Outcome, Push, Sent, SettingsError, Verdict, clock};
+use super::{Outcome, Preview, Push, Sent, SettingsError, TokenHash, Verdict, clock};
 use crate::binding::PushToken;
 
 /// One Firebase project: a `[[push.fcm]]` table.
@@ -231,6 +231,19 @@ impl Account {
             let mut root = self.url.clone();
             root.set_path("/");
             let _ = self.lanes.client().head(root).send().await;
+        }
+    }
+
+    /// What would be sent, with `hash` in the place of the token.
+    pub(super) fn preview(&self, push: &Push, hash: TokenHash) -> Preview {
+        let shown = PushToken::new(hash.to_string());
+        let body = self.body(push, &shown, payload::BYTES_MAX).bytes;
+        Preview {
+            account: self.gate.name().to_owned(),
+            token: hash,
+            url: self.url.to_string(),
+            headers: Vec::new(),
+            body: String::from_utf8_lossy(&body).into_owned(),
         }
     }
 

@@ -59,6 +59,10 @@ impl Gate {
         }
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// What an operator must know of this account; `None` when all is well.
     pub(super) fn trouble(&self) -> Option<String> {
         let state = self.state.lock();

@@ -91,6 +91,8 @@ pub enum Notice {
     Message,
     /// Oldest first.
     MissedCalls(Vec<BucketEntry>),
+    /// Whether a push would be taken, without anything to see for the phone's user.
+    Test,
 }
 
 impl Notice {
@@ -99,12 +101,13 @@ impl Notice {
             Self::Invite { .. } => NoticeKind::Invite,
             Self::Message => NoticeKind::Message,
             Self::MissedCalls(_) => NoticeKind::MissedCalls,
+            Self::Test => NoticeKind::Test,
         }
     }
 
     fn calls(&self) -> &[BucketEntry] {
         match self {
-            Self::Invite { .. } | Self::Message => &[],
+            Self::Invite { .. } | Self::Message | Self::Test => &[],
             Self::MissedCalls(entries) => entries,
         }
     }
@@ -116,6 +119,7 @@ pub enum NoticeKind {
     Invite,
     Message,
     MissedCalls,
+    Test,
 }
 
 impl NoticeKind {
@@ -125,6 +129,7 @@ impl NoticeKind {
             Self::Invite => "invite",
             Self::Message => "message",
             Self::MissedCalls => "missed_calls",
+            Self::Test => "test",
         }
     }
 }
@@ -133,6 +138,18 @@ impl fmt::Display for NoticeKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// What would be sent where, for people: no token is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preview {
+    /// `fcm project demo-project`.
+    pub account: String,
+    pub token: TokenHash,
+    pub url: String,
+    /// What APNs is told beside the body.
+    pub headers: Vec<(String, String)>,
+    pub body: String,
 }
 
 /// Names a push to the one who asked for it.
@@ -186,6 +203,18 @@ impl Outcome {
 
     fn refused(reason: impl Into<Box<str>>) -> Self {
         Self::Refused { reason: reason.into() }
+    }
+
+    /// Why, in the provider's words or ours; nothing for what says all by its name.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::TokenDead { reason, .. }
+            | Self::TryAgain { reason, .. }
+            | Self::Refused { reason }
+            | Self::Misfit { reason }
+            | Self::Skipped { reason } => Some(reason),
+            Self::Accepted | Self::Limited | Self::Withdrawn => None,
+        }
     }
 
     /// A word for logs and metrics.

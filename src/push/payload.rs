@@ -69,6 +69,9 @@ pub struct AppleForm {
 
 #[derive(Serialize)]
 struct FcmRequest<'a> {
+    /// The provider looks at everything and sends nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    validate_only: Option<bool>,
     message: FcmMessage<'a>,
 }
 
@@ -110,6 +113,9 @@ struct Android {
 
 #[derive(Serialize)]
 struct LegacyRequest<'a> {
+    /// As `validate_only`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dry_run: Option<bool>,
     to: &'a str,
     priority: u8,
     data: Content<u64, Vec<Call<'a>>>,
@@ -204,6 +210,19 @@ struct AppleInviteContent<'a> {
     identity: Option<Identity<'a, u64>>,
 }
 
+#[derive(Serialize)]
+struct AppleTest<'a> {
+    aps: AppleTestAps,
+    #[serde(flatten)]
+    custom: BTreeMap<&'a str, Content<u64, ()>>,
+}
+
+#[derive(Serialize)]
+struct AppleTestAps {
+    #[serde(rename = "content-available")]
+    content_available: u8,
+}
+
 #[derive(Serialize, Clone)]
 #[serde(untagged)]
 enum Badge {
@@ -230,7 +249,7 @@ pub fn fcm_v1(push: &Push, payload: FcmPayload, token: &str, limit: usize) -> Bo
                 let sent_at = push.date.0.to_string();
                 (Some(identity(call_ref, display_name, sent_at)), Some(shortened(number)))
             }
-            Notice::Invite { .. } | Notice::Message | Notice::MissedCalls(_) => (None, None),
+            Notice::Invite { .. } | Notice::Message | Notice::MissedCalls(_) | Notice::Test => (None, None),
         };
         let counted = "typedate".len()
             + content.kind.len()
@@ -238,7 +257,8 @@ pub fn fcm_v1(push: &Push, payload: FcmPayload, token: &str, limit: usize) -> Bo
             + content.calls.as_ref().map_or(0, |calls| "calls".len() + calls.len());
         let data = FcmData { content, identity, number };
         let android = Android { priority: "HIGH", ttl: fcm_ttl(push).map(|seconds| format!("{seconds}s")) };
-        (text(&FcmRequest { message: FcmMessage { token, data, android } }), counted)
+        let message = FcmMessage { token, data, android };
+        (text(&FcmRequest { validate_only: is_test(&push.notice), message }), counted)
     })
 }
 
@@ -263,7 +283,8 @@ pub fn fcm_legacy(push: &Push, token: &str, limit: usize) -> Body {
         let calls = is_report(&push.notice).then(|| calls(kept, false));
         let data = Content { kind: push.notice.kind().name(), date: push.date.seconds(), calls };
         let counted = text(&data).len();
-        (text(&LegacyRequest { to: token, priority: 10, data, time_to_live: fcm_ttl(push) }), counted)
+        let (dry_run, time_to_live) = (is_test(&push.notice), fcm_ttl(push));
+        (text(&LegacyRequest { dry_run, to: token, priority: 10, data, time_to_live }), counted)
     })
 }
 
@@ -277,7 +298,7 @@ pub fn callback(push: &Push, user_id: &str, kind: &str, token: &str, limit: usiz
             Notice::Invite { number, display_name, call_ref } => {
                 (Some(identity(call_ref, display_name, push.date.0)), Some(shortened(number)))
             }
-            Notice::Message | Notice::MissedCalls(_) => (None, None),
+            Notice::Message | Notice::MissedCalls(_) | Notice::Test => (None, None),
         };
         let body = text(&CallbackRequest {
             user: CallbackUser { user_id },
@@ -298,6 +319,7 @@ pub fn apns(push: &Push, form: &AppleForm, alert: bool, limit: usize) -> Body {
                 apple_invite(push, form, alert, [number, display_name, call_ref])
             }
             Notice::Message => apple_message(push, form),
+            Notice::Test => apple_test(push, form),
             Notice::MissedCalls(all) => apple_missed_calls(push, form, kept, all.len()),
         };
         let counted = body.len();
@@ -336,6 +358,15 @@ fn apple_invite(push: &Push, form: &AppleForm, alert: bool, caller_and_call: [&s
 fn apple_message(push: &Push, form: &AppleForm) -> String {
     let content = Content { kind: push.notice.kind().name(), date: push.date.seconds(), calls: None::<()> };
     apple_alert(DefaultNotificationBuilder::new().set_loc_key("MESSAGE"), form, &content)
+}
+
+/// In the background: nothing is shown, and the app may sleep on.
+fn apple_test(push: &Push, form: &AppleForm) -> String {
+    let content = Content { kind: push.notice.kind().name(), date: push.date.seconds(), calls: None::<()> };
+    text(&AppleTest {
+        aps: AppleTestAps { content_available: 1 },
+        custom: BTreeMap::from([(form.custom_key.as_ref(), content)]),
+    })
 }
 
 /// `count` is the number of all calls that were missed, told or not.
@@ -406,6 +437,11 @@ fn call(id: usize, entry: &BucketEntry, is_extended: bool) -> Call<'_> {
         call_ref: is_extended.then(|| shortened(&entry.call_ref)),
         display_name: is_extended.then(|| shortened(name)),
     }
+}
+
+/// For fields that only a test has.
+fn is_test(notice: &Notice) -> Option<bool> {
+    matches!(notice, Notice::Test).then_some(true)
 }
 
 fn is_report(notice: &Notice) -> bool {

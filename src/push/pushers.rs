@@ -13,7 +13,8 @@ use super::alert::Alerts;
 use super::dial::HttpsProxy;
 use super::gate::{Gate, Limits};
 use super::{
-    Busy, NoticeKind, Outcome, Push, Reply, Sent, SettingsError, TokenHash, apns, callback, clock, fcm, webpush,
+    Busy, NoticeKind, Outcome, Preview, Push, Reply, Sent, SettingsError, TokenHash, apns, callback, clock, fcm,
+    webpush,
 };
 use crate::binding::{Provider, PushTarget, PushToken, Tokens};
 
@@ -173,6 +174,18 @@ impl Pushers {
         self.0.route(target, kind).map(drop)
     }
 
+    /// What would be sent where; else why nothing would.
+    pub fn preview(&self, push: &Push) -> Result<Preview, String> {
+        let route = self.0.route(&push.target, push.notice.kind())?;
+        let hash = TokenHash::of(route.token());
+        Ok(match &route {
+            Route::Fcm { account, .. } => account.preview(push, hash),
+            Route::Apns { account, delivery } => account.preview(push, delivery, hash),
+            Route::Callback { account, .. } => account.preview(push, hash),
+            Route::WebPush { account, subscription } => account.preview(push, subscription, hash),
+        })
+    }
+
     /// What an operator must know of accounts that do not work.
     pub fn troubles(&self) -> Vec<(Provider, String)> {
         let fcm = self.0.fcm.iter().map(|account| (Provider::Fcm, &account.gate));
@@ -236,6 +249,10 @@ impl Inner {
                     return Err("contact has no token".to_owned());
                 }
                 Ok(Route::Callback { account, token: &target.prid })
+            }
+            // A browser has to show something for each push (Push API, userVisibleOnly).
+            Provider::WebPush if kind == NoticeKind::Test => {
+                Err("Web Push knows no push that its user does not see, so it is not tested".to_owned())
             }
             Provider::WebPush => {
                 let account = self.webpush.as_ref().ok_or_else(is_off)?;

@@ -19,7 +19,7 @@ use super::gate::Gate;
 use super::http::{self, Answer};
 use super::jwt::{SigningError, SigningKey};
 use super::pushers::Setup;
-use super::{NoticeKind, Outcome, Push, Sent, SettingsError, Verdict, clock, payload};
+use super::{NoticeKind, Outcome, Preview, Push, Sent, SettingsError, TokenHash, Verdict, clock, payload};
 use crate::binding::PushToken;
 use crate::clock::UnixMillis;
 
@@ -188,6 +188,17 @@ impl Account {
         Ok(Subscription { service, token, url })
     }
 
+    /// What would be sent; the subscription's URI is a secret beyond its origin.
+    pub(super) fn preview(&self, push: &Push, subscription: &Subscription<'_>, hash: TokenHash) -> Preview {
+        Preview {
+            account: subscription.service.gate.name().to_owned(),
+            token: hash,
+            url: format!("{}/{hash}", subscription.url.origin().ascii_serialization()),
+            headers: vec![("ttl".to_owned(), ttl(push).to_string())],
+            body: String::new(),
+        }
+    }
+
     /// One attempt.
     pub(super) async fn send(&self, push: &Push, subscription: &Subscription<'_>) -> Sent {
         let Subscription { service, token, url } = subscription;
@@ -204,7 +215,7 @@ impl Account {
             .header(CONTENT_LENGTH, 0)
             .header(TTL, ttl(push));
         let request = match push.notice.kind() {
-            NoticeKind::Invite | NoticeKind::Message => request.header(URGENCY, "high"),
+            NoticeKind::Invite | NoticeKind::Message | NoticeKind::Test => request.header(URGENCY, "high"),
             // The next one tells of these calls, too, while this one is not delivered.
             kind @ NoticeKind::MissedCalls => request.header(URGENCY, "normal").header(TOPIC, kind.name()),
         };
@@ -291,7 +302,7 @@ fn is_authenticated(url: &Url) -> bool {
 /// What is left of the wait.
 fn ttl(push: &Push) -> u64 {
     match push.notice.kind() {
-        NoticeKind::Invite | NoticeKind::Message => payload::seconds(push),
+        NoticeKind::Invite | NoticeKind::Message | NoticeKind::Test => payload::seconds(push),
         NoticeKind::MissedCalls => MISSED_CALLS_TTL_S,
     }
 }

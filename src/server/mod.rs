@@ -263,7 +263,7 @@ impl Server {
         let listener = bind.map_err(|error| StartError::Admin { address, error })?;
         self.admin = listener.local_addr().map_err(|error| StartError::Admin { address, error })?;
         let state = admin::State {
-            source: Arc::new(Operator::new(Arc::clone(&self.shared))),
+            source: Arc::new(Operator::new(Arc::clone(&self.shared), self.guidance.subscribe())),
             timeline: Arc::clone(&self.shared.timeline),
             events: Arc::clone(&self.shared.events),
             metrics: Arc::clone(&self.shared.metrics),

@@ -2,26 +2,29 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use crate::admin::{Removing, Source};
+use crate::admin::{Pushed, Pushing, Removing, Source};
 use crate::binding::{Aor, Binding, DeviceId};
-use crate::driver::{Shared, transport_drop};
+use crate::driver::{self, Guidance, Shared, transport_drop};
 use crate::metrics::Metrics;
+use crate::push::{self, Notice, Outcome, Purpose, Push, Pushers};
 use crate::store::{Applied, BucketEntry, Change, StoreError, Ticket};
 use crate::transport::DropReason;
 
 /// The running server as the admin routes see it.
 pub(super) struct Operator {
     shared: Arc<Shared>,
+    guided: watch::Receiver<Guidance>,
     /// What the transport had dropped when the metrics were shown last.
     drops: Vec<AtomicU64>,
 }
 
 impl Operator {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, drops: DropReason::ALL.iter().map(|_| AtomicU64::new(0)).collect() }
+    pub(super) fn new(shared: Arc<Shared>, guided: watch::Receiver<Guidance>) -> Self {
+        Self { shared, guided, drops: DropReason::ALL.iter().map(|_| AtomicU64::new(0)).collect() }
     }
 }
 
@@ -47,6 +50,18 @@ impl Source for Operator {
         })
     }
 
+    fn push(&self, aor: Aor, is_dry: bool) -> Pushing<'_> {
+        let bindings = self.shared.store.table().lookup(&aor);
+        let pushers = self.guided.borrow().pushers.clone();
+        Box::pin(async move {
+            let mut pushed = Vec::with_capacity(bindings.len());
+            for binding in &bindings {
+                pushed.push(push_one(&pushers, binding, is_dry).await);
+            }
+            pushed
+        })
+    }
+
     fn measure(&self, metrics: &Metrics) {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         let table = self.shared.store.table();
@@ -65,4 +80,43 @@ impl Source for Operator {
             }
         }
     }
+}
+
+/// How long a test push may be delivered, and waited for.
+const TEST_TTL: Duration = Duration::from_secs(10);
+
+/// A test for one device, or what an invite would be. Whatever comes of it, the binding stays as it is.
+async fn push_one(pushers: &Pushers, binding: &Binding, is_dry: bool) -> Pushed {
+    let invite = Notice::Invite { number: "103".into(), display_name: "Ivan".into(), call_ref: "example".into() };
+    let notice = if is_dry { invite } else { Notice::Test };
+    let pushed = |notice, preview, answer| {
+        let provider = binding.push.as_ref().map(|target| target.provider);
+        Pushed { device: binding.device, provider, notice, preview, answer }
+    };
+    let Some(target) = binding.push.clone() else {
+        let why = binding.push_refused.as_deref().unwrap_or("its contact has no push parameters");
+        return pushed(notice.kind(), Err(why.to_owned()), None);
+    };
+    let kind = notice.kind();
+    let push = Push {
+        ticket: push::Ticket(0),
+        aor: binding.aor.clone(),
+        target,
+        notice,
+        date: driver::now().unix,
+        ttl: TEST_TTL,
+        language: None,
+        purpose: Purpose::default(),
+    };
+    let preview = pushers.preview(&push);
+    if is_dry || preview.is_err() {
+        return pushed(kind, preview, None);
+    }
+    let (reply_to, mut replies) = mpsc::channel(1);
+    let busy = || (Outcome::TryAgain { after: None, reason: "too many pushes are under way".into() }, Duration::ZERO);
+    let answer = match pushers.submit(push, reply_to) {
+        Ok(()) => replies.recv().await.map_or_else(busy, |reply| (reply.outcome, reply.took)),
+        Err(push::Busy) => busy(),
+    };
+    pushed(kind, preview, Some(answer))
 }

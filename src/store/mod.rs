@@ -52,8 +52,8 @@ pub struct LeftCall {
 pub enum News {
     /// Another node accepted a REGISTER.
     Woken(Arc<Binding>),
-    /// Another node took this one for gone and has the call now.
-    TakenOver { aor: Aor, id: HeldCallId },
+    /// Another node took this one for gone and has the call now; `by` is where it is reached, if it still has it.
+    TakenOver { aor: Aor, id: HeldCallId, by: Option<Home> },
 }
 
 /// How much a store may keep and queue.
@@ -169,11 +169,11 @@ impl Store {
         matches!(self, Self::Redis(_))
     }
 
-    /// Whether another node, known by where it is reached, is there.
-    pub fn has_node(&self, home: Home) -> bool {
+    /// Whether another node, known by where it is reached, is there; `None` for one that was never heard of.
+    pub fn knows_node(&self, home: Home) -> Option<bool> {
         match self {
-            Self::Redis(store) => store.has_node(home),
-            Self::Embedded(_) | Self::Memory(_) => false,
+            Self::Redis(store) => store.knows_node(home),
+            Self::Embedded(_) | Self::Memory(_) => None,
         }
     }
 

@@ -29,6 +29,20 @@ impl Admin {
         serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}"))
     }
 
+    pub(crate) fn post(self, path: &str, body: &Value) -> Value {
+        let mut stream = TcpStream::connect(self.0).expect("the admin listener");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        let body = body.to_string();
+        let length = body.len();
+        let head = format!("POST {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.0);
+        write!(stream, "{head}Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}").expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
+        assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
+        serde_json::from_str(body).expect("JSON")
+    }
+
     pub(crate) fn status(self, method: &str, path: &str) -> u16 {
         self.request(method, path).0
     }

@@ -32,3 +32,5 @@ mod reload;
 #[path = "../sipp/mod.rs"]
 mod sipp;
 mod sleeping_phone;
+mod test_push;
+mod why;

@@ -251,6 +251,25 @@ fn calls_of_a_node_that_is_killed_go_on_at_the_other() {
     other.admin.expect_metric("nodes", 1.0);
 }
 
+/// Its answer would go to nobody, so it is woken once more.
+#[test]
+fn call_that_rang_by_a_node_that_died_rings_again_by_the_other() {
+    let mut world = world(Mode::Open);
+    let other = world.another_node("");
+    let mut held = held(&mut world, 1);
+    let (phone, call) = &mut held[0];
+    phone.register(&mut world);
+    let incoming = phone.invited();
+    incoming.answer(180, "Ringing");
+    world.switch.response(180, "INVITE");
+    world.program().kill();
+    assert_eq!(world.pushed(phone).token, phone.token);
+    world.phones_go_to(&other);
+    phone.register(&mut world);
+    answered(&world, phone, call);
+    other.admin.expect_bucket(&phone.aor(), &[]);
+}
+
 /// It has registered, and need not register again.
 #[test]
 fn phone_that_came_before_its_call_was_taken_over_gets_it() {

@@ -64,7 +64,8 @@ fn check(world: &mut World, push: Push, number: usize, script: impl FnOnce(&Worl
     assert_eq!(steps.contains(&"push_retried".to_owned()), then == Then::IsPushedAgain, "{reason}: {steps:?}");
     assert_eq!(steps.contains(&"push_refused".to_owned()), then != Then::GoesOn, "{reason}: {steps:?}");
     let told = world.admin.get(&format!("/api/v1/calls/{}", call.call_id));
-    let told: Vec<_> = told["steps"].as_array().unwrap().iter().filter_map(|step| step["reason"].as_str()).collect();
+    let told: Vec<_> =
+        told["steps"].as_array().expect("steps").iter().filter_map(|step| step["reason"].as_str()).collect();
     assert!(then == Then::GoesOn || told.contains(&reason), "{reason:?} is not in {told:?}");
     if then == Then::EndsBinding {
         eventually("the binding to end", || world.admin.bindings(&phone.aor()).is_empty().then_some(()));

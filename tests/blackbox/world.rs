@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use sip_push_proxy::config::Config;
@@ -343,6 +344,15 @@ impl World {
                 check_fcm(&push, &body);
             }
         }
+    }
+
+    /// What one of the operator's commands prints, and its exit code.
+    pub(crate) fn command(&self, arguments: &[&str]) -> (String, Option<i32>) {
+        let file = self.folder.path().join("operator.toml");
+        std::fs::write(&file, format!("[admin]\nlisten = '{}'\n", self.admin.0)).expect("written");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sip-push-proxy"));
+        let done = command.args(arguments).arg("--config").arg(&file).output().expect("the command");
+        (String::from_utf8_lossy(&done.stdout).into_owned(), done.status.code())
     }
 
     /// How many pushes were tried, by any provider, accepted or not.

@@ -137,6 +137,7 @@ impl Core {
             | Effect::Fetch { .. }
             | Effect::Woken(_)
             | Effect::Step(_)
+            | Effect::CallBegan { .. }
             | Effect::CallEnded { .. }
             | Effect::WakeSeen { .. }
             | Effect::Refreshed { .. }

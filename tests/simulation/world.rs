@@ -330,6 +330,7 @@ impl World {
                 self.note(|| format!("step {:?} {} {:?} {}", step.step, step.call_ref, step.device, step.reason));
                 self.ledger.step(step);
             }
+            Effect::CallBegan { .. } => {}
             Effect::CallEnded { outcome, .. } => self.ledger.outcomes.push(outcome),
             Effect::Refreshed { result, reason, .. } => {
                 self.note(|| format!("refresh {} {reason}", result.name()));

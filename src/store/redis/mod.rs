@@ -34,7 +34,7 @@ use super::{LeftCall, Limits, Loaded, News, OpenError};
 use crate::binding::{Aor, DeviceId, Home};
 use crate::clock::UnixMillis;
 use crate::config;
-use engine::Engine;
+use engine::{Engine, Homes};
 use journal::{JOURNAL_BYTES_MAX, Journal};
 use link::Connector;
 use record::Identity;
@@ -74,7 +74,7 @@ struct Status {
     journaled: AtomicUsize,
     conflict: Mutex<Option<&'static str>>,
     nodes: AtomicUsize,
-    homes: RwLock<Vec<Home>>,
+    homes: RwLock<Homes>,
     leftovers: Mutex<Vec<LeftCall>>,
     on_news: OnceLock<OnNews>,
 }
@@ -215,14 +215,16 @@ impl RedisStore {
         std::mem::take(&mut self.status.leftovers.lock())
     }
 
-    /// See [`super::Store::has_node`].
-    pub fn has_node(&self, home: Home) -> bool {
-        self.status.homes.read().contains(&home)
+    /// See [`super::Store::knows_node`].
+    pub fn knows_node(&self, home: Home) -> Option<bool> {
+        let homes = self.status.homes.read();
+        let is_there = homes.there.contains(&home);
+        (is_there || homes.gone.contains(&home)).then_some(is_there)
     }
 
     /// See [`super::Store::homes`].
     pub fn homes(&self) -> Vec<Home> {
-        self.status.homes.read().clone()
+        self.status.homes.read().there.clone()
     }
 
     /// See [`super::Store::nodes`].

@@ -211,7 +211,7 @@ impl Task {
         self.engine.look_first(own.clone(), now());
         self.perform().await;
         let deadline = Instant::now() + OPEN_WAIT;
-        while self.engine.is_up() && (self.engine.journaled() > 0 || own.iter().any(|aor| !self.engine.is_idle(aor))) {
+        while self.engine.is_up() && own.iter().any(|aor| !self.engine.is_idle(aor)) {
             let waited = tokio::time::timeout_at(deadline, self.under_way()).await;
             if waited.is_err() {
                 tracing::warn!("Redis is slow; the node starts before it has seen all of its own calls");
@@ -390,7 +390,7 @@ impl Task {
         // The beat of an earlier start of this node is replaced once, by the first of this one.
         let conflict = if replaced.is_some_and(|replaced| replaced != run) {
             Some("another process uses the node.id of this node; give each node of a Redis its own")
-        } else if self.connector.identity.home.is_some_and(|home| homes.contains(&home)) {
+        } else if self.connector.identity.home.is_some_and(|home| homes.there.contains(&home)) {
             Some("another node is reached by the same address; give each its own node.address")
         } else {
             None

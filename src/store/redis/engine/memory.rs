@@ -146,21 +146,25 @@ impl Engine {
                 (Key::Call(id), Some(Value::Call(held))) if held.owner.is_none() => {
                     left.extend((!self.is_holding(*id)).then(|| held.clone()));
                 }
-                (Key::Call(id), _) => {
+                (Key::Call(id), value) => {
                     self.taking.remove(id);
                     if self.is_holding(*id) {
-                        lost.push(*id);
+                        let owner = match value {
+                            Some(Value::Call(held)) => held.owner.as_ref(),
+                            _ => None,
+                        };
+                        lost.push((*id, owner.and_then(|owner| self.nodes.home(owner))));
                     }
                 }
                 _ => {}
             }
         }
         self.show(aor, rows);
-        for id in lost {
+        for (id, by) in lost {
             // If its new node dies, too, it may come back.
             self.adopted.remove(&id);
             self.leftovers.retain(|left| left.call.id != id);
-            news.push(News::TakenOver { aor: aor.clone(), id });
+            news.push(News::TakenOver { aor: aor.clone(), id, by });
         }
         self.effects.extend(news.into_iter().map(Effect::News));
         for held in left {

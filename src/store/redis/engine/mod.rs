@@ -42,11 +42,12 @@ use super::super::draft::Draft;
 use super::super::table::Table;
 use super::journal::{JournalError, Late};
 use super::record::{Beat, Identity, Notice, Position, Record};
-use crate::binding::{Aor, Home};
+use crate::binding::Aor;
 use crate::clock::UnixMillis;
 pub(super) use effect::{Effect, Index, Lifetime, Page, ScanPlace, Seen, Unread, Write, Wrote};
 use lane::{Flight, Lane, Op};
 use memory::Known;
+pub(super) use nodes::Homes;
 use nodes::Nodes;
 
 /// How long a missed_calls push may take before another node may send it: its life at the provider and some more.
@@ -177,8 +178,8 @@ impl Engine {
         self.journaled
     }
 
-    /// Where the other nodes that are there can be reached.
-    pub(super) fn homes(&self) -> Vec<Home> {
+    /// Where the other nodes are, and where those were that are gone.
+    pub(super) fn homes(&self) -> Homes {
         self.nodes.homes()
     }
 

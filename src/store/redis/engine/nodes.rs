@@ -19,6 +19,13 @@ use crate::binding::Home;
 /// loss of all keys and the node's next beat.
 const ABSENCE: u32 = 2;
 
+/// Places of other nodes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in super::super) struct Homes {
+    pub(in super::super) there: Vec<Home>,
+    pub(in super::super) gone: Vec<Home>,
+}
+
 /// The other nodes, as far as they are known.
 #[derive(Debug)]
 pub(super) struct Nodes {
@@ -33,6 +40,8 @@ pub(super) struct Nodes {
 struct Node {
     /// What was there at the last look; `None`: nothing.
     beat: Option<Beat>,
+    /// Where it was reached last.
+    home: Option<Home>,
     /// Looks since that changed.
     unchanged: u32,
 }
@@ -58,7 +67,8 @@ impl Nodes {
             if beat == node.beat {
                 node.unchanged = node.unchanged.saturating_add(1);
             } else {
-                *node = Node { beat, unchanged: 0 };
+                let home = beat.as_ref().map_or(node.home, |beat| beat.home);
+                *node = Node { beat, home, unchanged: 0 };
             }
             match (was_there, node.is_there(patience)) {
                 (true, false) => tracing::warn!(node = %name, "a node is gone: its held calls are taken over"),
@@ -68,7 +78,7 @@ impl Nodes {
         }
         for (name, beat) in beats {
             tracing::info!(node = %name, "another node is there");
-            self.others.insert(name, Node { beat: Some(beat), unchanged: 0 });
+            self.others.insert(name, Node { home: beat.home, beat: Some(beat), unchanged: 0 });
         }
     }
 
@@ -81,7 +91,16 @@ impl Nodes {
     pub(super) fn is_there(&mut self, name: &Arc<str>) -> bool {
         let patience = self.patience;
         *name == self.name
-            || self.others.entry(Arc::clone(name)).or_insert(Node { beat: None, unchanged: 0 }).is_there(patience)
+            || self
+                .others
+                .entry(Arc::clone(name))
+                .or_insert(Node { beat: None, home: None, unchanged: 0 })
+                .is_there(patience)
+    }
+
+    /// Where a node is reached.
+    pub(super) fn home(&self, name: &str) -> Option<Home> {
+        self.others.get(name)?.home
     }
 
     /// Whether this node is the one to take a call over: all who see the same nodes name the same one, and each takes
@@ -94,10 +113,14 @@ impl Nodes {
         first == Some(&self.name)
     }
 
-    /// Where the other nodes that are there can be reached.
-    pub(super) fn homes(&self) -> Vec<Home> {
-        let there = self.others.values().filter(|node| node.is_there(self.patience));
-        there.filter_map(|node| node.beat.as_ref()?.home).collect()
+    /// Where the other nodes are reached that are there, and where those were that are gone.
+    pub(super) fn homes(&self) -> Homes {
+        let (there, gone): (Vec<_>, Vec<_>) = self.others.values().partition(|node| node.is_there(self.patience));
+        let homes = |nodes: Vec<&Node>| nodes.into_iter().filter_map(|node| node.home).collect::<Vec<_>>();
+        let there = homes(there);
+        // Another node may have come to the same place.
+        let gone = homes(gone).into_iter().filter(|home| !there.contains(home)).collect();
+        Homes { there, gone }
     }
 
     /// How many nodes are there, this one among them.
@@ -110,6 +133,7 @@ impl Nodes {
 mod tests {
     use super::*;
     use crate::clock::UnixMillis;
+    use crate::sip::flow::Transport;
 
     fn beat(name: &str, at: u64) -> (Arc<str>, Beat) {
         (name.into(), Beat { run: 1, at: UnixMillis(at), home: None })
@@ -164,6 +188,20 @@ mod tests {
         nodes.begin_again();
         nodes.look(vec![beat("b", 1)]);
         assert!(is_there(&mut nodes, "b"));
+    }
+
+    #[test]
+    fn places_of_nodes_that_are_gone_are_known() {
+        let home = |port: u16| Home { transport: Transport::Udp, address: ([192, 0, 2, 1], port).into() };
+        let beat =
+            |name: &str, at, port| (Arc::from(name), Beat { run: 1, at: UnixMillis(at), home: Some(home(port)) });
+        let mut nodes = Nodes::new("a".into(), 2);
+        nodes.look(vec![beat("b", 1, 1), beat("c", 1, 2)]);
+        assert_eq!(nodes.homes(), Homes { there: vec![home(1), home(2)], gone: vec![] });
+        (2..5).for_each(|at| nodes.look(vec![beat("b", at, 1)]));
+        assert_eq!(nodes.homes(), Homes { there: vec![home(1)], gone: vec![home(2)] });
+        nodes.look(vec![beat("b", 5, 1), beat("d", 1, 2)]);
+        assert_eq!(nodes.homes(), Homes { there: vec![home(1), home(2)], gone: vec![] }, "another one came there");
     }
 
     #[test]
