@@ -63,14 +63,16 @@ impl Account {
         Ok(Self { url, secret, client, gate: Gate::new(name, setup.limits) })
     }
 
-    /// What would be sent, with `hash` in the place of the token.
+    /// What would be sent, with `hash` in the place of the token. The URL's query may hold a key, and is left out.
     pub(super) fn preview(&self, push: &Push, hash: TokenHash) -> Preview {
         let (user_id, kind) = names(push);
         let body = payload::callback(push, user_id, kind, &hash.to_string(), BYTES_MAX).bytes;
+        let mut url = self.url.clone();
+        url.set_query(None);
         Preview {
             account: self.gate.name().to_owned(),
             token: hash,
-            url: self.url.to_string(),
+            url: url.into(),
             headers: Vec::new(),
             body: String::from_utf8_lossy(&body).into_owned(),
         }

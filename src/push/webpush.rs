@@ -194,7 +194,7 @@ impl Account {
             account: subscription.service.gate.name().to_owned(),
             token: hash,
             url: format!("{}/{hash}", subscription.url.origin().ascii_serialization()),
-            headers: vec![("ttl".to_owned(), ttl(push).to_string())],
+            headers: headers(push).into_iter().map(|(name, value)| (name.to_string(), value)).collect(),
             body: String::new(),
         }
     }
@@ -208,17 +208,8 @@ impl Account {
         if push.purpose.is_over() {
             return Sent::unsent(Outcome::Withdrawn);
         }
-        let request = self
-            .client
-            .post(url.clone())
-            .header(AUTHORIZATION, authorization)
-            .header(CONTENT_LENGTH, 0)
-            .header(TTL, ttl(push));
-        let request = match push.notice.kind() {
-            NoticeKind::Invite | NoticeKind::Message | NoticeKind::Test => request.header(URGENCY, "high"),
-            // The next one tells of these calls, too, while this one is not delivered.
-            kind @ NoticeKind::MissedCalls => request.header(URGENCY, "normal").header(TOPIC, kind.name()),
-        };
+        let request = self.client.post(url.clone()).header(AUTHORIZATION, authorization).header(CONTENT_LENGTH, 0);
+        let request = headers(push).into_iter().fold(request, |request, (name, value)| request.header(name, value));
         let verdict = match request.send().await {
             Ok(response) => {
                 let answer = Answer::read(response).await.without(token).without(&PushToken::new(url.path()));
@@ -299,11 +290,19 @@ fn is_authenticated(url: &Url) -> bool {
     !url.username().is_empty() || url.password().is_some()
 }
 
-/// What is left of the wait.
-fn ttl(push: &Push) -> u64 {
+/// How long a service may try, and how hard.
+fn headers(push: &Push) -> Vec<(HeaderName, String)> {
     match push.notice.kind() {
-        NoticeKind::Invite | NoticeKind::Message | NoticeKind::Test => payload::seconds(push),
-        NoticeKind::MissedCalls => MISSED_CALLS_TTL_S,
+        // What is left of the wait. A test is not sent at all.
+        NoticeKind::Invite | NoticeKind::Message | NoticeKind::Test => {
+            vec![(TTL, payload::seconds(push).to_string()), (URGENCY, "high".to_owned())]
+        }
+        kind @ NoticeKind::MissedCalls => vec![
+            (TTL, MISSED_CALLS_TTL_S.to_string()),
+            (URGENCY, "normal".to_owned()),
+            // The next one tells of these calls, too, while this one is not delivered.
+            (TOPIC, kind.name().to_owned()),
+        ],
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sip_push_proxy::binding::{Provider, PushTarget};
 use sip_push_proxy::demo::callback_double::{Answer, CallbackDouble};
-use sip_push_proxy::push::{Limits, NoticeKind, Outcome, Settings, callback};
+use sip_push_proxy::push::{Limits, Notice, NoticeKind, Outcome, Push, Settings, callback};
 use tempfile::TempDir;
 
 use crate::bench::*;
@@ -95,6 +95,25 @@ async fn wrong_signature_is_the_operators_alarm() {
     assert_eq!(outcome(&pushers, invite(target("a"))).await, refused("401: wrong signature"));
     let trouble = "callback 127.0.0.1: credentials or rights are refused: 401: wrong signature";
     assert_eq!(pushers.troubles(), [(Provider::Callback, trouble.to_owned())]);
+}
+
+#[tokio::test]
+async fn test_is_posted_and_a_preview_hides_token_and_key() {
+    let double = CallbackDouble::start().await.unwrap();
+    let (_folder, mut settings) = settings(&double);
+    let test = || Push { notice: Notice::Test, ..invite(target("device_token")) };
+    assert_eq!(outcome(&open(&settings), test()).await, Outcome::Accepted);
+    assert_eq!(soon(double.next()).await.json()["notification"]["type"], "test");
+    if let Some(callback) = &mut settings.callback {
+        callback.url.push_str("?key=secret");
+    }
+    let preview = open(&settings).preview(&invite(target("device_token"))).unwrap();
+    assert_eq!((preview.url, preview.account.as_str()), (double.url(), "callback 127.0.0.1"));
+    assert!(
+        preview.body.contains(r#""type":"invite""#) && !preview.body.contains("device_token\":\"device"),
+        "{}",
+        preview.body
+    );
 }
 
 #[tokio::test]

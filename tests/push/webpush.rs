@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sip_push_proxy::binding::{Provider, PushTarget};
 use sip_push_proxy::demo::webpush_double::{Answer, PUBLIC_KEY, WebPushDouble};
-use sip_push_proxy::push::{BreakerSettings, Limits, NoticeKind, Outcome, Settings, webpush};
+use sip_push_proxy::push::{BreakerSettings, Limits, Notice, NoticeKind, Outcome, Push, Settings, webpush};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
@@ -63,6 +63,22 @@ async fn invite_wakes_the_browser_without_a_body() {
     assert_eq!(of_report, ("86400", "normal", "missed_calls"));
     assert_eq!(report.header("authorization"), push.header("authorization"), "the token is kept");
     assert_eq!(double.connections(), 1, "the connection is kept");
+}
+
+#[tokio::test]
+async fn test_is_not_sent_and_a_preview_hides_the_subscription() {
+    let double = WebPushDouble::start().await.unwrap();
+    let (_folder, settings) = settings(&[&double]);
+    let pushers = open(&settings);
+    let uri = double.subscription(SUBSCRIPTION);
+    let test = Push { notice: Notice::Test, ..invite(target(&uri)) };
+    let reason = "Web Push knows no push that its user does not see, so it is not tested";
+    assert_eq!(outcome(&pushers, test).await, refused(reason));
+    assert_eq!(double.requests(), 0);
+    let preview = pushers.preview(&invite(target(&uri))).unwrap();
+    assert_eq!(preview.url, format!("http://{}/{}", double.host(), preview.token));
+    let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!((preview.headers, preview.body.as_str()), (vec![header("ttl", "28"), header("urgency", "high")], ""));
 }
 
 #[tokio::test]
