@@ -208,8 +208,7 @@ impl Proxy {
             if branch.state == BranchState::Ringing {
                 return;
             }
-            let home = binding.home.filter(|home| Some(*home) != self.policy.home);
-            if branch.hop.flow == Some((binding.flow, home)) {
+            if branch.hop.flow == Some((binding.flow, self.elsewhere(binding.home))) {
                 return self.transactions.resend(client, now.instant);
             }
             self.drop_branch(context, index);

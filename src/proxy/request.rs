@@ -247,13 +247,17 @@ impl Proxy {
 
     /// Whether a device may be expected on its flow, and the flow is of a node that is there.
     pub(super) fn is_reachable(&self, binding: &Binding, contacts: &dyn Contacts, now: Now) -> bool {
-        binding.is_reachable(now.unix) && (binding.home == self.policy.home || contacts.has_home(binding))
+        binding.is_reachable(now.unix) && (self.elsewhere(binding.home).is_none() || contacts.has_home(binding))
+    }
+
+    /// A flow's node, where that is another one.
+    pub(super) fn elsewhere(&self, home: Option<Home>) -> Option<Home> {
+        home.filter(|home| Some(*home) != self.policy.home)
     }
 
     /// To a flow of this node, or by the node that has it, with a Route that only that node can follow.
     pub(super) fn way_to(&self, request: &Message, device: DeviceId, flow: Flow, home: Option<Home>) -> Way {
-        let other = home.filter(|home| Some(*home) != self.policy.home);
-        let by_other = other.and_then(|home| Some((home, self.address(home.transport, home.address)?)));
+        let by_other = self.elsewhere(home).and_then(|home| Some((home, self.address(home.transport, home.address)?)));
         let Some((home, destination)) = by_other else {
             return Way { destination: Destination::Flow(flow), routes: [].into(), flow: (flow, None) };
         };
