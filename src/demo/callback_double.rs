@@ -5,7 +5,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -19,7 +18,7 @@ use serde_json::Value;
 use tokio::task::AbortHandle;
 
 pub use super::double::Answer;
-use super::double::{self, Answered, Connection, Observed, Observer, Recorded, Records, Script, Serving, answer};
+use super::double::{self, Connection, Observed, Observer, Recorded, Records, Script, Serving, answer};
 
 /// Known to everybody who has the program: it opens nothing.
 const SECRET: &str = "throwaway-callback-secret";
@@ -60,7 +59,7 @@ impl CallbackDouble {
             requests: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
         });
-        let handler = state.handler();
+        let handler = double::handler(&state, State::handle);
         let server = tokio::spawn(double::serve(listener, Serving::default(), handler));
         Ok(Self { state, server: server.abort_handle() })
     }
@@ -103,19 +102,7 @@ impl CallbackDouble {
     }
 }
 
-type AnswerFuture = Pin<Box<dyn Future<Output = Answered> + Send>>;
-
 impl State {
-    fn handler(
-        self: &Arc<Self>,
-    ) -> impl Fn(Request<Incoming>, Arc<Connection>) -> AnswerFuture + Clone + Send + Sync + 'static {
-        let state = Arc::clone(self);
-        move |request, connection| {
-            let state = Arc::clone(&state);
-            Box::pin(async move { Ok(state.handle(request, connection).await) })
-        }
-    }
-
     async fn handle(self: Arc<Self>, request: Request<Incoming>, connection: Arc<Connection>) -> Response<Full<Bytes>> {
         self.requests.fetch_add(1, Ordering::Relaxed);
         if connection.is_new() {

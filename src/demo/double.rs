@@ -5,7 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
@@ -242,6 +242,22 @@ pub(super) async fn listen(port: u16) -> io::Result<(TcpListener, SocketAddr)> {
 
 /// What comes of a request: an answer, or the stream is reset with this code (RFC 9113 §7).
 pub(super) type Answered = Result<Response<Full<Bytes>>, h2::Error>;
+
+/// What answers the requests to a double by its `state`.
+pub(super) fn handler<S, F>(
+    state: &Arc<S>,
+    handle: fn(Arc<S>, Request<Incoming>, Arc<Connection>) -> F,
+) -> impl Fn(Request<Incoming>, Arc<Connection>) -> Pin<Box<dyn Future<Output = Answered> + Send>> + Clone + use<S, F>
+where
+    S: Send + Sync + 'static,
+    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+{
+    let state = Arc::clone(state);
+    move |request, connection| {
+        let answer = handle(Arc::clone(&state), request, connection);
+        Box::pin(async move { Ok(answer.await) })
+    }
+}
 
 /// How connections are served.
 #[derive(Debug, Clone, Copy, Default)]

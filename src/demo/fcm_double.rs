@@ -5,7 +5,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -23,8 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use super::double::{
-    self, Answered, Connection, Jwt, Observed, Observer, Recorded, Records, Script, Serving, answer, strict_jwt,
-    unix_seconds,
+    self, Connection, Jwt, Observed, Observer, Recorded, Records, Script, Serving, answer, strict_jwt, unix_seconds,
 };
 
 /// Made for this double and known to everybody who has the program: it opens nothing.
@@ -114,7 +112,7 @@ impl FcmDouble {
             refuse_tokens: Mutex::new(None),
             access_tokens: Mutex::default(),
         });
-        let handler = state.handler();
+        let handler = double::handler(&state, State::handle);
         let server: JoinHandle<()> = tokio::spawn(double::serve(listener, Serving::default(), handler));
         Ok(Self { state, server: server.abort_handle() })
     }
@@ -126,7 +124,7 @@ impl FcmDouble {
 
     /// Serves a connection that was accepted elsewhere, such as one with TLS.
     pub async fn serve_connection(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-        double::serve_connection(stream, Serving::default(), self.state.handler()).await;
+        double::serve_connection(stream, Serving::default(), double::handler(&self.state, State::handle)).await;
     }
 
     /// A service account's key file, whose `token_uri` is this double.
@@ -198,19 +196,7 @@ impl FcmDouble {
 /// The answer to a push that no script is asked about.
 type Refusal = Box<Response<Full<Bytes>>>;
 
-type AnswerFuture = Pin<Box<dyn Future<Output = Answered> + Send>>;
-
 impl State {
-    fn handler(
-        self: &Arc<Self>,
-    ) -> impl Fn(Request<Incoming>, Arc<Connection>) -> AnswerFuture + Clone + Send + Sync + 'static {
-        let state = Arc::clone(self);
-        move |request, connection| {
-            let state = Arc::clone(&state);
-            Box::pin(async move { Ok(state.handle(request, connection).await) })
-        }
-    }
-
     fn token_uri(&self) -> String {
         format!("http://{}/token", self.address)
     }

@@ -5,7 +5,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -22,8 +21,7 @@ use tokio::task::AbortHandle;
 
 pub use super::double::Answer;
 use super::double::{
-    self, Answered, Connection, Observed, Observer, Recorded, Records, Script, Serving, answer, strict_jwt,
-    unix_seconds,
+    self, Connection, Observed, Observer, Recorded, Records, Script, Serving, answer, strict_jwt, unix_seconds,
 };
 
 /// Made for this double and known to everybody who has the program: it opens nothing.
@@ -73,7 +71,7 @@ impl WebPushDouble {
             requests: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
         });
-        let handler = state.handler();
+        let handler = double::handler(&state, State::handle);
         let server = tokio::spawn(double::serve(listener, Serving::default(), handler));
         Ok(Self { state, server: server.abort_handle() })
     }
@@ -121,19 +119,7 @@ impl WebPushDouble {
     }
 }
 
-type AnswerFuture = Pin<Box<dyn Future<Output = Answered> + Send>>;
-
 impl State {
-    fn handler(
-        self: &Arc<Self>,
-    ) -> impl Fn(Request<Incoming>, Arc<Connection>) -> AnswerFuture + Clone + Send + Sync + 'static {
-        let state = Arc::clone(self);
-        move |request, connection| {
-            let state = Arc::clone(&state);
-            Box::pin(async move { Ok(state.handle(request, connection).await) })
-        }
-    }
-
     fn origin(&self) -> String {
         format!("http://{}", self.address)
     }
