@@ -5,6 +5,7 @@ use sip_push_proxy::sip::Transport::{Tcp, Udp};
 
 use crate::peer::eventually;
 use crate::phone::{Phone, Push};
+use crate::sip::Sip;
 use crate::switch::Call;
 use crate::world::{Mode, World, unix_seconds};
 
@@ -23,6 +24,20 @@ pub(crate) fn give_up(world: &World, call: &Call, headers: &str) {
     call.cancel(headers);
     world.switch.response(200, "CANCEL");
     call.ack(&world.switch.response(487, "INVITE"));
+}
+
+/// The phone takes the call, and its caller hears of it, after provisional responses that a call which was taken up again
+/// repeats. The 200.
+#[track_caller]
+pub(crate) fn answered(world: &World, phone: &Phone, call: &Call) -> Sip {
+    let incoming = phone.invited();
+    assert_eq!(incoming.invite.header("Call-ID"), call.call_id);
+    incoming.answer(200, "OK");
+    let ok = world.switch.final_response();
+    assert_eq!((ok.status(), ok.header("Call-ID")), (200, &*call.call_id), "{ok:?}");
+    call.confirm(&ok);
+    incoming.confirmed();
+    ok
 }
 
 /// A call that the caller gives up when its push is out; when that was, in seconds.

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 
 use sip_push_proxy::sip::Transport::{self, Tcp, Udp};
 
+use crate::held_call::answered;
 use crate::peer::eventually;
 use crate::phone::{Phone, Push};
-use crate::sip::{Sip, in_brackets};
+use crate::sip::in_brackets;
 use crate::switch::Call;
 use crate::world::{Mode, Node, Store, World};
 
@@ -31,30 +32,6 @@ fn asleep(world: &mut World, transport: Transport) -> Phone {
 fn expect_bucket(world: &World, other: &Node, phone: &Phone, expected: &[(&str, &str)]) {
     world.admin.expect_bucket(&phone.aor(), expected);
     other.admin.expect_bucket(&phone.aor(), expected);
-}
-
-/// The next final response: calls that change hands are heard of by provisional ones more than once.
-#[track_caller]
-fn final_response(world: &World) -> Sip {
-    loop {
-        let (response, _) = world.switch.peer.receive();
-        if response.status() >= 200 {
-            return response;
-        }
-    }
-}
-
-/// The phone takes the call, and its caller hears of it.
-#[track_caller]
-fn answered(world: &World, phone: &Phone, call: &Call) -> Sip {
-    let incoming = phone.invited();
-    assert_eq!(incoming.invite.header("Call-ID"), call.call_id);
-    incoming.answer(200, "OK");
-    let ok = final_response(world);
-    assert_eq!((ok.status(), ok.header("Call-ID")), (200, &*call.call_id), "{ok:?}");
-    call.confirm(&ok);
-    incoming.confirmed();
-    ok
 }
 
 #[track_caller]

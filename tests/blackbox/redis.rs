@@ -11,11 +11,12 @@ use sip_push_proxy::sip::Transport::Udp;
 
 use crate::admin::Admin;
 use crate::crash::{HOLDS_LONG, PACE, become_user, expect_bindings};
+use crate::held_call::answered;
 use crate::load::{Load, Outcome};
 use crate::peer::{DEADLINE, Heard, eventually, eventually_within};
 use crate::phone::{Phone, Push};
 use crate::redis_server::{DURABLE, Sentinel, Server, ask, join_cluster, wait_for};
-use crate::sip::{Sip, in_brackets};
+use crate::sip::in_brackets;
 use crate::switch::Call;
 use crate::world::{Mode, Store, World};
 
@@ -117,25 +118,8 @@ fn hold(world: &World, phone: &Phone) -> Call {
 #[track_caller]
 fn answer(world: &mut World, phone: &mut Phone, call: &Call) {
     phone.register(world);
-    let incoming = phone.invited();
-    assert_eq!(incoming.invite.header("Call-ID"), call.call_id);
-    incoming.answer(200, "OK");
-    let ok = final_response(world);
-    assert_eq!((ok.status(), ok.header("Call-ID")), (200, &*call.call_id), "{ok:?}");
-    call.confirm(&ok);
-    incoming.confirmed();
+    answered(world, phone, call);
     phone.sleep();
-}
-
-/// The next final response: a call that is taken up again repeats its provisional ones.
-#[track_caller]
-fn final_response(world: &World) -> Sip {
-    loop {
-        let (response, _) = world.switch.peer.receive();
-        if response.status() >= 200 {
-            return response;
-        }
-    }
 }
 
 /// Redis has everything. A machine that is too busy for the load gets there when the load is over.

@@ -119,6 +119,17 @@ impl Switch {
         self.peer.response(status, method)
     }
 
+    /// The next final response.
+    #[track_caller]
+    pub(crate) fn final_response(&self) -> Sip {
+        loop {
+            let (response, _) = self.peer.receive();
+            if response.status() >= 200 {
+                return response;
+            }
+        }
+    }
+
     /// The call is refused at once.
     #[track_caller]
     pub(crate) fn refused(&self, status: u16) -> Sip {
