@@ -23,8 +23,9 @@ impl Leaving {
                 (ended.chain(asleep).collect(), "it unregistered")
             }
             Change::TokenDead { device, .. } => (vec![*device], "its push token is dead"),
-            Change::Remove { device, .. } => (vec![*device], "the operator removed it"),
-            Change::Hold { .. }
+            // Only the operator's side makes it, and tells of it.
+            Change::Remove { .. }
+            | Change::Hold { .. }
             | Change::Settle { .. }
             | Change::Claim { .. }
             | Change::Reported { .. }

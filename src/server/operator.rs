@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::{Pushed, Pushing, Removing, Source};
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::driver::{self, Guidance, Shared, transport_drop};
+use crate::events::What;
 use crate::metrics::Metrics;
 use crate::push::{self, Notice, Outcome, Purpose, Push, Pushers};
 use crate::store::{Applied, BucketEntry, Change, StoreError, Ticket};
@@ -44,9 +45,14 @@ impl Source for Operator {
     fn remove(&self, aor: Aor, device: DeviceId) -> Removing<'_> {
         Box::pin(async move {
             let (reply_to, mut replies) = mpsc::channel(1);
-            self.shared.store.submit(Ticket(0), Change::Remove { aor, device }, &reply_to)?;
+            self.shared.store.submit(Ticket(0), Change::Remove { aor: aor.clone(), device }, &reply_to)?;
             let reply = replies.recv().await.ok_or(StoreError::Busy)?;
-            reply.result.map(|applied| applied == Applied::Ended(true))
+            let is_removed = reply.result? == Applied::Ended(true);
+            if is_removed {
+                let reason = "the operator removed it";
+                self.shared.events.publish(driver::now().unix, || What::ClientOffline { aor, device, reason });
+            }
+            Ok(is_removed)
         })
     }
 

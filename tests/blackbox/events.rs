@@ -93,6 +93,22 @@ fn call_is_seen_while_it_happens() {
 }
 
 #[test]
+fn device_that_the_operator_removes_is_seen_to_leave() {
+    let mut world = World::start(Mode::Open, Udp);
+    let mut watch = Watch::begin(world.admin);
+    let mut phone = Phone::new("alice", Push::Fcm, Udp);
+    phone.register(&mut world);
+    let (_, online) = watch.next();
+    let device = online["device"].as_str().expect("a device");
+    assert_eq!(world.admin.delete(&format!("/api/v1/bindings/{}/{device}", phone.aor())), 200);
+    let (name, offline) = watch.next();
+    assert_eq!(
+        (&*name, &offline["device"], &offline["reason"]),
+        ("clientOffline", &online["device"], &"the operator removed it".into())
+    );
+}
+
+#[test]
 fn watchers_are_few_and_make_room_when_they_go() {
     let world = World::start(Mode::Open, Udp);
     let watches: Vec<_> = (0..16).map(|_| Watch::begin(world.admin)).collect();
