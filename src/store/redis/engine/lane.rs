@@ -110,7 +110,7 @@ impl Engine {
     pub(super) fn advance(&mut self, aor: &Aor, now: UnixMillis) {
         loop {
             let is_up = self.is_up();
-            let is_known = self.is_loaded || self.known.contains_key(aor);
+            let is_known = self.has_scanned || self.known.contains_key(aor);
             let Some(lane) = self.lanes.get_mut(aor) else { return };
             if lane.flight.is_some() || lane.is_queued {
                 return;

@@ -68,6 +68,7 @@ impl Engine {
         let known = self.known.entry(aor.clone()).or_default();
         known.version = version;
         known.pass = self.pass;
+        self.unread.remove(aor);
     }
 
     /// Redis has this node's changes up to here.

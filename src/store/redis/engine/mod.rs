@@ -71,7 +71,9 @@ pub(super) struct Engine {
     position: Position,
     /// Counts connections; odd while there is one.
     link: u64,
-    is_loaded: bool,
+    has_scanned: bool,
+    /// Met by the first scan while something was under way for it: memory does not have what Redis has of it yet.
+    unread: HashSet<Aor>,
     pass: u32,
     /// AORs met by the scan under way.
     scanned: usize,
@@ -114,7 +116,8 @@ impl Engine {
             identity,
             position,
             link: 0,
-            is_loaded: false,
+            has_scanned: false,
+            unread: HashSet::new(),
             pass: 0,
             scanned: 0,
             verify: None,
@@ -160,7 +163,7 @@ impl Engine {
 
     /// Whether memory has seen everything that is in Redis.
     pub(super) fn is_loaded(&self) -> bool {
-        self.is_loaded
+        self.has_scanned && self.unread.is_empty()
     }
 
     /// AORs met by the scan under way, or by the last one.
@@ -256,7 +259,7 @@ impl Engine {
 
     /// Ends what time alone ends, some at a time. Whether there may be more.
     pub(super) fn sweep(&mut self, now: UnixMillis, most: usize) -> bool {
-        if !self.is_up() || !self.is_loaded {
+        if !self.is_up() || !self.is_loaded() {
             return false;
         }
         let ttl = u64::try_from(self.limits.entry_ttl.as_millis()).unwrap_or(u64::MAX);
@@ -288,7 +291,7 @@ impl Engine {
         self.verify = None;
         self.effects.push_back(Effect::Scan {
             from: ScanPlace::default(),
-            with_rows: !self.is_loaded,
+            with_rows: !self.has_scanned,
             link: self.link,
         });
         self.advance_all(now);
@@ -355,16 +358,16 @@ impl Engine {
             self.seen(&aor, seen, now);
         }
         match page.next {
-            Some(from) => self.effects.push_back(Effect::Scan { from, with_rows: !self.is_loaded, link }),
+            Some(from) => self.effects.push_back(Effect::Scan { from, with_rows: !self.has_scanned, link }),
             None => {
-                if !self.is_loaded {
+                if !self.has_scanned {
                     tracing::info!(
                         aors = self.scanned,
                         bindings = self.table.binding_count(),
                         "all of Redis is in memory"
                     );
                 }
-                self.is_loaded = true;
+                self.has_scanned = true;
                 self.verify = Some(Bound::Unbounded);
             }
         }

@@ -183,6 +183,9 @@ impl Engine {
         }
         if let Some(lane) = self.lanes.get_mut(aor) {
             lane.is_behind = true;
+            if !self.has_scanned {
+                self.unread.insert(aor.clone());
+            }
             return;
         }
         match seen {
@@ -216,6 +219,7 @@ impl Engine {
 
     pub(super) fn unreadable(&mut self, aor: &Aor, reason: &str) {
         tracing::error!(reason, "a row in Redis cannot be read; its AOR is left alone");
+        self.unread.remove(aor);
         let Some(lane) = self.lanes.get_mut(aor) else { return };
         lane.is_behind = false;
         // What is journaled stays there, for a program that can read it.

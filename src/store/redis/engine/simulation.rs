@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::super::super::News;
 use super::super::super::change::HeldCall;
 use super::super::super::change::{Applied, BucketEntry, EntryState, HeldCallId, Removal, Settlement};
+use super::super::super::draft::Key;
 use super::super::record::Field;
 use super::*;
 use crate::binding::{Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
@@ -92,6 +93,8 @@ struct Node {
     /// Changes without an answer, by their number.
     asked: BTreeMap<u64, Asked>,
     is_open: bool,
+    /// Until it is loaded: devices that Redis had when it started and that nobody ended since.
+    found: Vec<DeviceId>,
     /// Held calls that its proxy takes care of.
     calls: BTreeMap<HeldCallId, HeldCall>,
 }
@@ -220,6 +223,7 @@ impl Node {
             forgotten: BTreeMap::new(),
             asked: BTreeMap::new(),
             is_open: generation == 1,
+            found: vec![],
             calls: BTreeMap::new(),
         }
     }
@@ -267,6 +271,33 @@ impl World {
             _ => self.do_late(),
         }
         (0..NODES).for_each(|node| self.perform(node));
+        if self.disaster == Disaster::NodeDies && self.nodes.iter().any(|it| !it.found.is_empty()) {
+            self.check_loaded();
+        }
+    }
+
+    /// A node that says that memory has all has what Redis had when it started, and still has.
+    fn check_loaded(&mut self) {
+        let bound = self.bound();
+        for node in &mut self.nodes {
+            node.found.retain(|device| bound.contains(device));
+            if node.engine.is_loaded() {
+                for device in std::mem::take(&mut node.found) {
+                    let is_there = node.engine.table.by_device(device).is_some();
+                    assert!(is_there, "seed {}: {device} is not in memory", self.seed);
+                }
+            }
+        }
+    }
+
+    /// The bindings that Redis has.
+    fn bound(&self) -> Vec<DeviceId> {
+        let read = |number| self.server.read(&aor(number), &self.nodes[0].identity).rows;
+        let device = |key| match key {
+            Key::Binding(_, device) => Some(device),
+            _ => None,
+        };
+        (0..AORS).flat_map(read).filter_map(|(key, _)| device(key)).collect()
     }
 
     /// Somebody wants something of a node.
@@ -288,6 +319,7 @@ impl World {
                 (Change::Register { aor: aor_of(device), put, remove: vec![] }, Asked::Bound(device, number))
             }
             2 => {
+                self.nodes.iter_mut().for_each(|it| it.found.retain(|other| *other != device));
                 let remove = vec![Removal { device, heir: None }];
                 (
                     Change::Register { aor: aor_of(device), put: vec![], remove },
@@ -481,7 +513,10 @@ impl World {
         }
         self.reports.retain(|report| report.node != node);
         let generation = it.generation + 1;
-        *it = Node::start(Arc::default(), node, generation, journal.into_values().collect());
+        let stays = |device: &DeviceId| matches!(self.promised.get(device), Some(Some(_)));
+        let found = self.bound().into_iter().filter(stays).collect();
+        let it = &mut self.nodes[node];
+        *it = Node { found, ..Node::start(Arc::default(), node, generation, journal.into_values().collect()) };
         self.connect(node);
         let now = self.now();
         self.nodes[node].engine.look_first((0..AORS).map(aor).collect(), now);
