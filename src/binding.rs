@@ -160,6 +160,16 @@ pub struct PushTarget {
     pub tokens: Tokens,
 }
 
+impl PushTarget {
+    /// What a body for a browser is encrypted with; `None`: it is woken without one.
+    pub fn keys(&self) -> Option<&SubscriptionKeys> {
+        match &self.tokens {
+            Tokens::Subscription(keys) => Some(keys),
+            Tokens::Single | Tokens::Apple { .. } => None,
+        }
+    }
+}
+
 /// The tokens in a `pn-prid`, told apart by what each may be used for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Tokens {
@@ -174,6 +184,43 @@ pub enum Tokens {
         voip: Option<PushToken>,
         remote: Option<PushToken>,
     },
+    /// Web Push: the PRID, and the keys of the browser's subscription, which no REGISTER can carry.
+    Subscription(SubscriptionKeys),
+}
+
+/// The keys of a browser's subscription (RFC 8291 §3.1, §3.2). Whoever has them can write to the browser, so they never
+/// print themselves.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SubscriptionKeys {
+    /// A point on P-256, uncompressed.
+    #[serde(with = "point")]
+    pub p256dh: [u8; 65],
+    /// The shared authentication secret.
+    pub auth: [u8; 16],
+}
+
+impl fmt::Debug for SubscriptionKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SubscriptionKeys(…)")
+    }
+}
+
+/// A point's 65 octets, which serde takes in parts only.
+mod point {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(point: &[u8; 65], to: S) -> Result<S::Ok, S::Error> {
+        let mut parts = [[0; 13]; 5];
+        parts.as_flattened_mut().copy_from_slice(point);
+        parts.serialize(to)
+    }
+
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<[u8; 65], D::Error> {
+        let parts = <[[u8; 13]; 5]>::deserialize(from)?;
+        let mut point = [0; 65];
+        point.copy_from_slice(parts.as_flattened());
+        Ok(point)
+    }
 }
 
 /// Where the other nodes of a store send what is for a flow of this one.
@@ -198,6 +245,44 @@ pub struct Upstream {
     pub expires_at: UnixMillis,
     /// Why it is not refreshed any more.
     pub refused: Option<Box<str>>,
+}
+
+/// What is known of the program on the device, and of whom it is for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "AppRow", into = "AppRow")]
+pub struct App {
+    pub user_agent: Option<Box<str>>,
+    /// The language of its user (BCP 47), as the owner of the push token said.
+    pub locale: Option<Box<str>>,
+}
+
+/// How an [`App`] is written. Its first two forms are those of a lone user agent, as rows had it before there were
+/// locales: such rows are read, and still written, in every version.
+#[derive(Serialize, Deserialize)]
+enum AppRow {
+    Unknown,
+    Agent(Box<str>),
+    Local { user_agent: Option<Box<str>>, locale: Box<str> },
+}
+
+impl From<App> for AppRow {
+    fn from(App { user_agent, locale }: App) -> Self {
+        match (user_agent, locale) {
+            (user_agent, Some(locale)) => Self::Local { user_agent, locale },
+            (Some(user_agent), None) => Self::Agent(user_agent),
+            (None, None) => Self::Unknown,
+        }
+    }
+}
+
+impl From<AppRow> for App {
+    fn from(row: AppRow) -> Self {
+        match row {
+            AppRow::Unknown => Self::default(),
+            AppRow::Agent(user_agent) => Self { user_agent: Some(user_agent), locale: None },
+            AppRow::Local { user_agent, locale } => Self { user_agent, locale: Some(locale) },
+        }
+    }
 }
 
 /// One device's contact of an AOR.
@@ -228,7 +313,7 @@ pub struct Binding {
     pub push: Option<PushTarget>,
     /// Why push parameters of this contact are not used, for the operator.
     pub push_refused: Option<Box<str>>,
-    pub user_agent: Option<Box<str>>,
+    pub app: App,
     /// `None`: the softswitch has granted what the device itself asked for last, until `expires_at`.
     pub upstream: Option<Upstream>,
 }
@@ -289,7 +374,9 @@ mod tests {
     }
 
     #[test]
-    fn push_token_does_not_print_itself() {
+    fn tokens_and_keys_do_not_print_themselves() {
         assert!(!format!("{:?}", PushToken::new("secret")).contains("secret"));
+        let keys = SubscriptionKeys { p256dh: [77; 65], auth: [77; 16] };
+        assert!(!format!("{:?}", Tokens::Subscription(keys)).contains("77"));
     }
 }

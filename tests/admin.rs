@@ -10,7 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use sip_push_proxy::admin::{self, Pushed, Pushing, Removing, Source, State};
-use sip_push_proxy::binding::{Aor, Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
+use sip_push_proxy::binding::{Aor, App, Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
 use sip_push_proxy::clock::UnixMillis;
 use sip_push_proxy::config::{Config, Token};
 use sip_push_proxy::metrics::{self, Metrics};
@@ -56,7 +56,7 @@ fn binding(user: &str, device: DeviceId, expires_at: u64) -> Arc<Binding> {
             tokens: Tokens::Single,
         }),
         push_refused: None,
-        user_agent: Some("Phone/1".into()),
+        app: App { user_agent: Some("Phone/1".into()), locale: None },
         upstream: None,
     })
 }

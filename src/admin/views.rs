@@ -62,7 +62,7 @@ impl BindingView {
             upstream_refused: upstream.and_then(|upstream| upstream.refused.as_deref()).map(str::to_owned),
             instance: binding.instance.as_deref().map(str::to_owned),
             label: binding.label.as_deref().map(str::to_owned),
-            user_agent: binding.user_agent.as_deref().map(str::to_owned),
+            user_agent: binding.app.user_agent.as_deref().map(str::to_owned),
         }
     }
 }
@@ -70,7 +70,7 @@ impl BindingView {
 fn tokens(push: &PushTarget) -> Vec<TokenView> {
     let view = |r#for, token: &PushToken| TokenView { r#for, sha256: short_hash(token) };
     match &push.tokens {
-        Tokens::Single => vec![view("any", &push.prid)],
+        Tokens::Single | Tokens::Subscription(_) => vec![view("any", &push.prid)],
         Tokens::Apple { voip, remote, .. } => {
             let voip = voip.iter().map(|token| view("voip", token));
             voip.chain(remote.iter().map(|token| view("remote", token))).collect()

@@ -117,7 +117,7 @@ impl Proxy {
         };
         let Some(held) = call.device(device) else { return };
         let Some(target) = held.binding.push.clone() else { return };
-        let aor = held.binding.aor.clone();
+        let (aor, language) = (held.binding.aor.clone(), held.binding.app.locale.clone());
         held.attempts = held.attempts.saturating_add(1);
         if held.purpose.is_over() {
             // It had joined, and its flow was lost.
@@ -137,7 +137,7 @@ impl Proxy {
             notice,
             date: now.unix,
             ttl,
-            language: None,
+            language,
             purpose,
         }));
     }
@@ -206,7 +206,7 @@ impl Proxy {
         let Some(target) = &binding.push else { return };
         let token = match (&target.tokens, notice) {
             (Tokens::Apple { remote: Some(remote), .. }, NoticeKind::MissedCalls | NoticeKind::Message) => remote,
-            (Tokens::Apple { .. } | Tokens::Single, _) => &target.prid,
+            (Tokens::Apple { .. } | Tokens::Single | Tokens::Subscription(_), _) => &target.prid,
         };
         let token = token.clone();
         self.keep(Change::TokenDead { aor: binding.aor.clone(), device, token, sent_at, dead_since });

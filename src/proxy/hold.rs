@@ -404,7 +404,7 @@ impl Proxy {
 fn can_be_told(target: &PushTarget, method: Method) -> Result<(), &'static str> {
     match &target.tokens {
         Tokens::Apple { remote: None, .. } if method != Method::INVITE => Err("the contact has no remote token"),
-        Tokens::Apple { .. } | Tokens::Single => Ok(()),
+        Tokens::Apple { .. } | Tokens::Single | Tokens::Subscription(_) => Ok(()),
     }
 }
 

@@ -83,7 +83,7 @@ impl Proxy {
         let ticket = push::Ticket(self.tickets);
         self.pushes.insert(ticket, PushPurpose::Missed(device));
         let notice = Notice::MissedCalls(entries);
-        let (aor, language, purpose) = (binding.aor.clone(), None, push::Purpose::default());
+        let (aor, language, purpose) = (binding.aor.clone(), binding.app.locale.clone(), push::Purpose::default());
         let push = Push { ticket, aor, target, notice, date: now.unix, ttl: TTL, language, purpose };
         self.effects.push_back(super::Effect::Push(push));
     }

@@ -9,7 +9,7 @@ use super::context::{Context, Purpose};
 use super::event::Contacts;
 use super::policy::Mode;
 use super::{BUSY_RETRY_AFTER_S, Proxy, Reject};
-use crate::binding::{Aor, Binding, DeviceId, Home, Provider, PushTarget, Upstream};
+use crate::binding::{Aor, App, Binding, DeviceId, Home, Provider, PushTarget, Upstream};
 use crate::clock::Now;
 use crate::sip::push_param::PushParams;
 use crate::sip::{HeaderName, Message, NameAddr, Uri, scan};
@@ -352,7 +352,7 @@ fn new_binding(
         expires_at: now.unix.after(Duration::from_secs(granted.into())),
         push: contact.push.clone(),
         push_refused: contact.push_refused.clone(),
-        user_agent: request.first(HeaderName::UserAgent).map(scan::text),
+        app: App { user_agent: request.first(HeaderName::UserAgent).map(scan::text), locale: None },
         upstream: None,
     }
 }

@@ -111,7 +111,7 @@ async fn push_one(pushers: &Pushers, binding: &Binding, is_dry: bool) -> Pushed 
         notice,
         date: driver::now().unix,
         ttl: TEST_TTL,
-        language: None,
+        language: binding.app.locale.clone(),
         purpose: Purpose::default(),
     };
     let preview = pushers.preview(&push);

@@ -425,7 +425,7 @@ fn without_remote(binding: &Binding, token: &PushToken) -> Option<Binding> {
 
 fn has_token(binding: &Binding, token: &PushToken) -> bool {
     binding.push.as_ref().is_some_and(|push| match &push.tokens {
-        Tokens::Single => &push.prid == token,
+        Tokens::Single | Tokens::Subscription(_) => &push.prid == token,
         Tokens::Apple { voip, remote, .. } => {
             &push.prid == token || voip.as_ref() == Some(token) || remote.as_ref() == Some(token)
         }
