@@ -14,6 +14,7 @@ mod push;
 mod redis_url;
 mod section;
 mod users;
+mod webpush;
 
 use std::path::Path;
 
@@ -24,11 +25,10 @@ use document::{Document, Source};
 pub use network::{Node, Sip, Softswitch};
 pub use operation::{Admin, Events, Limits, Log, LogFormat, Store, StoreKind, Token};
 pub use problem::{Place, Problem, Problems};
-pub use push::{
-    Alert, Apns, ApnsCredential, ApnsPayload, Callback, Fcm, FcmPayload, FcmProfile, HttpsProxy, Push, WebPush,
-};
+pub use push::{Alert, Apns, ApnsCredential, ApnsPayload, Callback, Fcm, FcmPayload, FcmProfile, HttpsProxy, Push};
 pub use redis_url::{Redis, RedisShape};
 pub use users::{Credentials, Users};
+pub use webpush::WebPush;
 
 const DAY_S: u32 = 86_400;
 /// No time in the configuration is longer.

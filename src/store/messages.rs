@@ -1,0 +1,80 @@
+//! Texts that wait here until a browser fetches them: one row for each device, oldest first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::UnixMillis;
+
+/// How long a text waits.
+pub const MESSAGE_TTL: Duration = Duration::from_secs(24 * 3600);
+/// How many wait for one device. Over it the oldest goes.
+pub const MESSAGES_MAX: usize = 20;
+
+/// A text whose push was accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    pub id: MessageId,
+    pub title: Box<str>,
+    pub body: Box<str>,
+    /// When the push was made.
+    pub sent_at: UnixMillis,
+}
+
+/// Names a text, so that none is kept twice, and none is shown twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct MessageId(pub u64);
+
+/// The texts of a device.
+pub(super) type Messages = Arc<[Message]>;
+
+/// With one more, if it is not there yet.
+pub(super) fn with(messages: &[Message], message: Message) -> Messages {
+    united(messages, &[message])
+}
+
+/// What either has.
+pub(super) fn united(ones: &[Message], others: &[Message]) -> Messages {
+    let mut all = ones.to_vec();
+    all.extend(others.iter().filter(|other| ones.iter().all(|one| one.id != other.id)).cloned());
+    all.sort_by_key(|message| (message.sent_at, message.id));
+    all.split_off(all.len().saturating_sub(MESSAGES_MAX)).into()
+}
+
+/// Without those of `cutoff` or earlier.
+pub(super) fn fresh(messages: &[Message], cutoff: UnixMillis) -> Messages {
+    messages.iter().filter(|message| message.sent_at > cutoff).cloned().collect()
+}
+
+/// What is of this moment or earlier has waited long enough; nothing is while the clock has not run that long.
+pub(super) fn cutoff(now: UnixMillis) -> Option<UnixMillis> {
+    let ttl = u64::try_from(MESSAGE_TTL.as_millis()).unwrap_or(u64::MAX);
+    now.0.checked_sub(ttl).map(UnixMillis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(number: u64) -> Message {
+        Message { id: MessageId(number), title: "".into(), body: "".into(), sent_at: UnixMillis(number) }
+    }
+
+    fn numbers(messages: &[Message]) -> Vec<u64> {
+        messages.iter().map(|message| message.id.0).collect()
+    }
+
+    #[test]
+    fn the_newest_are_kept_once_each_and_in_order() {
+        let max = u64::try_from(MESSAGES_MAX).unwrap();
+        let all = [3, 1, 2, 3].into_iter().fold(Messages::default(), |all, number| with(&all, message(number)));
+        assert_eq!(numbers(&all), [1, 2, 3]);
+        let many = (1..=max + 5).fold(Messages::default(), |all, number| with(&all, message(number)));
+        assert_eq!(numbers(&many), (6..=max + 5).collect::<Vec<_>>());
+        assert_eq!(numbers(&united(&all, &[message(2), message(9)])), [1, 2, 3, 9]);
+        assert_eq!(numbers(&fresh(&all, UnixMillis(2))), [3]);
+        assert_eq!(cutoff(UnixMillis(1000)), None);
+        assert_eq!(cutoff(UnixMillis(1000).after(MESSAGE_TTL)), Some(UnixMillis(1000)));
+    }
+}
