@@ -192,6 +192,8 @@ label!(
         Reported = "reported",
         Release = "release",
         Refreshed = "refreshed",
+        Message = "message",
+        PickUp = "pick_up",
     }
 );
 

@@ -30,7 +30,10 @@ impl Leaving {
             | Change::Claim { .. }
             | Change::Reported { .. }
             | Change::Release { .. }
-            | Change::Refreshed { .. } => return None,
+            | Change::Refreshed { .. }
+            | Change::Message { .. }
+            | Change::PickUp { .. }
+            | Change::GiveBack { .. } => return None,
         };
         (!devices.is_empty()).then(|| Self { aor: change.aor().clone(), devices, reason, at: now })
     }

@@ -1,8 +1,11 @@
 //! What the store keeps and how it is changed: the words between the core and any kind of store.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::messages::Message;
 use crate::binding::{Aor, Binding, DeviceId, PushToken, Upstream};
 use crate::clock::UnixMillis;
 use crate::sip::flow::Flow;
@@ -89,6 +92,19 @@ pub enum Change {
     /// What the softswitch said when the device was refreshed in its sleep. Counts only for the registration that was
     /// refreshed: a device that has registered again since has asked for itself.
     Refreshed { aor: Aor, device: DeviceId, registered_at: UnixMillis, upstream: Upstream },
+    /// The push service has accepted the push of a text, which a device is to fetch. A device without a binding gets
+    /// none: nobody would come for it.
+    ///
+    /// It is kept only then, so that nobody fetches what he was not called for. A crash between the two loses the text and
+    /// not the push: the browser is woken, and finds nothing.
+    Message { aor: Aor, device: DeviceId, message: Message },
+    /// Takes all texts of a device to be handed over, once: whoever comes at the same time, to whichever node, gets none of
+    /// them. While the store cannot be asked nothing is taken. A crash after it is durable, and before they are handed
+    /// over, loses them.
+    PickUp { aor: Aor, device: DeviceId },
+    /// The texts of a pick-up that nobody got, because Redis was away before it had answered. They are put back only if the
+    /// pick-up with this number was done, as they may be another node's by now. The store alone makes it.
+    GiveBack { aor: Aor, device: DeviceId, messages: Arc<[Message]>, pick_up: u64 },
 }
 
 impl Change {
@@ -102,7 +118,10 @@ impl Change {
             | Self::Claim { aor, .. }
             | Self::Reported { aor, .. }
             | Self::Release { aor, .. }
-            | Self::Refreshed { aor, .. } => aor,
+            | Self::Refreshed { aor, .. }
+            | Self::Message { aor, .. }
+            | Self::PickUp { aor, .. }
+            | Self::GiveBack { aor, .. } => aor,
             Self::Hold { call, .. } => &call.aor,
         }
     }
@@ -141,6 +160,8 @@ pub enum Applied {
     Done,
     /// For [`Change::Claim`], oldest first; may be empty.
     Claimed(Vec<BucketEntry>),
+    /// For [`Change::PickUp`], oldest first; may be empty.
+    PickedUp(Arc<[Message]>),
     /// For [`Change::TokenDead`] and [`Change::Remove`]: whether a binding ended by it.
     Ended(bool),
 }

@@ -29,12 +29,7 @@ pub struct MessageId(pub u64);
 /// The texts of a device.
 pub(super) type Messages = Arc<[Message]>;
 
-/// With one more, if it is not there yet.
-pub(super) fn with(messages: &[Message], message: Message) -> Messages {
-    united(messages, &[message])
-}
-
-/// What either has.
+/// What either has, as far as there is room.
 pub(super) fn united(ones: &[Message], others: &[Message]) -> Messages {
     let mut all = ones.to_vec();
     all.extend(others.iter().filter(|other| ones.iter().all(|one| one.id != other.id)).cloned());
@@ -68,9 +63,9 @@ mod tests {
     #[test]
     fn the_newest_are_kept_once_each_and_in_order() {
         let max = u64::try_from(MESSAGES_MAX).unwrap();
-        let all = [3, 1, 2, 3].into_iter().fold(Messages::default(), |all, number| with(&all, message(number)));
+        let all = [3, 1, 2, 3].into_iter().fold(Messages::default(), |all, number| united(&all, &[message(number)]));
         assert_eq!(numbers(&all), [1, 2, 3]);
-        let many = (1..=max + 5).fold(Messages::default(), |all, number| with(&all, message(number)));
+        let many = (1..=max + 5).fold(Messages::default(), |all, number| united(&all, &[message(number)]));
         assert_eq!(numbers(&many), (6..=max + 5).collect::<Vec<_>>());
         assert_eq!(numbers(&united(&all, &[message(2), message(9)])), [1, 2, 3, 9]);
         assert_eq!(numbers(&fresh(&all, UnixMillis(2))), [3]);
