@@ -2,13 +2,13 @@
 
 use std::borrow::Borrow;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixMillis;
-use crate::sip::flow::{Flow, Transport};
+use crate::sip::flow::{ConnectionId, Flow, Transport};
 
 /// An address of record, `user@domain`: the user unescaped, the domain in lower case (RFC 3261 §10.3 step 5).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -168,6 +168,29 @@ impl PushTarget {
             Tokens::Single | Tokens::Apple { .. } => None,
         }
     }
+
+    /// Whether both come of the same `pn-*`, whatever else is known of the token.
+    pub fn is_same_param(&self, other: &Self) -> bool {
+        (self.provider, &self.prid, &self.param) == (other.provider, &other.prid, &other.param)
+    }
+
+    /// Whether a token of the other is one of these: a push to either reaches the same app on the same device.
+    pub fn shares_token(&self, other: &Self) -> bool {
+        self.provider == other.provider && self.each().any(|token| other.each().any(|also| token == also))
+    }
+
+    /// Whether a push to this token would reach the app.
+    pub fn has_token(&self, token: &PushToken) -> bool {
+        self.each().any(|own| own == token)
+    }
+
+    fn each(&self) -> impl Iterator<Item = &PushToken> {
+        let (first, second) = match &self.tokens {
+            Tokens::Single | Tokens::Subscription(_) => (Some(&self.prid), None),
+            Tokens::Apple { voip, remote, .. } => (voip.as_ref(), remote.as_ref()),
+        };
+        first.into_iter().chain(second)
+    }
 }
 
 /// The tokens in a `pn-prid`, told apart by what each may be used for.
@@ -319,6 +342,67 @@ pub struct Binding {
 }
 
 impl Binding {
+    /// A token that its owner has bound to an AOR beside any REGISTER: a device without a contact, which is never
+    /// reachable and gets no request. Phones of the AOR that register without a token come for it.
+    pub fn of_token(aor: Aor, device: DeviceId, target: PushTarget, locale: Option<Box<str>>, now: UnixMillis) -> Self {
+        Self {
+            aor,
+            device,
+            instance: None,
+            reg_id: None,
+            label: None,
+            contact: [].into(),
+            contact_params: [].into(),
+            path: [].into(),
+            flow: Flow {
+                transport: Transport::Udp,
+                listener: 0,
+                connection: ConnectionId::NONE,
+                remote: (Ipv4Addr::UNSPECIFIED, 0).into(),
+            },
+            home: None,
+            call_id: "".into(),
+            cseq: 0,
+            registered_at: now,
+            expires_at: UnixMillis(0),
+            push: Some(target),
+            push_refused: None,
+            app: App { user_agent: None, locale },
+            upstream: None,
+        }
+    }
+
+    /// Whether it is one of those ([`Binding::of_token`]).
+    pub fn is_token_device(&self) -> bool {
+        self.contact.is_empty() && self.push.is_some()
+    }
+
+    /// Whether a push to one reaches the app of the other.
+    pub fn shares_token(&self, other: &Self) -> bool {
+        self.push.as_ref().zip(other.push.as_ref()).is_some_and(|(own, other)| own.shares_token(other))
+    }
+
+    /// Whether a REGISTER of this device says that the phone of a token device is back: the phone itself has no token to
+    /// say, or the same one.
+    pub fn comes_for(&self, token_device: &Self) -> bool {
+        let is_it = !self.is_token_device() && token_device.is_token_device() && self.aor == token_device.aor;
+        is_it && (self.push.is_none() || self.shares_token(token_device))
+    }
+
+    /// Keeps what a REGISTER cannot say and an earlier binding of the device, or of its token, knew: the language, and
+    /// the keys of a subscription.
+    pub fn learn_from(&mut self, earlier: &Self) {
+        if self.app.locale.is_none() {
+            self.app.locale.clone_from(&earlier.app.locale);
+        }
+        if let (Some(own), Some(earlier)) = (&mut self.push, &earlier.push)
+            && own.is_same_param(earlier)
+            && own.tokens == Tokens::Single
+        {
+            own.tokens.clone_from(&earlier.tokens);
+        }
+    }
+
     /// Whether the device may still be expected on its flow.
     pub fn is_reachable(&self, now: UnixMillis) -> bool {
         now < self.expires_at
@@ -339,10 +423,11 @@ impl Binding {
 
     /// When the softswitch is to hear of the device again, lest it forget it: between 80 and 90 % of the time it
     /// granted, so that a device that is awake comes first; where in between is the device's own, so that those that
-    /// registered together are not refreshed together. `None`: never, because nothing could wake it, or because the
-    /// softswitch does not want it.
+    /// registered together are not refreshed together. `None`: never, because nothing could wake it, because the
+    /// softswitch has never heard of it, or does not want it.
     pub fn refresh_due(&self) -> Option<UnixMillis> {
-        if self.push.is_none() || self.upstream.as_ref().is_some_and(|upstream| upstream.refused.is_some()) {
+        let is_unknown_there = self.push.is_none() || self.is_token_device();
+        if is_unknown_there || self.upstream.as_ref().is_some_and(|upstream| upstream.refused.is_some()) {
             return None;
         }
         let (since, until) = self.known_upstream();

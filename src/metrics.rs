@@ -192,6 +192,7 @@ label!(
         Reported = "reported",
         Release = "release",
         Refreshed = "refreshed",
+        BindToken = "bind_token",
         Message = "message",
         PickUp = "pick_up",
     }

@@ -31,6 +31,7 @@ impl Leaving {
             | Change::Reported { .. }
             | Change::Release { .. }
             | Change::Refreshed { .. }
+            | Change::BindToken { .. }
             | Change::Message { .. }
             | Change::PickUp { .. }
             | Change::GiveBack { .. } => return None,

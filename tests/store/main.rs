@@ -15,3 +15,4 @@ mod server;
 mod speed;
 mod subject;
 mod table;
+mod tokens;
