@@ -146,7 +146,7 @@ label!(
 
 label!(
     /// What a push tells.
-    PushKind { Invite = "invite", Message = "message", MissedCalls = "missed_calls", Test = "test", }
+    PushKind { Invite = "invite", Message = "message", MissedCalls = "missed_calls", Test = "test", Text = "text", }
 );
 
 label!(

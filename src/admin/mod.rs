@@ -2,6 +2,7 @@
 
 mod guard;
 mod live;
+mod notification;
 mod routes;
 mod views;
 
@@ -23,6 +24,8 @@ use crate::push::{NoticeKind, Outcome, Preview};
 use crate::readiness::Readiness;
 use crate::store::{BucketEntry, StoreError};
 use crate::timeline::Timeline;
+
+pub use notification::{Answering, Notifications, Refusal, TextWish, TokenWish};
 
 /// What the server lets the operator see and do.
 pub trait Source: Send + Sync + 'static {
@@ -67,6 +70,9 @@ pub struct State {
     pub events: Arc<Events>,
     pub metrics: Arc<Metrics>,
     pub readiness: Arc<Readiness>,
+    pub notifications: Arc<dyn Notifications>,
+    /// Of `/notification/…` alone; `None`: `token` is for that, too.
+    pub notification_token: Option<Token>,
     /// `None`: only requests from this machine are answered, without a token.
     pub token: Option<Token>,
 }

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use super::Pushed;
 use crate::binding::{Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
 use crate::clock::UnixMillis;
+use crate::push::Outcome;
 use crate::store::{BucketEntry, EntryState};
 use crate::timeline::{Call, Event};
 
@@ -34,6 +35,10 @@ pub(super) struct BindingView {
     instance: Option<String>,
     label: Option<String>,
     user_agent: Option<String>,
+    /// The language of its user, where the owner of its token said it.
+    locale: Option<String>,
+    /// `register`, or `token_api` for a token that was bound beside any REGISTER.
+    source: &'static str,
 }
 
 #[derive(Serialize)]
@@ -63,6 +68,8 @@ impl BindingView {
             instance: binding.instance.as_deref().map(str::to_owned),
             label: binding.label.as_deref().map(str::to_owned),
             user_agent: binding.app.user_agent.as_deref().map(str::to_owned),
+            locale: binding.app.locale.as_deref().map(str::to_owned),
+            source: if binding.is_token_device() { "token_api" } else { "register" },
         }
     }
 }
@@ -209,6 +216,34 @@ impl<'p> PushedView<'p> {
             result: pushed.answer.as_ref().map_or("not_sent", |(outcome, _)| outcome.name()),
             reason: said.or_else(|| preview.err().map(|reason| &**reason)),
             took_ms: pushed.answer.as_ref().map(|(_, took)| took.as_millis()),
+        }
+    }
+}
+
+/// What came of a text to one device.
+#[derive(Serialize)]
+pub(super) struct ToldView<'p> {
+    id: String,
+    provider: Option<&'static str>,
+    /// Of its token.
+    sha256: Option<String>,
+    /// `accepted` or `refused`.
+    result: &'static str,
+    reason: Option<&'p str>,
+}
+
+impl<'p> ToldView<'p> {
+    pub(super) fn new(pushed: &'p Pushed) -> Self {
+        let preview = pushed.preview.as_ref();
+        let outcome = pushed.answer.as_ref().map(|(outcome, _)| outcome);
+        let is_accepted = outcome == Some(&Outcome::Accepted);
+        let said = outcome.filter(|_| !is_accepted).map(|outcome| outcome.reason().unwrap_or(outcome.name()));
+        Self {
+            id: pushed.device.to_string(),
+            provider: pushed.provider.map(Provider::name),
+            sha256: preview.ok().map(|preview| preview.token.to_string()),
+            result: if is_accepted { "accepted" } else { "refused" },
+            reason: said.or_else(|| preview.err().map(|reason| &**reason)),
         }
     }
 }

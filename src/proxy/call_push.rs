@@ -8,7 +8,7 @@ use super::context::Context;
 use super::event::{Contacts, Effect};
 use super::held_call::{DeviceInput, DeviceState, HeldDevice, retry_pause};
 use super::{Proxy, PushPurpose, SavePurpose};
-use crate::binding::{Binding, DeviceId, Tokens};
+use crate::binding::{Binding, DeviceId};
 use crate::clock::{Now, UnixMillis};
 use crate::push::{self, Notice, NoticeKind, Push};
 use crate::store::{self, Applied, BucketEntry, Change, EntryState, StoreError};
@@ -204,11 +204,7 @@ impl Proxy {
     ) {
         let Some(binding) = contacts.of_device(device) else { return };
         let Some(target) = &binding.push else { return };
-        let token = match (&target.tokens, notice) {
-            (Tokens::Apple { remote: Some(remote), .. }, NoticeKind::MissedCalls | NoticeKind::Message) => remote,
-            (Tokens::Apple { .. } | Tokens::Single | Tokens::Subscription(_), _) => &target.prid,
-        };
-        let token = token.clone();
+        let token = notice.token(target).clone();
         self.keep(Change::TokenDead { aor: binding.aor.clone(), device, token, sent_at, dead_since });
     }
 

@@ -77,6 +77,7 @@ fn sections_that_differ(present: &Config, wanted: &Config) -> Vec<&'static str> 
         ("sip", present.sip == wanted.sip),
         ("softswitch", present.softswitch == wanted.softswitch),
         ("register", present.register == wanted.register),
+        ("notification", present.notification == wanted.notification),
         ("events", present.events == wanted.events),
         ("limits", present.limits == wanted.limits),
         ("store", present.store == wanted.store),
