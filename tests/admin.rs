@@ -10,7 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use sip_push_proxy::admin::{
-    self, Answering, Notifications, Pushed, Pushing, Refusal, Removing, Source, State, TextWish, TokenWish,
+    self, Answering, Notifications, Pushed, Pushing, Refusal, Removing, Source, State, TextWish, Ticket, TokenWish,
 };
 use sip_push_proxy::binding::{Aor, App, Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
 use sip_push_proxy::clock::UnixMillis;
@@ -136,6 +136,13 @@ impl Notifications for Nobody {
 
     fn unbind(&self, _token: Box<str>) -> Answering<'_, bool> {
         Box::pin(async { Ok(false) })
+    }
+
+    fn ticket(&self, aor: &str) -> Result<Ticket, Refusal> {
+        match aor {
+            "bob" => Err(Refusal::Bad("no domain".to_owned())),
+            aor => Ok(Ticket { ticket: format!("for-{aor}"), expires_in: Duration::from_secs(600) }),
+        }
     }
 
     fn tell(&self, _wish: TextWish) -> Answering<'_, Vec<Pushed>> {

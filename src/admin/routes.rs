@@ -48,6 +48,7 @@ pub(super) fn router(state: State) -> Router {
         .route("/api/v1/buckets/{aor}", get(bucket))
         .route("/api/v1/events", get(live::events))
         .route("/api/v1/push", post(push))
+        .route("/api/v1/webpush/tickets", post(ticket))
         .fallback(|| async { error(StatusCode::NOT_FOUND, "there is nothing here") })
         .method_not_allowed_fallback(no_method)
         .layer(guarded(of_admin))
@@ -179,6 +180,25 @@ async fn push(Shared(state): Shared<State>, wish: Result<Json<PushWish>, JsonRej
     };
     let pushed = state.source.push(parse_aor(&wish.aor), wish.dry_run).await;
     Json(json!({ "pushes": pushed.iter().map(PushedView::new).collect::<Vec<_>>() })).into_response()
+}
+
+/// For whom a browser is to subscribe.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TicketWish {
+    aor: String,
+}
+
+/// A ticket for the page of Web Push.
+async fn ticket(Shared(state): Shared<State>, wish: Result<Json<TicketWish>, JsonRejection>) -> Response {
+    let wish = match wish {
+        Ok(Json(wish)) => wish,
+        Err(rejection) => return error(StatusCode::BAD_REQUEST, &rejection.body_text()),
+    };
+    match state.notifications.ticket(&wish.aor) {
+        Ok(made) => Json(json!({ "ticket": made.ticket, "expires_in_s": made.expires_in.as_secs() })).into_response(),
+        Err(refusal) => refusal.into_response(),
+    }
 }
 
 /// `user@domain`, also with `sip:` before it. A text that is none is the AOR of nobody.

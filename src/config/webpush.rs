@@ -1,6 +1,8 @@
 //! `[push.webpush]`: browsers, and the page at which they subscribe.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,6 +11,7 @@ use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 
+use super::DAY_S;
 use super::address::{self, AllowedHost};
 use super::push::{FcmPayload, has_certificate};
 use super::section::Section;
@@ -27,6 +30,30 @@ pub struct WebPush {
     pub ca_file: Option<PathBuf>,
     /// What browsers are told of a call, where it can be encrypted.
     pub payload: FcmPayload,
+    /// The page at which browsers subscribe; `None`: there is none.
+    pub page: Option<Page>,
+}
+
+/// The public listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    pub listen: SocketAddr,
+    /// How long somebody may subscribe by a ticket.
+    pub ticket_life: Duration,
+    /// Requests that are answered in a second, of all browsers together.
+    pub requests_per_s: u32,
+}
+
+impl Page {
+    fn read(section: &Section<'_>) -> Option<Self> {
+        let listen = section.optional("listen");
+        let ticket_life = section.seconds("ticket_expires_s", 600, 10..=DAY_S, "");
+        let requests_per_s = section.integer("requests_per_s", 100, 1..=100_000);
+        let listen = section.parsed("listen", listen?, |text| {
+            text.parse().map_err(|_| "is not ADDRESS:PORT; write for example 127.0.0.1:8081, or \"\" for none".into())
+        });
+        Some(Self { listen: listen?, ticket_life, requests_per_s })
+    }
 }
 
 impl WebPush {
@@ -39,6 +66,7 @@ impl WebPush {
         let allowed_hosts = section.list("allowed_hosts", Some(&HOSTS), address::allowed_host);
         let ca_file = section.path("ca_file", "");
         let payload = section.choice("payload", [("extended", FcmPayload::Extended), ("ecss", FcmPayload::Ecss)]);
+        let page = Page::read(section);
         if !enabled {
             return None;
         }
@@ -59,7 +87,7 @@ impl WebPush {
             .map_err(|problem| section.wrong("vapid_key_file", format_args!("{} {problem}", vapid_key_file.display())));
         let ca_file = ca_file.filter(|file| has_certificate(section, "ca_file", file));
         let subject = subject.to_owned();
-        Some(Self { vapid_key_file, public_key: public_key.ok()?, subject, allowed_hosts, ca_file, payload })
+        Some(Self { vapid_key_file, public_key: public_key.ok()?, subject, allowed_hosts, ca_file, payload, page })
     }
 }
 

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::admin::{Pushed, Pushing, Removing, Source};
 use crate::binding::{Aor, Binding, DeviceId};
+use crate::clock::UnixMillis;
 use crate::driver::{self, Guidance, Shared, transport_drop};
 use crate::events::What;
 use crate::metrics::Metrics;
@@ -62,7 +63,7 @@ impl Source for Operator {
         Box::pin(async move {
             let mut pushed = Vec::with_capacity(bindings.len());
             for binding in &bindings {
-                pushed.push(push_one(&pushers, binding, notice.clone(), is_dry).await);
+                pushed.push(push_one(&pushers, binding, notice.clone(), driver::now().unix, is_dry).await);
             }
             pushed
         })
@@ -94,7 +95,13 @@ const TEST_TTL: Duration = Duration::from_secs(10);
 const TEXT_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// One push to one device, or with `is_dry` what would be sent. Whatever comes of it, the binding stays as it is.
-pub(super) async fn push_one(pushers: &Pushers, binding: &Binding, notice: Notice, is_dry: bool) -> Pushed {
+pub(super) async fn push_one(
+    pushers: &Pushers,
+    binding: &Binding,
+    notice: Notice,
+    date: UnixMillis,
+    is_dry: bool,
+) -> Pushed {
     let pushed = |notice, preview, answer| {
         let provider = binding.push.as_ref().map(|target| target.provider);
         Pushed { device: binding.device, provider, notice, preview, answer }
@@ -109,7 +116,7 @@ pub(super) async fn push_one(pushers: &Pushers, binding: &Binding, notice: Notic
         aor: binding.aor.clone(),
         target,
         notice,
-        date: driver::now().unix,
+        date,
         ttl: if kind == NoticeKind::Text { TEXT_TTL } else { TEST_TTL },
         language: binding.app.locale.clone(),
         purpose: Purpose::default(),

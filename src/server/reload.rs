@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Server, policy};
-use crate::config::{Auth, Config, Mode, Problems, Register, Softswitch};
+use crate::config::{Auth, Config, Mode, Page, Problems, Register, Softswitch};
 use crate::driver::Guidance;
 use crate::logging;
 use crate::push::Pushers;
@@ -54,16 +54,25 @@ impl Server {
     }
 }
 
+/// Where it listens for browsers, a server does to its end.
+fn page(config: &Config) -> Option<&Page> {
+    config.push.webpush.as_ref().and_then(|webpush| webpush.page.as_ref())
+}
+
 /// The present configuration with those parts of the wanted one that can change at run time.
 fn changeable(present: &Config, wanted: &Config) -> Config {
     let users = match (&present.register.mode, &wanted.register.mode) {
         (Mode::Local(Auth::Digest(_)), Mode::Local(Auth::Digest(users))) => Mode::Local(Auth::Digest(users.clone())),
         (mode @ (Mode::Relay | Mode::Local(_)), _) => mode.clone(),
     };
+    let mut push = wanted.push.clone();
+    if let Some(webpush) = &mut push.webpush {
+        webpush.page = page(present).cloned();
+    }
     Config {
         hold: wanted.hold.clone(),
         missed_calls: wanted.missed_calls.clone(),
-        push: wanted.push.clone(),
+        push,
         log: wanted.log.clone(),
         softswitch: Softswitch { trusted: wanted.softswitch.trusted.clone(), ..present.softswitch.clone() },
         register: Register { mode: users, ..present.register.clone() },
@@ -74,6 +83,7 @@ fn changeable(present: &Config, wanted: &Config) -> Config {
 fn sections_that_differ(present: &Config, wanted: &Config) -> Vec<&'static str> {
     let sections = [
         ("node", present.node == wanted.node),
+        ("push.webpush.listen", page(present) == page(wanted)),
         ("sip", present.sip == wanted.sip),
         ("softswitch", present.softswitch == wanted.softswitch),
         ("register", present.register == wanted.register),

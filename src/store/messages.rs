@@ -1,9 +1,11 @@
 //! Texts that wait here until a browser fetches them: one row for each device, oldest first.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::clock::UnixMillis;
 
@@ -25,6 +27,26 @@ pub struct Message {
 /// Names a text, so that none is kept twice, and none is shown twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct MessageId(pub u64);
+
+impl MessageId {
+    /// Of a text and the moment of its push, so that the body of the push can name it, too.
+    pub fn of(title: &str, body: &str, sent_at: UnixMillis) -> Self {
+        let mut digest = Sha256::new();
+        for part in [title, body] {
+            digest.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+            digest.update(part);
+        }
+        digest.update(sent_at.0.to_be_bytes());
+        Self(digest.finalize().first_chunk().map_or(0, |start| u64::from_be_bytes(*start)))
+    }
+}
+
+impl fmt::Display for MessageId {
+    /// 16 hexadecimal digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
 
 /// The texts of a device.
 pub(super) type Messages = Arc<[Message]>;
