@@ -14,7 +14,7 @@ use base64::Engine as _;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::routes::error;
 use super::views::ToldView;
@@ -87,6 +87,7 @@ pub struct TextWish {
 pub enum Refusal {
     /// The request is wrong.
     Bad(String),
+    TooLarge,
     /// It is right, but not for the present configuration or bindings.
     Conflict(String),
     /// It may be right later.
@@ -97,6 +98,9 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         match self {
             Self::Bad(text) => error(StatusCode::BAD_REQUEST, &text),
+            Self::TooLarge => {
+                error(StatusCode::PAYLOAD_TOO_LARGE, &format!("a body has at most {BODY_BYTES_MAX} bytes"))
+            }
             Self::Conflict(text) => error(StatusCode::CONFLICT, &text),
             Self::Busy(text) => error(StatusCode::SERVICE_UNAVAILABLE, &text),
         }
@@ -180,60 +184,39 @@ struct EventForm {
 
 type Form<T> = Result<Json<T>, JsonRejection>;
 
-pub(super) async fn bind(Shared(state): Shared<State>, form: Form<TokenForm>) -> Response {
-    let wish = match read(form).and_then(token_wish) {
-        Ok(wish) => wish,
-        Err(refused) => return refused,
-    };
-    match state.notifications.bind(wish).await {
-        Ok(device) => Json(json!({ "id": device.to_string() })).into_response(),
-        Err(refusal) => refusal.into_response(),
-    }
+pub(super) async fn bind(Shared(state): Shared<State>, form: Form<TokenForm>) -> Result<Json<Value>, Refusal> {
+    let device = state.notifications.bind(token_wish(read(form)?)?).await?;
+    Ok(Json(json!({ "id": device.to_string() })))
 }
 
-pub(super) async fn unbind(Shared(state): Shared<State>, form: Form<EndForm>) -> Response {
-    let token = match read(form) {
-        Ok(EndForm { token }) => token,
-        Err(refused) => return refused,
-    };
-    match state.notifications.unbind(token).await {
-        Ok(is_removed) => Json(json!({ "removed": is_removed })).into_response(),
-        Err(refusal) => refusal.into_response(),
-    }
+pub(super) async fn unbind(Shared(state): Shared<State>, form: Form<EndForm>) -> Result<Json<Value>, Refusal> {
+    let is_removed = state.notifications.unbind(read(form)?.token).await?;
+    Ok(Json(json!({ "removed": is_removed })))
 }
 
-pub(super) async fn tell(Shared(state): Shared<State>, form: Form<TextForm>) -> Response {
-    let wish = match read(form).and_then(text_wish) {
-        Ok(wish) => wish,
-        Err(refused) => return refused,
-    };
-    let pushed = match state.notifications.tell(wish).await {
-        Ok(pushed) => pushed,
-        Err(refusal) => return refusal.into_response(),
-    };
+pub(super) async fn tell(Shared(state): Shared<State>, form: Form<TextForm>) -> Result<Response, Refusal> {
+    let pushed = state.notifications.tell(text_wish(read(form)?)?).await?;
     let devices: Vec<_> = pushed.iter().map(ToldView::new).collect();
     if pushed.iter().any(|pushed| pushed.answer.is_some()) {
-        return Json(json!({ "devices": devices })).into_response();
+        return Ok(Json(json!({ "devices": devices })).into_response());
     }
     let text = "nobody can be told: the recipient has no device with a push token that takes a text";
-    (StatusCode::NOT_FOUND, Json(json!({ "error": text, "devices": devices }))).into_response()
+    Ok((StatusCode::NOT_FOUND, Json(json!({ "error": text, "devices": devices }))).into_response())
 }
 
-fn read<T>(form: Form<T>) -> Result<T, Response> {
+fn read<T>(form: Form<T>) -> Result<T, Refusal> {
     match form {
         Ok(Json(form)) => Ok(form),
-        Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-            Err(error(StatusCode::PAYLOAD_TOO_LARGE, &format!("a body has at most {BODY_BYTES_MAX} bytes")))
-        }
-        Err(rejection) => Err(error(StatusCode::BAD_REQUEST, &rejection.body_text())),
+        Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(Refusal::TooLarge),
+        Err(rejection) => Err(Refusal::Bad(rejection.body_text())),
     }
 }
 
-fn bad(text: &str) -> Response {
-    error(StatusCode::BAD_REQUEST, text)
+fn bad(text: impl Into<String>) -> Refusal {
+    Refusal::Bad(text.into())
 }
 
-fn token_wish(form: TokenForm) -> Result<TokenWish, Response> {
+fn token_wish(form: TokenForm) -> Result<TokenWish, Refusal> {
     Ok(TokenWish {
         recipient: form.recipient_id.into(),
         token: form.token,
@@ -245,7 +228,7 @@ fn token_wish(form: TokenForm) -> Result<TokenWish, Response> {
 }
 
 /// Nothing but what a language tag is made of (RFC 5646 §2.1), with `-` also where systems write `_`.
-fn locale(text: &str) -> Result<Option<Box<str>>, Response> {
+fn locale(text: &str) -> Result<Option<Box<str>>, Refusal> {
     let tag = text.replace('_', "-");
     let is_part = |part: &str| (1..=8).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_alphanumeric());
     match tag.as_str() {
@@ -255,7 +238,7 @@ fn locale(text: &str) -> Result<Option<Box<str>>, Response> {
     }
 }
 
-fn subscription_keys(form: &KeysForm) -> Result<SubscriptionKeys, Response> {
+fn subscription_keys(form: &KeysForm) -> Result<SubscriptionKeys, Refusal> {
     let octets = |text: &str| BASE64.decode(text).ok();
     let p256dh = octets(&form.p256dh).and_then(|octets| <[u8; 65]>::try_from(octets).ok());
     // Uncompressed (SEC 1 §2.3.3).
@@ -268,9 +251,9 @@ fn subscription_keys(form: &KeysForm) -> Result<SubscriptionKeys, Response> {
     }
 }
 
-fn text_wish(form: TextForm) -> Result<TextWish, Response> {
+fn text_wish(form: TextForm) -> Result<TextWish, Refusal> {
     if form.device.len() > TOKENS_MAX {
-        return Err(bad(&format!("\"device\" names at most {TOKENS_MAX} tokens")));
+        return Err(bad(format!("\"device\" names at most {TOKENS_MAX} tokens")));
     }
     let event = form.notification.and_then(|event| match &*event.r#type {
         "ticket" => event.ticket_id.map(Into::into),
@@ -278,7 +261,7 @@ fn text_wish(form: TextForm) -> Result<TextWish, Response> {
     });
     let text = form.message.or(form.text).or(event);
     Ok(TextWish {
-        recipient: form.recipient_id.or(form.user.map(|user| user.user_id)).map(Into::into),
+        recipient: form.recipient_id.or_else(|| form.user.map(|user| user.user_id)).map(Into::into),
         tokens: form.device.into_iter().map(|device| device.device_token).collect(),
         title: form.title,
         text: text.ok_or_else(|| {
@@ -291,7 +274,7 @@ fn text_wish(form: TextForm) -> Result<TextWish, Response> {
 mod tests {
     use super::*;
 
-    fn text(body: serde_json::Value) -> Option<TextWish> {
+    fn text(body: Value) -> Option<TextWish> {
         text_wish(serde_json::from_value(body).unwrap()).ok()
     }
 

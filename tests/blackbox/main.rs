@@ -33,4 +33,5 @@ mod reload;
 mod sipp;
 mod sleeping_phone;
 mod test_push;
+mod tokens;
 mod why;
