@@ -47,7 +47,7 @@ pub struct Page {
 impl Page {
     fn read(section: &Section<'_>) -> Option<Self> {
         let listen = section.optional("listen");
-        let ticket_life = section.seconds("ticket_expires_s", 600, 10..=DAY_S, "");
+        let ticket_life = section.seconds("ticket_expires_s", 600, 1..=DAY_S, "");
         let requests_per_s = section.integer("requests_per_s", 100, 1..=100_000);
         let listen = section.parsed("listen", listen?, |text| {
             text.parse().map_err(|_| "is not ADDRESS:PORT; write for example 127.0.0.1:8081, or \"\" for none".into())

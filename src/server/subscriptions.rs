@@ -69,7 +69,7 @@ impl Subscriptions {
             keys: target.keys().cloned(),
         };
         let device = self.tellers.bind(wish).await.map_err(|refusal| match refusal {
-            admin::Refusal::Bad(_) => Refusal::Unusable("its user or its endpoint is none"),
+            admin::Refusal::Bad(_) | admin::Refusal::TooLarge => Refusal::Unusable("its user or its endpoint is none"),
             admin::Refusal::Conflict(_) => Refusal::TooMany,
             admin::Refusal::Busy(_) => StoreError::Busy.into(),
         })?;

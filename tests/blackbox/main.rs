@@ -6,6 +6,9 @@
 #![expect(clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod admin;
+#[path = "../push/front.rs"]
+mod front;
+mod page;
 mod peer;
 mod phone;
 mod program;
@@ -32,6 +35,7 @@ mod reload;
 #[path = "../sipp/mod.rs"]
 mod sipp;
 mod sleeping_phone;
+mod subscriptions;
 mod test_push;
 mod tokens;
 mod why;

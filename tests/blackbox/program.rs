@@ -16,6 +16,8 @@ pub(crate) struct Program {
     child: Child,
     addresses: HashMap<String, SocketAddr>,
     pub(crate) admin: SocketAddr,
+    /// Where browsers subscribe, if they may.
+    pub(crate) page: Option<SocketAddr>,
 }
 
 impl Drop for Program {
@@ -37,10 +39,10 @@ impl Program {
             .spawn()
             .expect("the program");
         let mut log = BufReader::new(child.stderr.take().expect("its log"));
-        let (addresses, admin) = read_addresses(&mut log);
+        let (addresses, admin, page) = read_addresses(&mut log);
         // A log that nobody reads would stop the program.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Self { child, addresses, admin }
+        Self { child, addresses, admin, page }
     }
 
     pub(crate) fn address(&self, transport: &str) -> SocketAddr {
@@ -85,8 +87,8 @@ impl Program {
 }
 
 /// From the log's lines up to `ready`: where the program listens.
-fn read_addresses(log: &mut BufReader<ChildStderr>) -> (HashMap<String, SocketAddr>, SocketAddr) {
-    let (mut addresses, mut admin) = (HashMap::new(), None);
+fn read_addresses(log: &mut BufReader<ChildStderr>) -> (HashMap<String, SocketAddr>, SocketAddr, Option<SocketAddr>) {
+    let (mut addresses, mut admin, mut page) = (HashMap::new(), None, None);
     let mut read = String::new();
     for line in log.lines() {
         let line = line.expect("a log in UTF-8");
@@ -99,7 +101,8 @@ fn read_addresses(log: &mut BufReader<ChildStderr>) -> (HashMap<String, SocketAd
                 addresses.insert(transport, address().expect("an address"));
             }
             Some("listening for the operator") => admin = address(),
-            Some("ready") => return (addresses, admin.expect("an address")),
+            Some("listening for browsers") => page = address(),
+            Some("ready") => return (addresses, admin.expect("an address"), page),
             Some(_) | None => {}
         }
     }
