@@ -205,10 +205,6 @@ fn the_page_follows_the_scheme_of_the_browser() {
         let wish = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
         it.browser.devtools("Emulation.setEmulatedMedia", wish);
         it.browser.expect(back, &[], color);
-        if let Some(folder) = std::env::var_os("SCREENSHOTS") {
-            let file = std::path::Path::new(&folder).join(format!("page-{scheme}.png"));
-            std::fs::write(file, it.browser.screenshot()).expect("written");
-        }
     }
     let shown: Value = it.browser.run("return document.getElementById('state').textContent", &[]);
     assert_eq!(shown, "Notifications are on.");

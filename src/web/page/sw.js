@@ -4,7 +4,7 @@
 importScripts('words.js', 'contact.js');
 
 // A text is kept for being fetched only after its push was accepted: whoever is woken fast is too early.
-const PICK_UP_PAUSES_MS = [0, 500, 1500, 4000];
+const PICK_UP_PAUSES_MS = [0, 500, 1500];
 
 self.addEventListener('install', () => self.skipWaiting());
 self.addEventListener('activate', (event) => event.waitUntil(self.clients.claim()));
