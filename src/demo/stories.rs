@@ -85,8 +85,8 @@ impl Story {
                 "signed JSON with all that is known of the call, at [push.callback] url.",
             ],
             Self::Sandbox => [
-                "Frank has built the app himself. Its tokens are of Apple's sandbox, so it says",
-                "pn-provider=apns.dev, and the push goes there, signed with the same key.",
+                "Frank has built the app himself. Its tokens are of Apple's sandbox, so it",
+                "says pn-provider=apns.dev, and the push goes there, signed with the same key.",
             ],
         }
     }
