@@ -8,7 +8,7 @@ use std::time::Duration;
 use reqwest::{Client, Method, RequestBuilder, Url};
 use serde_json::{Value, json};
 
-use super::{COULD_NOT, Command, complain, present_file, print, tables, why, wrong};
+use super::{COULD_NOT, Command, complain, present_file, print, tables, variables, why, wrong};
 use crate::config::{Admin, Problems};
 
 /// For one answer.
@@ -55,10 +55,7 @@ pub fn ask(file: Option<&Path>, command: &Command) -> ExitCode {
 
 /// Only `[admin]`, so that the operator's account need not be able to read keys and users.
 fn load(file: Option<&Path>) -> Result<Admin, Problems> {
-    match present_file(file) {
-        Some(file) => Admin::load(file),
-        None => Admin::parse("", Path::new("built-in defaults")),
-    }
+    Admin::load_with(present_file(file), variables())
 }
 
 fn answer(admin: Admin, command: &Command) -> Result<String, AskError> {
