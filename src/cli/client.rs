@@ -92,6 +92,15 @@ fn answer(admin: Admin, command: &Command) -> Result<String, AskError> {
                 let text = if *json { pretty(&answer) } else { tables::pushes(&answer, *dry_run) };
                 if *dry_run || tables::all_accepted(&answer) { Ok(text) } else { Err(AskError::Failed(text)) }
             }
+            Command::Reload { json } => {
+                let answer = server.post(&["reload"], &json!({})).await?;
+                Ok(if *json { pretty(&answer) } else { tables::changes(&answer) })
+            }
+            Command::Log { level } => {
+                let request = server.client.put(server.url(&["log"], &[])).json(&json!({ "level": level }));
+                server.ask(request).await?;
+                Ok(format!("the log's level is {level} until the next reload\n"))
+            }
             Command::Serve | Command::Check | Command::Demo => Ok(String::new()),
         }
     })

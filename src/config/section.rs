@@ -42,10 +42,10 @@ impl<'d> Section<'d> {
     }
 
     fn entry(&self, key: &str) -> Option<&'d Spanned<DeValue<'d>>> {
-        self.from_environment(key).or_else(|| self.table.and_then(|table| table.get(key)))
+        self.set_outside(key).or_else(|| self.table.and_then(|table| table.get(key)))
     }
 
-    fn from_environment(&self, key: &str) -> Option<&'d Spanned<DeValue<'d>>> {
+    fn set_outside(&self, key: &str) -> Option<&'d Spanned<DeValue<'d>>> {
         self.environment.and_then(|table| table.get(key))
     }
 
@@ -73,7 +73,7 @@ impl<'d> Section<'d> {
             name: join(&self.name, key),
             schema,
             table,
-            environment: self.from_environment(key).and_then(|value| value.get_ref().as_table()),
+            environment: self.set_outside(key).and_then(|value| value.get_ref().as_table()),
             is_in_list: self.is_in_list,
             at: entry.map(|value| value.span().start),
         }
@@ -113,7 +113,7 @@ impl<'d> Section<'d> {
 
     /// `name`: of the key, or of an item of its list.
     fn wrong_at(&self, key: &str, at: Option<usize>, name: &str, text: impl Display) {
-        if self.from_environment(key).is_some() {
+        if self.set_outside(key).is_some() {
             self.document.wrong_in_environment(&join(&self.schema, key), text);
         } else {
             self.document.wrong(at, name.to_owned(), text);
