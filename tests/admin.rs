@@ -10,7 +10,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use sip_push_proxy::admin::{
-    self, Answering, Notifications, Pushed, Pushing, Refusal, Removing, Source, State, TextWish, Ticket, TokenWish,
+    self, Answering, Notifications, Pushed, Pushing, Refusal, ReloadError, Reloading, Removing, Source, State,
+    TextWish, Ticket, TokenWish,
 };
 use sip_push_proxy::binding::{Aor, App, Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
 use sip_push_proxy::clock::UnixMillis;
@@ -110,6 +111,10 @@ impl Source for Two {
             };
             bindings.iter().map(pushed).collect()
         })
+    }
+
+    fn reload(&self) -> Reloading<'_> {
+        Box::pin(async { Err(ReloadError("config.toml:1:1: hold.wait_s: wrong".to_owned())) })
     }
 
     fn measure(&self, metrics: &Metrics) {

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use super::Pushed;
 use crate::binding::{Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
 use crate::clock::UnixMillis;
+use crate::config::Difference;
 use crate::push::Outcome;
 use crate::store::{BucketEntry, EntryState};
 use crate::timeline::{Call, Event};
@@ -181,6 +182,21 @@ impl EntryView {
     }
 }
 
+/// A key of the configuration that has another value now.
+#[derive(Serialize)]
+pub(super) struct DifferenceView<'d> {
+    key: &'d str,
+    from: Option<&'d str>,
+    to: Option<&'d str>,
+}
+
+impl<'d> DifferenceView<'d> {
+    pub(super) fn new(difference: &'d Difference) -> Self {
+        let Difference { key, from, to } = difference;
+        Self { key, from: from.as_deref(), to: to.as_deref() }
+    }
+}
+
 /// A push that the operator asked for.
 #[derive(Serialize)]
 pub(super) struct PushedView<'p> {
@@ -237,7 +253,7 @@ impl<'p> ToldView<'p> {
         let preview = pushed.preview.as_ref();
         let outcome = pushed.answer.as_ref().map(|(outcome, _)| outcome);
         let is_accepted = outcome == Some(&Outcome::Accepted);
-        let said = outcome.filter(|_| !is_accepted).map(|outcome| outcome.reason().unwrap_or(outcome.name()));
+        let said = outcome.filter(|_| !is_accepted).map(|outcome| outcome.reason().unwrap_or_else(|| outcome.name()));
         Self {
             id: pushed.device.to_string(),
             provider: pushed.provider.map(Provider::name),

@@ -209,7 +209,7 @@ impl Ledger {
                     entries.iter().any(|entry| *entry.call_ref == *call_ref && entry.state == EntryState::Live);
                 assert!(is_live, "the bucket entry is durable before the push");
             }
-            Notice::Message | Notice::Test => self.pushing = None,
+            Notice::Message | Notice::Test | Notice::Text { .. } => self.pushing = None,
             Notice::MissedCalls(entries) => {
                 assert!(!entries.is_empty());
                 let is_live = |call_ref: &str| !self.is_ended(call_ref);
