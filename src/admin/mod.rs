@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 use crate::binding::{Aor, Binding, DeviceId, Provider};
-use crate::config::{Difference, Token};
+use crate::config::{Difference, Token, Values};
 use crate::events::Events;
 use crate::listener;
 use crate::metrics::Metrics;
@@ -38,6 +38,8 @@ pub trait Source: Send + Sync + 'static {
     fn push(&self, aor: Aor, is_dry: bool) -> Pushing<'_>;
     /// Reads the configuration again and applies what can change at run time.
     fn reload(&self) -> Reloading<'_>;
+    /// The configuration that is in effect.
+    fn settings(&self) -> Arc<Values>;
     /// Sets the gauges, right before the metrics are shown.
     fn measure(&self, metrics: &Metrics);
 }
