@@ -148,10 +148,7 @@ impl Notifications for Nobody {
     }
 
     fn ticket(&self, aor: &str) -> Result<Ticket, Refusal> {
-        match aor {
-            "bob" => Err(Refusal::Bad("no domain".to_owned())),
-            aor => Ok(Ticket { ticket: format!("for-{aor}"), expires_in: Duration::from_secs(600) }),
-        }
+        Err(Refusal::Conflict(aor.to_owned()))
     }
 
     fn tell(&self, _wish: TextWish) -> Answering<'_, Vec<Pushed>> {

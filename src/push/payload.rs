@@ -643,6 +643,11 @@ mod tests {
             &callback(&push, "123", "IOS", "t:1", BYTES_MAX),
             r#"{"user":{"user_id":"123"},"device":[{"device_token":"t:1","type":"IOS"}],"notification":{"type":"im","date":1623753491,"title":"new message from support","message":"Hello \"you\"","ttl":86400}}"#,
         );
+        // The first 8 bytes of SHA-256 over both texts, each after its length, and the date.
+        check(
+            &web_push(&push, FcmPayload::Extended, BYTES_MAX),
+            r#"{"type":"text","date":"1623753491","id":"68941d84cab771ce","title":"new message from support","body":"Hello \"you\""}"#,
+        );
     }
 
     #[test]

@@ -91,8 +91,7 @@ fn changeable(present: &Config, wanted: &Config) -> Config {
 
 /// Of the keys above, as they are named in the file.
 fn is_changeable(key: &str) -> bool {
-    const OF_PAGE: [&str; 3] =
-        ["push.webpush.listen", "push.webpush.ticket_expires_s", "push.webpush.requests_per_s"];
+    const OF_PAGE: [&str; 3] = ["push.webpush.listen", "push.webpush.ticket_expires_s", "push.webpush.requests_per_s"];
     ["hold.", "missed_calls.", "push.", "log."].iter().any(|table| key.starts_with(table)) && !OF_PAGE.contains(&key)
         || matches!(key, "softswitch.trusted" | "register.users")
 }
@@ -140,5 +139,22 @@ mod tests {
         let keys = |changes: Vec<Difference>| changes.into_iter().map(|change| change.key).collect::<Vec<_>>();
         assert_eq!(keys(changes(&present, &next)), ["hold.wait_s"]);
         assert_eq!(keys(changes(&next, &wanted)), ["limits.headers", "node.drain_s"]);
+    }
+
+    #[test]
+    fn where_browsers_subscribe_does_not_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = folder.path().join("vapid.pem");
+        std::fs::write(&key, include_str!("../demo/throwaway_vapid.pem")).unwrap();
+        let webpush = |keys: &str| {
+            config(&format!("[push.webpush]\nenabled = true\nvapid_key_file = \"{}\"\n{keys}", key.display()))
+        };
+        let present = webpush("listen = \"127.0.0.1:8081\"\n");
+        let wanted = webpush("listen = \"127.0.0.1:8082\"\npayload = \"ecss\"\n");
+        let next = changeable(&present, &wanted);
+        assert_eq!(page(&next), page(&present));
+        let keys = |changes: Vec<Difference>| changes.into_iter().map(|change| change.key).collect::<Vec<_>>();
+        assert_eq!(keys(changes(&present, &next)), ["push.webpush.payload"]);
+        assert_eq!(keys(changes(&next, &wanted)), ["push.webpush.listen"]);
     }
 }

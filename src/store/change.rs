@@ -104,8 +104,8 @@ pub enum Change {
     /// not the push: the browser is woken, and finds nothing.
     Message { aor: Aor, device: DeviceId, message: Message },
     /// Takes all texts of a device to be handed over, once: whoever comes at the same time, to whichever node, gets none of
-    /// them. While the store cannot be asked nothing is taken. A crash after it is durable, and before they are handed
-    /// over, loses them.
+    /// them. While the store cannot be asked nothing is taken. Who asks and is gone before they are handed over loses
+    /// them, and so does a crash then.
     PickUp { aor: Aor, device: DeviceId },
     /// The texts of a pick-up that nobody got, because Redis was away before it had answered. They are put back only if the
     /// pick-up with this number was done, as they may be another node's by now. The store alone makes it.

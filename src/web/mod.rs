@@ -1,5 +1,5 @@
 //! The public listener of Web Push: a page at which browsers subscribe, its service worker, and what they fetch
-//! (`[push.webpush] listen`). It is meant to stand behind the operator's HTTPS.
+//! (`[push.webpush] listen`). It is meant to stand behind the operator's HTTPS, at whatever path.
 
 mod assets;
 mod capability;

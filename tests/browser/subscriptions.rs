@@ -198,6 +198,16 @@ fn the_page_is_turned_off_and_needs_a_ticket_then() {
 }
 
 #[test]
+fn a_subscription_that_the_server_does_not_know_is_none() {
+    let it = Subscribed::start("en-US");
+    let device = it.world.admin.bindings(ALICE)[0]["id"].as_str().expect("a name").to_owned();
+    assert_eq!(it.world.admin.delete(&format!("/api/v1/bindings/{ALICE}/{device}")), 200);
+    it.browser.open(&it.origin());
+    let state = "return document.getElementById('state').textContent";
+    it.browser.expect(state, &[], "Open this page by the link that you were given.");
+}
+
+#[test]
 fn the_page_follows_the_scheme_of_the_browser() {
     let it = Subscribed::start("en-US");
     let back = "return getComputedStyle(document.body).backgroundColor";

@@ -26,8 +26,9 @@ const contact = (() => {
 
   const read = () => store('contact', 'readonly', (it) => done(it.get('id')));
   const write = (id) => store('contact', 'readwrite', (it) => done(it.put(id, 'id')));
+  const forgetId = () => store('contact', 'readwrite', (it) => done(it.clear()));
   const forget = async () => {
-    await store('contact', 'readwrite', (it) => done(it.clear()));
+    await forgetId();
     await store('texts', 'readwrite', (it) => done(it.clear()));
   };
 
@@ -49,7 +50,11 @@ const contact = (() => {
     if (!id) return [];
     try {
       const answer = await fetch(`messages/${id}`, { cache: 'no-store', signal: AbortSignal.timeout(15_000) });
-      if (answer.status === 404) return [];
+      if (answer.status === 404) {
+        // The server knows it no more: it takes another ticket.
+        await forgetId();
+        return [];
+      }
       if (!answer.ok) return null;
       const { messages } = await answer.json();
       await keep(messages);

@@ -93,8 +93,8 @@ async function begin() {
   navigator.serviceWorker.addEventListener('message', showTexts);
   whenClicked('on', turnOn);
   whenClicked('off', turnOff);
-  await showState();
   await contact.pickUp();
+  await showState();
   await showTexts();
 }
 

@@ -45,7 +45,7 @@ function read(data) {
 }
 
 function show(title, options) {
-  return self.registration.showNotification(title, { icon: 'icon.svg', lang: words.language, ...options });
+  return self.registration.showNotification(title, { lang: words.language, ...options });
 }
 
 function caller({ number, display_name }) {

@@ -305,7 +305,7 @@ impl World {
         let read = |number| self.server.read(&aor(number), &self.nodes[0].identity).rows;
         let device = |key| match key {
             Key::Binding(_, device) => Some(device),
-            Key::Entry(..) | Key::Call(_) | Key::Claim(_) | Key::Heir(_) => None,
+            Key::Entry(..) | Key::Call(_) | Key::Claim(_) | Key::Heir(_) | Key::Messages(_) => None,
         };
         (0..AORS).flat_map(read).filter_map(|(key, _)| device(key)).collect()
     }
@@ -599,10 +599,9 @@ impl World {
         // What the engine asked of itself is nobody's.
         let Some(asked) = self.nodes[node].asked.remove(&number) else { return };
         let seed = self.seed;
-        let result = match asked {
-            Asked::PickUp => return self.picked_up(result),
-            _ => result,
-        };
+        if matches!(asked, Asked::PickUp) {
+            return self.picked_up(result);
+        }
         let applied = result.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         asked.device().map(|device| self.busy.remove(&device));
         match asked {
