@@ -9,6 +9,8 @@ use crate::binding::SubscriptionKeys;
 /// Salt, record size, length of the key id, and the key id, which is a point (RFC 8188 §2.1, RFC 8291 §4).
 const HEADER_BYTES: usize = 16 + 4 + 1 + POINT_BYTES;
 const POINT_BYTES: usize = 65;
+/// The delimiter and the tag of an empty text (RFC 8188 §2).
+const RECORD_BYTES_MIN: usize = 1 + 16;
 
 /// What a browser makes when a page subscribes.
 #[derive(Clone)]
@@ -50,6 +52,9 @@ impl Subscriber {
         let (size, rest) = rest.split_first_chunk::<4>().ok_or("no record size")?;
         if rest.first_chunk() != Some(&[65, 4]) {
             return Err("the key id is not an uncompressed point");
+        }
+        if record.len() < RECORD_BYTES_MIN {
+            return Err("there is no record");
         }
         // RFC 8291 §4: one record, which is shorter than it might be.
         if u32::from_be_bytes(*size) as usize <= record.len() {
