@@ -61,7 +61,7 @@ impl BindingView {
             tokens: push.map(tokens).unwrap_or_default(),
             push_refused: binding.push_refused.as_deref().map(str::to_owned),
             reachable: binding.is_reachable(now),
-            flow: binding.flow.to_string(),
+            flow: if binding.is_token_device() { String::new() } else { binding.flow.to_string() },
             registered_at: binding.registered_at.to_rfc3339(),
             expires_at: binding.expires_at.to_rfc3339(),
             upstream_expires_at: upstream.map(|upstream| upstream.expires_at.to_rfc3339()),

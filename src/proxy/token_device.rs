@@ -36,6 +36,9 @@ impl Proxy {
             Some(_) if devices.iter().any(|binding| binding.push.is_some()) => Vec::new(),
             Some(_) => contacts.of_aor(aor).into_iter().filter(|binding| binding.is_token_device()).collect(),
         };
+        if tokens.is_empty() {
+            return devices;
+        }
         let call_ref = call_ref(request, &self.policy.missed.call_ref_header);
         let calls = self.waiting.get(aor).map(|calls| &**calls).unwrap_or_default();
         let has_been_told = |token: &Binding| {
@@ -44,8 +47,8 @@ impl Proxy {
         };
         let is_new =
             |token: &Arc<Binding>| !devices.iter().any(|device| device.shares_token(token)) && !has_been_told(token);
-        let tokens: Vec<_> = tokens.into_iter().filter(is_new).collect();
-        devices.extend(tokens);
+        let new: Vec<_> = tokens.into_iter().filter(is_new).collect();
+        devices.extend(new);
         devices
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, MutexGuard, watch};
 
 use super::operator::push_one;
 use super::words::{Titles, shortened};
@@ -72,13 +72,27 @@ impl Tellers {
         self.shared.store.table().by_device(device).filter(|binding| binding.is_token_device())
     }
 
-    /// The names that a token's device may have: hexadecimal tokens are one token in either case, others are not.
+    /// The names that a token's device may have: hexadecimal tokens are one token in either case.
     fn names(&self, token: &str) -> [DeviceId; 2] {
         [token.to_owned(), token.to_ascii_lowercase()].map(|token| self.keys.token_device(&PushToken::new(token)))
     }
 
-    fn lock(&self, device: DeviceId) -> Option<&Mutex<()>> {
-        self.locks.get(usize::from(device.0[0]) % LOCKS)
+    /// The device of that name, if it has the token.
+    fn bound_with(&self, device: DeviceId, token: &str) -> Option<Arc<Binding>> {
+        let is_it = |target: &PushTarget| {
+            let prid = target.prid.reveal();
+            prid == token || is_apple(target.provider) && prid.eq_ignore_ascii_case(token)
+        };
+        self.bound(device).filter(|binding| binding.push.as_ref().is_some_and(is_it))
+    }
+
+    /// What is done about one token is done one after the other.
+    async fn turn(&self, device: DeviceId) -> Option<MutexGuard<'_, ()>> {
+        let [first, ..] = device.0;
+        match self.locks.get(usize::from(first) % LOCKS) {
+            Some(lock) => Some(lock.lock().await),
+            None => None,
+        }
     }
 
     /// Memory may lack what a large store has, for a while after a start.
@@ -98,10 +112,7 @@ impl Tellers {
         let (target, token) = target(&wish)?;
         policy.push.supports(&target).map_err(|reason| Refusal::Conflict(reason.into()))?;
         let device = self.keys.token_device(&token);
-        let _turn = match self.lock(device) {
-            Some(lock) => Some(lock.lock().await),
-            None => None,
-        };
+        let _turn = self.turn(device).await;
         self.know_device(device).await?;
         self.know_aor(&aor).await?;
         if let Some(before) = self.bound(device).filter(|before| before.aor != aor) {
@@ -123,12 +134,9 @@ impl Tellers {
     async fn unbind_token(&self, token: &str) -> Result<bool, Refusal> {
         let mut is_removed = false;
         for device in self.names(token) {
-            let _turn = match self.lock(device) {
-                Some(lock) => Some(lock.lock().await),
-                None => None,
-            };
+            let _turn = self.turn(device).await;
             self.know_device(device).await?;
-            if let Some(bound) = self.bound(device) {
+            if let Some(bound) = self.bound_with(device, token) {
                 let applied = self.change(Change::Remove { aor: bound.aor.clone(), device }).await?;
                 is_removed |= applied == Applied::Ended(true);
             }
@@ -216,10 +224,10 @@ impl Tellers {
             push.is_some_and(|push| tokens.iter().any(|token| push.prid == *token || push.has_token(token)))
         };
         devices.retain(has_one);
-        for device in wish.tokens.iter().flat_map(|token| self.names(token)) {
+        for (token, device) in wish.tokens.iter().flat_map(|token| self.names(token).map(|device| (token, device))) {
             self.know_device(device).await?;
             let is_known = devices.iter().any(|binding| binding.device == device);
-            devices.extend(self.bound(device).filter(|_| !is_known));
+            devices.extend(self.bound_with(device, token).filter(|_| !is_known));
         }
         Ok(devices)
     }
@@ -297,11 +305,13 @@ fn target(wish: &TokenWish) -> Result<(PushTarget, PushToken), Refusal> {
         }
         target.tokens = Tokens::Subscription(keys.clone());
     }
-    let token = match provider {
-        Provider::Apns | Provider::ApnsDev => PushToken::new(target.prid.reveal().to_ascii_lowercase()),
-        Provider::Fcm | Provider::WebPush | Provider::Callback => target.prid.clone(),
-    };
+    let prid = target.prid.reveal();
+    let token = if is_apple(provider) { PushToken::new(prid.to_ascii_lowercase()) } else { target.prid.clone() };
     Ok((target, token))
+}
+
+fn is_apple(provider: Provider) -> bool {
+    matches!(provider, Provider::Apns | Provider::ApnsDev)
 }
 
 /// A reason that speaks of a Contact's parameters, for somebody who has sent a JSON.

@@ -133,6 +133,8 @@ fn missed_calls_are_told_in_the_language_of_the_token() {
     phone.peer().response(200, "REGISTER");
     let missed = next().expect("a push").json();
     assert_eq!(missed["aps"]["alert"], json!({ "title": "Пропущенные", "body": "1 звонок" }));
+    let ended = world.admin.send("DELETE", TOKEN, "", &json!({ "token": "00ffAA" }));
+    assert_eq!(ended, (200, json!({ "removed": true })), "a hexadecimal token is one in either case");
 }
 
 #[test]

@@ -249,3 +249,41 @@ fn tokens_do_not_keep_a_phone_from_registering() {
     sim.binds_token("alice", "two", "en");
     plain(&sim, "alice").registers();
 }
+
+#[test]
+fn a_phone_that_came_for_its_token_and_lost_its_connection_is_waited_for_again() {
+    let sim = Sim::local(|_| {});
+    let (alice, mut push) = (sim.device("alice", "alice", Transport::Tcp), sim.push());
+    alice.change(|agent| agent.device.push.clear());
+    alice.sleeps();
+    let token = sim.binds_token("alice", "token", "en");
+    let call = calls_alice(&sim);
+    push.expects(1);
+    alice.is_back();
+    let contact = sim.world().agents[alice.agent].contact();
+    alice.sends_register(Some(contact));
+    sim.run_for(ms(4));
+    alice.sleeps();
+    sim.run_for(s(2));
+    assert_eq!((call.status(), token.bucket()), (None, vec![(call.call_ref(), EntryState::Live)]));
+    alice.is_back();
+    alice.does(Answer::Answers(s(1))).registers();
+    sim.run_for(s(2));
+    assert_eq!((call.status(), token.bucket()), (Some(200), vec![]));
+    push.expects(0);
+}
+
+#[test]
+fn a_phone_that_comes_while_the_end_of_the_call_is_written_is_told() {
+    let sim = Sim::local(|_| {});
+    let (alice, push) = (plain(&sim, "alice"), sim.push());
+    let token = sim.binds_token("alice", "token", "en");
+    let call = calls_alice(&sim);
+    sim.world().storage.delay = ms(200);
+    call.cancels("");
+    let contact = sim.world().agents[alice.agent].contact();
+    alice.sends_register(Some(contact));
+    sim.run_for(s(1));
+    assert_eq!((push.reported(), token.bucket()), (vec![call.call_ref()], vec![]));
+    alice.expects_invites(0);
+}

@@ -188,7 +188,7 @@ fn binding(device: DeviceId, cseq: u32, at: u64) -> Binding {
         instance: None,
         reg_id: None,
         label: None,
-        contact: [].into(),
+        contact: (*b"sip:a@192.0.2.1").into(),
         contact_params: [].into(),
         path: [].into(),
         flow: Flow {
