@@ -111,7 +111,7 @@ fn answer(admin: Admin, command: &Command) -> Result<String, AskError> {
                 server.ask(request).await?;
                 Ok(format!("the log's level is {level} until the next reload\n"))
             }
-            Command::Serve | Command::Check | Command::Demo => Ok(String::new()),
+            Command::Serve | Command::Check { .. } | Command::Demo => Ok(String::new()),
         }
     })
 }

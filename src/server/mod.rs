@@ -1,5 +1,6 @@
 //! Builds everything from the configuration, starts it, and stops it in order.
 
+mod online;
 mod operator;
 mod policy;
 mod reload;
@@ -14,6 +15,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
+pub use online::{Asked, online};
 use operator::Operator;
 
 use crate::admin;

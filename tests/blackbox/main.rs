@@ -17,6 +17,7 @@ mod switch;
 mod world;
 
 mod bad_input;
+mod check;
 mod crash;
 mod devices;
 mod events;
