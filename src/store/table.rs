@@ -104,13 +104,13 @@ impl Table {
         (now < presence.until).then_some(presence.device)
     }
 
-    /// The bindings of the first `limit` AORs after `after`, ordered by AOR. The last one's AOR leads to the next
-    /// page; an empty page is the end.
-    pub fn page(&self, after: Option<&Aor>, limit: usize) -> Vec<Arc<Binding>> {
+    /// The bindings of the first `limit` AORs after `after` that have `part` in them, ordered by AOR. The last one's AOR
+    /// leads to the next page; an empty page is the end.
+    pub fn page(&self, after: Option<&Aor>, part: &str, limit: usize) -> Vec<Arc<Binding>> {
         let mut first: BinaryHeap<Aor> = BinaryHeap::new();
         for row in &self.bindings {
             let aor = row.key();
-            if after.is_some_and(|after| aor <= after) {
+            if after.is_some_and(|after| aor <= after) || !aor.as_str().contains(part) {
                 continue;
             }
             first.push(aor.clone());

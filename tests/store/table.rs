@@ -53,12 +53,16 @@ fn pages_go_through_all_aors_in_order() {
     let mut seen = Vec::new();
     let mut after = None;
     loop {
-        let page = store.table().page(after.as_ref(), 2);
+        let page = store.table().page(after.as_ref(), "", 2);
         let Some(last) = page.last() else { break };
         assert!(page.len() <= 4, "two AORs of two devices");
         after = Some(last.aor.clone());
         seen.extend(page.iter().map(|binding| binding.cseq % 1_000_000));
     }
     assert_eq!(seen, [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]);
-    assert!(store.table().page(None, 0).is_empty());
+    assert!(store.table().page(None, "", 0).is_empty());
+    let all = store.table().page(None, "", 9);
+    let third = all.iter().find(|binding| binding.cseq == 3).unwrap();
+    assert!(store.table().page(None, third.aor.as_str(), 9).iter().all(|found| found.aor == third.aor));
+    assert!(store.table().page(None, "nobody", 9).is_empty());
 }
