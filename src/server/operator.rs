@@ -45,7 +45,6 @@ impl Source for Operator {
 
     fn held(&self, limit: usize) -> (Vec<Held>, usize) {
         let table = self.shared.store.table();
-        let calls = table.calls();
         let held = |call: &Arc<HeldCall>| {
             let entries = call.devices.iter().flat_map(|device| table.entries(device));
             Held {
@@ -54,7 +53,7 @@ impl Source for Operator {
                 call: Arc::clone(call),
             }
         };
-        (calls.iter().take(limit).map(held).collect(), calls.len())
+        (table.oldest_calls(limit).iter().map(held).collect(), table.call_count())
     }
 
     fn push_services(&self) -> BTreeMap<Provider, Vec<String>> {
