@@ -354,6 +354,39 @@ fn the_last_hour() {
 }
 
 #[test]
+fn console_needs_no_token_and_nothing_from_elsewhere() {
+    let listener = Listener::start(Some(token()));
+    let headers = "Host: proxy.example.org\r\n";
+    let (head, page) = listener.answer("GET /", headers);
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let mut files: Vec<_> = page.split('"').filter(|part| part.starts_with("/console/")).map(str::to_owned).collect();
+    let mut seen = 0;
+    while let Some(file) = files.get(seen).cloned() {
+        seen += 1;
+        let (head, text) = listener.answer(&format!("GET {file}"), headers);
+        assert!(head.starts_with("HTTP/1.1 200"), "{file}: {head}");
+        for line in ["x-content-type-options: nosniff", "cache-control: no-store"] {
+            assert!(head.contains(line), "{file} has no {line}: {head}");
+        }
+        assert!(head.contains("content-security-policy: default-src 'none'; script-src 'self';"), "{file}: {head}");
+        let imports = text.split("from \"./").skip(1).filter_map(|rest| rest.split('"').next());
+        for import in imports.map(|name| format!("/console/{name}")) {
+            if !files.contains(&import) {
+                files.push(import);
+            }
+        }
+        assert!(!text.contains("innerHTML") && !text.contains("https://"), "{file}");
+    }
+    assert!(files.len() >= 8, "{files:?}");
+    for forbidden in ["<script>", " style=", " onclick=", "https://"] {
+        assert!(!page.contains(forbidden), "{forbidden}");
+    }
+    assert_eq!(listener.ask("GET /console/nothing.js", headers).0, 401);
+    assert_eq!(listener.ask("GET /api/v1/summary", headers).0, 401);
+    assert_eq!(listener.ask("GET /api/v1/held", headers).0, 401);
+}
+
+#[test]
 fn errors_are_json() {
     let listener = Listener::start(None);
     assert_eq!(listener.json("GET /nothing"), (404, json!({ "error": "there is nothing here" })));

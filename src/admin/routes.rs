@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::State;
 use super::views::{BindingView, CallView, EntryView, PushedView};
-use super::{guard, live, overview};
+use super::{console, guard, live, overview};
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::UnixMillis;
 use crate::timeline::Timeline;
@@ -42,6 +42,7 @@ pub(super) fn router(state: State) -> Router {
         .fallback(|| async { error(StatusCode::NOT_FOUND, "there is nothing here") })
         .method_not_allowed_fallback(|| async { error(StatusCode::METHOD_NOT_ALLOWED, "not by this method") })
         .layer(guard)
+        .merge(console::routes())
         .with_state(state)
 }
 

@@ -21,4 +21,5 @@ mod surroundings {
 }
 use surroundings::{admin, peer, phone, program, redis_server, sip, switch, world};
 
+mod console;
 mod harness;
