@@ -18,6 +18,8 @@ fn main() -> ExitCode {
         | Command::Calls { .. }
         | Command::Bucket { .. }
         | Command::Push { .. }
+        | Command::Reload { .. }
+        | Command::Log { .. }
         | Command::Why { .. } => cli::ask(file, &command),
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use sip_push_proxy::admin::{self, Held, Pushed, Pushing, Removing, Source, State};
+use sip_push_proxy::admin::{self, Held, Pushed, Pushing, ReloadError, Reloading, Removing, Source, State};
 use sip_push_proxy::binding::{Aor, Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
 use sip_push_proxy::clock::UnixMillis;
 use sip_push_proxy::config::{Config, Token};
@@ -134,6 +134,10 @@ impl Source for Two {
             };
             bindings.iter().map(pushed).collect()
         })
+    }
+
+    fn reload(&self) -> Reloading<'_> {
+        Box::pin(async { Err(ReloadError("config.toml:1:1: hold.wait_s: wrong".to_owned())) })
     }
 
     fn measure(&self, metrics: &Metrics) {

@@ -42,12 +42,12 @@ const HEADERS: [(HeaderName, &str); 5] = [
 ];
 
 pub(super) fn routes() -> Router<State> {
-    FILES
-        .into_iter()
-        .fold(Router::new(), |router, (path, kind, text)| router.route(path, get(move || file(kind, text))))
+    FILES.into_iter().fold(Router::new(), |router, (path, kind, text)| {
+        router.route(path, get(move || async move { file(kind, text) }))
+    })
 }
 
-async fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {
+fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {
     let headers = HEADERS.map(|(name, value)| (name, HeaderValue::from_static(value)));
     ([(header::CONTENT_TYPE, kind)], headers, text)
 }

@@ -74,6 +74,9 @@ pub struct Server {
     admin: SocketAddr,
     phase: watch::Sender<Phase>,
     workers: Vec<JoinHandle<()>>,
+    /// Operators who ask for a reload.
+    reloads: mpsc::Receiver<reload::Asked>,
+    ask_reload: mpsc::Sender<reload::Asked>,
     /// Ends the connections.
     stop: watch::Sender<bool>,
     runtime: Option<Runtime>,
@@ -88,8 +91,19 @@ pub fn run(config: Config, load: impl Fn() -> Result<Config, Problems>) -> Resul
         let mut wishes = Wishes::listen().map_err(StartError::Runtime)?;
         // Who reads that we are ready may ask us to stop at once.
         server.announce();
-        while wishes.next().await == Wish::Reload {
-            server.reload_from(&load);
+        loop {
+            let asked = tokio::select! {
+                wish = wishes.next() => match wish {
+                    Wish::Reload => None,
+                    Wish::Stop => break,
+                },
+                asked = server.reloads.recv() => asked,
+            };
+            let reloaded = server.reload_from(&load);
+            if let Some(asked) = asked {
+                // Whoever asked may be gone.
+                let _ = asked.send(reloaded);
+            }
         }
         tracing::info!("stopping: no new calls, held ones go on");
         tokio::select! {
@@ -201,7 +215,10 @@ impl Server {
             }
         });
 
+        let (ask_reload, reloads) = mpsc::channel(1);
         let mut server = Self {
+            reloads,
+            ask_reload,
             admin: config.admin.listen,
             config,
             guidance,
@@ -265,7 +282,11 @@ impl Server {
         let listener = bind.map_err(|error| StartError::Admin { address, error })?;
         self.admin = listener.local_addr().map_err(|error| StartError::Admin { address, error })?;
         let state = admin::State {
-            source: Arc::new(Operator::new(Arc::clone(&self.shared), self.guidance.subscribe())),
+            source: Arc::new(Operator::new(
+                Arc::clone(&self.shared),
+                self.guidance.subscribe(),
+                self.ask_reload.clone(),
+            )),
             timeline: Arc::clone(&self.shared.timeline),
             summary: Arc::clone(&self.shared.summary),
             events: Arc::clone(&self.shared.events),
