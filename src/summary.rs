@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use crate::binding::Provider;
 use crate::clock::UnixMillis;
 use crate::metrics::{Outcome, PushResult};
-use crate::timeline::{Call, Step};
+use crate::timeline::{Call, Step, cut};
 
 /// Minutes that are looked back, the present one among them.
 const MINUTES: u64 = 60;
@@ -122,7 +122,7 @@ impl Summary {
             | PushResult::Busy
             | PushResult::Skipped => {
                 self.count_pushes(provider, now, |pushes| pushes.refused += 1);
-                let refusal = Refusal { at: now, result, reason: reason.into() };
+                let refusal = Refusal { at: now, result, reason: cut(reason).into() };
                 self.state.lock().last_refusals.insert(provider, refusal);
             }
         }

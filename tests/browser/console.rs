@@ -140,6 +140,7 @@ fn call_is_seen_from_held_to_answered() {
     let incoming = phone.invited();
     incoming.answer(180, "Ringing");
     browser.expect(TEXT, &["#calls tr .badge".into()], "ringing");
+    browser.expect(TEXT, &["#held tr td".into()], "–");
     incoming.answer(200, "OK");
     call.confirm(&world.switch.final_response());
     incoming.confirmed();
@@ -177,6 +178,27 @@ fn ladder_tells_the_steps_of_a_call() {
     assert!(told.iter().zip(expected).all(|(told, expected)| told.starts_with(expected)), "{told:?}");
     let drawn = "return document.querySelectorAll('.rung svg .arrow[marker-end], .rung svg .mark').length";
     console.browser.expect(drawn, &[], expected.len());
+}
+
+#[test]
+fn push_service_that_fails_is_seen() {
+    let console = Console::open("push.breaker_failures = 1\npush.breaker_pause_ms = 60000\n");
+    console.expect_text("#readiness", "ready");
+    console.expect_shown("#reasons", false);
+    console.world.fcm.script(&console.phone.token, [fcm_double::Answer::Unavailable { retry_after_s: None }]);
+    let call = console.world.call(&console.phone);
+    console.world.switch.queued();
+    call.ack(&console.world.switch.final_response());
+    console.expect_text("#calls tr .badge", "could not be woken");
+    console.expect_text("#readiness", "degraded");
+    let trouble = "fcm project demo-project: fails: 503 UNAVAILABLE";
+    console.expect_text("#reasons li", &format!("push: {trouble}"));
+    console.expect_text("#providers tr:first-child .badge", "fails");
+    console.expect_text("#providers .note .bad", trouble);
+    console.expect_text("#store .badge", "writes");
+    console.browser.run("document.querySelector('#calls a').click()", &[]);
+    console.expect_shown(".rung", true);
+    console.picture("trouble.png");
 }
 
 #[test]

@@ -69,7 +69,7 @@ export function showCalls(calls, chosen) {
   });
 }
 
-/** Ends of the waits, by the clock that never jumps. */
+/** Ends of the waits, by the clock that never jumps; none for a call whose phone has come. */
 const ends = new WeakMap();
 
 /** Shows the calls that are held; `calls` tell how far they have come. */
@@ -79,9 +79,11 @@ export function showHeld({ held, total }, calls, chosen) {
   byId("held-none").hidden = total > 0;
   list(byId("held"), held, makeRow, (call) => `${call.call_ref} ${call.held_at} ${call.aor}`, (made, call) => {
     made.cells[0].className = "number";
-    ends.set(made, performance.now() + call.left_ms);
     const story = known.get(call.call_ref);
     const state = story ? stateOf(story) : ["held", "live"];
+    const isOver = story?.steps.some((step) => step.step === "forwarded");
+    if (isOver) ends.delete(made);
+    else ends.set(made, performance.now() + call.left_ms);
     const from = [call.display_name, call.remote_uri].filter(Boolean).join(" · ");
     updateRow(made, {
       aor: call.aor,
@@ -97,8 +99,8 @@ export function showHeld({ held, total }, calls, chosen) {
 /** Brings the times that are left up to date. To be called each second. */
 export function countDown() {
   for (const made of byId("held").rows) {
-    const left = Math.max(0, Math.ceil((ends.get(made) - performance.now()) / 1000));
-    made.cells[0].textContent = `${left} s`;
-    made.cells[0].classList.toggle("bad", left <= 5);
+    const left = ends.has(made) ? Math.max(0, Math.ceil((ends.get(made) - performance.now()) / 1000)) : null;
+    made.cells[0].textContent = left === null ? "–" : `${left} s`;
+    made.cells[0].classList.toggle("bad", left !== null && left <= 5);
   }
 }

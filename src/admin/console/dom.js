@@ -18,7 +18,7 @@ function fill(made, attributes, content) {
   for (const [name, value] of Object.entries(attributes)) {
     made.setAttribute(name, value);
   }
-  made.append(...content.filter((part) => part !== null && part !== ""));
+  made.append(...content.filter((part) => part !== undefined && part !== ""));
   return made;
 }
 

@@ -20,7 +20,7 @@ export async function find(text) {
   const answer = await get(`/api/v1/bindings?limit=${FOUND}&contains=${encodeURIComponent(text)}`);
   const users = Map.groupBy(answer.bindings, (binding) => binding.aor);
   byId("user").hidden = true;
-  if (users.size === 0) say("find-said", `No device is registered for an AOR with “${text}” in it.`);
+  if (users.size === 0) say("find-said", text ? `No device has an AOR with “${text}” in it.` : "No device is registered.");
   else say("find-said", answer.next ? `The first ${users.size} users; a longer text finds fewer.` : `${users.size} found.`);
   list(byId("found"), [...users], ([aor, bindings]) => {
     const awake = bindings.filter((binding) => binding.reachable).length;
@@ -55,9 +55,11 @@ function entry({ call_ref, date, display_name, remote_uri, state }) {
   return element("li", {}, time(date), " ", element("a", { href: linkTo("call", call_ref) }, from || "unknown"), " ", badge(kind));
 }
 
-function call(known) {
-  const from = callerOf(known) || known.call_ref;
-  return element("li", {}, time(known.steps[0]?.at), " ", element("a", { href: linkTo("call", known.call_ref) }, from), " ", badge(stateOf(known)));
+/** What is shown of a call, so that its row changes with that and not with each of its steps. */
+const outline = (call) => [call.steps[0]?.at, call.call_ref, callerOf(call) || call.call_ref, stateOf(call)];
+
+function call([at, callRef, from, state]) {
+  return element("li", {}, at ? time(at) : "", " ", element("a", { href: linkTo("call", callRef) }, from), " ", badge(state));
 }
 
 /** Shows everything of one user. */
@@ -78,5 +80,5 @@ export async function showUser(aor) {
   };
   show("devices", bindings, device, "No device: a call to this user is answered 404.");
   show("bucket", entries.slice(-ENTRIES).reverse(), entry, "Nothing.");
-  show("user-calls", calls, call, "None among the last ones.");
+  show("user-calls", calls.map(outline), call, "None among the last ones.");
 }
