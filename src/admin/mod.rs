@@ -1,4 +1,4 @@
-//! The operator's listener: health, metrics, and what the server knows of bindings, calls and buckets.
+//! The operator's listener: health, metrics, what the server knows of bindings, calls and buckets, and a page that shows it.
 
 mod console;
 mod guard;
