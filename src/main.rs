@@ -19,6 +19,8 @@ fn main() -> ExitCode {
         | Command::Bucket { .. }
         | Command::Push { .. }
         | Command::Reload { .. }
+        | Command::Settings { .. }
+        | Command::Tune
         | Command::Log { .. }
         | Command::Why { .. } => cli::ask(file, &command),
     }

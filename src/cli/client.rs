@@ -8,11 +8,13 @@ use std::time::Duration;
 use reqwest::{Client, Method, RequestBuilder, Url};
 use serde_json::{Value, json};
 
-use super::{COULD_NOT, Command, complain, present_file, print, tables, variables, why, wrong};
+use super::{COULD_NOT, Command, complain, present_file, print, tables, tune, variables, why, wrong};
 use crate::config::{Admin, Problems};
 
 /// For one answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// As many calls as the server remembers.
+const CALLS_MAX: usize = 10_000;
 const PUSH_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Why there is no answer.
@@ -95,6 +97,14 @@ fn answer(admin: Admin, command: &Command) -> Result<String, AskError> {
             Command::Reload { json } => {
                 let answer = server.post(&["reload"], &json!({})).await?;
                 Ok(if *json { pretty(&answer) } else { tables::changes(&answer) })
+            }
+            Command::Settings { json } => {
+                let answer = server.send(Method::GET, &["config"], &[]).await?;
+                Ok(if *json { pretty(&answer) } else { tables::config(&answer) })
+            }
+            Command::Tune => {
+                let calls = server.send(Method::GET, &["calls"], &[("limit", CALLS_MAX.to_string())]).await?;
+                Ok(tune::tell(&calls, &server.send(Method::GET, &["config"], &[]).await?))
             }
             Command::Log { level } => {
                 let request = server.client.put(server.url(&["log"], &[])).json(&json!({ "level": level }));

@@ -6,6 +6,7 @@ mod arguments;
 mod check;
 mod client;
 mod tables;
+mod tune;
 mod why;
 
 use std::fmt::Display;
