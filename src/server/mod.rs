@@ -31,6 +31,7 @@ use crate::sip::framing::{FramingError, FramingErrorKind, FramingLimits};
 use crate::sip::response::{self, reason_phrase};
 use crate::sip::{Message, Transport};
 use crate::store::{self, Embedded, OpenError, RedisSettings, RedisStore, Store};
+use crate::summary::Summary;
 use crate::timeline::Timeline;
 use crate::transaction;
 use crate::transport::{self, BindError, Bound, Connections};
@@ -202,6 +203,7 @@ impl Server {
             store,
             metrics: Arc::new(Metrics::new()),
             timeline: Arc::new(Timeline::default()),
+            summary: Arc::new(Summary::default()),
             events: Arc::new(Events::default()),
             readiness: Arc::new(Readiness::default()),
             connections,
@@ -292,6 +294,7 @@ impl Server {
                 self.ask_reload.clone(),
             )),
             timeline: Arc::clone(&self.shared.timeline),
+            summary: Arc::clone(&self.shared.summary),
             events: Arc::clone(&self.shared.events),
             metrics: Arc::clone(&self.shared.metrics),
             readiness: Arc::clone(&self.shared.readiness),
