@@ -28,6 +28,7 @@ pub mod readiness;
 pub mod server;
 pub mod sip;
 pub mod store;
+pub mod summary;
 pub mod timeline;
 pub mod transaction;
 pub mod transport;

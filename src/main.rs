@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     let file = config.as_deref();
     match command {
         Command::Serve => serve(file),
-        Command::Check => cli::check(file),
+        Command::Check { online } => cli::check(file, online),
         Command::Demo => demo::run(),
         Command::Bindings { .. }
         | Command::Calls { .. }

@@ -191,7 +191,8 @@ impl Timeline {
     }
 }
 
-fn cut(text: &str) -> &str {
+/// As much of a text as is kept.
+pub fn cut(text: &str) -> &str {
     text.get(..text.floor_char_boundary(Timeline::TEXT_BYTES)).unwrap_or(text)
 }
 

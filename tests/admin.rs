@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use sip_push_proxy::admin::{
-    self, Answering, Notifications, Pushed, Pushing, Refusal, ReloadError, Reloading, Removing, Source, State,
+    self, Answering, Held, Notifications, Pushed, Pushing, Refusal, ReloadError, Reloading, Removing, Source, State,
     TextWish, Ticket, TokenWish,
 };
 use sip_push_proxy::binding::{Aor, App, Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
@@ -20,7 +21,8 @@ use sip_push_proxy::metrics::{self, Metrics};
 use sip_push_proxy::push::{NoticeKind, Outcome};
 use sip_push_proxy::readiness::{Part, Readiness};
 use sip_push_proxy::sip::flow::{ConnectionId, Flow, Transport};
-use sip_push_proxy::store::{BucketEntry, EntryState, StoreError};
+use sip_push_proxy::store::{BucketEntry, EntryState, HeldCall, HeldCallId, StoreError};
+use sip_push_proxy::summary::Summary;
 use sip_push_proxy::timeline::{Step, Timeline};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -72,10 +74,10 @@ impl Source for Two {
         self.0.lock().iter().filter(|binding| binding.aor == *aor).cloned().collect()
     }
 
-    fn page(&self, after: Option<&Aor>, limit: usize) -> Vec<Arc<Binding>> {
+    fn page(&self, after: Option<&Aor>, part: &str, limit: usize) -> Vec<Arc<Binding>> {
         let bindings = self.0.lock();
         let later = bindings.iter().filter(|binding| after.is_none_or(|after| binding.aor > *after));
-        later.take(limit).cloned().collect()
+        later.filter(|binding| binding.aor.as_str().contains(part)).take(limit).cloned().collect()
     }
 
     fn bucket(&self, device: &DeviceId) -> Vec<Arc<BucketEntry>> {
@@ -88,6 +90,30 @@ impl Source for Two {
             state: EntryState::Missed,
         };
         if *device == ALICE { vec![Arc::new(entry)] } else { Vec::new() }
+    }
+
+    fn held(&self, limit: usize) -> (Vec<Held>, usize) {
+        let call = HeldCall {
+            id: HeldCallId(7),
+            call_ref: "call-1".into(),
+            aor: Aor::new("alice", "example.org"),
+            invite: bytes::Bytes::new(),
+            flow: binding("alice", ALICE, 0).flow,
+            to_tag: "t".into(),
+            held_at: UnixMillis(1_625_158_716_000),
+            until: UnixMillis(1_625_158_744_000),
+            devices: vec![ALICE],
+        };
+        let entry = self.bucket(&ALICE).into_iter().next();
+        let held = [
+            Held { call: Arc::new(call.clone()), entry, node: None },
+            Held { call: Arc::new(call), entry: None, node: Some("node-2".into()) },
+        ];
+        (held.into_iter().take(limit).collect(), 2)
+    }
+
+    fn push_services(&self) -> BTreeMap<Provider, Vec<String>> {
+        BTreeMap::from([(Provider::Fcm, vec![]), (Provider::Apns, vec!["apns team T: fails: 503".to_owned()])])
     }
 
     fn remove(&self, aor: Aor, device: DeviceId) -> Removing<'_> {
@@ -130,6 +156,7 @@ impl Source for Two {
 struct Listener {
     address: SocketAddr,
     timeline: Arc<Timeline>,
+    summary: Arc<Summary>,
     readiness: Arc<Readiness>,
     _stop: oneshot::Sender<()>,
     _runtime: Runtime,
@@ -166,10 +193,11 @@ impl Listener {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let bindings = vec![binding("alice", ALICE, u64::MAX), binding("bob", BOB, 0)];
-        let (timeline, readiness) = (Arc::new(Timeline::default()), Arc::new(Readiness::default()));
+        let (timeline, summary, readiness) = <(Arc<Timeline>, Arc<Summary>, Arc<Readiness>)>::default();
         let state = State {
             source: Arc::new(Two(Mutex::new(bindings))),
             timeline: Arc::clone(&timeline),
+            summary: Arc::clone(&summary),
             events: Arc::default(),
             metrics: Arc::new(Metrics::new()),
             readiness: Arc::clone(&readiness),
@@ -181,18 +209,24 @@ impl Listener {
         runtime.spawn(admin::serve(listener, state, async {
             let _ = stopped.await;
         }));
-        Self { address, timeline, readiness, _stop: stop, _runtime: runtime }
+        Self { address, timeline, summary, readiness, _stop: stop, _runtime: runtime }
     }
 
     /// Status and body of the answer to a request with these header lines.
     fn ask(&self, request: &str, headers: &str) -> (u16, String) {
+        let (head, body) = self.answer(request, headers);
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body)
+    }
+
+    /// Head and body of the answer.
+    fn answer(&self, request: &str, headers: &str) -> (String, String) {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         write!(stream, "{request} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+        (head.to_owned(), body.to_owned())
     }
 
     fn json(&self, request: &str) -> (u16, Value) {
@@ -266,6 +300,9 @@ fn all_bindings_by_pages() {
     let (_, second) = listener.json("GET /api/v1/bindings?limit=1&after=alice@example.org");
     assert_eq!(names(&second), ["bob@example.org"]);
     assert_eq!(listener.json("GET /api/v1/bindings?limit=x").0, 400);
+    let (_, found) = listener.json("GET /api/v1/bindings?contains=ob%40ex");
+    assert_eq!(names(&found), ["bob@example.org"]);
+    assert_eq!(listener.json("GET /api/v1/bindings?contains=Bob").1, json!({ "bindings": [] }));
 }
 
 #[test]
@@ -307,6 +344,86 @@ fn buckets() {
         "state": "missed", "display_name": "Ivan", "device": ALICE.to_string() });
     assert_eq!(listener.json("GET /api/v1/buckets/alice@example.org"), (200, json!({ "entries": [entry] })));
     assert_eq!(listener.json("GET /api/v1/buckets/nobody@example.org"), (200, json!({ "entries": [] })));
+}
+
+#[test]
+fn held_calls() {
+    let listener = Listener::start(None);
+    let held = json!({ "call_ref": "call-1", "aor": "alice@example.org", "remote_uri": "103", "display_name": "Ivan",
+        "devices": [ALICE.to_string()], "held_at": "2021-07-01T16:58:36.000Z", "until": "2021-07-01T16:59:04.000Z",
+        "left_ms": 0, "node": null });
+    assert_eq!(listener.json("GET /api/v1/held?limit=1"), (200, json!({ "held": [held], "total": 2 })));
+    let (_, all) = listener.json("GET /api/v1/held");
+    let other = &all["held"][1];
+    assert_eq!((&other["node"], &other["remote_uri"]), (&json!("node-2"), &Value::Null));
+    assert_eq!(listener.json("GET /api/v1/held?limit=x").0, 400);
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the last hour is the one before the request")]
+fn the_last_hour() {
+    let listener = Listener::start(None);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = UnixMillis(u64::try_from(now.as_millis()).unwrap());
+    for step in [Step::Received, Step::Held, Step::PushAccepted] {
+        listener.timeline.record("a", now, step, None, "", "");
+    }
+    listener.summary.ended(&listener.timeline.call("a").unwrap(), now);
+    listener.summary.pushed(Provider::WebPush, metrics::PushResult::TokenDead, "410 Gone", UnixMillis(0));
+    listener.summary.pushed(Provider::Fcm, metrics::PushResult::Accepted, "", now);
+    listener.summary.woken(Provider::Fcm, Duration::from_millis(13), now);
+    let (status, answer) = listener.json("GET /api/v1/summary");
+    let provider = |name: &str, enabled: bool, troubles: Value, numbers: [u64; 3], wake: Value, last: Value| {
+        json!({ "provider": name, "enabled": enabled, "troubles": troubles, "accepted": numbers[0],
+            "refused": numbers[1], "last_refusal": last, "wakes": numbers[2], "wake_p50_ms": wake, "wake_p90_ms": wake,
+            "wake_p99_ms": wake })
+    };
+    let gone = json!({ "at": "1970-01-01T00:00:00.000Z", "result": "token_dead", "reason": "410 Gone" });
+    let expected = json!({
+        "span_s": 3600,
+        "calls": { "held": 1, "push_accepted": 1, "woken": 0, "answered": 0 },
+        "providers": [
+            provider("fcm", true, json!([]), [1, 0, 1], json!(13), Value::Null),
+            provider("apns", true, json!(["apns team T: fails: 503"]), [0; 3], Value::Null, Value::Null),
+            // Switched off, but it has refused something.
+            provider("webpush", false, json!([]), [0; 3], Value::Null, gone),
+        ],
+        "store": { "up": false, "journal_entries": 0, "nodes": 0, "bindings": 2, "bucket_entries": 0 },
+    });
+    assert_eq!((status, answer), (200, expected));
+}
+
+#[test]
+fn console_needs_no_token_and_nothing_from_elsewhere() {
+    let listener = Listener::start(configured("admin", "0123456789abcdef\n").admin.token);
+    let headers = "Host: proxy.example.org\r\n";
+    let (head, page) = listener.answer("GET /", headers);
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let mut files: Vec<_> = page.split('"').filter(|part| part.starts_with("/console/")).map(str::to_owned).collect();
+    let mut seen = 0;
+    while let Some(file) = files.get(seen).cloned() {
+        seen += 1;
+        let (head, text) = listener.answer(&format!("GET {file}"), headers);
+        assert!(head.starts_with("HTTP/1.1 200"), "{file}: {head}");
+        for line in ["x-content-type-options: nosniff", "cache-control: no-store"] {
+            assert!(head.contains(line), "{file} has no {line}: {head}");
+        }
+        assert!(head.contains("content-security-policy: default-src 'none'; script-src 'self';"), "{file}: {head}");
+        let imports = text.split("from \"./").skip(1).filter_map(|rest| rest.split('"').next());
+        for import in imports.map(|name| format!("/console/{name}")) {
+            if !files.contains(&import) {
+                files.push(import);
+            }
+        }
+        assert!(!text.contains("innerHTML") && !text.contains("https://"), "{file}");
+    }
+    assert!(files.len() >= 8, "{files:?}");
+    for forbidden in ["<script>", " style=", " onclick=", "https://"] {
+        assert!(!page.contains(forbidden), "{forbidden}");
+    }
+    assert_eq!(listener.ask("GET /console/nothing.js", headers).0, 401);
+    assert_eq!(listener.ask("GET /api/v1/summary", headers).0, 401);
+    assert_eq!(listener.ask("GET /api/v1/held", headers).0, 401);
 }
 
 #[test]

@@ -1,11 +1,14 @@
-//! The operator's listener: health, metrics, and what the server knows of bindings, calls and buckets.
+//! The operator's listener: health, metrics, what the server knows of bindings, calls and buckets, and a page that shows it.
 
+mod console;
 mod guard;
 mod live;
 mod notification;
+mod overview;
 mod routes;
 mod views;
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +22,8 @@ use crate::listener;
 use crate::metrics::Metrics;
 use crate::push::{NoticeKind, Outcome, Preview};
 use crate::readiness::Readiness;
-use crate::store::{BucketEntry, StoreError};
+use crate::store::{BucketEntry, HeldCall, StoreError};
+use crate::summary::Summary;
 use crate::timeline::Timeline;
 
 pub use notification::{Answering, Notifications, Refusal, TextWish, Ticket, TokenWish};
@@ -28,10 +32,14 @@ pub use notification::{Answering, Notifications, Refusal, TextWish, Ticket, Toke
 pub trait Source: Send + Sync + 'static {
     /// Bindings of an AOR; empty for an unknown one.
     fn bindings(&self, aor: &Aor) -> Vec<Arc<Binding>>;
-    /// Bindings of the first `limit` AORs after `after`, ordered by AOR.
-    fn page(&self, after: Option<&Aor>, limit: usize) -> Vec<Arc<Binding>>;
+    /// Bindings of the first `limit` AORs after `after` that have `part` in them, ordered by AOR.
+    fn page(&self, after: Option<&Aor>, part: &str, limit: usize) -> Vec<Arc<Binding>>;
     /// A device's push bucket, oldest first.
     fn bucket(&self, device: &DeviceId) -> Vec<Arc<BucketEntry>>;
+    /// Up to `limit` calls that are held, oldest first, and how many there are.
+    fn held(&self, limit: usize) -> (Vec<Held>, usize);
+    /// The push services that are switched on, and what is wrong with each.
+    fn push_services(&self) -> BTreeMap<Provider, Vec<String>>;
     /// Ends a binding; `false` when it is not there.
     fn remove(&self, aor: Aor, device: DeviceId) -> Removing<'_>;
     /// Sends a harmless push to each device of an AOR, or with `is_dry` says what an invite would be sent where.
@@ -67,6 +75,16 @@ pub struct ReloadError(pub String);
 /// The end of [`Source::push`]: one for each device.
 pub type Pushing<'s> = Pin<Box<dyn Future<Output = Vec<Pushed>> + Send + 's>>;
 
+/// A call that waits for a phone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    pub call: Arc<HeldCall>,
+    /// The call in the bucket of a device that has not seen it, which tells the caller.
+    pub entry: Option<Arc<BucketEntry>>,
+    /// The node that holds it; `None`: this one.
+    pub node: Option<Arc<str>>,
+}
+
 /// A push that an operator asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pushed {
@@ -85,6 +103,7 @@ pub struct Pushed {
 pub struct State {
     pub source: Arc<dyn Source>,
     pub timeline: Arc<Timeline>,
+    pub summary: Arc<Summary>,
     pub events: Arc<Events>,
     pub metrics: Arc<Metrics>,
     pub readiness: Arc<Readiness>,

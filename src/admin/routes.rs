@@ -1,5 +1,6 @@
 //! One function for each route of the admin listener. Errors are `{"error": "…"}`.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::rejection::{JsonRejection, QueryRejection};
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::State;
 use super::views::{BindingView, CallView, DifferenceView, EntryView, PushedView};
-use super::{guard, live, notification};
+use super::{console, guard, live, notification, overview};
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::UnixMillis;
 use crate::config::{Difference, Log};
@@ -49,7 +50,9 @@ pub(super) fn router(state: State) -> Router {
         .route("/api/v1/calls/{call_ref}", get(call))
         .route("/api/v1/buckets/{aor}", get(bucket))
         .route("/api/v1/events", get(live::events))
+        .route("/api/v1/held", get(overview::held))
         .route("/api/v1/push", post(push))
+        .route("/api/v1/summary", get(overview::summary))
         .route("/api/v1/webpush/tickets", post(ticket))
         .route("/api/v1/reload", post(reload))
         .route("/api/v1/config", get(config))
@@ -58,6 +61,7 @@ pub(super) fn router(state: State) -> Router {
         .method_not_allowed_fallback(no_method)
         .layer(guarded(of_admin))
         .merge(notification)
+        .merge(console::routes())
         .with_state(state)
 }
 
@@ -84,44 +88,47 @@ async fn metrics(Shared(state): Shared<State>) -> Response {
 
 /// Which part of a list is asked for.
 #[derive(Deserialize)]
-struct Page {
+pub(super) struct Page {
     aor: Option<String>,
+    /// Bindings: only of AORs that have this in them.
+    contains: Option<String>,
     after: Option<String>,
     limit: Option<usize>,
 }
 
 impl Page {
-    fn limit(&self) -> usize {
+    pub(super) fn limit(&self) -> usize {
         self.limit.unwrap_or(PAGE).clamp(1, PAGE_MAX)
     }
 }
 
-type PageQuery = Result<Query<Page>, QueryRejection>;
+pub(super) type PageQuery = Result<Query<Page>, QueryRejection>;
 
-fn bad_query(rejection: &QueryRejection) -> Response {
-    error(StatusCode::BAD_REQUEST, &rejection.body_text())
+/// The list that is asked for, or 400.
+pub(super) fn with_page(page: PageQuery, list: impl FnOnce(Page) -> Value) -> Response {
+    match page {
+        Ok(Query(page)) => Json(list(page)).into_response(),
+        Err(rejection) => error(StatusCode::BAD_REQUEST, &rejection.body_text()),
+    }
 }
 
-/// Bindings of one AOR, or of all by pages: `next` leads to the following one as `after`.
+/// Bindings of one AOR, or of all, or of those that `contains` finds, by pages: `next` leads to the following one as `after`.
 async fn bindings(Shared(state): Shared<State>, page: PageQuery) -> Response {
-    let page = match page {
-        Ok(Query(page)) => page,
-        Err(rejection) => return bad_query(&rejection),
-    };
-    let now = now();
-    let view = |binding: &Binding| BindingView::new(binding, now);
-    if let Some(aor) = &page.aor {
-        let found = state.source.bindings(&parse_aor(aor));
-        return Json(json!({ "bindings": found.iter().map(|found| view(found)).collect::<Vec<_>>() })).into_response();
-    }
-    let after = page.after.as_deref().map(parse_aor);
-    let found = state.source.page(after.as_ref(), page.limit());
-    let mut answer = json!({ "bindings": found.iter().map(|found| view(found)).collect::<Vec<_>>() });
-    let aors = found.chunk_by(|one, other| one.aor == other.aor).count();
-    if let (Some(last), Some(answer), true) = (found.last(), answer.as_object_mut(), aors >= page.limit()) {
-        answer.insert("next".to_owned(), last.aor.as_str().into());
-    }
-    Json(answer).into_response()
+    with_page(page, |page| {
+        let now = now();
+        let views = |found: &[Arc<Binding>]| json!({ "bindings": found.iter().map(|found| BindingView::new(found, now)).collect::<Vec<_>>() });
+        if let Some(aor) = &page.aor {
+            return views(&state.source.bindings(&parse_aor(aor)));
+        }
+        let after = page.after.as_deref().map(parse_aor);
+        let found = state.source.page(after.as_ref(), page.contains.as_deref().unwrap_or_default(), page.limit());
+        let mut answer = views(&found);
+        let aors = found.chunk_by(|one, other| one.aor == other.aor).count();
+        if let (Some(last), Some(answer), true) = (found.last(), answer.as_object_mut(), aors >= page.limit()) {
+            answer.insert("next".to_owned(), last.aor.as_str().into());
+        }
+        answer
+    })
 }
 
 async fn remove_binding(Shared(state): Shared<State>, Path((aor, id)): Path<(String, String)>) -> Response {
@@ -139,16 +146,14 @@ async fn remove_binding(Shared(state): Shared<State>, Path((aor, id)): Path<(Str
 
 /// The last calls, or those for one user, newest first.
 async fn calls(Shared(state): Shared<State>, page: PageQuery) -> Response {
-    let page = match page {
-        Ok(Query(page)) => page,
-        Err(rejection) => return bad_query(&rejection),
-    };
-    let limit = page.limit().min(Timeline::CALLS);
-    let calls = match &page.aor {
-        Some(aor) => state.timeline.calls_for(&parse_aor(aor), limit),
-        None => state.timeline.calls(limit),
-    };
-    Json(json!({ "calls": calls.iter().map(|call| CallView::new(call)).collect::<Vec<_>>() })).into_response()
+    with_page(page, |page| {
+        let limit = page.limit().min(Timeline::CALLS);
+        let calls = match &page.aor {
+            Some(aor) => state.timeline.calls_for(&parse_aor(aor), limit),
+            None => state.timeline.calls(limit),
+        };
+        json!({ "calls": calls.iter().map(|call| CallView::new(call)).collect::<Vec<_>>() })
+    })
 }
 
 async fn call(Shared(state): Shared<State>, Path(call_ref): Path<String>) -> Response {
@@ -254,7 +259,7 @@ fn parse_aor(text: &str) -> Aor {
     Aor::new(user, domain)
 }
 
-fn now() -> UnixMillis {
+pub(super) fn now() -> UnixMillis {
     #[expect(clippy::disallowed_methods, reason = "whether a binding is reachable is shown as of the request")]
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))

@@ -20,7 +20,11 @@ pub enum Command {
     /// Run until SIGTERM
     Serve,
     /// Read the configuration, keys and credentials and say what is wrong
-    Check,
+    Check {
+        /// Ask softswitch, Redis and providers, too, whether they answer and take our credentials
+        #[arg(long)]
+        online: bool,
+    },
     /// Play the whole story on loopback, without network or accounts
     Demo,
     /// List bindings: the devices that can be called

@@ -4,19 +4,43 @@ use std::fmt::{self, Display, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::{load, present_file, print, wrong};
+use super::{COULD_NOT, complain, load, present_file, print, secrets, wrong};
 use crate::config::{Auth, Config, ContactForm, Mode, PushWhen};
+use crate::server::{self, Asked};
 
-/// Exit code 0 when the configuration is good, else 2.
-pub fn check(file: Option<&Path>) -> ExitCode {
-    match load(file) {
-        Ok(config) => {
-            let name = present_file(file).map_or_else(|| "built-in defaults".into(), Path::to_string_lossy);
-            print(format_args!("{name}: good\n{}", Summary(&config)));
-            ExitCode::SUCCESS
-        }
-        Err(problems) => wrong(file, &problems),
+/// Exit code 0 when the configuration is good, else 2. With `is_online` what it names is asked, too: exit code 1 when
+/// something of it is not well.
+pub fn check(file: Option<&Path>, is_online: bool) -> ExitCode {
+    let config = match load(file) {
+        Ok(config) => config,
+        Err(problems) => return wrong(file, &problems),
+    };
+    let file = present_file(file);
+    let name = file.map_or_else(|| "built-in defaults".into(), Path::to_string_lossy);
+    print(format_args!("{name}: good\n{}", Summary(&config)));
+    let folder = file.and_then(Path::parent).unwrap_or_else(|| Path::new(""));
+    for note in secrets::notes(&config.values, folder) {
+        print(format_args!("  {:<11} {note}\n", "note:"));
     }
+    if is_online { ask(&config) } else { ExitCode::SUCCESS }
+}
+
+fn ask(config: &Config) -> ExitCode {
+    let answers = match server::online(config) {
+        Ok(answers) => answers,
+        Err(error) => {
+            complain(format_args!("cannot ask: {error}"));
+            return ExitCode::from(COULD_NOT);
+        }
+    };
+    let is_well = answers.iter().all(|asked| asked.answer.is_ok());
+    for Asked { what, answer } in answers {
+        match answer {
+            Ok(answer) => print(format_args!("  well:       {what}: {answer}\n")),
+            Err(wrong) => print(format_args!("  NOT WELL:   {what}: {wrong}\n")),
+        }
+    }
+    if is_well { ExitCode::SUCCESS } else { ExitCode::from(COULD_NOT) }
 }
 
 /// What a server with this configuration does, a line for each matter.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use reqwest::{Client, Method, RequestBuilder, Url};
+use reqwest::{Client, Method, RequestBuilder, StatusCode, Url};
 use serde_json::{Value, json};
 
 use super::{COULD_NOT, Command, complain, present_file, print, tables, tune, variables, why, wrong};
@@ -111,7 +111,7 @@ fn answer(admin: Admin, command: &Command) -> Result<String, AskError> {
                 server.ask(request).await?;
                 Ok(format!("the log's level is {level} until the next reload\n"))
             }
-            Command::Serve | Command::Check | Command::Demo => Ok(String::new()),
+            Command::Serve | Command::Check { .. } | Command::Demo => Ok(String::new()),
         }
     })
 }
@@ -155,16 +155,29 @@ impl Server {
     }
 
     /// The call of this reference, if there is one; else all that is known of the user of this name.
+    /// And what ails the server itself.
     async fn why(&self, what: &str) -> Result<Value, AskError> {
-        match self.send(Method::GET, &["calls", what], &[]).await {
+        let mut answer = match self.send(Method::GET, &["calls", what], &[]).await {
             Err(AskError::Refused(_)) if what.contains('@') => {
                 let query = [("aor", what.to_owned()), ("limit", why::CALLS.to_string())];
                 let bindings = self.bindings(Some(what)).await?;
                 let calls = self.send(Method::GET, &["calls"], &query).await?;
-                Ok(json!({ "aor": what, "bindings": bindings["bindings"], "calls": calls["calls"] }))
+                json!({ "aor": what, "bindings": bindings["bindings"], "calls": calls["calls"] })
             }
-            answer => answer,
+            answer => answer?,
+        };
+        if let Some(answer) = answer.as_object_mut() {
+            answer.insert("server".to_owned(), self.readiness().await?);
         }
+        Ok(answer)
+    }
+
+    /// `/readyz`, whatever its status.
+    async fn readiness(&self) -> Result<Value, AskError> {
+        let mut url = base(&self.admin);
+        url.set_path("readyz");
+        let (status, answer) = self.answer(self.client.get(url)).await?;
+        answer.ok_or_else(|| self.strange(format!("it answers {status} without JSON")))
     }
 
     async fn send(&self, method: Method, path: &[&str], query: &[(&str, String)]) -> Result<Value, AskError> {
@@ -187,7 +200,22 @@ impl Server {
         url
     }
 
-    async fn ask(&self, mut request: RequestBuilder) -> Result<Value, AskError> {
+    async fn ask(&self, request: RequestBuilder) -> Result<Value, AskError> {
+        let (status, answer) = self.answer(request).await?;
+        let answer = answer.ok_or_else(|| self.strange(format!("it answers {status} without JSON")))?;
+        match answer.get("error").and_then(Value::as_str) {
+            Some(error) => Err(AskError::Refused(error.to_owned())),
+            None if status.is_success() => Ok(answer),
+            None => Err(self.strange(format!("it answers {status}"))),
+        }
+    }
+
+    fn strange(&self, what: String) -> AskError {
+        AskError::Strange { url: base(&self.admin), what }
+    }
+
+    /// Status, and the body if it is JSON.
+    async fn answer(&self, mut request: RequestBuilder) -> Result<(StatusCode, Option<Value>), AskError> {
         if let Some(token) = &self.admin.token {
             request = request.bearer_auth(token.reveal());
         }
@@ -196,14 +224,7 @@ impl Server {
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
         let body = response.bytes().await.map_err(unreachable)?;
-        let strange = |what: String| AskError::Strange { url: base(&self.admin), what };
-        let answer: Value =
-            serde_json::from_slice(&body).map_err(|_| strange(format!("it answers {status} without JSON")))?;
-        match answer.get("error").and_then(Value::as_str) {
-            Some(error) => Err(AskError::Refused(error.to_owned())),
-            None if status.is_success() => Ok(answer),
-            None => Err(strange(format!("it answers {status}"))),
-        }
+        Ok((status, serde_json::from_slice(&body).ok()))
     }
 }
 

@@ -5,6 +5,7 @@
 mod arguments;
 mod check;
 mod client;
+mod secrets;
 mod tables;
 mod tune;
 mod why;

@@ -322,6 +322,7 @@ impl Worker {
     fn push_reply(&mut self, reply: push::Reply) {
         let (kind, result) = (push_kind(reply.notice), push_result(&reply.outcome));
         self.shared.metrics.push(reply.provider, kind, result, reply.took);
+        self.shared.summary.pushed(reply.provider, result, reply.outcome.reason().unwrap_or_default(), now().unix);
         tracing::debug!(provider = %reply.provider, outcome = ?reply.outcome, "push");
         if reply.left_out > 0 {
             tracing::info!(
@@ -378,8 +379,14 @@ impl Worker {
                 Effect::CallEnded { call_ref, outcome } => {
                     self.shared.metrics.call(outcome);
                     self.shared.timeline.end(&call_ref, outcome);
+                    if let Some(call) = self.shared.timeline.call(&call_ref) {
+                        self.shared.summary.ended(&call, now.unix);
+                    }
                 }
-                Effect::WakeSeen { provider, after } => self.shared.metrics.wake(provider, after),
+                Effect::WakeSeen { provider, after } => {
+                    self.shared.metrics.wake(provider, after);
+                    self.shared.summary.woken(provider, after, now.unix);
+                }
                 Effect::Refreshed { device, result, reason } => self.refreshed(device, result, &reason),
                 Effect::Dropped(reason) => self.shared.metrics.dropped(match reason {
                     proxy::DropReason::Response => DropReason::StrayResponse,
@@ -419,8 +426,10 @@ impl Worker {
         let (ticket, provider, notice) = (push.ticket, push.target.provider, push.notice.kind());
         if self.pushers.submit(push, self.pushed.0.clone()).is_err() {
             let took = std::time::Duration::ZERO;
+            let reason = "too many pushes are under way";
             self.shared.metrics.push(provider, push_kind(notice), PushResult::Busy, took);
-            let outcome = Outcome::TryAgain { after: None, reason: "too many pushes are under way".into() };
+            self.shared.summary.pushed(provider, PushResult::Busy, reason, now().unix);
+            let outcome = Outcome::TryAgain { after: None, reason: reason.into() };
             self.pending.push_back(Input::Pushed(push::Reply { ticket, outcome, took, provider, notice, left_out: 0 }));
         }
     }
@@ -463,12 +472,26 @@ impl Worker {
         });
         let device = device.map(tracing::field::display);
         let name = step.name();
-        let is_detail =
-            matches!(step, Step::Received | Step::DeviceFound | Step::PushSent | Step::Forwarded | Step::Ringing);
-        if is_detail {
-            tracing::debug!(call_ref, step = name, device, %reason, %detail);
-        } else {
-            tracing::info!(call_ref, step = name, device, %reason);
+        match step {
+            // Its detail says who calls whom, which a log need not keep; `why` tells it.
+            Step::Received => tracing::debug!(call_ref, step = name, device, %reason),
+            Step::DeviceFound | Step::PushSent | Step::Forwarded | Step::Ringing => {
+                tracing::debug!(call_ref, step = name, device, %reason, %detail);
+            }
+            Step::DeviceSkipped
+            | Step::Held
+            | Step::PushAccepted
+            | Step::PushRefused
+            | Step::PushRetried
+            | Step::Registered
+            | Step::Answered
+            | Step::Rejected
+            | Step::Cancelled
+            | Step::NoReturn
+            | Step::Expired
+            | Step::Failed
+            | Step::Missed
+            | Step::MissedReported => tracing::info!(call_ref, step = name, device, %reason),
         }
     }
 

@@ -21,6 +21,7 @@ use crate::push::Pushers;
 use crate::readiness::{Part, Readiness};
 use crate::sip::Message;
 use crate::store::{self, Applied, Change, HeldCall, News, Store, StoreError};
+use crate::summary::Summary;
 use crate::timeline::Timeline;
 use crate::transport::{Connections, Event};
 
@@ -32,6 +33,7 @@ pub struct Shared {
     pub store: Store,
     pub metrics: Arc<Metrics>,
     pub timeline: Arc<Timeline>,
+    pub summary: Arc<Summary>,
     pub events: Arc<Events>,
     pub readiness: Arc<Readiness>,
     pub connections: Connections,
@@ -57,6 +59,7 @@ pub struct Parts {
     pub store: Store,
     pub metrics: Arc<Metrics>,
     pub timeline: Arc<Timeline>,
+    pub summary: Arc<Summary>,
     pub events: Arc<Events>,
     pub readiness: Arc<Readiness>,
     pub connections: Connections,
@@ -77,6 +80,7 @@ impl Shared {
             store: parts.store,
             metrics: parts.metrics,
             timeline: parts.timeline,
+            summary: parts.summary,
             events: parts.events,
             readiness: parts.readiness,
             connections: parts.connections,

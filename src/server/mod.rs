@@ -1,6 +1,7 @@
 //! Builds everything from the configuration, starts it, and stops it in order.
 
 mod notifications;
+mod online;
 mod operator;
 mod policy;
 mod reload;
@@ -18,6 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use notifications::Tellers;
+pub use online::{Asked, online};
 use operator::Operator;
 use subscriptions::Subscriptions;
 
@@ -34,6 +36,7 @@ use crate::sip::framing::{FramingError, FramingErrorKind, FramingLimits};
 use crate::sip::response::{self, reason_phrase};
 use crate::sip::{Message, Transport};
 use crate::store::{self, Embedded, OpenError, RedisSettings, RedisStore, Store};
+use crate::summary::Summary;
 use crate::timeline::Timeline;
 use crate::transaction;
 use crate::transport::{self, BindError, Bound, Connections};
@@ -210,6 +213,7 @@ impl Server {
             store,
             metrics: Arc::new(Metrics::new()),
             timeline: Arc::new(Timeline::default()),
+            summary: Arc::new(Summary::default()),
             events: Arc::new(Events::default()),
             readiness: Arc::new(Readiness::default()),
             connections,
@@ -311,6 +315,7 @@ impl Server {
                 self.ask_reload.clone(),
             )),
             timeline: Arc::clone(&self.shared.timeline),
+            summary: Arc::clone(&self.shared.summary),
             events: Arc::clone(&self.shared.events),
             metrics: Arc::clone(&self.shared.metrics),
             readiness: Arc::clone(&self.shared.readiness),

@@ -1,5 +1,6 @@
 //! What the operator sees and does through the admin listener.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,15 +8,15 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::reload::Asked;
-use crate::admin::{Pushed, Pushing, ReloadError, Reloading, Removing, Source};
-use crate::binding::{Aor, Binding, DeviceId};
+use crate::admin::{Held, Pushed, Pushing, ReloadError, Reloading, Removing, Source};
+use crate::binding::{Aor, Binding, DeviceId, Provider};
 use crate::clock::UnixMillis;
 use crate::config::Values;
 use crate::driver::{self, Guidance, Shared, transport_drop};
 use crate::events::What;
 use crate::metrics::Metrics;
 use crate::push::{self, Notice, NoticeKind, Outcome, Purpose, Push, Pushers};
-use crate::store::{Applied, BucketEntry, Change};
+use crate::store::{Applied, BucketEntry, Change, HeldCall};
 use crate::transport::DropReason;
 
 /// The running server as the admin routes see it.
@@ -45,12 +46,35 @@ impl Source for Operator {
         self.shared.store.table().lookup(aor).into_vec()
     }
 
-    fn page(&self, after: Option<&Aor>, limit: usize) -> Vec<Arc<Binding>> {
-        self.shared.store.table().page(after, limit)
+    fn page(&self, after: Option<&Aor>, part: &str, limit: usize) -> Vec<Arc<Binding>> {
+        self.shared.store.table().page(after, part, limit)
     }
 
     fn bucket(&self, device: &DeviceId) -> Vec<Arc<BucketEntry>> {
         self.shared.store.table().entries(device)
+    }
+
+    fn held(&self, limit: usize) -> (Vec<Held>, usize) {
+        let table = self.shared.store.table();
+        let held = |call: &Arc<HeldCall>| {
+            let entries = call.devices.iter().flat_map(|device| table.entries(device));
+            Held {
+                entry: entries.into_iter().find(|entry| entry.call_ref == call.call_ref),
+                node: table.owner(call.id),
+                call: Arc::clone(call),
+            }
+        };
+        (table.oldest_calls(limit).iter().map(held).collect(), table.call_count())
+    }
+
+    fn push_services(&self) -> BTreeMap<Provider, Vec<String>> {
+        let pushers = self.guided.borrow().pushers.clone();
+        let mut services: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        services.extend(pushers.providers().into_iter().map(|provider| (provider, Vec::new())));
+        for (provider, trouble) in pushers.troubles() {
+            services.entry(provider).or_default().push(trouble);
+        }
+        services
     }
 
     fn remove(&self, aor: Aor, device: DeviceId) -> Removing<'_> {

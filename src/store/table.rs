@@ -109,21 +109,12 @@ impl Table {
         (now < presence.until).then_some(presence.device)
     }
 
-    /// The bindings of the first `limit` AORs after `after`, ordered by AOR. The last one's AOR leads to the next
-    /// page; an empty page is the end.
-    pub fn page(&self, after: Option<&Aor>, limit: usize) -> Vec<Arc<Binding>> {
-        let mut first: BinaryHeap<Aor> = BinaryHeap::new();
-        for row in &self.bindings {
-            let aor = row.key();
-            if after.is_some_and(|after| aor <= after) {
-                continue;
-            }
-            first.push(aor.clone());
-            if first.len() > limit {
-                first.pop();
-            }
-        }
-        first.into_sorted_vec().iter().flat_map(|aor| self.lookup(aor)).collect()
+    /// The bindings of the first `limit` AORs after `after` that have `part` in them, ordered by AOR. The last one's AOR
+    /// leads to the next page; an empty page is the end.
+    pub fn page(&self, after: Option<&Aor>, part: &str, limit: usize) -> Vec<Arc<Binding>> {
+        let aors = self.bindings.iter().map(|row| row.key().clone());
+        let later = aors.filter(|aor| after.is_none_or(|after| aor > after) && aor.as_str().contains(part));
+        first(later, limit).iter().flat_map(|aor| self.lookup(aor)).collect()
     }
 
     /// From here on it is known when each device is due to be refreshed upstream. After a restart of a test's own, once
@@ -180,6 +171,12 @@ impl Table {
         calls
     }
 
+    /// Up to `most` held calls of all nodes, oldest first.
+    pub fn oldest_calls(&self, most: usize) -> Vec<Arc<HeldCall>> {
+        let calls = self.calls.iter().map(|held| (held.call.held_at, *held.key()));
+        first(calls, most).into_iter().filter_map(|(_, id)| self.call(id)).collect()
+    }
+
     /// Number of bindings.
     pub fn binding_count(&self) -> usize {
         self.devices.len()
@@ -194,6 +191,18 @@ impl Table {
     pub fn call_count(&self) -> usize {
         self.calls.len()
     }
+}
+
+/// The first `most` in order, without room for the others.
+fn first<T: Ord>(items: impl Iterator<Item = T>, most: usize) -> Vec<T> {
+    let mut first = BinaryHeap::new();
+    for item in items {
+        first.push(item);
+        if first.len() > most {
+            first.pop();
+        }
+    }
+    first.into_sorted_vec()
 }
 
 /// For the writer.

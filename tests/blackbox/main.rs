@@ -6,6 +6,7 @@
 #![expect(clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod admin;
+#[expect(clippy::unwrap_used, reason = "as the tests of pushes have it")]
 #[path = "../push/front.rs"]
 mod front;
 mod page;
@@ -20,6 +21,7 @@ mod switch;
 mod world;
 
 mod bad_input;
+mod check;
 mod crash;
 mod devices;
 mod events;
@@ -28,6 +30,7 @@ mod held_call;
 #[path = "../kamailio/mod.rs"]
 mod kamailio;
 mod load;
+mod logs;
 mod nodes;
 mod provider_answers;
 mod redis;

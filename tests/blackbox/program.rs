@@ -1,7 +1,8 @@
 //! The built program as a process of its own, to be killed or asked to stop.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader};
+use std::fs::File;
+use std::io::{BufRead, BufReader, LineWriter};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
@@ -41,7 +42,8 @@ impl Program {
         let mut log = BufReader::new(child.stderr.take().expect("its log"));
         let (addresses, admin, page) = read_addresses(&mut log);
         // A log that nobody reads would stop the program.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        let file = File::options().create(true).append(true).open(config.with_file_name("log")).expect("a file");
+        std::thread::spawn(move || std::io::copy(&mut log, &mut LineWriter::new(file)));
         Self { child, addresses, admin, page }
     }
 

@@ -109,6 +109,20 @@ impl Browser {
         RUNTIME.block_on(self.client.screenshot()).expect("a screenshot")
     }
 
+    /// Has pages laid out for a window of this size, or a screen.
+    #[track_caller]
+    pub(crate) fn resize(&self, width: u32, height: u32) {
+        let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600 });
+        self.devtools("Emulation.setDeviceMetricsOverride", size);
+    }
+
+    /// `light` or `dark`.
+    #[track_caller]
+    pub(crate) fn prefer(&self, scheme: &str) {
+        let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        self.devtools("Emulation.setEmulatedMedia", features);
+    }
+
     /// The number of Chromium's first process.
     #[track_caller]
     pub(crate) fn process(&self) -> u64 {

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use serde_json::json;
 use sip_push_proxy::sip::Transport::Udp;
 
 use crate::browser::Browser;
@@ -25,8 +24,7 @@ fn browser_takes_commands_of_the_devtools() {
     browser.open("data:text/html,<input autofocus>");
     let is_dark = "return matchMedia('(prefers-color-scheme: dark)').matches";
     for (scheme, expected) in [("dark", true), ("light", false)] {
-        let wish = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
-        browser.devtools("Emulation.setEmulatedMedia", wish);
+        browser.prefer(scheme);
         browser.expect(is_dark, &[], expected);
     }
     browser.press("ok");

@@ -22,5 +22,6 @@ mod surroundings {
 }
 use surroundings::{admin, page, peer, phone, program, redis_server, sip, switch, world};
 
+mod console;
 mod harness;
 mod subscriptions;

@@ -68,7 +68,7 @@ impl Storage {
     }
 
     pub(crate) fn bindings(&self) -> Vec<Arc<Binding>> {
-        self.table().page(None, usize::MAX)
+        self.table().page(None, "", usize::MAX)
     }
 }
 

@@ -41,7 +41,7 @@ fn durable_changes_per_second_and_time_to_open() {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     println!("{}", status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or_default());
     let start = Instant::now();
-    assert_eq!(asker.store.table().page(None, 100).len(), 100);
+    assert_eq!(asker.store.table().page(None, "", 100).len(), 100);
     println!("one page of 100: {:?}", start.elapsed());
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sip_push_proxy::binding::Binding;
 use sip_push_proxy::sip::flow::{ConnectionId, Flow, Transport};
-use sip_push_proxy::store::Memory;
+use sip_push_proxy::store::{Change, Memory};
 
 use crate::rows::*;
 
@@ -53,12 +53,29 @@ fn pages_go_through_all_aors_in_order() {
     let mut seen = Vec::new();
     let mut after = None;
     loop {
-        let page = store.table().page(after.as_ref(), 2);
+        let page = store.table().page(after.as_ref(), "", 2);
         let Some(last) = page.last() else { break };
         assert!(page.len() <= 4, "two AORs of two devices");
         after = Some(last.aor.clone());
         seen.extend(page.iter().map(|binding| binding.cseq % 1_000_000));
     }
     assert_eq!(seen, [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]);
-    assert!(store.table().page(None, 0).is_empty());
+    assert!(store.table().page(None, "", 0).is_empty());
+    let all = store.table().page(None, "", 9);
+    let third = all.iter().find(|binding| binding.cseq == 3).unwrap();
+    assert!(store.table().page(None, third.aor.as_str(), 9).iter().all(|found| found.aor == third.aor));
+    assert!(store.table().page(None, "nobody", 9).is_empty());
+}
+
+#[test]
+fn oldest_calls_come_first() {
+    let store = Memory::new(LIMITS);
+    store.apply(register(vec![binding(1, 1)]));
+    for (number, later) in [(1, 30), (2, 10), (3, 20)] {
+        let Change::Hold { mut call, entry } = hold(1, number, &[1]) else { panic!() };
+        call.held_at = NOW.after(Duration::from_secs(later));
+        store.apply(Change::Hold { call, entry });
+    }
+    let ids = |most| store.table().oldest_calls(most).iter().map(|call| call.id.0).collect::<Vec<_>>();
+    assert_eq!((ids(2), ids(9), ids(0)), (vec![2, 3], vec![2, 3, 1], vec![]));
 }

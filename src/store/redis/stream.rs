@@ -33,6 +33,14 @@ impl RedisStream {
         Self { connector: Connector { url, timeout, identity }, name, connection: None }
     }
 
+    /// Connects, if it has not.
+    ///
+    /// # Errors
+    /// What Redis or the way to it says.
+    pub async fn connect(&mut self) -> Result<(), String> {
+        self.append(&[]).await
+    }
+
     /// Adds an entry `method publish payload PAYLOAD` for each payload, in order.
     ///
     /// # Errors
@@ -58,6 +66,9 @@ impl RedisStream {
                 none.insert(self.connector.open(0, listener).await?)
             }
         };
+        if payloads.is_empty() {
+            return Ok(());
+        }
         let mut pipeline = redis::pipe();
         for payload in payloads {
             let command = pipeline.cmd("XADD").arg(&self.name).arg("MAXLEN").arg("~").arg(ENTRIES).arg("*");

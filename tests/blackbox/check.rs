@@ -1,0 +1,68 @@
+//! `check --online`: what the configuration names is asked, and nobody hears of it.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use sip_push_proxy::demo::{apns_double, fcm_double};
+use sip_push_proxy::sip::Transport::Udp;
+
+use crate::world::{Mode, World};
+
+/// A token of the right form that nobody has.
+const NOBODY: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+fn check(config: &Path, with: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sip-push-proxy"));
+    command.arg("check").args(with).arg("--config").arg(config).output().expect("the command")
+}
+
+/// What `check --online` says of each, while the softswitch answers OPTIONS.
+fn answers(world: &World) -> (String, Option<i32>) {
+    let config = world.config_file();
+    let checking = std::thread::spawn(move || check(&config, &["--online"]));
+    let (options, link) = world.switch.peer.request("OPTIONS");
+    link.send(options.answer(200, "OK", "o", ""));
+    let done = checking.join().expect("it ran");
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    let said: Vec<_> = said.lines().filter(|line| line.to_lowercase().contains("well:")).collect();
+    (said.join("\n"), done.status.code())
+}
+
+#[test]
+fn what_is_well_and_what_is_not() {
+    let world = World::start(Mode::Alias, Udp);
+    world.fcm.script(NOBODY, [fcm_double::Answer::InvalidToken]);
+    world.apns.script(NOBODY, [apns_double::Answer::Reason { status: 400, reason: "BadDeviceToken" }]);
+    let (said, code) = answers(&world);
+    let expected = [
+        "it answers OPTIONS with 200 OK",
+        "fcm project demo-project: it takes our credentials (",
+        "apns team DEF123GHIJ: it takes our credentials (400 BadDeviceToken",
+    ];
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!((lines.len(), code), (expected.len(), Some(0)), "{said}");
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.trim().starts_with("well: ") && line.contains(expected), "{line}");
+    }
+    // Asked, and nothing that a phone could show.
+    assert!(world.pushes() > 0);
+    world
+        .apns
+        .script(NOBODY, [(); 3].map(|()| apns_double::Answer::Reason { status: 403, reason: "InvalidProviderToken" }));
+    let (said, code) = answers(&world);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("NOT WELL:   apns team DEF123GHIJ: 403 InvalidProviderToken"), "{said}");
+}
+
+#[test]
+fn keys_that_everybody_can_read_are_told() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = World::start(Mode::Alias, Udp);
+    let key = world.folder.path().join("AuthKey.p8");
+    for (mode, is_told) in [(0o600, false), (0o640, false), (0o644, true)] {
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).expect("changed");
+        let done = check(&world.config_file(), &[]);
+        let said = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert_eq!(said.contains("push.apns[0].key_file: everybody on this machine can read "), is_told, "{said}");
+    }
+}
