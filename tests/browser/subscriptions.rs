@@ -25,6 +25,9 @@ const STUB: &str = r"
     };
 ";
 const IS_ON: &str = "return !document.getElementById('off').hidden";
+/// Counts the pushes that the worker has done with. Who looks for a notification while it comes up has Chromium forget it.
+const COUNT: &str =
+    "navigator.serviceWorker.addEventListener('message', () => { window.pushes = (window.pushes ?? 0) + 1 })";
 /// What the worker shows.
 const SHOWN: &str = r"
     const registration = await navigator.serviceWorker.ready;
@@ -71,6 +74,9 @@ impl Subscribed {
         it.browser.run("document.getElementById('on').click()", &[]);
         it.browser.expect(IS_ON, &[], true);
         it.browser.expect("return window.wish", &[], json!({ "visible": true, "key": PUBLIC_KEY }));
+        it.browser.run(COUNT, &[]);
+        // A worker that is not awake for the first time yet gets no push.
+        it.browser.expect("return (await navigator.serviceWorker.ready).active.state", &[], "activated");
         it.browser.devtools("ServiceWorker.enable", json!({}));
         it
     }
@@ -84,7 +90,10 @@ impl Subscribed {
     fn deliver(&self, push: Option<&Recorded>) {
         let body = push.map(|push| String::from_utf8_lossy(&push.body).into_owned()).unwrap_or_default();
         let push = json!({ "origin": self.origin(), "registrationId": "0", "data": body });
+        let count = "return window.pushes ?? 0";
+        let before = self.browser.run(count, &[]).as_u64().unwrap_or_default();
         self.browser.devtools("ServiceWorker.deliverPushMessage", push);
+        self.browser.expect(count, &[], before + 1);
     }
 
     fn pushed(&self) -> Recorded {

@@ -8,7 +8,7 @@ const PICK_UP_PAUSES_MS = [0, 500, 1500];
 
 self.addEventListener('install', () => self.skipWaiting());
 self.addEventListener('activate', (event) => event.waitUntil(self.clients.claim()));
-self.addEventListener('push', (event) => event.waitUntil(pushed(event.data)));
+self.addEventListener('push', (event) => event.waitUntil(pushed(event.data).finally(tellPages)));
 self.addEventListener('notificationclick', (event) => {
   event.notification.close();
   event.waitUntil(openPage());
@@ -80,8 +80,12 @@ async function showTexts(texts) {
   await contact.keep(texts.map(({ id, title, body, date }) => ({ id, title, body, date })));
   // One that is shown already is shown once: its tag is the same.
   await Promise.all(texts.map(({ id, title, body }) => show(title, { tag: `text:${id}`, body })));
+}
+
+// Pages that are open show the texts, too.
+async function tellPages() {
   const pages = await self.clients.matchAll({ type: 'window' });
-  if (texts.length > 0) pages.forEach((page) => page.postMessage({ type: 'texts' }));
+  pages.forEach((page) => page.postMessage({ type: 'pushed' }));
 }
 
 async function showWhatWaits() {
