@@ -14,6 +14,8 @@ fn main() -> ExitCode {
         Command::Serve => serve(file),
         Command::Check => cli::check(file),
         Command::Demo => demo::run(),
+        Command::Completions { shell } => cli::completions(shell),
+        Command::Man { dir } => cli::man(dir.as_deref()),
         Command::Bindings { .. }
         | Command::Calls { .. }
         | Command::Bucket { .. }

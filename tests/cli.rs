@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
@@ -76,6 +77,34 @@ fn without_a_file_the_defaults_hold() {
         \"sip:192.0.2.20:5060\" (or set register.mode = \"local\")\n\
         There is no config.toml here: begin with config.toml.example, or name a file with --config.\n";
     assert_eq!(printed(&run(here.path(), &["check"])), (Some(2), "", expected));
+}
+
+#[test]
+fn completions_and_man_pages_know_all_commands() {
+    let here = TempDir::new().unwrap();
+    for shell in ["bash", "fish", "zsh"] {
+        let output = run(here.path(), &["completions", shell]);
+        let (status, out, told) = printed(&output);
+        assert_eq!((status, told), (Some(0), ""));
+        for text in ["bindings", "dry-run", "config"] {
+            assert!(out.contains(text), "{shell} does not know {text}:\n{out}");
+        }
+    }
+    let output = run(here.path(), &["man"]);
+    let (status, out, _) = printed(&output);
+    assert_eq!(status, Some(0));
+    assert!(out.contains(".TH sip-push-proxy 1"), "{out}");
+
+    assert_eq!(printed(&run(here.path(), &["man", "--dir", "."])), (Some(0), "", ""));
+    let commands = ["serve", "check", "demo", "bindings", "calls", "bucket", "why", "push"];
+    let expected = commands.map(|command| format!("sip-push-proxy-{command}.1")).into_iter();
+    let expected: BTreeSet<_> = expected.chain(["sip-push-proxy.1".to_owned()]).collect();
+    let pages = std::fs::read_dir(here.path()).unwrap();
+    let pages: BTreeSet<_> = pages.map(|page| page.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(pages, expected);
+
+    let told = "gone: cannot be written: No such file or directory (os error 2)\n";
+    assert_eq!(printed(&run(here.path(), &["man", "--dir", "gone"])), (Some(1), "", told));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use clap_complete::Shell;
 
 /// Holds a SIP call while a push wakes the phone it is for.
 #[derive(Debug, Parser)]
@@ -69,5 +70,18 @@ pub enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },    /// Print the completions of a shell
+    // For those who build packages; it would only be noise to operators.
+    #[command(hide = true)]
+    Completions {
+        /// Which shell's
+        shell: Shell,
+    },
+    /// Print the man page
+    #[command(hide = true)]
+    Man {
+        /// Write the pages of all commands into this folder instead
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
     },
 }
