@@ -171,6 +171,8 @@ fn health_and_readiness() {
     assert_eq!((status, answer), (503, json!({ "status": "not_ready", "reasons": ["start: the server starts"] })));
     listener.readiness.well(Part::Start);
     assert_eq!(listener.json("GET /readyz"), (200, json!({ "status": "ready", "reasons": [] })));
+    listener.readiness.failed(Part::Sip, "worker 1 does not go on");
+    assert_eq!(listener.json("GET /healthz"), (503, json!({ "status": "stuck" })));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router, middleware};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::State;
 use super::views::{BindingView, CallView, EntryView, PushedView};
@@ -47,8 +47,10 @@ pub(super) fn error(status: StatusCode, text: &str) -> Response {
     (status, Json(json!({ "error": text }))).into_response()
 }
 
-async fn health() -> Json<Value> {
-    Json(json!({ "status": "ok" }))
+async fn health(Shared(state): Shared<State>) -> Response {
+    let (status, text) =
+        if state.readiness.is_alive() { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "stuck") };
+    (status, Json(json!({ "status": text }))).into_response()
 }
 
 async fn ready(Shared(state): Shared<State>) -> Response {

@@ -70,7 +70,8 @@ pub enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
-    },    /// Print the completions of a shell
+    },
+    /// Print the completions of a shell
     // For those who build packages; it would only be noise to operators.
     #[command(hide = true)]
     Completions {

@@ -95,11 +95,9 @@ fn answer(admin: Admin, command: &Command) -> Result<String, AskError> {
                 let text = if *json { pretty(&answer) } else { tables::pushes(&answer, *dry_run) };
                 if *dry_run || tables::all_accepted(&answer) { Ok(text) } else { Err(AskError::Failed(text)) }
             }
-            Command::Serve
-            | Command::Check
-            | Command::Demo
-            | Command::Completions { .. }
-            | Command::Man { .. } => Ok(String::new()),
+            Command::Serve | Command::Check | Command::Demo | Command::Completions { .. } | Command::Man { .. } => {
+                Ok(String::new())
+            }
         }
     })
 }

@@ -27,10 +27,18 @@ impl Drop for Program {
 impl Program {
     /// Returns when it says that it is ready.
     pub(crate) fn start(config: &Path) -> Self {
+        let (program, log) = Self::start_in(config, &[]);
+        log.read_on();
+        program
+    }
+
+    /// With some more environment variables, and a log that is the caller's to read.
+    pub(crate) fn start_in(config: &Path, environment: &[(&str, &str)]) -> (Self, Log) {
         let mut child = Command::new(env!("CARGO_BIN_EXE_sip-push-proxy"))
             .arg("serve")
             .arg("--config")
             .arg(config)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -38,9 +46,7 @@ impl Program {
             .expect("the program");
         let mut log = BufReader::new(child.stderr.take().expect("its log"));
         let (addresses, admin) = read_addresses(&mut log);
-        // A log that nobody reads would stop the program.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Self { child, addresses, admin }
+        (Self { child, addresses, admin }, Log(log))
     }
 
     pub(crate) fn address(&self, transport: &str) -> SocketAddr {
@@ -81,6 +87,16 @@ impl Program {
         let ticks = |field: usize| fields[field - 3].parse::<u64>().expect("ticks");
         // USER_HZ is 100 on all architectures.
         Duration::from_millis((ticks(14) + ticks(15)) * 10)
+    }
+}
+
+/// What a program has still to say. One whose log nobody reads comes to stand still.
+pub(crate) struct Log(BufReader<ChildStderr>);
+
+impl Log {
+    /// To its end, whatever it says.
+    pub(crate) fn read_on(mut self) {
+        std::thread::spawn(move || std::io::copy(&mut self.0, &mut std::io::sink()));
     }
 }
 
