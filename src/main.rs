@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         Command::Bindings { .. }
         | Command::Calls { .. }
         | Command::Bucket { .. }
+        | Command::Health { .. }
         | Command::Push { .. }
         | Command::Why { .. } => cli::ask(file, &command),
     }

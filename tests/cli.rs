@@ -96,7 +96,7 @@ fn completions_and_man_pages_know_all_commands() {
     assert!(out.contains(".TH sip-push-proxy 1"), "{out}");
 
     assert_eq!(printed(&run(here.path(), &["man", "--dir", "."])), (Some(0), "", ""));
-    let commands = ["serve", "check", "demo", "bindings", "calls", "bucket", "why", "push"];
+    let commands = ["serve", "check", "health", "demo", "bindings", "calls", "bucket", "why", "push"];
     let expected = commands.map(|command| format!("sip-push-proxy-{command}.1")).into_iter();
     let expected: BTreeSet<_> = expected.chain(["sip-push-proxy.1".to_owned()]).collect();
     let pages = std::fs::read_dir(here.path()).unwrap();
@@ -166,6 +166,21 @@ fn tables_and_json() {
     let shown: serde_json::Value = serde_json::from_str(out).unwrap();
     assert_eq!((status, shown), (Some(0), serde_json::from_str(body).unwrap()));
     answering.join().unwrap();
+}
+
+#[test]
+fn health_is_0_or_1() {
+    let degraded = r#"{"status":"degraded","reasons":["store: Redis is away","push: it fails"]}"#;
+    let (folder, answering) = answer_once("200 OK", degraded);
+    let output = run(folder.path(), &["health", "--ready"]);
+    assert_eq!(printed(&output), (Some(0), "degraded: store: Redis is away; push: it fails\n", ""));
+    let head = answering.join().unwrap().to_ascii_lowercase();
+    assert!(head.starts_with("get /readyz http/1.1\r\n"), "{head}");
+    assert!(head.contains("\r\nauthorization: bearer 0123456789abcdef\r\n"), "{head}");
+
+    let (folder, answering) = answer_once("503 Service Unavailable", r#"{"status":"stuck"}"#);
+    assert_eq!(printed(&run(folder.path(), &["health"])), (Some(1), "stuck\n", ""));
+    assert!(answering.join().unwrap().starts_with("GET /healthz HTTP/1.1\r\n"));
 }
 
 #[test]

@@ -22,6 +22,15 @@ pub enum Command {
     Serve,
     /// Read the configuration, keys and credentials and say what is wrong
     Check,
+    /// Say whether the running server lives: for probes where no HTTP client is at hand
+    Health {
+        /// Say whether it takes new calls
+        #[arg(long)]
+        ready: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Play the whole story on loopback, without network or accounts
     Demo,
     /// List bindings: the devices that can be called

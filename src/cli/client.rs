@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use reqwest::{Client, Method, RequestBuilder, Url};
+use reqwest::{Client, Method, RequestBuilder, StatusCode, Url};
 use serde_json::{Value, json};
 
 use super::{COULD_NOT, Command, complain, present_file, print, tables, why, wrong};
@@ -95,6 +95,11 @@ fn answer(admin: Admin, command: &Command) -> Result<String, AskError> {
                 let text = if *json { pretty(&answer) } else { tables::pushes(&answer, *dry_run) };
                 if *dry_run || tables::all_accepted(&answer) { Ok(text) } else { Err(AskError::Failed(text)) }
             }
+            Command::Health { ready, json } => {
+                let (status, answer) = server.health(*ready).await?;
+                let text = if *json { pretty(&answer) } else { tables::health(&answer) };
+                if status.is_success() { Ok(text) } else { Err(AskError::Failed(text)) }
+            }
             Command::Serve | Command::Check | Command::Demo | Command::Completions { .. } | Command::Man { .. } => {
                 Ok(String::new())
             }
@@ -173,7 +178,24 @@ impl Server {
         url
     }
 
-    async fn ask(&self, mut request: RequestBuilder) -> Result<Value, AskError> {
+    /// What `/healthz` or `/readyz` says.
+    async fn health(&self, ready: bool) -> Result<(StatusCode, Value), AskError> {
+        let mut url = base(&self.admin);
+        url.set_path(if ready { "readyz" } else { "healthz" });
+        self.exchange(self.client.get(url)).await
+    }
+
+    async fn ask(&self, request: RequestBuilder) -> Result<Value, AskError> {
+        let (status, answer) = self.exchange(request).await?;
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let what = format!("it answers {status}");
+        Err(AskError::Strange { url: base(&self.admin), what })
+    }
+
+    /// Any answer in JSON but an error.
+    async fn exchange(&self, mut request: RequestBuilder) -> Result<(StatusCode, Value), AskError> {
         if let Some(token) = &self.admin.token {
             request = request.bearer_auth(token.reveal());
         }
@@ -182,13 +204,13 @@ impl Server {
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
         let body = response.bytes().await.map_err(unreachable)?;
-        let strange = |what: String| AskError::Strange { url: base(&self.admin), what };
-        let answer: Value =
-            serde_json::from_slice(&body).map_err(|_| strange(format!("it answers {status} without JSON")))?;
+        let answer: Value = serde_json::from_slice(&body).map_err(|_| AskError::Strange {
+            url: base(&self.admin),
+            what: format!("it answers {status} without JSON"),
+        })?;
         match answer.get("error").and_then(Value::as_str) {
             Some(error) => Err(AskError::Refused(error.to_owned())),
-            None if status.is_success() => Ok(answer),
-            None => Err(strange(format!("it answers {status}"))),
+            None => Ok((status, answer)),
         }
     }
 }
