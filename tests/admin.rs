@@ -180,6 +180,18 @@ fn metrics_are_measured_when_asked() {
     let (status, text) = Listener::start(None).ask("GET /metrics", "Host: localhost\r\n");
     assert_eq!(status, 200);
     assert!(text.contains("\nsip_push_proxy_bindings 2\n"), "{text}");
+    assert!(text.contains("# TYPE sip_push_proxy_calls_total counter\n"), "{text}");
+}
+
+#[test]
+fn metrics_are_open_metrics_for_those_who_ask() {
+    // As Prometheus asks.
+    let accept = "Accept: application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1\r\n";
+    let headers = format!("Host: localhost\r\n{accept}");
+    let (status, text) = Listener::start(None).ask("GET /metrics", &headers);
+    assert_eq!(status, 200);
+    assert!(text.contains("# TYPE sip_push_proxy_calls counter\n"), "{text}");
+    assert!(text.ends_with("\n# EOF\n"), "{text}");
 }
 
 #[test]

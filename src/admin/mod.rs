@@ -1,5 +1,6 @@
 //! The operator's listener: health, metrics, and what the server knows of bindings, calls and buckets.
 
+mod exposition;
 mod guard;
 mod live;
 mod routes;

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State as Shared};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router, middleware};
@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::State;
 use super::views::{BindingView, CallView, EntryView, PushedView};
-use super::{guard, live};
+use super::{exposition, guard, live};
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::UnixMillis;
 use crate::timeline::Timeline;
@@ -59,10 +59,9 @@ async fn ready(Shared(state): Shared<State>) -> Response {
     (status, Json(json!({ "status": report.status, "reasons": report.reasons }))).into_response()
 }
 
-async fn metrics(Shared(state): Shared<State>) -> Response {
+async fn metrics(Shared(state): Shared<State>, headers: HeaderMap) -> Response {
     state.source.measure(&state.metrics);
-    let format = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, format)], state.metrics.render()).into_response()
+    exposition::answer(state.metrics.render(), &headers)
 }
 
 /// Which part of a list is asked for.
