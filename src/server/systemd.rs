@@ -62,14 +62,14 @@ impl Heartbeat {
     }
 }
 
-/// In one line, because a line is what systemd shows.
+/// In one line: the next one would be another message to systemd, and providers have their words in this.
 fn status(report: &Report) -> String {
     let text = if report.reasons.is_empty() {
         report.status.to_owned()
     } else {
         format!("{}: {}", report.status, report.reasons.join("; "))
     };
-    text.replace('\n', " ")
+    text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }
 
 fn tell(states: &[NotifyState<'_>]) {
@@ -87,7 +87,7 @@ mod tests {
         let mut report = Report { is_ready: true, status: "ready", reasons: Vec::new() };
         assert_eq!(status(&report), "ready");
         report.status = "degraded";
-        report.reasons = vec!["store: Redis is away".to_owned(), "push: a\nb".to_owned()];
-        assert_eq!(status(&report), "degraded: store: Redis is away; push: a b");
+        report.reasons = vec!["store: Redis is away".to_owned(), "push: a\nWATCHDOG=1".to_owned()];
+        assert_eq!(status(&report), "degraded: store: Redis is away; push: a WATCHDOG=1");
     }
 }
