@@ -30,26 +30,32 @@ pub enum LogError {
 /// Starts the log; once in a process.
 pub fn start(log: &Log) -> Result<(), LogError> {
     let (output, output_handle) = reload::Layer::new(output(log));
-    let (filter, filter_handle) = reload::Layer::new(filter(log)?);
+    let (filter, filter_handle) = reload::Layer::new(filter(&log.level)?);
     tracing_subscriber::registry().with(output).with(filter).try_init().map_err(|_| LogError::Started)?;
     STARTED.set((filter_handle, output_handle)).map_err(|_| LogError::Started)
 }
 
 /// Changes level and format of the started log.
 pub fn reload(log: &Log) -> Result<(), LogError> {
-    let new_filter = filter(log)?;
+    let new_filter = filter(&log.level)?;
     let (filter, format) = STARTED.get().ok_or(LogError::NotStarted)?;
     let changed = filter.reload(new_filter).and_then(|()| format.reload(output(log)));
     changed.map_err(|_| LogError::NotStarted)
 }
 
+/// Changes the level alone, until the next [`reload`].
+pub fn set_level(level: &str) -> Result<(), LogError> {
+    let (handle, _) = STARTED.get().ok_or(LogError::NotStarted)?;
+    handle.reload(filter(level)?).map_err(|_| LogError::NotStarted)
+}
+
 /// A plain level is ours; the libraries beneath speak up only when something is wrong. Directives are taken as they are.
-fn filter(log: &Log) -> Result<EnvFilter, LogError> {
-    let directives = match log.level.parse::<tracing::Level>() {
+fn filter(level: &str) -> Result<EnvFilter, LogError> {
+    let directives = match level.parse::<tracing::Level>() {
         Ok(level) => format!("warn,{}={level}", env!("CARGO_CRATE_NAME")),
-        Err(_) => log.level.clone(),
+        Err(_) => level.to_owned(),
     };
-    EnvFilter::try_new(directives).map_err(|_| LogError::Level(log.level.clone()))
+    EnvFilter::try_new(directives).map_err(|_| LogError::Level(level.to_owned()))
 }
 
 fn output(log: &Log) -> Output {
@@ -72,6 +78,10 @@ mod tests {
         start(&log("off", LogFormat::Text)).unwrap();
         assert!(!tracing::enabled!(tracing::Level::ERROR));
         reload(&log("off,sip_push_proxy::logging=debug", LogFormat::Json)).unwrap();
+        assert!(tracing::enabled!(tracing::Level::DEBUG));
+        set_level("off").unwrap();
+        assert!(!tracing::enabled!(tracing::Level::ERROR));
+        set_level("debug").unwrap();
         assert!(tracing::enabled!(tracing::Level::DEBUG));
         reload(&log("off", LogFormat::Text)).unwrap();
         assert!(!tracing::enabled!(tracing::Level::ERROR));

@@ -21,6 +21,8 @@ fn main() -> ExitCode {
         | Command::Bucket { .. }
         | Command::Health { .. }
         | Command::Push { .. }
+        | Command::Reload { .. }
+        | Command::Log { .. }
         | Command::Why { .. } => cli::ask(file, &command),
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use sip_push_proxy::admin::{self, Pushed, Pushing, Removing, Source, State};
+use sip_push_proxy::admin::{self, Pushed, Pushing, ReloadError, Reloading, Removing, Source, State};
 use sip_push_proxy::binding::{Aor, Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
 use sip_push_proxy::clock::UnixMillis;
 use sip_push_proxy::config::{Config, Token};
@@ -108,6 +108,10 @@ impl Source for Two {
             };
             bindings.iter().map(pushed).collect()
         })
+    }
+
+    fn reload(&self) -> Reloading<'_> {
+        Box::pin(async { Err(ReloadError("config.toml:1:1: hold.wait_s: wrong".to_owned())) })
     }
 
     fn measure(&self, metrics: &Metrics) {

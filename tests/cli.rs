@@ -96,7 +96,7 @@ fn completions_and_man_pages_know_all_commands() {
     assert!(out.contains(".TH sip-push-proxy 1"), "{out}");
 
     assert_eq!(printed(&run(here.path(), &["man", "--dir", "."])), (Some(0), "", ""));
-    let commands = ["serve", "check", "health", "demo", "bindings", "calls", "bucket", "why", "push"];
+    let commands = ["serve", "check", "health", "demo", "bindings", "calls", "bucket", "why", "reload", "log", "push"];
     let expected = commands.map(|command| format!("sip-push-proxy-{command}.1")).into_iter();
     let expected: BTreeSet<_> = expected.chain(["sip-push-proxy.1".to_owned()]).collect();
     let pages = std::fs::read_dir(here.path()).unwrap();

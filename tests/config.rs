@@ -714,3 +714,52 @@ fn example_has_every_key_at_its_default() {
         assert!(key.default.as_ref().is_none_or(|default| default == value), "{name}: {value} is not the default");
     }
 }
+
+#[test]
+fn environment_goes_before_the_file() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("config.toml");
+    std::fs::write(&file, format!("{BASE}[hold]\nwait_s = 5\n[store]\nurl = \"file:\"\n")).unwrap();
+    let load = |variables: &[(&str, &str)]| {
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Config::load_with(Some(&file), variables)
+    };
+    let config = load(&[
+        ("SIP_PUSH_PROXY__HOLD__WAIT_S", "7"),
+        ("SIP_PUSH_PROXY__REGISTER__DOMAINS", "[\"example.org\"]"),
+        ("SIP_PUSH_PROXY__STORE__URL", "redis://:secret@192.0.2.1"),
+        ("SIP_PUSH_PROXY_SERVICE_HOST", "of Kubernetes, which means the service of this name"),
+    ]);
+    let config = config.unwrap();
+    assert_eq!((config.hold.wait, config.register.domains.len()), (Duration::from_secs(7), 1));
+    let changes = load(&[]).unwrap().values.differences(&config.values);
+    let changes: Vec<_> = changes.into_iter().map(|change| (change.key, change.from, change.to)).collect();
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(
+        changes,
+        [
+            ("hold.wait_s".to_owned(), text("5"), text("7")),
+            ("register.domains".to_owned(), text("[]"), text("[\"example.org\"]")),
+            ("store.url".to_owned(), text("\"file:\""), text("\"redis://…@192.0.2.1\"")),
+        ]
+    );
+    for (name, value, expected) in [
+        (
+            "SIP_PUSH_PROXY__HOLD__WAIT_S",
+            "500",
+            "SIP_PUSH_PROXY__HOLD__WAIT_S: hold.wait_s: 500 is over the limit of 170 s (RFC 3261 Timer C); use 1 to 170",
+        ),
+        (
+            "SIP_PUSH_PROXY__SOFTSWITCH__TRUSTED",
+            "[\"192.0.2.0/24\", \"all\"]",
+            "SIP_PUSH_PROXY__SOFTSWITCH__TRUSTED: softswitch.trusted: \"all\" is not a network; write 192.0.2.0/24, 2001:db8::/32 or a single address",
+        ),
+        (
+            "SIP_PUSH_PROXY__HOLD__WAIT",
+            "5",
+            "SIP_PUSH_PROXY__HOLD__WAIT: stands for no key; did you mean SIP_PUSH_PROXY__HOLD__WAIT_S?",
+        ),
+    ] {
+        assert_eq!(load(&[(name, value)]).unwrap_err().to_string(), expected);
+    }
+}

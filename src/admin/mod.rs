@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::binding::{Aor, Binding, DeviceId, Provider};
-use crate::config::Token;
+use crate::config::{Difference, Token};
 use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::push::{NoticeKind, Outcome, Preview};
@@ -37,12 +37,31 @@ pub trait Source: Send + Sync + 'static {
     fn remove(&self, aor: Aor, device: DeviceId) -> Removing<'_>;
     /// Sends a harmless push to each device of an AOR, or with `is_dry` says what an invite would be sent where.
     fn push(&self, aor: Aor, is_dry: bool) -> Pushing<'_>;
+    /// Reads the configuration again and applies what can change at run time.
+    fn reload(&self) -> Reloading<'_>;
     /// Sets the gauges, right before the metrics are shown.
     fn measure(&self, metrics: &Metrics);
 }
 
 /// The end of [`Source::remove`].
 pub type Removing<'s> = Pin<Box<dyn Future<Output = Result<bool, StoreError>> + Send + 's>>;
+
+/// The end of [`Source::reload`].
+pub type Reloading<'s> = Pin<Box<dyn Future<Output = Result<Reloaded, ReloadError>> + Send + 's>>;
+
+/// What came of reading the configuration again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reloaded {
+    /// What is in effect now. A section by its name alone: what stands in the files that it names.
+    pub changed: Vec<Difference>,
+    /// What the file says and only a restart brings.
+    pub needs_restart: Vec<Difference>,
+}
+
+/// Why nothing has changed, for people.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ReloadError(pub String);
 
 /// The end of [`Source::push`]: one for each device.
 pub type Pushing<'s> = Pin<Box<dyn Future<Output = Vec<Pushed>> + Send + 's>>;

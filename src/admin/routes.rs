@@ -6,16 +6,18 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State as Shared};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, Router, middleware};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::State;
-use super::views::{BindingView, CallView, EntryView, PushedView};
+use super::views::{BindingView, CallView, DifferenceView, EntryView, PushedView};
 use super::{exposition, guard, live};
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::UnixMillis;
+use crate::config::{Difference, Log};
+use crate::logging;
 use crate::timeline::Timeline;
 
 /// AORs of one answer when `limit` does not say.
@@ -36,6 +38,8 @@ pub(super) fn router(state: State) -> Router {
         .route("/api/v1/buckets/{aor}", get(bucket))
         .route("/api/v1/events", get(live::events))
         .route("/api/v1/push", post(push))
+        .route("/api/v1/reload", post(reload))
+        .route("/api/v1/log", put(set_log))
         .fallback(|| async { error(StatusCode::NOT_FOUND, "there is nothing here") })
         .method_not_allowed_fallback(|| async { error(StatusCode::METHOD_NOT_ALLOWED, "not by this method") })
         .layer(guard)
@@ -137,6 +141,40 @@ async fn call(Shared(state): Shared<State>, Path(call_ref): Path<String>) -> Res
     match state.timeline.call(&call_ref) {
         Some(call) => Json(CallView::new(&call)).into_response(),
         None => error(StatusCode::NOT_FOUND, "no such call among the last ones"),
+    }
+}
+
+/// What has changed and what needs a restart; 422 with what is wrong, and then nothing has.
+async fn reload(Shared(state): Shared<State>) -> Response {
+    let reloaded = match state.source.reload().await {
+        Ok(reloaded) => reloaded,
+        Err(wrong) => return error(StatusCode::UNPROCESSABLE_ENTITY, &wrong.to_string()),
+    };
+    let (changed, needs_restart) = (views(&reloaded.changed), views(&reloaded.needs_restart));
+    Json(json!({ "changed": changed, "needs_restart": needs_restart })).into_response()
+}
+
+fn views(changes: &[Difference]) -> Vec<DifferenceView<'_>> {
+    changes.iter().map(DifferenceView::new).collect()
+}
+
+#[derive(Deserialize)]
+struct LogLevel {
+    level: String,
+}
+
+/// Until the configuration is read again.
+async fn set_log(body: Result<Json<LogLevel>, JsonRejection>) -> Response {
+    let Json(LogLevel { level }) = match body {
+        Ok(body) => body,
+        Err(rejection) => return error(StatusCode::BAD_REQUEST, &rejection.body_text()),
+    };
+    match Log::check_level(&level).and_then(|()| logging::set_level(&level).map_err(|error| error.to_string())) {
+        Ok(()) => {
+            tracing::info!(level, "the operator has set the log's level");
+            Json(json!({ "level": level })).into_response()
+        }
+        Err(wrong) => error(StatusCode::UNPROCESSABLE_ENTITY, &wrong),
     }
 }
 

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use super::Pushed;
 use crate::binding::{Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
 use crate::clock::UnixMillis;
+use crate::config::Difference;
 use crate::store::{BucketEntry, EntryState};
 use crate::timeline::{Call, Event};
 
@@ -171,6 +172,21 @@ impl EntryView {
             display_name: entry.display_name.as_ref().to_owned(),
             device: device.to_string(),
         }
+    }
+}
+
+/// A key of the configuration that has another value now.
+#[derive(Serialize)]
+pub(super) struct DifferenceView<'d> {
+    key: &'d str,
+    from: Option<&'d str>,
+    to: Option<&'d str>,
+}
+
+impl<'d> DifferenceView<'d> {
+    pub(super) fn new(difference: &'d Difference) -> Self {
+        let Difference { key, from, to } = difference;
+        Self { key, from: from.as_deref(), to: to.as_deref() }
     }
 }
 

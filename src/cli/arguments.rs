@@ -69,6 +69,17 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Have the server read its configuration again, and say what has changed
+    Reload {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Change the log's level until the next reload
+    Log {
+        /// error, warn, info, debug or trace, or directives such as info,sip_push_proxy::push=debug
+        level: String,
+    },
     /// Try whether a user's devices can be pushed: a test that nobody sees or hears
     Push {
         /// user@domain

@@ -8,7 +8,7 @@ use std::time::Duration;
 use reqwest::{Client, Method, RequestBuilder, StatusCode, Url};
 use serde_json::{Value, json};
 
-use super::{COULD_NOT, Command, complain, present_file, print, tables, why, wrong};
+use super::{COULD_NOT, Command, complain, present_file, print, tables, variables, why, wrong};
 use crate::config::{Admin, Problems};
 
 /// For one answer.
@@ -55,10 +55,7 @@ pub fn ask(file: Option<&Path>, command: &Command) -> ExitCode {
 
 /// Only `[admin]`, so that the operator's account need not be able to read keys and users.
 fn load(file: Option<&Path>) -> Result<Admin, Problems> {
-    match present_file(file) {
-        Some(file) => Admin::load(file),
-        None => Admin::parse("", Path::new("built-in defaults")),
-    }
+    Admin::load_with(present_file(file), variables())
 }
 
 fn answer(admin: Admin, command: &Command) -> Result<String, AskError> {
@@ -99,6 +96,15 @@ fn answer(admin: Admin, command: &Command) -> Result<String, AskError> {
                 let (status, answer) = server.health(*ready).await?;
                 let text = if *json { pretty(&answer) } else { tables::health(&answer) };
                 if status.is_success() { Ok(text) } else { Err(AskError::Failed(text)) }
+            }
+            Command::Reload { json } => {
+                let answer = server.post(&["reload"], &json!({})).await?;
+                Ok(if *json { pretty(&answer) } else { tables::changes(&answer) })
+            }
+            Command::Log { level } => {
+                let request = server.client.put(server.url(&["log"], &[])).json(&json!({ "level": level }));
+                server.ask(request).await?;
+                Ok(format!("the log's level is {level} until the next reload\n"))
             }
             Command::Serve | Command::Check | Command::Demo | Command::Completions { .. } | Command::Man { .. } => {
                 Ok(String::new())

@@ -19,7 +19,7 @@ pub use check::check;
 pub use client::ask;
 pub use pages::{completions, man};
 
-use crate::config::{Config, Problems};
+use crate::config::{Config, Problems, Variables};
 
 /// The file that is read when none is named.
 const STANDARD_FILE: &str = "config.toml";
@@ -31,10 +31,14 @@ pub const WRONG: u8 = 2;
 
 /// The configuration in `file`, else in `config.toml` of this folder, else the built-in defaults.
 pub fn load(file: Option<&Path>) -> Result<Config, Problems> {
-    match present_file(file) {
-        Some(file) => Config::load(file),
-        None => Config::parse("", Path::new("built-in defaults")),
-    }
+    Config::load_with(present_file(file), variables())
+}
+
+/// The environment, as far as it is text.
+fn variables() -> Variables {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
 }
 
 fn present_file(file: Option<&Path>) -> Option<&Path> {

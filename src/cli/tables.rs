@@ -55,6 +55,19 @@ pub(super) fn bucket(answer: &Value) -> String {
     table(&["DATE", "STATE", "FROM", "NAME", "DEVICE", "CALL_REF"], rows.collect(), "no calls in the bucket")
 }
 
+/// What a reload came to.
+pub(super) fn changes(answer: &Value) -> String {
+    let rows =
+        [("changed", "in effect"), ("needs_restart", "needs a restart")].into_iter().flat_map(|(part, state)| {
+            list(answer, part).iter().map(move |change| {
+                let is_named = change.get("from") != Some(&Value::Null) || change.get("to") != Some(&Value::Null);
+                let key = if is_named { text(change, "key") } else { format!("[{}], its files", text(change, "key")) };
+                vec![key, text(change, "from"), text(change, "to"), state.to_owned()]
+            })
+        });
+    table(&["KEY", "FROM", "TO", "STATE"], rows.collect(), "the configuration is the same")
+}
+
 /// A line for each device; for a dry run what would be sent, too.
 pub(super) fn pushes(answer: &Value, is_dry: bool) -> String {
     let pushes = list(answer, "pushes");

@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::DeTable;
 
+use super::environment::{self, Variables};
 use super::nearest::nearest;
 use super::problem::{Place, Problem, Problems};
 use super::section::Section;
+use super::values::Values;
 
 /// A key of the configuration and what holds when it is left out.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,6 +23,8 @@ pub struct Key {
     pub name: String,
     /// `None`: what holds depends on other keys or on the machine, or the key is needed.
     pub default: Option<toml::Value>,
+    /// Whether it stands in `[[…]]`, so that it may be there several times.
+    pub is_in_list: bool,
 }
 
 /// The text of a file before it is understood.
@@ -29,11 +33,25 @@ pub(super) struct Source {
     /// As the operator named it.
     file: PathBuf,
     text: String,
+    /// What the environment sets, as TOML, and what is wrong there.
+    environment: String,
+    wrong_environment: Vec<Problem>,
 }
 
 impl Source {
     pub(super) fn new(file: &Path, text: &str) -> Self {
-        Self { file: file.to_owned(), text: text.to_owned() }
+        Self { file: file.to_owned(), text: text.to_owned(), environment: String::new(), wrong_environment: Vec::new() }
+    }
+
+    /// Of a file, or without one an empty text.
+    pub(super) fn of(file: Option<&Path>) -> Result<Self, Problems> {
+        file.map_or_else(|| Ok(Self::new(Path::new("built-in defaults"), "")), Self::open)
+    }
+
+    /// With keys that stand for those of the text.
+    pub(super) fn with_environment(self, variables: Variables, keys: &[Key]) -> Self {
+        let (environment, wrong_environment) = environment::document(variables, keys);
+        Self { environment, wrong_environment, ..self }
     }
 
     pub(super) fn open(file: &Path) -> Result<Self, Problems> {
@@ -50,42 +68,48 @@ impl Source {
 pub(super) struct Document<'t> {
     source: &'t Source,
     root: Spanned<DeTable<'t>>,
+    environment: Spanned<DeTable<'t>>,
+    values: RefCell<Values>,
     keys: RefCell<Vec<Key>>,
     tables: RefCell<Vec<String>>,
     problems: RefCell<Vec<(Option<usize>, Problem)>>,
-    /// Problems in other files that this one names.
+    /// Problems in other files that this one names, and of the environment.
     elsewhere: RefCell<Vec<Problem>>,
 }
 
 impl<'t> Document<'t> {
     /// Fails at the first place where the text is not TOML: what follows it would be guesses.
     pub(super) fn parse(source: &'t Source) -> Result<Self, Problems> {
-        let root = DeTable::parse(&source.text).map_err(|error| {
-            Problems(vec![Problem {
-                file: source.file.clone(),
-                place: error.span().map(|span| Place::of(span.start, &source.text)),
-                key: String::new(),
-                text: format!("this is not TOML: {}", error.message()),
-            }])
-        })?;
+        let table = |text: &'t str| {
+            DeTable::parse(text).map_err(|error| {
+                Problems(vec![Problem {
+                    file: source.file.clone(),
+                    place: error.span().map(|span| Place::of(span.start, text)),
+                    key: String::new(),
+                    text: format!("this is not TOML: {}", error.message()),
+                }])
+            })
+        };
         Ok(Self {
             source,
-            root,
+            root: table(&source.text)?,
+            environment: table(&source.environment)?,
+            values: RefCell::default(),
             keys: RefCell::default(),
             tables: RefCell::default(),
             problems: RefCell::default(),
-            elsewhere: RefCell::default(),
+            elsewhere: RefCell::new(source.wrong_environment.clone()),
         })
     }
 
     /// The table `[name]`; an absent one has every key at its default.
     pub(super) fn section(&self, name: &'static str) -> Section<'_> {
-        Section::root(self, self.root.get_ref()).section(name)
+        Section::root(self, self.root.get_ref(), self.environment.get_ref()).section(name)
     }
 
     /// The table `[name]`, whose keys are free.
     pub(super) fn free_table(&self, name: &'static str) -> Option<&DeTable<'t>> {
-        self.know(Key { name: name.to_owned(), default: None });
+        self.know(Key { name: name.to_owned(), default: None, is_in_list: false });
         self.root.get_ref().get(name).and_then(|value| value.get_ref().as_table())
     }
 
@@ -95,6 +119,16 @@ impl<'t> Document<'t> {
         if keys.iter().all(|known| known.name != key.name) {
             keys.push(key);
         }
+    }
+
+    /// Notes what a key is set to.
+    pub(super) fn holds(&self, name: String, value: String) {
+        self.values.borrow_mut().set(name, value);
+    }
+
+    /// What the keys that were asked for are set to.
+    pub(super) fn values(&self) -> Values {
+        self.values.borrow().clone()
     }
 
     /// Notes that a table was asked for.
@@ -107,6 +141,12 @@ impl<'t> Document<'t> {
         let place = Some(Place::of(at.unwrap_or(0), &self.source.text));
         let problem = Problem { file: self.source.file.clone(), place, key, text: text.to_string() };
         self.problems.borrow_mut().push((at, problem));
+    }
+
+    /// Says that a key which the environment sets is wrong.
+    pub(super) fn wrong_in_environment(&self, key: &str, text: impl Display) {
+        let problem = environment::wrong(&environment::variable(key), key, &text.to_string());
+        self.elsewhere.borrow_mut().push(problem);
     }
 
     /// Adds what is wrong in another file.

@@ -6,6 +6,7 @@
 mod address;
 mod calls;
 mod document;
+mod environment;
 mod nearest;
 mod network;
 mod operation;
@@ -14,6 +15,7 @@ mod push;
 mod redis_url;
 mod section;
 mod users;
+mod values;
 
 use std::path::Path;
 
@@ -21,6 +23,7 @@ pub use address::{AllowedHost, Host, HostPort, Listen, NextHop};
 pub use calls::{Auth, ContactForm, Hold, LateWake, MissedCalls, Mode, PushWhen, Register};
 pub use document::Key;
 use document::{Document, Source};
+pub use environment::Variables;
 pub use network::{Node, Sip, Softswitch};
 pub use operation::{Admin, Events, Limits, Log, LogFormat, Store, StoreKind, Token};
 pub use problem::{Place, Problem, Problems};
@@ -29,6 +32,7 @@ pub use push::{
 };
 pub use redis_url::{Redis, RedisShape};
 pub use users::{Credentials, Users};
+pub use values::{Difference, Values};
 
 const DAY_S: u32 = 86_400;
 /// No time in the configuration is longer.
@@ -49,12 +53,19 @@ pub struct Config {
     pub store: Store,
     pub admin: Admin,
     pub log: Log,
+    /// All of it key by key, for people.
+    pub values: Values,
 }
 
 impl Config {
     /// Reads a file, and the files that it names.
     pub fn load(file: &Path) -> Result<Self, Problems> {
         Self::read(&Source::open(file)?)
+    }
+
+    /// Reads a file, or without one the defaults; `variables` of the environment go before it.
+    pub fn load_with(file: Option<&Path>, variables: Variables) -> Result<Self, Problems> {
+        Self::read(&Source::of(file)?.with_environment(variables, &keys()))
     }
 
     /// As [`Config::load`], of a text; relative paths start at the folder of `file`.
@@ -87,6 +98,7 @@ impl Config {
             store,
             admin: Admin::read(&document.section("admin")),
             log: Log::read(&document.section("log")),
+            values: document.values(),
         }
     }
 
@@ -121,9 +133,9 @@ impl Admin {
         Self::read_source(&Source::open(file)?)
     }
 
-    /// As [`Admin::load`], of a text.
-    pub fn parse(text: &str, file: &Path) -> Result<Self, Problems> {
-        Self::read_source(&Source::new(file, text))
+    /// As [`Config::load_with`].
+    pub fn load_with(file: Option<&Path>, variables: Variables) -> Result<Self, Problems> {
+        Self::read_source(&Source::of(file)?.with_environment(variables, &keys()))
     }
 
     fn read_source(source: &Source) -> Result<Self, Problems> {

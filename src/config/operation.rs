@@ -170,23 +170,28 @@ pub enum LogFormat {
 
 impl Log {
     pub(super) fn read(section: &Section<'_>) -> Self {
-        const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
         let level = section.string("level", "info");
-        // A single word that is no level would be taken as the name of a module, and everything else be silent.
-        let is_word = level.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        let is_level = LEVELS.iter().any(|name| name.eq_ignore_ascii_case(level));
-        if EnvFilter::try_new(level).is_err() || (is_word && !is_level) {
-            section.wrong(
-                "level",
-                format_args!(
-                    "{level:?} is not a level; use error, warn, info, debug or trace, or directives such as \
-                     \"info,sip_push_proxy::push=debug\""
-                ),
-            );
+        if let Err(wrong) = Self::check_level(level) {
+            section.wrong("level", wrong);
         }
         Self {
             level: level.to_owned(),
             format: section.choice("format", [("text", LogFormat::Text), ("json", LogFormat::Json)]),
         }
+    }
+
+    /// Whether it is a level or a list of directives; else what would be right.
+    pub fn check_level(level: &str) -> Result<(), String> {
+        const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+        // A single word that is no level would be taken as the name of a module, and everything else be silent.
+        let is_word = level.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let is_level = LEVELS.iter().any(|name| name.eq_ignore_ascii_case(level));
+        if EnvFilter::try_new(level).is_ok() && (is_level || !is_word) {
+            return Ok(());
+        }
+        Err(format!(
+            "{level:?} is not a level; use error, warn, info, debug or trace, or directives such as \
+             \"info,sip_push_proxy::push=debug\""
+        ))
     }
 }

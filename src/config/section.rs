@@ -10,6 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::document::{Document, Key, join};
+use super::values;
 
 /// One table of a document.
 pub(super) struct Section<'d> {
@@ -19,18 +20,33 @@ pub(super) struct Section<'d> {
     /// As known: `push.apns`.
     schema: String,
     table: Option<&'d DeTable<'d>>,
+    /// What stands for keys of the table; of a table of a list nothing does.
+    environment: Option<&'d DeTable<'d>>,
+    is_in_list: bool,
     /// Byte offset of the table's header; `None` for an absent one.
     at: Option<usize>,
 }
 
 impl<'d> Section<'d> {
     /// The whole document as one table.
-    pub(super) fn root(document: &'d Document<'d>, table: &'d DeTable<'d>) -> Self {
-        Self { document, name: String::new(), schema: String::new(), table: Some(table), at: None }
+    pub(super) fn root(document: &'d Document<'d>, table: &'d DeTable<'d>, environment: &'d DeTable<'d>) -> Self {
+        Self {
+            document,
+            name: String::new(),
+            schema: String::new(),
+            table: Some(table),
+            environment: Some(environment),
+            is_in_list: false,
+            at: None,
+        }
     }
 
     fn entry(&self, key: &str) -> Option<&'d Spanned<DeValue<'d>>> {
-        self.table.and_then(|table| table.get(key))
+        self.set_outside(key).or_else(|| self.table.and_then(|table| table.get(key)))
+    }
+
+    fn set_outside(&self, key: &str) -> Option<&'d Spanned<DeValue<'d>>> {
+        self.environment.and_then(|table| table.get(key))
     }
 
     pub(super) fn is_empty_list(&self, key: &str) -> bool {
@@ -47,7 +63,7 @@ impl<'d> Section<'d> {
     pub(super) fn section(&self, key: &'static str) -> Self {
         let schema = join(&self.schema, key);
         self.document.know_table(&schema);
-        let entry = self.entry(key);
+        let entry = self.table.and_then(|table| table.get(key));
         let table = entry.and_then(|value| value.get_ref().as_table());
         if let (Some(_), None) = (entry, table) {
             self.wrong(key, format_args!("a table is expected here: write [{schema}]"));
@@ -57,6 +73,8 @@ impl<'d> Section<'d> {
             name: join(&self.name, key),
             schema,
             table,
+            environment: self.set_outside(key).and_then(|value| value.get_ref().as_table()),
+            is_in_list: self.is_in_list,
             at: entry.map(|value| value.span().start),
         }
     }
@@ -71,6 +89,8 @@ impl<'d> Section<'d> {
             name: format!("{schema}[{index}]"),
             schema: schema.clone(),
             table,
+            environment: None,
+            is_in_list: true,
             at,
         };
         let Some(entry) = self.entry(key) else {
@@ -88,7 +108,16 @@ impl<'d> Section<'d> {
     /// Says that a key's value is wrong, or that the key is missing.
     pub(super) fn wrong(&self, key: &str, text: impl Display) {
         let at = self.entry(key).map(|value| value.span().start).or(self.at);
-        self.document.wrong(at, join(&self.name, key), text);
+        self.wrong_at(key, at, &join(&self.name, key), text);
+    }
+
+    /// `name`: of the key, or of an item of its list.
+    fn wrong_at(&self, key: &str, at: Option<usize>, name: &str, text: impl Display) {
+        if self.set_outside(key).is_some() {
+            self.document.wrong_in_environment(&join(&self.schema, key), text);
+        } else {
+            self.document.wrong(at, name.to_owned(), text);
+        }
     }
 
     pub(super) fn document(&self) -> &'d Document<'d> {
@@ -96,8 +125,14 @@ impl<'d> Section<'d> {
     }
 
     fn asked<T: Into<toml::Value>>(&self, key: &str, default: Option<T>) -> Option<&'d DeValue<'d>> {
-        self.document.know(Key { name: join(&self.schema, key), default: default.map(Into::into) });
-        self.entry(key).map(Spanned::get_ref)
+        let default = default.map(Into::into);
+        let value = self.entry(key).map(Spanned::get_ref);
+        let shown = value.map(values::literal).or_else(|| default.as_ref().map(ToString::to_string));
+        if let Some(shown) = shown {
+            self.document.holds(join(&self.name, key), shown);
+        }
+        self.document.know(Key { name: join(&self.schema, key), default, is_in_list: self.is_in_list });
+        value
     }
 
     fn wrong_type(&self, key: &str, value: &DeValue<'_>, expected: &str) {
@@ -238,13 +273,13 @@ impl<'d> Section<'d> {
         for (index, item) in items.iter().enumerate() {
             let name = || join(&self.name, &format!("{key}[{index}]"));
             let Some(text) = item.get_ref().as_str() else {
-                self.document.wrong(Some(item.span().start), name(), "a string is expected here");
+                self.wrong_at(key, Some(item.span().start), &name(), "a string is expected here");
                 continue;
             };
             match parse(text) {
                 Ok(value) => parsed.push(value),
                 Err(error) => {
-                    self.document.wrong(Some(item.span().start), name(), format_args!("{text:?} {error}"));
+                    self.wrong_at(key, Some(item.span().start), &name(), format_args!("{text:?} {error}"));
                 }
             }
         }

@@ -114,22 +114,33 @@ impl ApnsDouble {
     }
 
     pub async fn start_on(port: u16) -> io::Result<Self> {
-        Self::start_with(port, None, false).await
+        Self::start_with(port, None, false, throwaway_key()).await
     }
 
     /// With a limit of streams for each connection.
     pub async fn start_with_streams(streams_max: u32) -> io::Result<Self> {
-        Self::start_with(0, Some(streams_max), false).await
+        Self::start_with(0, Some(streams_max), false, throwaway_key()).await
     }
 
     /// For [`Self::serve_connection`] by somebody who has asked for certificates.
     pub async fn start_for_certificates() -> io::Result<Self> {
-        Self::start_with(0, None, true).await
+        Self::start_with(0, None, true, throwaway_key()).await
     }
 
-    async fn start_with(port: u16, streams_max: Option<u32>, knows_certificates: bool) -> io::Result<Self> {
+    /// The other environment of this one: it has tokens of its own and knows the same key.
+    pub async fn start_sandbox(&self) -> io::Result<Self> {
+        Self::start_with(0, None, false, Some((self.key.clone(), self.state.public_key.clone()))).await
+    }
+
+    /// `key`: a private and a public one.
+    async fn start_with(
+        port: u16,
+        streams_max: Option<u32>,
+        knows_certificates: bool,
+        key: Option<(Vec<u8>, Vec<u8>)>,
+    ) -> io::Result<Self> {
         let (listener, address) = double::listen(port).await?;
-        let (key, public_key) = throwaway_key().ok_or_else(|| io::Error::other("no random numbers for a key"))?;
+        let (key, public_key) = key.ok_or_else(|| io::Error::other("no random numbers for a key"))?;
         let state = Arc::new(State {
             public_key,
             records: Records::default(),

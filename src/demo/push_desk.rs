@@ -35,7 +35,7 @@ pub(super) struct Pushed {
 pub(super) struct PushDesk {
     pub(super) fcm: FcmDouble,
     /// They serve until they are dropped.
-    _others: (ApnsDouble, WebPushDouble, CallbackDouble),
+    _others: ([ApnsDouble; 2], WebPushDouble, CallbackDouble),
     pushes: mpsc::Receiver<Pushed>,
     /// Taken from the queue while another one was expected.
     others: Vec<Pushed>,
@@ -45,7 +45,7 @@ pub(super) struct PushDesk {
 impl PushDesk {
     pub(super) fn open(
         fcm: FcmDouble,
-        (apns, webpush, callback): (ApnsDouble, WebPushDouble, CallbackDouble),
+        ([apns, sandbox], webpush, callback): ([ApnsDouble; 2], WebPushDouble, CallbackDouble),
         narrator: &Narrator,
     ) -> Self {
         let (sender, pushes) = mpsc::channel(QUEUE);
@@ -57,9 +57,10 @@ impl PushDesk {
         };
         fcm.observe(window("FCM"));
         apns.observe(window("APNs"));
+        sandbox.observe(window("sandbox"));
         webpush.observe(window("Web"));
         callback.observe(window("callback"));
-        Self { fcm, _others: (apns, webpush, callback), pushes, others: Vec::new(), count }
+        Self { fcm, _others: ([apns, sandbox], webpush, callback), pushes, others: Vec::new(), count }
     }
 
     /// Pushes that came so far, accepted or not.

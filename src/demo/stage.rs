@@ -35,6 +35,7 @@ pub(super) const ERIN_TOKEN: &str = "erin-4711";
 /// Device tokens of Apple are hexadecimal: one for calls, one for all else.
 pub(super) const BOB_VOIP: &str = "00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0";
 const BOB_REMOTE: &str = "740f4707bebcf74f9b7c25d48e3358945f6aa01da5ddb387462c7eaf61bb78ad";
+pub(super) const FRANK_VOIP: &str = "5f1e7c0b2d9a48e6b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f7081920";
 
 /// How often the operator's listener is asked.
 const ASK_EVERY: Duration = Duration::from_millis(10);
@@ -54,6 +55,8 @@ pub(super) struct Stage {
     pub(super) browser: Phone,
     /// Erin's app is one of the operator's own.
     pub(super) erin: Phone,
+    /// Frank develops the app.
+    pub(super) frank: Phone,
     pub(super) timeline: Arc<Timeline>,
     server: Server,
     /// Store and credentials; removed with all that is in it.
@@ -65,6 +68,7 @@ impl Stage {
         let folder = TempDir::with_prefix("sip-push-proxy-demo-").map_err(io("cannot make a temporary folder"))?;
         let fcm = FcmDouble::start().await.map_err(io("cannot play FCM"))?;
         let apns = ApnsDouble::start().await.map_err(io("cannot play APNs"))?;
+        let sandbox = apns.start_sandbox().await.map_err(io("cannot play APNs' sandbox"))?;
         let webpush = WebPushDouble::start().await.map_err(io("cannot play a browser's push service"))?;
         let callback = CallbackDouble::start().await.map_err(io("cannot play an own gateway"))?;
         webpush.write_credentials(folder.path()).map_err(io("cannot write a key"))?;
@@ -75,7 +79,7 @@ impl Stage {
         let softswitch = socket.local_addr().map_err(io("a socket has no address"))?;
 
         let others = [webpush.host(), callback.url()];
-        let text = config(&softswitch.to_string(), &fcm.url(), &apns.url(), &others);
+        let text = config(&softswitch.to_string(), &fcm.url(), [&apns.url(), &sandbox.url()], &others);
         let server = start(&text, folder.path()).await?;
         let missing = || Failure::Stage("the server does not listen".to_owned());
         let udp = server.sip_address(Transport::Udp).ok_or_else(missing)?;
@@ -85,6 +89,7 @@ impl Stage {
             ("softswitch", format!("udp {softswitch}")),
             ("FCM", fcm.url()),
             ("APNs", apns.url()),
+            ("sandbox", sandbox.url()),
             ("Web Push", format!("http://{}", webpush.host())),
             ("own gateway", callback.url()),
         ];
@@ -100,7 +105,8 @@ impl Stage {
             softswitch: Softswitch::open(socket, udp, narrator.clone())?,
             browser: phone(browser(&webpush.subscription(DAVE_TOKEN))),
             erin: phone(erin()),
-            push: PushDesk::open(fcm, (apns, webpush, callback), &narrator),
+            frank: phone(frank()),
+            push: PushDesk::open(fcm, ([apns, sandbox], webpush, callback), &narrator),
             alice: phone(alice()),
             android: phone(android()),
             iphone: phone(iphone()),
@@ -137,9 +143,9 @@ impl Stage {
         tokio::time::timeout(PATIENCE, asking).await.map_err(still)?
     }
 
-    fn phones(&mut self) -> [&mut Phone; 6] {
-        let Self { alice, android, iphone, carol, browser, erin, .. } = self;
-        [alice, android, iphone, carol, browser, erin]
+    fn phones(&mut self) -> [&mut Phone; 7] {
+        let Self { alice, android, iphone, carol, browser, erin, frank, .. } = self;
+        [alice, android, iphone, carol, browser, erin, frank]
     }
 
     /// How long the phones took to wake up since this was asked last.
@@ -176,7 +182,7 @@ async fn start(config: &str, folder: &Path) -> Result<Server, Failure> {
 }
 
 /// As an operator would write it, but for the addresses.
-fn config(softswitch: &str, fcm: &str, apns: &str, [webpush, callback]: &[String; 2]) -> String {
+fn config(softswitch: &str, fcm: &str, [apns, sandbox]: [&str; 2], [webpush, callback]: &[String; 2]) -> String {
     let (key_id, team_id) = (apns_double::KEY_ID, apns_double::TEAM_ID);
     format!(
         r#"
@@ -198,7 +204,7 @@ fn config(softswitch: &str, fcm: &str, apns: &str, [webpush, callback]: &[String
         key_id = "{key_id}"
         team_id = "{team_id}"
         endpoint = "{apns}"
-        sandbox_endpoint = "{apns}"
+        sandbox_endpoint = "{sandbox}"
         [push.webpush]
         enabled = true
         vapid_key_file = "vapid.pem"
@@ -289,6 +295,19 @@ fn erin() -> Device {
         transport: Transport::Udp,
         instance: "e2140000-0000-4000-8000-000000000001",
         push_params: format!("pn-provider=callback;pn-prid={ERIN_TOKEN};pn-param=:ANDROID"),
+        wakes_in: Duration::from_millis(200),
+    }
+}
+
+fn frank() -> Device {
+    let team = apns_double::TEAM_ID;
+    Device {
+        name: "Frank's phone",
+        actor: Actor::Phone(6),
+        user: "frank",
+        transport: Transport::Tcp,
+        instance: "f2a4c000-0000-4000-8000-000000000001",
+        push_params: format!("pn-provider=apns.dev;pn-param={team}.org.example.phone.voip;pn-prid={FRANK_VOIP}"),
         wakes_in: Duration::from_millis(200),
     }
 }

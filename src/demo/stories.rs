@@ -11,7 +11,7 @@ use super::peer::Failure;
 use super::phone::Phone;
 use super::push_desk::{PushDesk, Pushed};
 use super::softswitch::Softswitch;
-use super::stage::{ALICE_TOKEN, BOB_TOKEN, BOB_VOIP, CAROL_TOKEN, DAVE_TOKEN, ERIN_TOKEN, Stage};
+use super::stage::{ALICE_TOKEN, BOB_TOKEN, BOB_VOIP, CAROL_TOKEN, DAVE_TOKEN, ERIN_TOKEN, FRANK_VOIP, Stage};
 use crate::sip::{HeaderName, Message};
 use crate::timeline::Step;
 
@@ -25,11 +25,20 @@ pub(super) enum Story {
     DeadToken,
     Browser,
     Gateway,
+    Sandbox,
 }
 
 impl Story {
-    pub(super) const ALL: [Self; 7] =
-        [Self::Registration, Self::Call, Self::Missed, Self::TwoDevices, Self::DeadToken, Self::Browser, Self::Gateway];
+    pub(super) const ALL: [Self; 8] = [
+        Self::Registration,
+        Self::Call,
+        Self::Missed,
+        Self::TwoDevices,
+        Self::DeadToken,
+        Self::Browser,
+        Self::Gateway,
+        Self::Sandbox,
+    ];
 
     pub(super) fn title(self) -> &'static str {
         match self {
@@ -40,6 +49,7 @@ impl Story {
             Self::DeadToken => "The app is gone",
             Self::Browser => "A browser is woken by Web Push",
             Self::Gateway => "An own gateway wakes a phone",
+            Self::Sandbox => "An app in development is woken",
         }
     }
 
@@ -74,6 +84,10 @@ impl Story {
                 "Erin's app belongs to an operator who has push servers already. They get one",
                 "signed JSON with all that is known of the call, at [push.callback] url.",
             ],
+            Self::Sandbox => [
+                "Frank has built the app himself. Its tokens are of Apple's sandbox, so it",
+                "says pn-provider=apns.dev, and the push goes there, signed with the same key.",
+            ],
         }
     }
 
@@ -87,6 +101,7 @@ impl Story {
             Self::DeadToken => "the caller knew at once, and so does the operator",
             Self::Browser => "a web page rings like a phone",
             Self::Gateway => "any push service will do, if the operator can reach it",
+            Self::Sandbox => "developers need no server of their own",
         }
     }
 
@@ -98,6 +113,7 @@ impl Story {
             Self::DeadToken => lanes.push((Actor::Phone(3), "Carol's phone")),
             Self::Browser => lanes.push((Actor::Phone(4), "Dave's browser")),
             Self::Gateway => lanes.push((Actor::Phone(5), "Erin's phone")),
+            Self::Sandbox => lanes.push((Actor::Phone(6), "Frank's phone")),
         }
         lanes.push((Actor::PushService, "push service"));
         lanes
@@ -112,6 +128,7 @@ impl Story {
             Self::DeadToken => &[Actor::Phone(3)],
             Self::Browser => &[Actor::Phone(4)],
             Self::Gateway => &[Actor::Phone(5)],
+            Self::Sandbox => &[Actor::Phone(6)],
         }
     }
 
@@ -138,6 +155,10 @@ impl Story {
                 stage.erin.registers().await?;
                 stage.erin.falls_asleep();
             }
+            Self::Sandbox => {
+                stage.frank.registers().await?;
+                stage.frank.falls_asleep();
+            }
         }
         Ok(())
     }
@@ -152,6 +173,7 @@ impl Story {
             Self::DeadToken => dead_token(stage).await,
             Self::Browser => is_reached(&mut stage.softswitch, &mut stage.push, &mut stage.browser, DAVE_TOKEN).await,
             Self::Gateway => is_reached(&mut stage.softswitch, &mut stage.push, &mut stage.erin, ERIN_TOKEN).await,
+            Self::Sandbox => is_reached(&mut stage.softswitch, &mut stage.push, &mut stage.frank, FRANK_VOIP).await,
         }
     }
 }

@@ -77,6 +77,9 @@ pub struct Server {
     admin: SocketAddr,
     phase: watch::Sender<Phase>,
     workers: Vec<JoinHandle<()>>,
+    /// Operators who ask for a reload.
+    reloads: mpsc::Receiver<reload::Asked>,
+    ask_reload: mpsc::Sender<reload::Asked>,
     /// Ends the connections.
     stop: watch::Sender<bool>,
     runtime: Option<Runtime>,
@@ -92,10 +95,21 @@ pub fn run(config: Config, load: impl Fn() -> Result<Config, Problems>) -> Resul
         // Who reads that we are ready may ask us to stop at once.
         server.announce();
         systemd::ready();
-        while wishes.next().await == Wish::Reload {
+        loop {
+            let asked = tokio::select! {
+                wish = wishes.next() => match wish {
+                    Wish::Reload => None,
+                    Wish::Stop => break,
+                },
+                asked = server.reloads.recv() => asked,
+            };
             systemd::reloading();
-            server.reload_from(&load);
+            let reloaded = server.reload_from(&load);
             systemd::ready();
+            if let Some(asked) = asked {
+                // Whoever asked may be gone.
+                let _ = asked.send(reloaded);
+            }
         }
         tracing::info!("stopping: no new calls, held ones go on");
         systemd::stopping(server.config.node.drain);
@@ -207,7 +221,10 @@ impl Server {
             }
         });
 
+        let (ask_reload, reloads) = mpsc::channel(1);
         let mut server = Self {
+            reloads,
+            ask_reload,
             admin: config.admin.listen,
             config,
             guidance,
@@ -271,7 +288,11 @@ impl Server {
         let listener = bind.map_err(|error| StartError::Admin { address, error })?;
         self.admin = listener.local_addr().map_err(|error| StartError::Admin { address, error })?;
         let state = admin::State {
-            source: Arc::new(Operator::new(Arc::clone(&self.shared), self.guidance.subscribe())),
+            source: Arc::new(Operator::new(
+                Arc::clone(&self.shared),
+                self.guidance.subscribe(),
+                self.ask_reload.clone(),
+            )),
             timeline: Arc::clone(&self.shared.timeline),
             events: Arc::clone(&self.shared.events),
             metrics: Arc::clone(&self.shared.metrics),

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::admin::{Pushed, Pushing, Removing, Source};
+use super::reload::Asked;
+use crate::admin::{Pushed, Pushing, ReloadError, Reloading, Removing, Source};
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::driver::{self, Guidance, Shared, transport_drop};
 use crate::events::What;
@@ -19,13 +20,14 @@ use crate::transport::DropReason;
 pub(super) struct Operator {
     shared: Arc<Shared>,
     guided: watch::Receiver<Guidance>,
+    ask_reload: mpsc::Sender<Asked>,
     /// What the transport had dropped when the metrics were shown last.
     drops: Vec<AtomicU64>,
 }
 
 impl Operator {
-    pub(super) fn new(shared: Arc<Shared>, guided: watch::Receiver<Guidance>) -> Self {
-        Self { shared, guided, drops: DropReason::ALL.iter().map(|_| AtomicU64::new(0)).collect() }
+    pub(super) fn new(shared: Arc<Shared>, guided: watch::Receiver<Guidance>, ask_reload: mpsc::Sender<Asked>) -> Self {
+        Self { shared, guided, ask_reload, drops: DropReason::ALL.iter().map(|_| AtomicU64::new(0)).collect() }
     }
 }
 
@@ -65,6 +67,15 @@ impl Source for Operator {
                 pushed.push(push_one(&pushers, binding, is_dry).await);
             }
             pushed
+        })
+    }
+
+    fn reload(&self) -> Reloading<'_> {
+        Box::pin(async move {
+            let (asked, answer) = oneshot::channel();
+            let busy = || ReloadError("another reload is under way, or the server is stopping".to_owned());
+            self.ask_reload.try_send(asked).map_err(|_| busy())?;
+            answer.await.map_err(|_| busy())?
         })
     }
 

@@ -1,37 +1,43 @@
-//! SIGHUP: the configuration is read again, and what can change while calls go on does.
+//! SIGHUP and `POST /api/v1/reload`: the configuration is read again, and what can change while calls go on does.
 
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+
 use super::{Server, policy};
-use crate::config::{Auth, Config, Mode, Problems, Register, Softswitch};
+use crate::admin::{ReloadError, Reloaded};
+use crate::config::{Auth, Config, Difference, Mode, Problems, Register, Softswitch};
 use crate::driver::Guidance;
 use crate::logging;
 use crate::push::Pushers;
 
+/// Somebody who waits for the end of a reload.
+pub(super) type Asked = oneshot::Sender<Result<Reloaded, ReloadError>>;
+
 impl Server {
     /// Reads the configuration and applies it. A wrong one changes nothing.
-    pub(super) fn reload_from(&mut self, load: impl Fn() -> Result<Config, Problems>) {
-        match load() {
-            Ok(wanted) => self.reload(wanted),
-            Err(problems) => tracing::error!("the configuration is wrong, nothing has changed:\n{problems}"),
+    pub(super) fn reload_from(&mut self, load: impl Fn() -> Result<Config, Problems>) -> Result<Reloaded, ReloadError> {
+        let reloaded =
+            load().map_err(|problems| ReloadError(problems.to_string())).and_then(|wanted| self.reload(wanted));
+        match &reloaded {
+            Ok(reloaded) => tell(reloaded),
+            Err(ReloadError(why)) => tracing::error!("the configuration is wrong, nothing has changed:\n{why}"),
         }
+        reloaded
     }
 
     /// Applies what can change at run time, and says what cannot.
-    pub fn reload(&mut self, wanted: Config) {
-        let Some(runtime) = &self.runtime else { return };
+    pub fn reload(&mut self, wanted: Config) -> Result<Reloaded, ReloadError> {
+        let Some(runtime) = &self.runtime else { return Err(ReloadError("the server has stopped".to_owned())) };
         let next = changeable(&self.config, &wanted);
         // The pushing side starts with fresh limits and connections, so it is left alone where nothing concerns it.
         let pushers = if next.push == self.config.push {
             self.guidance.borrow().pushers.clone()
         } else {
-            match Pushers::open(&policy::push_settings(&next), runtime.handle().clone()) {
-                Ok(pushers) => {
-                    pushers.warm_up();
-                    pushers
-                }
-                Err(error) => return tracing::error!(%error, "credentials are wrong, nothing has changed"),
-            }
+            let pushers = Pushers::open(&policy::push_settings(&next), runtime.handle().clone())
+                .map_err(|error| ReloadError(error.to_string()))?;
+            pushers.warm_up();
+            pushers
         };
         if next.log != self.config.log
             && let Err(error) = logging::reload(&next.log)
@@ -41,16 +47,17 @@ impl Server {
         let policy = Arc::new(policy::policy(&next, &self.listeners, self.secret, pushers.clone()));
         // Without workers there is nobody to guide.
         let _ = self.guidance.send(Guidance { policy, pushers });
+        let reloaded = Reloaded { changed: changes(&self.config, &next), needs_restart: changes(&next, &wanted) };
         self.config = next;
-        let left = sections_that_differ(&self.config, &wanted);
-        if left.is_empty() {
-            tracing::info!("the configuration is read again and in effect");
-        } else {
-            tracing::warn!(
-                sections = left.join(", "),
-                "the configuration is read again; changes of these sections need a restart"
-            );
-        }
+        Ok(reloaded)
+    }
+}
+
+fn tell(reloaded: &Reloaded) {
+    let keys = |changes: &[Difference]| changes.iter().map(|change| &*change.key).collect::<Vec<_>>().join(", ");
+    tracing::info!(changed = keys(&reloaded.changed), "the configuration is read again and in effect");
+    if !reloaded.needs_restart.is_empty() {
+        tracing::warn!(keys = keys(&reloaded.needs_restart), "these need a restart");
     }
 }
 
@@ -67,22 +74,36 @@ fn changeable(present: &Config, wanted: &Config) -> Config {
         log: wanted.log.clone(),
         softswitch: Softswitch { trusted: wanted.softswitch.trusted.clone(), ..present.softswitch.clone() },
         register: Register { mode: users, ..present.register.clone() },
+        values: present.values.with(&wanted.values, is_changeable),
         ..present.clone()
     }
 }
 
-fn sections_that_differ(present: &Config, wanted: &Config) -> Vec<&'static str> {
-    let sections = [
-        ("node", present.node == wanted.node),
-        ("sip", present.sip == wanted.sip),
-        ("softswitch", present.softswitch == wanted.softswitch),
-        ("register", present.register == wanted.register),
-        ("events", present.events == wanted.events),
-        ("limits", present.limits == wanted.limits),
-        ("store", present.store == wanted.store),
-        ("admin", present.admin == wanted.admin),
-    ];
-    sections.into_iter().filter(|(_, is_same)| !is_same).map(|(name, _)| name).collect()
+/// Of the keys above, as they are named in the file.
+fn is_changeable(key: &str) -> bool {
+    ["hold.", "missed_calls.", "push.", "log."].iter().any(|table| key.starts_with(table))
+        || matches!(key, "softswitch.trusted" | "register.users")
+}
+
+/// The keys that differ, and the sections where only what their files say does.
+fn changes(from: &Config, to: &Config) -> Vec<Difference> {
+    let mut changes = from.values.differences(&to.values);
+    for (section, is_same) in [
+        ("node", from.node == to.node),
+        ("sip", from.sip == to.sip),
+        ("softswitch", from.softswitch == to.softswitch),
+        ("register", from.register == to.register),
+        ("push", from.push == to.push),
+        ("events", from.events == to.events),
+        ("store", from.store == to.store),
+        ("admin", from.admin == to.admin),
+    ] {
+        let is_told = changes.iter().any(|change| change.key.split('.').next() == Some(section));
+        if !is_same && !is_told {
+            changes.push(Difference { key: section.to_owned(), from: None, to: None });
+        }
+    }
+    changes
 }
 
 #[cfg(test)]
@@ -103,6 +124,8 @@ mod tests {
         let next = changeable(&present, &wanted);
         assert_eq!(next.hold, wanted.hold);
         assert_eq!(next.limits, present.limits);
-        assert_eq!(sections_that_differ(&next, &wanted), ["node", "limits"]);
+        let keys = |changes: Vec<Difference>| changes.into_iter().map(|change| change.key).collect::<Vec<_>>();
+        assert_eq!(keys(changes(&present, &next)), ["hold.wait_s"]);
+        assert_eq!(keys(changes(&next, &wanted)), ["limits.headers", "node.drain_s"]);
     }
 }

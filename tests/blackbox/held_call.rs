@@ -308,7 +308,7 @@ fn message_waits_for_its_phone() {
         let told = world.pushed(&phone);
         let date = crate::world::check_date(&told);
         let body = match push {
-            Push::Apns => format!(
+            Push::Apns | Push::ApnsDev => format!(
                 r#"{{"aps":{{"alert":{{"loc-key":"MESSAGE"}},"sound":"default"}},"acme":{{"type":"message","date":{date}}}}}"#
             ),
             Push::Fcm | Push::None => format!(

@@ -18,8 +18,22 @@ pub(crate) const PASSWORD: &str = "correct horse";
 pub(crate) enum Push {
     Fcm,
     Apns,
+    /// APNs' sandbox.
+    ApnsDev,
     /// Nobody.
     None,
+}
+
+impl Push {
+    /// As in `pn-provider`.
+    pub(crate) fn provider(self) -> &'static str {
+        match self {
+            Self::Fcm => "fcm",
+            Self::Apns => "apns",
+            Self::ApnsDev => "apns.dev",
+            Self::None => "",
+        }
+    }
 }
 
 pub(crate) struct Phone {
@@ -48,7 +62,7 @@ impl Phone {
         let hex: String = number.bytes().map(|byte| format!("{byte:02x}")).collect();
         let (token, remote_token) = match push {
             Push::Fcm => (format!("fcm-{number}:APA91b"), String::new()),
-            Push::Apns => (format!("aa{hex}"), format!("bb{hex}")),
+            Push::Apns | Push::ApnsDev => (format!("aa{hex}"), format!("bb{hex}")),
             Push::None => (String::new(), String::new()),
         };
         Self {
@@ -103,9 +117,11 @@ impl Phone {
         match (&self.params, self.push) {
             (Some(params), _) => params.clone(),
             (None, Push::Fcm) => format!(";pn-provider=fcm;pn-param=demo-project;pn-prid={}", self.token),
-            (None, Push::Apns) => format!(
-                ";pn-provider=apns;pn-param=DEF123GHIJ.org.example.phone.voip&remote;pn-prid={}:voip&{}:remote",
-                self.token, self.remote_token
+            (None, Push::Apns | Push::ApnsDev) => format!(
+                ";pn-provider={};pn-param=DEF123GHIJ.org.example.phone.voip&remote;pn-prid={}:voip&{}:remote",
+                self.push.provider(),
+                self.token,
+                self.remote_token
             ),
             (None, Push::None) => String::new(),
         }

@@ -20,8 +20,7 @@ fn sleeping_phone_is_called(mode: Mode, switch: Transport, transport: Transport,
     let mut phone = Phone::new("alice", push, transport);
     let accepted = phone.register(&mut world);
     assert_eq!(accepted.contact(), phone.contact());
-    let provider = if push == Push::Apns { "apns" } else { "fcm" };
-    assert_eq!(accepted.headers("Feature-Caps"), [format!("*;+sip.pns=\"{provider}\"")]);
+    assert_eq!(accepted.headers("Feature-Caps"), [format!("*;+sip.pns=\"{}\"", push.provider())]);
     assert_eq!(world.admin.bindings(&phone.aor()).len(), 1);
 
     for (number, hangs_up) in [(1, HangsUp::Phone), (2, HangsUp::Caller)] {
@@ -88,6 +87,7 @@ sleeping_phone! {
     alias_tcp_fcm: Alias, Tcp, Tcp, Fcm;
     alias_tcp_apns: Alias, Tcp, Tcp, Apns;
     alias_mixed_fcm: Alias, Udp, Tcp, Fcm;
+    alias_tcp_apns_dev: Alias, Tcp, Tcp, ApnsDev;
     alias_mixed_apns: Alias, Tcp, Udp, Apns;
     path_udp_fcm: Path, Udp, Udp, Fcm;
     path_udp_apns: Path, Udp, Udp, Apns;

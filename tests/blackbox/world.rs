@@ -64,7 +64,13 @@ impl Store {
 
 /// The configuration for a server with these surroundings. `config` is TOML that stands for the keys that it names,
 /// `table.key = value` on each line.
-fn configuration(mode: Mode, switch: &Switch, fcm: &FcmDouble, apns: &ApnsDouble, config: &str) -> String {
+fn configuration(
+    mode: Mode,
+    switch: &Switch,
+    fcm: &FcmDouble,
+    [apns, sandbox]: [&ApnsDouble; 2],
+    config: &str,
+) -> String {
     // Nothing is lost on loopback, so that a repetition would only mean a test that stood still for a moment.
     let standard = format!(
         "node.id = 'test'\nsip.listen = ['udp:127.0.0.1:0', 'tcp:127.0.0.1:0']\nsip.workers = 1\nsip.t1_ms = 5000\n\
@@ -75,11 +81,12 @@ fn configuration(mode: Mode, switch: &Switch, fcm: &FcmDouble, apns: &ApnsDouble
     );
     let providers = format!(
         "[[push.fcm]]\nservice_account = 'fcm.json'\nendpoint = '{}'\n[[push.apns]]\nkey_file = 'AuthKey.p8'\n\
-         key_id = '{}'\nteam_id = '{}'\nendpoint = '{apns}'\nsandbox_endpoint = '{apns}'\n",
+         key_id = '{}'\nteam_id = '{}'\nendpoint = '{apns}'\nsandbox_endpoint = '{sandbox}'\n",
         fcm.url(),
         apns_double::KEY_ID,
         apns_double::TEAM_ID,
         apns = apns.url(),
+        sandbox = sandbox.url(),
     );
     let mut merged = toml::Table::new();
     for part in [&standard, &providers, config] {
@@ -105,6 +112,8 @@ pub(crate) struct World {
     pub(crate) switch: Switch,
     pub(crate) fcm: FcmDouble,
     pub(crate) apns: ApnsDouble,
+    /// For apps in development.
+    pub(crate) sandbox: ApnsDouble,
     pub(crate) admin: Admin,
     /// UDP, TCP.
     addresses: [SocketAddr; 2],
@@ -168,8 +177,9 @@ impl World {
     /// Everything but the server.
     fn prepare(store: Store, mode: Mode, transport: Transport, config: &str) -> Self {
         let folder = TempDir::new().expect("a folder");
-        let (fcm, apns) = RUNTIME.block_on(async { (FcmDouble::start().await, ApnsDouble::start().await) });
-        let (fcm, apns) = (fcm.expect("a double of FCM"), apns.expect("a double of APNs"));
+        let fcm = RUNTIME.block_on(FcmDouble::start()).expect("a double of FCM");
+        let apns = RUNTIME.block_on(ApnsDouble::start()).expect("a double of APNs");
+        let sandbox = RUNTIME.block_on(apns.start_sandbox()).expect("a double of its sandbox");
         fcm.write_credentials(folder.path()).expect("written");
         apns.write_credentials(folder.path()).expect("written");
         let users = ["alice", "bob"].map(|user| format!("\"{user}@example.org\" = \"{PASSWORD}\"\n")).concat();
@@ -177,11 +187,11 @@ impl World {
         let switch = Switch::new(transport);
         let redis = (store == Store::Redis).then(redis_server::Server::durable);
         let url = redis.as_ref().map(|redis| format!("store.url = 'redis://127.0.0.1:{}'\n", redis.port));
-        let config = configuration(mode, &switch, &fcm, &apns, &(url.unwrap_or_default() + config));
+        let config = configuration(mode, &switch, &fcm, [&apns, &sandbox], &(url.unwrap_or_default() + config));
         std::fs::write(folder.path().join("config.toml"), config).expect("written");
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let (admin, addresses, server) = (Admin(nowhere), [nowhere; 2], Running::No);
-        Self { mode, switch, fcm, apns, admin, addresses, server, redis, folder }
+        Self { mode, switch, fcm, apns, sandbox, admin, addresses, server, redis, folder }
     }
 
     pub(crate) fn config_file(&self) -> PathBuf {
@@ -285,6 +295,7 @@ impl World {
         let next = async {
             match phone.push {
                 Push::Apns => self.apns.next().await,
+                Push::ApnsDev => self.sandbox.next().await,
                 Push::Fcm | Push::None => self.fcm.next().await,
             }
         };
@@ -298,7 +309,7 @@ impl World {
         let push = self.pushed(phone);
         let date = check_date(&push);
         match phone.push {
-            Push::Apns => {
+            Push::Apns | Push::ApnsDev => {
                 let headers = ["voip", "org.example.phone.voip", "10", "0", ""];
                 let body = format!(
                     r#"{{"aps":{{"badge":"10"}},"acme":{{"badge":"10","type":"invite","date":{date},"number":"103","dispaly_name":"Ivan"}}}}"#
@@ -327,7 +338,7 @@ impl World {
             .collect();
         let (count, calls) = (dates.len(), calls.join(","));
         match phone.push {
-            Push::Apns => {
+            Push::Apns | Push::ApnsDev => {
                 let expiration = (date + 120).to_string();
                 let headers = ["alert", "org.example.phone", "10", &expiration, "missed_calls"];
                 let body = format!(
@@ -357,7 +368,7 @@ impl World {
 
     /// How many pushes were tried, by any provider, accepted or not.
     pub(crate) fn pushes(&self) -> usize {
-        self.fcm.requests() + self.apns.requests()
+        self.fcm.requests() + self.apns.requests() + self.sandbox.requests()
     }
 
     /// Stops a server of this process, and waits until it has.

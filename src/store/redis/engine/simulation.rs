@@ -295,7 +295,7 @@ impl World {
         let read = |number| self.server.read(&aor(number), &self.nodes[0].identity).rows;
         let device = |key| match key {
             Key::Binding(_, device) => Some(device),
-            _ => None,
+            Key::Entry(..) | Key::Call(_) | Key::Claim(_) | Key::Heir(_) => None,
         };
         (0..AORS).flat_map(read).filter_map(|(key, _)| device(key)).collect()
     }
