@@ -4,8 +4,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod debian;
 mod monitoring;
 mod promql;
+mod unit;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
