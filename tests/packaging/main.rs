@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod debian;
+mod deploy;
 mod monitoring;
 mod promql;
 mod unit;
