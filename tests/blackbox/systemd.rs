@@ -81,7 +81,9 @@ fn there_is_no_beat_while_a_worker_is_stuck() {
     // Each of them is a line of the log, and the pipe takes 64 KiB.
     while !manager.hears().expect("a beat or a status").starts_with("STATUS=not_ready: sip: worker 0 does not go on\n")
     {
-        (0..1000).for_each(|_| drop(socket.send_to(b"hello", program.address("udp")).expect("sent")));
+        for _ in 0..1000 {
+            socket.send_to(b"hello", program.address("udp")).expect("sent");
+        }
     }
     let admin = crate::admin::Admin(program.admin);
     assert_eq!((admin.status("GET", "/healthz"), admin.status("GET", "/readyz")), (503, 503));
