@@ -22,6 +22,8 @@ mod devices;
 mod events;
 mod gateways;
 mod held_call;
+#[path = "../kamailio/mod.rs"]
+mod kamailio;
 mod load;
 mod nodes;
 mod provider_answers;

@@ -205,7 +205,9 @@ impl Call {
 
     /// Where the first Route leads: another node may have taken the call on.
     fn next_hop(&self, routes: &str) -> Link {
-        let address = routes.split_once('@').and_then(|(_, rest)| rest.split([';', '>']).next()?.parse().ok());
+        let first = routes.split('>').next().and_then(|route| route.split_once("sip:"));
+        let host = first.and_then(|(_, uri)| uri.split(';').next()?.rsplit('@').next());
+        let address = host.and_then(|host| host.parse().ok());
         match (&self.link, address) {
             (Link::Udp(socket, _), Some(address)) => Link::Udp(Arc::clone(socket), address),
             (link, _) => link.clone(),

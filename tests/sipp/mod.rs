@@ -106,7 +106,7 @@ impl Trace {
 }
 
 /// A port that is free for both transports. SIPp by itself takes 5060 whenever it can, and tells nobody.
-fn free_port(ip: &str) -> String {
+pub(crate) fn free_port(ip: &str) -> String {
     loop {
         let udp = UdpSocket::bind((ip, 0)).expect("a port");
         let port = udp.local_addr().expect("an address").port();
