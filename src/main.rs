@@ -22,6 +22,8 @@ fn main() -> ExitCode {
         | Command::Health { .. }
         | Command::Push { .. }
         | Command::Reload { .. }
+        | Command::Settings { .. }
+        | Command::Tune
         | Command::Log { .. }
         | Command::Why { .. } => cli::ask(file, &command),
     }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sip_push_proxy::admin::{self, Pushed, Pushing, ReloadError, Reloading, Removing, Source, State};
 use sip_push_proxy::binding::{Aor, Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
 use sip_push_proxy::clock::UnixMillis;
-use sip_push_proxy::config::{Config, Token};
+use sip_push_proxy::config::{Config, Token, Values};
 use sip_push_proxy::metrics::{self, Metrics};
 use sip_push_proxy::push::{NoticeKind, Outcome};
 use sip_push_proxy::readiness::{Part, Readiness};
@@ -112,6 +112,10 @@ impl Source for Two {
 
     fn reload(&self) -> Reloading<'_> {
         Box::pin(async { Err(ReloadError("config.toml:1:1: hold.wait_s: wrong".to_owned())) })
+    }
+
+    fn settings(&self) -> Arc<Values> {
+        Arc::default()
     }
 
     fn measure(&self, metrics: &Metrics) {

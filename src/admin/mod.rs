@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::binding::{Aor, Binding, DeviceId, Provider};
-use crate::config::{Difference, Token};
+use crate::config::{Difference, Token, Values};
 use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::push::{NoticeKind, Outcome, Preview};
@@ -39,6 +39,8 @@ pub trait Source: Send + Sync + 'static {
     fn push(&self, aor: Aor, is_dry: bool) -> Pushing<'_>;
     /// Reads the configuration again and applies what can change at run time.
     fn reload(&self) -> Reloading<'_>;
+    /// The configuration that is in effect.
+    fn settings(&self) -> Arc<Values>;
     /// Sets the gauges, right before the metrics are shown.
     fn measure(&self, metrics: &Metrics);
 }

@@ -39,6 +39,7 @@ pub(super) fn router(state: State) -> Router {
         .route("/api/v1/events", get(live::events))
         .route("/api/v1/push", post(push))
         .route("/api/v1/reload", post(reload))
+        .route("/api/v1/config", get(config))
         .route("/api/v1/log", put(set_log))
         .fallback(|| async { error(StatusCode::NOT_FOUND, "there is nothing here") })
         .method_not_allowed_fallback(|| async { error(StatusCode::METHOD_NOT_ALLOWED, "not by this method") })
@@ -152,6 +153,13 @@ async fn reload(Shared(state): Shared<State>) -> Response {
     };
     let (changed, needs_restart) = (views(&reloaded.changed), views(&reloaded.needs_restart));
     Json(json!({ "changed": changed, "needs_restart": needs_restart })).into_response()
+}
+
+/// Each key as it is in effect, as in TOML.
+async fn config(Shared(state): Shared<State>) -> Json<Value> {
+    let values: serde_json::Map<_, _> =
+        state.source.settings().shown().map(|(key, value)| (key.to_owned(), value.into())).collect();
+    Json(json!({ "values": values }))
 }
 
 fn views(changes: &[Difference]) -> Vec<DifferenceView<'_>> {

@@ -75,6 +75,14 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show each key of the configuration as it is in effect
+    Settings {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what other settings of [hold] would have brought for the last calls
+    Tune,
     /// Change the log's level until the next reload
     Log {
         /// error, warn, info, debug or trace, or directives such as info,sip_push_proxy::push=debug

@@ -8,11 +8,13 @@ use std::time::Duration;
 use reqwest::{Client, Method, RequestBuilder, StatusCode, Url};
 use serde_json::{Value, json};
 
-use super::{COULD_NOT, Command, complain, present_file, print, tables, variables, why, wrong};
+use super::{COULD_NOT, Command, complain, present_file, print, tables, tune, variables, why, wrong};
 use crate::config::{Admin, Problems};
 
 /// For one answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// As many calls as the server remembers.
+const CALLS_MAX: usize = 10_000;
 const PUSH_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Why there is no answer.
@@ -93,13 +95,21 @@ fn answer(admin: Admin, command: &Command) -> Result<String, AskError> {
                 if *dry_run || tables::all_accepted(&answer) { Ok(text) } else { Err(AskError::Failed(text)) }
             }
             Command::Health { ready, json } => {
-                let (status, answer) = server.health(*ready).await?;
+                let (status, answer) = server.health(if *ready { "readyz" } else { "healthz" }).await?;
                 let text = if *json { pretty(&answer) } else { tables::health(&answer) };
                 if status.is_success() { Ok(text) } else { Err(AskError::Failed(text)) }
             }
             Command::Reload { json } => {
                 let answer = server.post(&["reload"], &json!({})).await?;
                 Ok(if *json { pretty(&answer) } else { tables::changes(&answer) })
+            }
+            Command::Settings { json } => {
+                let answer = server.send(Method::GET, &["config"], &[]).await?;
+                Ok(if *json { pretty(&answer) } else { tables::config(&answer) })
+            }
+            Command::Tune => {
+                let calls = server.send(Method::GET, &["calls"], &[("limit", CALLS_MAX.to_string())]).await?;
+                Ok(tune::tell(&calls, &server.send(Method::GET, &["config"], &[]).await?))
             }
             Command::Log { level } => {
                 let request = server.client.put(server.url(&["log"], &[])).json(&json!({ "level": level }));
@@ -152,16 +162,28 @@ impl Server {
     }
 
     /// The call of this reference, if there is one; else all that is known of the user of this name.
+    /// And what ails the server itself.
     async fn why(&self, what: &str) -> Result<Value, AskError> {
-        match self.send(Method::GET, &["calls", what], &[]).await {
+        let mut answer = match self.send(Method::GET, &["calls", what], &[]).await {
             Err(AskError::Refused(_)) if what.contains('@') => {
                 let query = [("aor", what.to_owned()), ("limit", why::CALLS.to_string())];
                 let bindings = self.bindings(Some(what)).await?;
                 let calls = self.send(Method::GET, &["calls"], &query).await?;
-                Ok(json!({ "aor": what, "bindings": bindings["bindings"], "calls": calls["calls"] }))
+                json!({ "aor": what, "bindings": bindings["bindings"], "calls": calls["calls"] })
             }
-            answer => answer,
+            answer => answer?,
+        };
+        if let Some(answer) = answer.as_object_mut() {
+            answer.insert("server".to_owned(), self.health("readyz").await?.1);
         }
+        Ok(answer)
+    }
+
+    /// What `/healthz` or `/readyz` says, whatever its status.
+    async fn health(&self, path: &str) -> Result<(StatusCode, Value), AskError> {
+        let mut url = base(&self.admin);
+        url.set_path(path);
+        self.exchange(self.client.get(url)).await
     }
 
     async fn send(&self, method: Method, path: &[&str], query: &[(&str, String)]) -> Result<Value, AskError> {
@@ -184,20 +206,13 @@ impl Server {
         url
     }
 
-    /// What `/healthz` or `/readyz` says.
-    async fn health(&self, ready: bool) -> Result<(StatusCode, Value), AskError> {
-        let mut url = base(&self.admin);
-        url.set_path(if ready { "readyz" } else { "healthz" });
-        self.exchange(self.client.get(url)).await
-    }
-
     async fn ask(&self, request: RequestBuilder) -> Result<Value, AskError> {
         let (status, answer) = self.exchange(request).await?;
-        if status.is_success() {
-            return Ok(answer);
-        }
-        let what = format!("it answers {status}");
-        Err(AskError::Strange { url: base(&self.admin), what })
+        if status.is_success() { Ok(answer) } else { Err(self.strange(format!("it answers {status}"))) }
+    }
+
+    fn strange(&self, what: String) -> AskError {
+        AskError::Strange { url: base(&self.admin), what }
     }
 
     /// Any answer in JSON but an error.
@@ -210,10 +225,8 @@ impl Server {
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
         let body = response.bytes().await.map_err(unreachable)?;
-        let answer: Value = serde_json::from_slice(&body).map_err(|_| AskError::Strange {
-            url: base(&self.admin),
-            what: format!("it answers {status} without JSON"),
-        })?;
+        let answer: Value =
+            serde_json::from_slice(&body).map_err(|_| self.strange(format!("it answers {status} without JSON")))?;
         match answer.get("error").and_then(Value::as_str) {
             Some(error) => Err(AskError::Refused(error.to_owned())),
             None => Ok((status, answer)),

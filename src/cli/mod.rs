@@ -7,6 +7,7 @@ mod check;
 mod client;
 mod pages;
 mod tables;
+mod tune;
 mod why;
 
 use std::fmt::Display;

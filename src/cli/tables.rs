@@ -68,6 +68,13 @@ pub(super) fn changes(answer: &Value) -> String {
     table(&["KEY", "FROM", "TO", "STATE"], rows.collect(), "the configuration is the same")
 }
 
+/// What is in effect, as in the file.
+pub(super) fn config(answer: &Value) -> String {
+    let values = answer.get("values").and_then(Value::as_object);
+    let line = |(key, value): (&String, &Value)| format!("{key} = {}\n", value.as_str().unwrap_or_default());
+    values.into_iter().flatten().map(line).collect()
+}
+
 /// A line for each device; for a dry run what would be sent, too.
 pub(super) fn pushes(answer: &Value, is_dry: bool) -> String {
     let pushes = list(answer, "pushes");
@@ -135,7 +142,7 @@ fn plain(text: &str) -> String {
 }
 
 /// Columns as wide as their widest cell; those that are empty in all rows are left out.
-fn table(head: &[&str], rows: Vec<Vec<String>>, nothing: &str) -> String {
+pub(super) fn table(head: &[&str], rows: Vec<Vec<String>>, nothing: &str) -> String {
     if rows.is_empty() {
         return format!("{nothing}\n");
     }

@@ -9,14 +9,21 @@ pub(super) const CALLS: usize = 5;
 
 /// For people: first the answer, then what it comes from.
 pub(super) fn tell(answer: &Value) -> String {
+    let server = of_server(answer.get("server").unwrap_or(&Value::Null));
     if answer.get("bindings").is_none() {
-        return format!("{}\n\n{}", of_call(answer), tables::call(answer));
+        return format!("{}\n{server}\n{}", of_call(answer), tables::call(answer));
     }
-    let mut told = format!("{}\n\n{}", of_user(answer), tables::bindings(answer));
+    let mut told = format!("{}\n{server}\n{}", of_user(answer), tables::bindings(answer));
     for call in list(answer, "calls") {
         told.push_str(&format!("\n{}\n{}", of_call(call), tables::call(call)));
     }
     told
+}
+
+/// What ails the server now; empty when nothing does.
+fn of_server(readiness: &Value) -> String {
+    let reasons = list(readiness, "reasons").iter().filter_map(Value::as_str);
+    reasons.map(|reason| format!("The server is {}: {reason}.\n", text(readiness, "status"))).collect()
 }
 
 fn of_user(answer: &Value) -> String {

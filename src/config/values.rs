@@ -48,6 +48,11 @@ impl Values {
         differ.map(difference).collect()
     }
 
+    /// Names and values, in the order of the names. What a secret could be part of is left out.
+    pub fn shown(&self) -> impl Iterator<Item = (&str, String)> {
+        self.0.iter().map(|(key, value)| (&**key, shown(key, value)))
+    }
+
     /// These, with those of `other` for the keys that `is_taken`.
     pub fn with(&self, other: &Self, is_taken: impl Fn(&str) -> bool) -> Self {
         let kept = self.0.iter().filter(|(key, _)| !is_taken(key));

@@ -465,12 +465,26 @@ impl Worker {
         });
         let device = device.map(tracing::field::display);
         let name = step.name();
-        let is_detail =
-            matches!(step, Step::Received | Step::DeviceFound | Step::PushSent | Step::Forwarded | Step::Ringing);
-        if is_detail {
-            tracing::debug!(call_ref, step = name, device, %reason, %detail);
-        } else {
-            tracing::info!(call_ref, step = name, device, %reason);
+        match step {
+            // Its detail says who calls whom, which a log need not keep; `why` tells it.
+            Step::Received => tracing::debug!(call_ref, step = name, device, %reason),
+            Step::DeviceFound | Step::PushSent | Step::Forwarded | Step::Ringing => {
+                tracing::debug!(call_ref, step = name, device, %reason, %detail);
+            }
+            Step::DeviceSkipped
+            | Step::Held
+            | Step::PushAccepted
+            | Step::PushRefused
+            | Step::PushRetried
+            | Step::Registered
+            | Step::Answered
+            | Step::Rejected
+            | Step::Cancelled
+            | Step::NoReturn
+            | Step::Expired
+            | Step::Failed
+            | Step::Missed
+            | Step::MissedReported => tracing::info!(call_ref, step = name, device, %reason),
         }
     }
 

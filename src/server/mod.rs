@@ -20,7 +20,7 @@ use systemd::Heartbeat;
 
 use crate::admin;
 use crate::binding::Home;
-use crate::config::{Config, Problems, StoreKind};
+use crate::config::{Config, Problems, StoreKind, Values};
 use crate::driver::{self, Guidance, INBOX, Phase, Shared, Worker};
 use crate::events::{self, Events, Relay};
 use crate::metrics::Metrics;
@@ -72,6 +72,8 @@ pub struct Server {
     /// What is in effect.
     config: Config,
     guidance: watch::Sender<Guidance>,
+    /// What is in effect, for the operator.
+    settings: watch::Sender<Arc<Values>>,
     listeners: Arc<[transport::Listener]>,
     secret: [u8; 32],
     admin: SocketAddr,
@@ -225,6 +227,7 @@ impl Server {
         let mut server = Self {
             reloads,
             ask_reload,
+            settings: watch::Sender::new(Arc::new(config.values.clone())),
             admin: config.admin.listen,
             config,
             guidance,
@@ -291,6 +294,7 @@ impl Server {
             source: Arc::new(Operator::new(
                 Arc::clone(&self.shared),
                 self.guidance.subscribe(),
+                self.settings.subscribe(),
                 self.ask_reload.clone(),
             )),
             timeline: Arc::clone(&self.shared.timeline),

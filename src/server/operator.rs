@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::reload::Asked;
 use crate::admin::{Pushed, Pushing, ReloadError, Reloading, Removing, Source};
 use crate::binding::{Aor, Binding, DeviceId};
+use crate::config::Values;
 use crate::driver::{self, Guidance, Shared, transport_drop};
 use crate::events::What;
 use crate::metrics::Metrics;
@@ -20,14 +21,21 @@ use crate::transport::DropReason;
 pub(super) struct Operator {
     shared: Arc<Shared>,
     guided: watch::Receiver<Guidance>,
+    settings: watch::Receiver<Arc<Values>>,
     ask_reload: mpsc::Sender<Asked>,
     /// What the transport had dropped when the metrics were shown last.
     drops: Vec<AtomicU64>,
 }
 
 impl Operator {
-    pub(super) fn new(shared: Arc<Shared>, guided: watch::Receiver<Guidance>, ask_reload: mpsc::Sender<Asked>) -> Self {
-        Self { shared, guided, ask_reload, drops: DropReason::ALL.iter().map(|_| AtomicU64::new(0)).collect() }
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        guided: watch::Receiver<Guidance>,
+        settings: watch::Receiver<Arc<Values>>,
+        ask_reload: mpsc::Sender<Asked>,
+    ) -> Self {
+        let drops = DropReason::ALL.iter().map(|_| AtomicU64::new(0)).collect();
+        Self { shared, guided, settings, ask_reload, drops }
     }
 }
 
@@ -77,6 +85,10 @@ impl Source for Operator {
             self.ask_reload.try_send(asked).map_err(|_| busy())?;
             answer.await.map_err(|_| busy())?
         })
+    }
+
+    fn settings(&self) -> Arc<Values> {
+        Arc::clone(&self.settings.borrow())
     }
 
     fn measure(&self, metrics: &Metrics) {

@@ -47,6 +47,7 @@ impl Server {
         let policy = Arc::new(policy::policy(&next, &self.listeners, self.secret, pushers.clone()));
         // Without workers there is nobody to guide.
         let _ = self.guidance.send(Guidance { policy, pushers });
+        self.settings.send_replace(Arc::new(next.values.clone()));
         let reloaded = Reloaded { changed: changes(&self.config, &next), needs_restart: changes(&next, &wanted) };
         self.config = next;
         Ok(reloaded)

@@ -25,6 +25,7 @@ mod held_call;
 #[path = "../kamailio/mod.rs"]
 mod kamailio;
 mod load;
+mod logs;
 mod nodes;
 mod provider_answers;
 mod redis;

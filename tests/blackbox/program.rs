@@ -1,9 +1,10 @@
 //! The built program as a process of its own, to be killed or asked to stop.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader};
+use std::fs::File;
+use std::io::{BufRead, BufReader, LineWriter};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -46,7 +47,8 @@ impl Program {
             .expect("the program");
         let mut log = BufReader::new(child.stderr.take().expect("its log"));
         let (addresses, admin) = read_addresses(&mut log);
-        (Self { child, addresses, admin }, Log(log))
+        let file = config.with_file_name("log");
+        (Self { child, addresses, admin }, Log { text: log, file })
     }
 
     pub(crate) fn address(&self, transport: &str) -> SocketAddr {
@@ -91,12 +93,17 @@ impl Program {
 }
 
 /// What a program has still to say. One whose log nobody reads comes to stand still.
-pub(crate) struct Log(BufReader<ChildStderr>);
+pub(crate) struct Log {
+    text: BufReader<ChildStderr>,
+    /// Where it goes, beside the configuration.
+    file: PathBuf,
+}
 
 impl Log {
-    /// To its end, whatever it says.
+    /// To its end.
     pub(crate) fn read_on(mut self) {
-        std::thread::spawn(move || std::io::copy(&mut self.0, &mut std::io::sink()));
+        let file = File::options().create(true).append(true).open(self.file).expect("a file");
+        std::thread::spawn(move || std::io::copy(&mut self.text, &mut LineWriter::new(file)));
     }
 }
 

@@ -1,4 +1,5 @@
-//! SIGHUP and `reload`: what changes while the server goes on.
+//! SIGHUP and the commands about the configuration: what is in effect, what changes while the server goes on, and what
+//! other settings would have brought.
 
 use sip_push_proxy::sip::Transport::Udp;
 
@@ -65,4 +66,38 @@ fn log_level_changes_while_the_server_runs() {
     let told = "the log's level is sip_push_proxy=debug until the next reload\n";
     assert_eq!(world.command(&["log", "sip_push_proxy=debug"]), (told.to_owned(), Some(0)));
     assert_eq!(world.command(&["log", "loud"]), (String::new(), Some(1)));
+}
+
+#[test]
+fn settings_are_those_in_effect_and_show_no_secret() {
+    let world = World::with_program(Mode::Alias, Udp, "push.https_proxy = 'http://me:pa55word@127.0.0.1:9'");
+    let (told, code) = world.command(&["settings"]);
+    assert_eq!(code, Some(0));
+    for line in ["hold.wait_s = 28", "node.id = \"test\"", "push.https_proxy = \"http://…@127.0.0.1:9\""] {
+        assert!(told.lines().any(|told| told == line), "{line}: {told}");
+    }
+    assert!(!told.contains("pa55word"), "{told}");
+}
+
+#[test]
+fn advice_comes_of_the_calls_that_are_remembered() {
+    let mut world = World::with(Mode::Alias, Udp, "push.per_token_per_min = 1000");
+    let mut phone = crate::held_call::asleep(&mut world, Push::Fcm);
+    let tune = |world: &World| world.command(&["tune"]);
+    assert!(tune(&world).0.starts_with("0 calls are remembered"), "{:?}", tune(&world));
+    for _ in 0..20 {
+        let call = world.call(&phone);
+        world.switch.queued();
+        world.pushed(&phone);
+        phone.register(&mut world);
+        crate::held_call::answered(&world, &phone, &call);
+        phone.sleep();
+        world.admin.story(&call.call_id, "answered");
+    }
+    let (told, code) = tune(&world);
+    assert_eq!(code, Some(0));
+    assert!(told.starts_with("20 calls are remembered, 20 of them were held for a push."), "{told}");
+    let fcm: Vec<_> = told.lines().find(|line| line.starts_with("fcm")).expect("its line").split_whitespace().collect();
+    assert_eq!(fcm[1], "20", "{told}");
+    assert!(told.contains("28 (now)"), "{told}");
 }

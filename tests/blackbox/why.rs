@@ -1,11 +1,11 @@
 //! Why a phone did not ring: one command, and the answer is in its first line.
 
-use sip_push_proxy::demo::fcm_double;
+use sip_push_proxy::demo::{apns_double, fcm_double};
 use sip_push_proxy::sip::Transport::Udp;
 
 use crate::held_call::{asleep, give_up};
 use crate::phone::{Phone, Push};
-use crate::world::{Mode, World};
+use crate::world::{Mode, Store, World};
 
 /// The first line that the command says of this user, or call.
 #[track_caller]
@@ -79,4 +79,60 @@ fn phone_that_came_too_late_and_one_that_rejected_and_a_caller_that_gave_up() {
     let (said, _) = world.command(&["why", &phone.aor()]);
     let places: Vec<_> = [&rejected, &given_up, &late].iter().map(|call| said.find(&call.call_id)).collect();
     assert!(places.is_sorted() && places.iter().all(Option::is_some), "{said}");
+}
+
+#[test]
+fn provider_that_is_off() {
+    let mut world = World::with(Mode::Open, Udp, "register.expires_min_s = 1\n");
+    let mut phone = Phone::new("alice", Push::Fcm, Udp);
+    phone.params = Some(";pn-provider=webpush;pn-prid=https%3A%2F%2Fpush.example%2F1".to_owned());
+    phone.register(&mut world);
+    let (said, _) = world.command(&["why", &phone.aor()]);
+    assert!(said.contains("is not pushed: provider webpush is switched off"), "{said}");
+}
+
+#[test]
+fn credentials_that_are_wrong() {
+    let mut world = World::start(Mode::Open, Udp);
+    let phone = asleep(&mut world, Push::Apns);
+    world.apns.script(
+        &phone.token,
+        [(); 2].map(|()| apns_double::Answer::Reason { status: 403, reason: "InvalidProviderToken" }),
+    );
+    let call = world.call(&phone);
+    world.switch.queued();
+    call.ack(&world.switch.response(480, "INVITE"));
+    let said = why(&world, &call.call_id);
+    assert!(said.contains("No device could be woken; the push was refused: 403 InvalidProviderToken"), "{said}");
+    world.admin.expect_ready("degraded");
+    let (said, _) = world.command(&["why", &phone.aor()]);
+    assert!(said.contains("The server is degraded: push: apns team"), "{said}");
+}
+
+#[test]
+fn provider_that_does_not_answer() {
+    let mut world = World::with(Mode::Open, Udp, "push.timeout_ms = 1000\nhold.wait_s = 2\n");
+    let phone = asleep(&mut world, Push::Fcm);
+    world.fcm.script(&phone.token, std::iter::repeat_n(fcm_double::Answer::Hang, 10));
+    let call = world.call(&phone);
+    world.switch.queued();
+    call.ack(&world.switch.response(480, "INVITE"));
+    let said = why(&world, &call.call_id);
+    assert!(said.contains("The phone did not come back in time; the push was refused: no answer within"), "{said}");
+}
+
+#[test]
+fn redis_that_is_away() {
+    let mut world = World::with_program_on(Store::Redis, Mode::Open, Udp, "store.timeout_ms = 100\n");
+    let phone = asleep(&mut world, Push::Fcm);
+    world.redis().kill();
+    world.admin.expect_ready("degraded");
+    let call = world.call(&phone);
+    world.switch.queued();
+    give_up(&world, &call, "");
+    let (said, code) = world.command(&["why", &call.call_id]);
+    assert_eq!(code, Some(0));
+    let mut lines = said.lines();
+    assert!(lines.next().unwrap_or_default().contains("The caller gave up before the phone had come back"), "{said}");
+    assert!(lines.next().unwrap_or_default().starts_with("The server is degraded: store: Redis is away"), "{said}");
 }

@@ -108,7 +108,7 @@ impl Engine {
         let late: Vec<_> = self.lanes.get(aor).map(|lane| lane.journaled.iter().cloned().collect()).unwrap_or_default();
         let is_done = |position: &Position| record.mark.is_some_and(|done| done.covers(position));
         let rows = if is_loss {
-            tracing::debug!(%aor, "Redis has lost it and gets it back from memory");
+            tracing::debug!("Redis has lost rows and gets them back from memory");
             difference(&record.rows, &self.merged(aor, &record))
         } else if late.iter().all(|late| is_done(&late.position)) {
             self.forget(aor, late.len());
