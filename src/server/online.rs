@@ -83,8 +83,10 @@ fn accounts(config: &Config) -> Vec<(String, PushTarget)> {
         let bundle = topic.unwrap_or("com.example.check");
         let (team, remote) = (team.into(), Some(PushToken::new(TOKEN)));
         let tokens = Tokens::Apple { team, bundle: bundle.into(), voip: None, remote };
-        let name =
-            account.team_id.as_deref().map_or(format!("apns topic {bundle}"), |team| format!("apns team {team}"));
+        let name = account
+            .team_id
+            .as_deref()
+            .map_or_else(|| format!("apns topic {bundle}"), |team| format!("apns team {team}"));
         (name, target(Provider::Apns, "", tokens))
     });
     fcm.chain(apns).collect()

@@ -36,5 +36,6 @@ mod reload;
 #[path = "../sipp/mod.rs"]
 mod sipp;
 mod sleeping_phone;
+mod systemd;
 mod test_push;
 mod why;
