@@ -2,13 +2,13 @@
 
 use std::borrow::Borrow;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixMillis;
-use crate::sip::flow::{Flow, Transport};
+use crate::sip::flow::{ConnectionId, Flow, Transport};
 
 /// An address of record, `user@domain`: the user unescaped, the domain in lower case (RFC 3261 §10.3 step 5).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -160,6 +160,39 @@ pub struct PushTarget {
     pub tokens: Tokens,
 }
 
+impl PushTarget {
+    /// What a body for a browser is encrypted with; `None`: it is woken without one.
+    pub fn keys(&self) -> Option<&SubscriptionKeys> {
+        match &self.tokens {
+            Tokens::Subscription(keys) => Some(keys),
+            Tokens::Single | Tokens::Apple { .. } => None,
+        }
+    }
+
+    /// Whether both come of the same `pn-*`, whatever else is known of the token.
+    pub fn is_same_param(&self, other: &Self) -> bool {
+        (self.provider, &self.prid, &self.param) == (other.provider, &other.prid, &other.param)
+    }
+
+    /// Whether a token of the other is one of these: a push to either reaches the same app on the same device.
+    pub fn shares_token(&self, other: &Self) -> bool {
+        self.provider == other.provider && self.each().any(|token| other.each().any(|also| token == also))
+    }
+
+    /// Whether a push to this token would reach the app.
+    pub fn has_token(&self, token: &PushToken) -> bool {
+        self.each().any(|own| own == token)
+    }
+
+    fn each(&self) -> impl Iterator<Item = &PushToken> {
+        let (first, second) = match &self.tokens {
+            Tokens::Single | Tokens::Subscription(_) => (Some(&self.prid), None),
+            Tokens::Apple { voip, remote, .. } => (voip.as_ref(), remote.as_ref()),
+        };
+        first.into_iter().chain(second)
+    }
+}
+
 /// The tokens in a `pn-prid`, told apart by what each may be used for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Tokens {
@@ -174,6 +207,43 @@ pub enum Tokens {
         voip: Option<PushToken>,
         remote: Option<PushToken>,
     },
+    /// Web Push: the PRID, and the keys of the browser's subscription, which no REGISTER can carry.
+    Subscription(SubscriptionKeys),
+}
+
+/// The keys of a browser's subscription (RFC 8291 §3.1, §3.2). Whoever has them can write to the browser, so they never
+/// print themselves.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SubscriptionKeys {
+    /// A point on P-256, uncompressed.
+    #[serde(with = "point")]
+    pub p256dh: [u8; 65],
+    /// The shared authentication secret.
+    pub auth: [u8; 16],
+}
+
+impl fmt::Debug for SubscriptionKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SubscriptionKeys(…)")
+    }
+}
+
+/// A point's 65 octets, which serde takes in parts only.
+mod point {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(point: &[u8; 65], to: S) -> Result<S::Ok, S::Error> {
+        let mut parts = [[0; 13]; 5];
+        parts.as_flattened_mut().copy_from_slice(point);
+        parts.serialize(to)
+    }
+
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<[u8; 65], D::Error> {
+        let parts = <[[u8; 13]; 5]>::deserialize(from)?;
+        let mut point = [0; 65];
+        point.copy_from_slice(parts.as_flattened());
+        Ok(point)
+    }
 }
 
 /// Where the other nodes of a store send what is for a flow of this one.
@@ -198,6 +268,44 @@ pub struct Upstream {
     pub expires_at: UnixMillis,
     /// Why it is not refreshed any more.
     pub refused: Option<Box<str>>,
+}
+
+/// What is known of the program on the device, and of whom it is for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "AppRow", into = "AppRow")]
+pub struct App {
+    pub user_agent: Option<Box<str>>,
+    /// The language of its user (BCP 47), as the owner of the push token said.
+    pub locale: Option<Box<str>>,
+}
+
+/// How an [`App`] is written. Its first two forms are those of a lone user agent, as rows had it before there were
+/// locales: such rows are read, and still written, in every version.
+#[derive(Serialize, Deserialize)]
+enum AppRow {
+    Unknown,
+    Agent(Box<str>),
+    Local { user_agent: Option<Box<str>>, locale: Box<str> },
+}
+
+impl From<App> for AppRow {
+    fn from(App { user_agent, locale }: App) -> Self {
+        match (user_agent, locale) {
+            (user_agent, Some(locale)) => Self::Local { user_agent, locale },
+            (Some(user_agent), None) => Self::Agent(user_agent),
+            (None, None) => Self::Unknown,
+        }
+    }
+}
+
+impl From<AppRow> for App {
+    fn from(row: AppRow) -> Self {
+        match row {
+            AppRow::Unknown => Self::default(),
+            AppRow::Agent(user_agent) => Self { user_agent: Some(user_agent), locale: None },
+            AppRow::Local { user_agent, locale } => Self { user_agent, locale: Some(locale) },
+        }
+    }
 }
 
 /// One device's contact of an AOR.
@@ -228,12 +336,73 @@ pub struct Binding {
     pub push: Option<PushTarget>,
     /// Why push parameters of this contact are not used, for the operator.
     pub push_refused: Option<Box<str>>,
-    pub user_agent: Option<Box<str>>,
+    pub app: App,
     /// `None`: the softswitch has granted what the device itself asked for last, until `expires_at`.
     pub upstream: Option<Upstream>,
 }
 
 impl Binding {
+    /// A token that its owner has bound to an AOR beside any REGISTER: a device without a contact, which is never
+    /// reachable and gets no request. Phones of the AOR that register without a token come for it.
+    pub fn of_token(aor: Aor, device: DeviceId, target: PushTarget, locale: Option<Box<str>>, now: UnixMillis) -> Self {
+        Self {
+            aor,
+            device,
+            instance: None,
+            reg_id: None,
+            label: None,
+            contact: [].into(),
+            contact_params: [].into(),
+            path: [].into(),
+            flow: Flow {
+                transport: Transport::Udp,
+                listener: 0,
+                connection: ConnectionId::NONE,
+                remote: (Ipv4Addr::UNSPECIFIED, 0).into(),
+            },
+            home: None,
+            call_id: "".into(),
+            cseq: 0,
+            registered_at: now,
+            expires_at: UnixMillis(0),
+            push: Some(target),
+            push_refused: None,
+            app: App { user_agent: None, locale },
+            upstream: None,
+        }
+    }
+
+    /// Whether it is one of those ([`Binding::of_token`]).
+    pub fn is_token_device(&self) -> bool {
+        self.contact.is_empty() && self.push.is_some()
+    }
+
+    /// Whether a push to one reaches the app of the other.
+    pub fn shares_token(&self, other: &Self) -> bool {
+        self.push.as_ref().zip(other.push.as_ref()).is_some_and(|(own, other)| own.shares_token(other))
+    }
+
+    /// Whether a REGISTER of this device says that the phone of a token device is back: the phone itself has no token to
+    /// say, or the same one.
+    pub fn comes_for(&self, token_device: &Self) -> bool {
+        let is_it = !self.is_token_device() && token_device.is_token_device() && self.aor == token_device.aor;
+        is_it && (self.push.is_none() || self.shares_token(token_device))
+    }
+
+    /// Keeps what a REGISTER cannot say and an earlier binding of the device, or of its token, knew: the language, and
+    /// the keys of a subscription.
+    pub fn learn_from(&mut self, earlier: &Self) {
+        if self.app.locale.is_none() {
+            self.app.locale.clone_from(&earlier.app.locale);
+        }
+        if let (Some(own), Some(earlier)) = (&mut self.push, &earlier.push)
+            && own.is_same_param(earlier)
+            && own.tokens == Tokens::Single
+        {
+            own.tokens.clone_from(&earlier.tokens);
+        }
+    }
+
     /// Whether the device may still be expected on its flow.
     pub fn is_reachable(&self, now: UnixMillis) -> bool {
         now < self.expires_at
@@ -254,10 +423,11 @@ impl Binding {
 
     /// When the softswitch is to hear of the device again, lest it forget it: between 80 and 90 % of the time it
     /// granted, so that a device that is awake comes first; where in between is the device's own, so that those that
-    /// registered together are not refreshed together. `None`: never, because nothing could wake it, or because the
-    /// softswitch does not want it.
+    /// registered together are not refreshed together. `None`: never, because nothing could wake it, because the
+    /// softswitch has never heard of it, or does not want it.
     pub fn refresh_due(&self) -> Option<UnixMillis> {
-        if self.push.is_none() || self.upstream.as_ref().is_some_and(|upstream| upstream.refused.is_some()) {
+        let is_unknown_there = self.push.is_none() || self.is_token_device();
+        if is_unknown_there || self.upstream.as_ref().is_some_and(|upstream| upstream.refused.is_some()) {
             return None;
         }
         let (since, until) = self.known_upstream();
@@ -289,7 +459,9 @@ mod tests {
     }
 
     #[test]
-    fn push_token_does_not_print_itself() {
+    fn tokens_and_keys_do_not_print_themselves() {
         assert!(!format!("{:?}", PushToken::new("secret")).contains("secret"));
+        let keys = SubscriptionKeys { p256dh: [77; 65], auth: [77; 16] };
+        assert!(!format!("{:?}", Tokens::Subscription(keys)).contains("77"));
     }
 }

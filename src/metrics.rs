@@ -146,7 +146,7 @@ label!(
 
 label!(
     /// What a push tells.
-    PushKind { Invite = "invite", Message = "message", MissedCalls = "missed_calls", Test = "test", }
+    PushKind { Invite = "invite", Message = "message", MissedCalls = "missed_calls", Test = "test", Text = "text", }
 );
 
 label!(
@@ -192,6 +192,7 @@ label!(
         Reported = "reported",
         Release = "release",
         Refreshed = "refreshed",
+        BindToken = "bind_token",
     }
 );
 

@@ -10,8 +10,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use sip_push_proxy::admin::{self, Held, Pushed, Pushing, ReloadError, Reloading, Removing, Source, State};
-use sip_push_proxy::binding::{Aor, Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
+use sip_push_proxy::admin::{
+    self, Answering, Held, Notifications, Pushed, Pushing, Refusal, ReloadError, Reloading, Removing, Source, State,
+    TextWish, TokenWish,
+};
+use sip_push_proxy::binding::{Aor, App, Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
 use sip_push_proxy::clock::UnixMillis;
 use sip_push_proxy::config::{Config, Token, Values};
 use sip_push_proxy::metrics::{self, Metrics};
@@ -58,7 +61,7 @@ fn binding(user: &str, device: DeviceId, expires_at: u64) -> Arc<Binding> {
             tokens: Tokens::Single,
         }),
         push_refused: None,
-        user_agent: Some("Phone/1".into()),
+        app: App { user_agent: Some("Phone/1".into()), locale: None },
         upstream: None,
     })
 }
@@ -159,8 +162,29 @@ struct Listener {
     _runtime: Runtime,
 }
 
+/// A server that binds nothing and tells nobody.
+struct Nobody;
+
+impl Notifications for Nobody {
+    fn bind(&self, wish: TokenWish) -> Answering<'_, DeviceId> {
+        Box::pin(async move { Err(Refusal::Conflict(format!("{} {}", wish.kind, wish.token))) })
+    }
+
+    fn unbind(&self, _token: Box<str>) -> Answering<'_, bool> {
+        Box::pin(async { Ok(false) })
+    }
+
+    fn tell(&self, _wish: TextWish) -> Answering<'_, Vec<Pushed>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+}
+
 impl Listener {
     fn start(token: Option<Token>) -> Self {
+        Self::with(token, None)
+    }
+
+    fn with(token: Option<Token>, notification_token: Option<Token>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
@@ -173,6 +197,8 @@ impl Listener {
             events: Arc::default(),
             metrics: Arc::new(Metrics::new()),
             readiness: Arc::clone(&readiness),
+            notifications: Arc::new(Nobody),
+            notification_token,
             token,
         };
         let (stop, stopped) = oneshot::channel();
@@ -260,6 +286,8 @@ fn bindings_without_their_tokens() {
         "instance": null,
         "label": null,
         "user_agent": "Phone/1",
+        "locale": null,
+        "source": "register",
     }]});
     assert_eq!(answer, expected);
     assert_eq!(listener.json("GET /api/v1/bindings?aor=nobody@example.org"), (200, json!({ "bindings": [] })));
@@ -377,7 +405,7 @@ fn the_last_hour() {
 
 #[test]
 fn console_needs_no_token_and_nothing_from_elsewhere() {
-    let listener = Listener::start(Some(token()));
+    let listener = Listener::start(configured("admin", "0123456789abcdef\n").admin.token);
     let headers = "Host: proxy.example.org\r\n";
     let (head, page) = listener.answer("GET /", headers);
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
@@ -425,17 +453,42 @@ fn pages_of_others_are_kept_out() {
     assert_eq!(status("Host: localhost\r\nSec-Fetch-Site: cross-site\r\n"), 403);
 }
 
-/// `0123456789abcdef`.
-fn token() -> Token {
+/// What stands in `token_file` of that section.
+fn configured(section: &str, token: &str) -> Config {
     let folder = tempfile::TempDir::new().unwrap();
-    std::fs::write(folder.path().join("token"), "0123456789abcdef\n").unwrap();
-    let text = "[softswitch]\nuri = \"sip:192.0.2.1\"\n[sip]\nadvertise = \"a.org\"\n[admin]\ntoken_file = \"token\"\n";
-    Config::parse(text, &folder.path().join("config.toml")).unwrap().admin.token.unwrap()
+    std::fs::write(folder.path().join("token"), token).unwrap();
+    let text = "[softswitch]\nuri = \"sip:192.0.2.1\"\n[sip]\nadvertise = \"a.org\"\n";
+    let text = format!("{text}[{section}]\ntoken_file = \"token\"\n");
+    Config::parse(&text, &folder.path().join("config.toml")).unwrap()
+}
+
+#[test]
+fn a_token_of_its_own_opens_notifications_and_nothing_else() {
+    let own = configured("notification", "fedcba9876543210\n").notification.token;
+    let asked = |listener: &Listener, request: &str, token: &str| {
+        listener.ask(request, &format!("Host: proxy.example.org\r\nAuthorization: Bearer {token}\r\n"))
+    };
+    let listener = Listener::with(configured("admin", "0123456789abcdef\n").admin.token, own);
+    for request in ["POST /notification/token", "DELETE /notification/token", "POST /notification/post"] {
+        let (status, body) = asked(&listener, request, "0123456789abcdef");
+        assert_eq!((status, body.contains("notification.token_file")), (401, true), "{request}: {body}");
+        // A request without a body is let in, and is wrong.
+        assert_eq!(asked(&listener, request, "fedcba9876543210").0, 400, "{request}");
+    }
+    assert_eq!(asked(&listener, "GET /api/v1/calls", "fedcba9876543210").0, 401);
+    assert_eq!(asked(&listener, "GET /notification/token", "fedcba9876543210").0, 405);
+
+    let listener = Listener::start(configured("admin", "0123456789abcdef\n").admin.token);
+    assert_eq!(asked(&listener, "POST /notification/post", "0123456789abcdef").0, 400);
+    assert_eq!(asked(&listener, "POST /notification/post", "").0, 401);
+    let listener = Listener::start(None);
+    assert_eq!(listener.ask("POST /notification/post", "Host: localhost\r\n").0, 400);
+    assert_eq!(listener.ask("POST /notification/post", "Host: rebound.example.org\r\n").0, 403);
 }
 
 #[test]
 fn the_token_opens() {
-    let listener = Listener::start(Some(token()));
+    let listener = Listener::start(configured("admin", "0123456789abcdef\n").admin.token);
     for path in ["/healthz", "/metrics", "/api/v1/calls"] {
         let status = |authorization: &str| {
             let headers = format!("Host: proxy.example.org\r\n{authorization}");

@@ -3,7 +3,7 @@
 mod core;
 
 use bytes::Bytes;
-use sip_push_proxy::binding::{Aor, Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
+use sip_push_proxy::binding::{Aor, App, Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
 use sip_push_proxy::proxy::Input;
 use sip_push_proxy::store::{Change, Reply};
 use std::time::Duration;
@@ -104,7 +104,7 @@ fn bind(core: &Core, number: u32) {
         expires_at: core.now.unix.after(Duration::from_secs(3600)),
         push: Some(push),
         push_refused: None,
-        user_agent: None,
+        app: App::default(),
         upstream: None,
     };
     core.memory.apply(Change::Register { aor, put: vec![binding], remove: Vec::new() });

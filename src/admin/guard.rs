@@ -13,9 +13,18 @@ use subtle::ConstantTimeEq;
 use super::routes::error;
 use crate::config::Token;
 
+/// What some routes ask for.
+#[derive(Debug, Clone)]
+pub(super) struct Guard {
+    /// `None`: only this machine is served.
+    pub(super) token: Option<Token>,
+    /// Where the token is configured.
+    pub(super) key: &'static str,
+}
+
 /// Lets a request through, or answers 401 or 403.
-pub(super) async fn check(State(token): State<Option<Token>>, request: Request, next: Next) -> Response {
-    let refused = match &token {
+pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+    let refused = match &guard.token {
         Some(token) => check_token(token, request.headers()),
         None => check_origin(request.uri().host(), request.headers()),
     };
@@ -23,7 +32,7 @@ pub(super) async fn check(State(token): State<Option<Token>>, request: Request, 
         Ok(()) => next.run(request).await,
         Err(Refused::Token) => {
             let challenge = (header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            let body = error(StatusCode::UNAUTHORIZED, "this listener needs the token in admin.token_file");
+            let body = error(StatusCode::UNAUTHORIZED, &format!("this needs the token in {}", guard.key));
             ([challenge], body).into_response()
         }
         Err(Refused::Origin) => {

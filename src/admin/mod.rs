@@ -4,6 +4,7 @@ mod console;
 mod exposition;
 mod guard;
 mod live;
+mod notification;
 mod overview;
 mod routes;
 mod views;
@@ -28,6 +29,8 @@ use crate::readiness::Readiness;
 use crate::store::{BucketEntry, HeldCall, StoreError};
 use crate::summary::Summary;
 use crate::timeline::Timeline;
+
+pub use notification::{Answering, Notifications, Refusal, TextWish, TokenWish};
 
 /// What the server lets the operator see and do.
 pub trait Source: Send + Sync + 'static {
@@ -108,6 +111,9 @@ pub struct State {
     pub events: Arc<Events>,
     pub metrics: Arc<Metrics>,
     pub readiness: Arc<Readiness>,
+    pub notifications: Arc<dyn Notifications>,
+    /// Of `/notification/…` alone; `None`: `token` is for that, too.
+    pub notification_token: Option<Token>,
     /// `None`: only requests from this machine are answered, without a token.
     pub token: Option<Token>,
 }

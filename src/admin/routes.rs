@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{Path, Query, State as Shared};
+use axum::extract::{DefaultBodyLimit, Path, Query, State as Shared};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::State;
 use super::views::{BindingView, CallView, DifferenceView, EntryView, PushedView};
-use super::{console, exposition, guard, live, overview};
+use super::{console, exposition, guard, live, notification, overview};
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::UnixMillis;
 use crate::config::{Difference, Log};
@@ -27,7 +27,19 @@ const PAGE: usize = 1000;
 const PAGE_MAX: usize = 10_000;
 
 pub(super) fn router(state: State) -> Router {
-    let guard = middleware::from_fn_with_state(state.token.clone(), guard::check);
+    let guarded = |guard| middleware::from_fn_with_state(guard, guard::check);
+    let no_method = || async { error(StatusCode::METHOD_NOT_ALLOWED, "not by this method") };
+    let of_admin = guard::Guard { token: state.token.clone(), key: "admin.token_file" };
+    let of_notification = match &state.notification_token {
+        Some(token) => guard::Guard { token: Some(token.clone()), key: "notification.token_file" },
+        None => of_admin.clone(),
+    };
+    let notification = Router::new()
+        .route("/notification/token", post(notification::bind).delete(notification::unbind))
+        .route("/notification/post", post(notification::tell))
+        .method_not_allowed_fallback(no_method)
+        .layer(DefaultBodyLimit::max(notification::BODY_BYTES_MAX))
+        .layer(guarded(of_notification));
     Router::new()
         .route("/healthz", get(health))
         .route("/readyz", get(ready))
@@ -45,8 +57,9 @@ pub(super) fn router(state: State) -> Router {
         .route("/api/v1/config", get(config))
         .route("/api/v1/log", put(set_log))
         .fallback(|| async { error(StatusCode::NOT_FOUND, "there is nothing here") })
-        .method_not_allowed_fallback(|| async { error(StatusCode::METHOD_NOT_ALLOWED, "not by this method") })
-        .layer(guard)
+        .method_not_allowed_fallback(no_method)
+        .layer(guarded(of_admin))
+        .merge(notification)
         .merge(console::routes())
         .with_state(state)
 }

@@ -9,6 +9,7 @@ use super::Pushed;
 use crate::binding::{Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
 use crate::clock::UnixMillis;
 use crate::config::Difference;
+use crate::push::Outcome;
 use crate::store::{BucketEntry, EntryState};
 use crate::timeline::{Call, Event};
 
@@ -35,6 +36,10 @@ pub(super) struct BindingView {
     instance: Option<String>,
     label: Option<String>,
     user_agent: Option<String>,
+    /// The language of its user, where the owner of its token said it.
+    locale: Option<String>,
+    /// `register`, or `token_api` for a token that was bound beside any REGISTER.
+    source: &'static str,
 }
 
 #[derive(Serialize)]
@@ -56,14 +61,16 @@ impl BindingView {
             tokens: push.map(tokens).unwrap_or_default(),
             push_refused: binding.push_refused.as_deref().map(str::to_owned),
             reachable: binding.is_reachable(now),
-            flow: binding.flow.to_string(),
+            flow: if binding.is_token_device() { String::new() } else { binding.flow.to_string() },
             registered_at: binding.registered_at.to_rfc3339(),
             expires_at: binding.expires_at.to_rfc3339(),
             upstream_expires_at: upstream.map(|upstream| upstream.expires_at.to_rfc3339()),
             upstream_refused: upstream.and_then(|upstream| upstream.refused.as_deref()).map(str::to_owned),
             instance: binding.instance.as_deref().map(str::to_owned),
             label: binding.label.as_deref().map(str::to_owned),
-            user_agent: binding.user_agent.as_deref().map(str::to_owned),
+            user_agent: binding.app.user_agent.as_deref().map(str::to_owned),
+            locale: binding.app.locale.as_deref().map(str::to_owned),
+            source: if binding.is_token_device() { "token_api" } else { "register" },
         }
     }
 }
@@ -71,7 +78,7 @@ impl BindingView {
 fn tokens(push: &PushTarget) -> Vec<TokenView> {
     let view = |r#for, token: &PushToken| TokenView { r#for, sha256: short_hash(token) };
     match &push.tokens {
-        Tokens::Single => vec![view("any", &push.prid)],
+        Tokens::Single | Tokens::Subscription(_) => vec![view("any", &push.prid)],
         Tokens::Apple { voip, remote, .. } => {
             let voip = voip.iter().map(|token| view("voip", token));
             voip.chain(remote.iter().map(|token| view("remote", token))).collect()
@@ -225,6 +232,34 @@ impl<'p> PushedView<'p> {
             result: pushed.answer.as_ref().map_or("not_sent", |(outcome, _)| outcome.name()),
             reason: said.or_else(|| preview.err().map(|reason| &**reason)),
             took_ms: pushed.answer.as_ref().map(|(_, took)| took.as_millis()),
+        }
+    }
+}
+
+/// What came of a text to one device.
+#[derive(Serialize)]
+pub(super) struct ToldView<'p> {
+    id: String,
+    provider: Option<&'static str>,
+    /// Of its token.
+    sha256: Option<String>,
+    /// `accepted` or `refused`.
+    result: &'static str,
+    reason: Option<&'p str>,
+}
+
+impl<'p> ToldView<'p> {
+    pub(super) fn new(pushed: &'p Pushed) -> Self {
+        let preview = pushed.preview.as_ref();
+        let outcome = pushed.answer.as_ref().map(|(outcome, _)| outcome);
+        let is_accepted = outcome == Some(&Outcome::Accepted);
+        let said = outcome.filter(|_| !is_accepted).map(|outcome| outcome.reason().unwrap_or_else(|| outcome.name()));
+        Self {
+            id: pushed.device.to_string(),
+            provider: pushed.provider.map(Provider::name),
+            sha256: preview.ok().map(|preview| preview.token.to_string()),
+            result: if is_accepted { "accepted" } else { "refused" },
+            reason: said.or_else(|| preview.err().map(|reason| &**reason)),
         }
     }
 }

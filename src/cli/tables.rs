@@ -12,6 +12,7 @@ pub(super) fn health(answer: &Value) -> String {
 pub(super) fn bindings(answer: &Value) -> String {
     let rows = list(answer, "bindings").iter().map(|binding| {
         let tokens = list(binding, "tokens").iter().map(|token| text(token, "sha256"));
+        let is_token = text(binding, "source") == "token_api";
         let state = if binding.get("reachable") == Some(&Value::Bool(true)) { "awake" } else { "asleep" };
         vec![
             text(binding, "aor"),
@@ -19,7 +20,7 @@ pub(super) fn bindings(answer: &Value) -> String {
             state.to_owned(),
             text(binding, "provider"),
             tokens.collect::<Vec<_>>().join(" "),
-            text(binding, "flow"),
+            if is_token { "token API".to_owned() } else { text(binding, "flow") },
             text(binding, "registered_at"),
             text(binding, "push_refused"),
             text(binding, "upstream_refused"),

@@ -9,6 +9,7 @@ mod document;
 mod environment;
 mod nearest;
 mod network;
+mod notification;
 mod operation;
 mod problem;
 mod push;
@@ -25,6 +26,7 @@ pub use document::Key;
 use document::{Document, Source};
 pub use environment::Variables;
 pub use network::{Node, Sip, Softswitch};
+pub use notification::{Notification, Title};
 pub use operation::{Admin, Events, Limits, Log, LogFormat, Store, StoreKind, Token};
 pub use problem::{Place, Problem, Problems};
 pub use push::{
@@ -48,6 +50,7 @@ pub struct Config {
     pub hold: Hold,
     pub missed_calls: MissedCalls,
     pub push: Push,
+    pub notification: Notification,
     pub events: Events,
     pub limits: Limits,
     pub store: Store,
@@ -93,6 +96,7 @@ impl Config {
             hold: Hold::read(&document.section("hold")),
             missed_calls: MissedCalls::read(&document.section("missed_calls")),
             push: Push::read(&document.section("push"), probe),
+            notification: Notification::read(&document.section("notification"), probe),
             limits: Limits::read(&document.section("limits")),
             events: Events::read(&document.section("events"), &store),
             store,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
@@ -115,6 +116,18 @@ impl Token {
     pub fn reveal(&self) -> &str {
         &self.0
     }
+
+    /// From the file that a key names; tells what is wrong with it.
+    pub(super) fn read(section: &Section<'_>, key: &str, file: &Path) -> Option<Self> {
+        let text = section.file_text(key, file)?;
+        let token = text.trim();
+        let is_token = token.len() >= 16 && token.bytes().all(|byte| byte.is_ascii_graphic());
+        if !is_token {
+            let text = "has no token: one line of at least 16 characters without spaces is expected";
+            section.wrong(key, format_args!("{} {text}", file.display()));
+        }
+        is_token.then(|| Self(token.into()))
+    }
 }
 
 impl fmt::Debug for Token {
@@ -140,16 +153,7 @@ impl Admin {
                 ),
             );
         }
-        let token = file.and_then(|file| {
-            let text = section.file_text("token_file", &file)?;
-            let token = text.trim();
-            let is_token = token.len() >= 16 && token.bytes().all(|byte| byte.is_ascii_graphic());
-            if !is_token {
-                let text = "has no token: one line of at least 16 characters without spaces is expected";
-                section.wrong("token_file", format_args!("{} {text}", file.display()));
-            }
-            is_token.then(|| Token(token.into()))
-        });
+        let token = file.and_then(|file| Token::read(section, "token_file", &file));
         Self { listen: listen.unwrap_or(STANDARD), token }
     }
 }

@@ -115,7 +115,7 @@ pub(super) mod tests {
             expires_at: UnixMillis(registered_at),
             push: None,
             push_refused: None,
-            user_agent: None,
+            app: crate::binding::App::default(),
             upstream: None,
         })
     }

@@ -27,19 +27,23 @@ pub(super) fn store_op(change: &Change) -> StoreOp {
         Change::Reported { .. } => StoreOp::Reported,
         Change::Release { .. } => StoreOp::Release,
         Change::Refreshed { .. } => StoreOp::Refreshed,
+        Change::BindToken { .. } => StoreOp::BindToken,
     }
 }
 
-pub(super) fn push_kind(notice: NoticeKind) -> PushKind {
+/// The push's kind under the name of the metrics.
+pub fn push_kind(notice: NoticeKind) -> PushKind {
     match notice {
         NoticeKind::Invite => PushKind::Invite,
         NoticeKind::Message => PushKind::Message,
         NoticeKind::MissedCalls => PushKind::MissedCalls,
         NoticeKind::Test => PushKind::Test,
+        NoticeKind::Text => PushKind::Text,
     }
 }
 
-pub(super) fn push_result(outcome: &Outcome) -> PushResult {
+/// What came of it, in the same way.
+pub fn push_result(outcome: &Outcome) -> PushResult {
     match outcome {
         Outcome::Accepted => PushResult::Accepted,
         Outcome::TokenDead { .. } => PushResult::TokenDead,

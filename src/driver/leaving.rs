@@ -30,7 +30,8 @@ impl Leaving {
             | Change::Claim { .. }
             | Change::Reported { .. }
             | Change::Release { .. }
-            | Change::Refreshed { .. } => return None,
+            | Change::Refreshed { .. }
+            | Change::BindToken { .. } => return None,
         };
         (!devices.is_empty()).then(|| Self { aor: change.aor().clone(), devices, reason, at: now })
     }

@@ -18,8 +18,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 
-pub use label::transport_drop;
-use label::{kind_of, push_kind, push_result, store_op};
+use label::{kind_of, store_op};
+pub use label::{push_kind, push_result, transport_drop};
 use leaving::Leaving;
 pub use refresh::{Pace, is_ours_to_refresh};
 pub use shared::{Parts, Shared, worker_of};

@@ -20,7 +20,7 @@ use crate::metrics::Metrics;
 use crate::push::Pushers;
 use crate::readiness::{Part, Readiness};
 use crate::sip::Message;
-use crate::store::{self, HeldCall, News, Store, StoreError};
+use crate::store::{self, Applied, Change, HeldCall, News, Store, StoreError};
 use crate::summary::Summary;
 use crate::timeline::Timeline;
 use crate::transport::{Connections, Event};
@@ -97,7 +97,7 @@ impl Shared {
     }
 
     /// Lets the operator see whether the store works; once for each time that this changes.
-    pub(super) fn store_said(&self, result: &Result<store::Applied, StoreError>) {
+    pub(super) fn store_said(&self, result: &Result<Applied, StoreError>) {
         let is_up = result.is_ok();
         if self.store_is_up.swap(is_up, Ordering::Relaxed) == is_up {
             return;
@@ -183,6 +183,16 @@ impl Shared {
             None => self.readiness.well(Part::Sip),
         }
         stuck.is_empty()
+    }
+
+    /// Makes a change and waits until it is durable.
+    ///
+    /// # Errors
+    /// As [`Store::submit`].
+    pub async fn change(&self, change: Change) -> Result<Applied, StoreError> {
+        let (reply_to, mut replies) = mpsc::channel(1);
+        self.store.submit(store::Ticket(0), change, &reply_to)?;
+        replies.recv().await.ok_or(StoreError::Busy)?.result
     }
 
     pub fn store_is_up(&self) -> bool {

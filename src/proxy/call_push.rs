@@ -8,7 +8,7 @@ use super::context::Context;
 use super::event::{Contacts, Effect};
 use super::held_call::{DeviceInput, DeviceState, HeldDevice, retry_pause};
 use super::{Proxy, PushPurpose, SavePurpose};
-use crate::binding::{Binding, DeviceId, Tokens};
+use crate::binding::{Binding, DeviceId};
 use crate::clock::{Now, UnixMillis};
 use crate::push::{self, Notice, NoticeKind, Push};
 use crate::store::{self, Applied, BucketEntry, Change, EntryState, StoreError};
@@ -117,7 +117,7 @@ impl Proxy {
         };
         let Some(held) = call.device(device) else { return };
         let Some(target) = held.binding.push.clone() else { return };
-        let aor = held.binding.aor.clone();
+        let (aor, language) = (held.binding.aor.clone(), held.binding.app.locale.clone());
         held.attempts = held.attempts.saturating_add(1);
         if held.purpose.is_over() {
             // It had joined, and its flow was lost.
@@ -137,7 +137,7 @@ impl Proxy {
             notice,
             date: now.unix,
             ttl,
-            language: None,
+            language,
             purpose,
         }));
     }
@@ -204,11 +204,7 @@ impl Proxy {
     ) {
         let Some(binding) = contacts.of_device(device) else { return };
         let Some(target) = &binding.push else { return };
-        let token = match (&target.tokens, notice) {
-            (Tokens::Apple { remote: Some(remote), .. }, NoticeKind::MissedCalls | NoticeKind::Message) => remote,
-            (Tokens::Apple { .. } | Tokens::Single, _) => &target.prid,
-        };
-        let token = token.clone();
+        let token = notice.token(target).clone();
         self.keep(Change::TokenDead { aor: binding.aor.clone(), device, token, sent_at, dead_since });
     }
 

@@ -40,6 +40,8 @@ pub(super) struct HeldCall {
     pub caller: Caller,
     /// Set when the request names one device by its alias.
     pub only: Option<DeviceId>,
+    /// Other devices of the AOR that were known then.
+    pub others: Box<[DeviceId]>,
     pub since: Now,
     pub until: Instant,
     /// Whether the INVITE's own Expires sets the end, not `hold.wait_s` (RFC 3261 §13.3.1).

@@ -50,6 +50,7 @@ impl Proxy {
         now: Now,
     ) {
         let request = context.request.clone();
+        let bindings = &*self.with_tokens(&request, &aor, bindings, only, contacts);
         if request.method() == Method::OPTIONS && bindings.iter().any(|binding| binding.push.is_some()) {
             // A softswitch that asks whether its contact is alive would take a sleeping phone for a dead one.
             return self.answer_options(context, now);
@@ -64,7 +65,10 @@ impl Proxy {
             return self.reject(context, &Reject::busy(BUSY_RETRY_AFTER_S), now);
         }
         contacts.watch(&aor);
-        let call = self.new_call(context, aor, only, now);
+        let mut call = self.new_call(context, aor, only, now);
+        if only.is_some() {
+            call.others = contacts.of_aor(&call.aor).iter().map(|binding| binding.device).collect();
+        }
         self.waiting.entry(call.aor.clone()).or_default().push(context.server);
         self.held_calls += 1;
         let call_ref = call.call_ref.clone();
@@ -94,6 +98,7 @@ impl Proxy {
             aor,
             caller: Caller::of(request),
             only,
+            others: [].into(),
             since: now,
             until: now.instant + expires.map_or(wait, |expires| expires.min(wait)),
             ends_by_expires,
@@ -201,6 +206,10 @@ impl Proxy {
     /// Gives the request to a device on its present flow. What that flow has already is not sent again, except that a
     /// silent one is reminded at once.
     fn join(&mut self, context: &mut Context, binding: &Arc<Binding>, now: Now) {
+        if binding.is_token_device() {
+            // The phone that came for it has the request under its own name.
+            return;
+        }
         if let Some(index) = context.responses.branch_to(binding.device)
             && let Some(branch) = context.responses.branches.get(index)
         {
@@ -262,6 +271,10 @@ impl Proxy {
 
     /// A REGISTER was accepted, here or elsewhere: calls that wait for its device go on.
     pub(super) fn wake(&mut self, binding: &Arc<Binding>, contacts: &dyn Contacts, now: Now) {
+        if binding.is_token_device() {
+            // News of another node, but nobody has come.
+            return;
+        }
         self.wake_late(binding, contacts, now);
         let Some(waiting) = self.waiting.get(&binding.aor).cloned() else { return };
         for server in waiting {
@@ -273,7 +286,7 @@ impl Proxy {
     }
 
     fn wake_in(&mut self, context: &mut Context, binding: &Arc<Binding>, contacts: &dyn Contacts, now: Now) {
-        let open = |call: &&mut HeldCall| call.is_open && call.only.is_none_or(|only| only == binding.device);
+        let open = |call: &&mut HeldCall| call.is_open && call.admits(binding);
         let Some(call) = context.call_mut().filter(open) else { return };
         let call_ref = call.call_ref.clone();
         match call.device(binding.device) {
@@ -300,6 +313,7 @@ impl Proxy {
         }
         self.step(&call_ref, Step::Registered, Some(binding.device), binding.flow.to_string(), "");
         self.tell(context, binding.device, DeviceInput::Woke, now);
+        self.tell_tokens(context, binding, DeviceInput::Woke, now);
     }
 
     /// Our own provisional response, as if one branch led to a user agent in this proxy (RFC 3261 §16.7 step 6). It
@@ -366,10 +380,12 @@ impl Proxy {
         }
         // 487 follows our own CANCEL, 408 comes of silence: neither is the device's word.
         let is_sign_of_life = status > 100 && !matches!(status, 408 | 487);
-        let held = call.device(device);
-        if let Some(held) = held.filter(|held| is_sign_of_life && held.has_entry) {
+        let mut devices = if is_sign_of_life { call.tokens_seen_by(device) } else { Vec::new() };
+        if let Some(held) = call.device(device).filter(|held| is_sign_of_life && held.has_entry) {
             held.has_entry = false;
-            let devices = vec![(device, Settlement::Seen)];
+            devices.push((device, Settlement::Seen));
+        }
+        if !devices.is_empty() {
             self.keep(Change::Settle { aor, id, call_ref, devices, ended: false });
         }
         // A 100 says that the device is awake, so that no push is needed, but not that its user will see the call.
@@ -385,7 +401,8 @@ impl Proxy {
         let method = context.request.method();
         let Some(call) = context.call_mut() else { return };
         let call_ref = call.call_ref.clone();
-        let target = call.device(device).and_then(|held| held.binding.push.as_ref());
+        let binding = call.device(device).map(|held| Arc::clone(&held.binding));
+        let target = binding.as_ref().and_then(|binding| binding.push.as_ref());
         let is_pushable = target.is_some_and(|target| can_be_told(target, method).is_ok());
         let (input, reason) = match status {
             408 => (DeviceInput::Silent, "the device did not answer the INVITE"),
@@ -393,8 +410,14 @@ impl Proxy {
         };
         self.step(&call_ref, Step::Failed, Some(device), "", reason);
         self.timers.cancel(&Timer::Probe(context.server, device));
-        if is_pushable && !context.responses.is_overloaded {
+        if context.responses.is_overloaded {
+            return;
+        }
+        if is_pushable {
             self.tell(context, device, input, now);
+        }
+        if let Some(binding) = binding {
+            self.tell_tokens(context, &binding, input, now);
         }
     }
 }
@@ -404,7 +427,7 @@ impl Proxy {
 fn can_be_told(target: &PushTarget, method: Method) -> Result<(), &'static str> {
     match &target.tokens {
         Tokens::Apple { remote: None, .. } if method != Method::INVITE => Err("the contact has no remote token"),
-        Tokens::Apple { .. } | Tokens::Single => Ok(()),
+        Tokens::Apple { .. } | Tokens::Single | Tokens::Subscription(_) => Ok(()),
     }
 }
 

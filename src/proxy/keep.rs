@@ -44,7 +44,7 @@ impl Proxy {
     ) {
         if result.is_ok() {
             for binding in kept.unaware.iter().filter_map(|device| contacts.of_device(*device)) {
-                if binding.registered_at > kept.since {
+                if self.has_come_since(&binding, kept.since, contacts) {
                     // How long it was away before is not known any more.
                     self.report_missed(&binding, Duration::ZERO, contacts, now);
                 }

@@ -275,5 +275,5 @@ fn shows_a_call(held: &HeldDevice) -> bool {
     let is_voip =
         held.binding.push.as_ref().is_some_and(|target| matches!(&target.tokens, Tokens::Apple { voip: Some(_), .. }));
     let was_pushed = held.accepted_at.is_some() || held.state == DeviceState::Pushing;
-    is_voip && was_pushed && held.state != DeviceState::Joined
+    is_voip && was_pushed && held.state != DeviceState::Joined && !held.binding.is_token_device()
 }

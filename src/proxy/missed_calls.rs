@@ -36,7 +36,7 @@ struct Report {
 }
 
 impl Proxy {
-    /// A device registered after being away for `absence`.
+    /// A device registered after being away for `absence`; so the token devices that it comes for are back.
     pub(super) fn report_missed(
         &mut self,
         binding: &Arc<Binding>,
@@ -45,8 +45,14 @@ impl Proxy {
         now: Now,
     ) {
         let missed = &self.policy.missed;
-        if missed.enabled && absence >= missed.absence && !self.puts_off_report(binding.device, now) {
+        if !missed.enabled || absence < missed.absence {
+            return;
+        }
+        if !self.puts_off_report(binding.device, now) {
             self.claim(binding, contacts);
+        }
+        for token in self.tokens_of(binding, contacts) {
+            self.claim(&token, contacts);
         }
     }
 
@@ -83,7 +89,7 @@ impl Proxy {
         let ticket = push::Ticket(self.tickets);
         self.pushes.insert(ticket, PushPurpose::Missed(device));
         let notice = Notice::MissedCalls(entries);
-        let (aor, language, purpose) = (binding.aor.clone(), None, push::Purpose::default());
+        let (aor, language, purpose) = (binding.aor.clone(), binding.app.locale.clone(), push::Purpose::default());
         let push = Push { ticket, aor, target, notice, date: now.unix, ttl: TTL, language, purpose };
         self.effects.push_back(super::Effect::Push(push));
     }

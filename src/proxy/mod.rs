@@ -28,6 +28,7 @@ mod response_context;
 mod resume;
 mod route;
 pub mod secret;
+mod token_device;
 mod validate;
 
 use std::borrow::Cow;

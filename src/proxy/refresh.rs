@@ -334,7 +334,7 @@ fn write_aor(out: &mut Vec<u8>, aor: &Aor) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::binding::{Provider, PushTarget, PushToken, Tokens};
+    use crate::binding::{App, Provider, PushTarget, PushToken, Tokens};
     use crate::clock::UnixMillis;
     use crate::sip::{ConnectionId, Flow};
 
@@ -366,7 +366,7 @@ mod tests {
                 tokens: Tokens::Single,
             }),
             push_refused: None,
-            user_agent: None,
+            app: App::default(),
             upstream: None,
         };
         Refresh {

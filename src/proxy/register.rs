@@ -9,7 +9,7 @@ use super::context::{Context, Purpose};
 use super::event::Contacts;
 use super::policy::Mode;
 use super::{BUSY_RETRY_AFTER_S, Proxy, Reject};
-use crate::binding::{Aor, Binding, DeviceId, Home, Provider, PushTarget, Upstream};
+use crate::binding::{Aor, App, Binding, DeviceId, Home, Provider, PushTarget, Upstream};
 use crate::clock::Now;
 use crate::sip::push_param::PushParams;
 use crate::sip::{HeaderName, Message, NameAddr, Uri, scan};
@@ -189,7 +189,10 @@ impl Proxy {
             contact.instance.is_some() && binding.instance == contact.instance && binding.reg_id == contact.reg_id
         };
         let by_label = |binding: &&Arc<Binding>| contact.label.is_some() && binding.label == contact.label;
-        let by_push = |binding: &&Arc<Binding>| contact.push.is_some() && binding.push == contact.push;
+        let is_same_push = |(own, known): (&PushTarget, &PushTarget)| own.is_same_param(known);
+        let by_push = |binding: &&Arc<Binding>| {
+            !binding.is_token_device() && contact.push.as_ref().zip(binding.push.as_ref()).is_some_and(is_same_push)
+        };
         let by_address = |binding: &&Arc<Binding>| Uri::parse(&binding.contact).is_ok_and(|known| known.is_same(uri));
         let strong: Vec<DeviceId> = [
             existing.iter().filter(by_instance).collect::<Vec<_>>(),
@@ -224,7 +227,7 @@ impl Proxy {
         }
     }
 
-    /// `contacts_per_aor_max` is kept by refusing the newcomer: nobody is thrown out.
+    /// `contacts_per_aor_max` is kept by refusing the newcomer: nobody is thrown out. Token devices have their own limit.
     pub(super) fn check_count(
         &self,
         registration: &Registration,
@@ -234,6 +237,7 @@ impl Proxy {
         let existing = contacts.of_aor(&registration.aor);
         let stays = |binding: &&Arc<Binding>| {
             !binding.is_over(now.unix)
+                && !binding.is_token_device()
                 && registration
                     .contacts
                     .iter()
@@ -295,7 +299,9 @@ impl Registration {
         let existing = contacts.of_aor(&self.aor);
         let mut remove: Vec<Removal> = Vec::new();
         if self.is_star {
-            remove.extend(existing.iter().map(|binding| Removal { device: binding.device, heir: None }));
+            // A token that came by another way ends by that way.
+            let registered = existing.iter().filter(|binding| !binding.is_token_device());
+            remove.extend(registered.map(|binding| Removal { device: binding.device, heir: None }));
         }
         for (contact, granted) in self.contacts.iter().zip(granted) {
             let known = existing.iter().find(|binding| binding.device == contact.device);
@@ -352,7 +358,7 @@ fn new_binding(
         expires_at: now.unix.after(Duration::from_secs(granted.into())),
         push: contact.push.clone(),
         push_refused: contact.push_refused.clone(),
-        user_agent: request.first(HeaderName::UserAgent).map(scan::text),
+        app: App { user_agent: request.first(HeaderName::UserAgent).map(scan::text), locale: None },
         upstream: None,
     }
 }

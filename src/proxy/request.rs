@@ -173,7 +173,9 @@ impl Proxy {
         let Some(user) = uri.user else {
             return if own { Ok(Target::Ourselves) } else { Err(Reject::of(404)) };
         };
-        if own && let Some(binding) = DeviceId::parse(user).and_then(|device| contacts.of_device(device)) {
+        let alias = || DeviceId::parse(user).and_then(|device| contacts.of_device(device));
+        // A token device has no contact that anybody could know.
+        if own && let Some(binding) = alias().filter(|binding| !binding.is_token_device()) {
             let only = Some(binding.device);
             return Ok(Target::Phones { aor: binding.aor.clone(), bindings: vec![binding], only });
         }

@@ -192,6 +192,7 @@ fn held_call(stored: &store::HeldCall, request: &Message, now: Now) -> HeldCall 
         aor: stored.aor.clone(),
         caller: Caller::of(request),
         only: None,
+        others: [].into(),
         since: Now { instant: now.instant.checked_sub(waited).unwrap_or(now.instant), unix: stored.held_at },
         until: now.instant + stored.until.since(now.unix),
         ends_by_expires: expires.is_some_and(|expires| expires <= wait),

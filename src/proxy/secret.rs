@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::hmac;
 
-use crate::binding::{Aor, DeviceId};
+use crate::binding::{Aor, DeviceId, PushToken};
 use crate::sip::{ConnectionId, Flow, Transport};
 use crate::store::HeldCallId;
 
@@ -62,6 +62,11 @@ impl Keys {
         let mut id = [0; 10];
         id.iter_mut().zip(context.sign().as_ref()).for_each(|(to, from)| *to = *from);
         DeviceId(id)
+    }
+
+    /// The id of a token device, which is the same for every AOR: a token is in one place only.
+    pub fn token_device(&self, token: &PushToken) -> DeviceId {
+        self.device_id(&Aor::new("", ""), "token", &[token.reveal().as_bytes()])
     }
 
     /// The number of the branch by which a device gets a held call. It is the same in a later run of the program, so

@@ -237,7 +237,7 @@ impl Account {
             (NoticeKind::Test, _, Some(token)) => (token, PushType::Background, bundle.to_string()),
             (_, _, Some(token)) => (token, PushType::Alert, bundle.to_string()),
             (NoticeKind::Invite, None, None) => return Err("contact has no token".to_owned()),
-            (NoticeKind::Message | NoticeKind::MissedCalls | NoticeKind::Test, _, None) => {
+            (NoticeKind::Message | NoticeKind::MissedCalls | NoticeKind::Test | NoticeKind::Text, _, None) => {
                 return Err(format!("contact has no remote token, and a voip token cannot take {kind}"));
             }
         };
@@ -377,7 +377,7 @@ fn options<'a>(push: &Push, delivery: &Delivery<'_>) -> NotificationOptions<'a> 
     };
     let collapse_id = match push.notice.kind() {
         NoticeKind::MissedCalls => CollapseId::new(MISSED_CALLS_COLLAPSE_ID).ok(),
-        NoticeKind::Invite | NoticeKind::Message | NoticeKind::Test => None,
+        NoticeKind::Invite | NoticeKind::Message | NoticeKind::Test | NoticeKind::Text => None,
     };
     // Apple wants 5 for what happens in the background.
     let is_background = delivery.push_type == PushType::Background;

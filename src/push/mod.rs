@@ -30,7 +30,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use sha2::{Digest, Sha256};
 
-use crate::binding::{Aor, Provider, PushTarget, PushToken};
+use crate::binding::{Aor, Provider, PushTarget, PushToken, Tokens};
 use crate::clock::{Now, UnixMillis};
 use crate::store::BucketEntry;
 
@@ -93,6 +93,8 @@ pub enum Notice {
     MissedCalls(Vec<BucketEntry>),
     /// Whether a push would be taken, without anything to see for the phone's user.
     Test,
+    /// Words for the phone's user, already in their language and short: shown as they are.
+    Text { title: Box<str>, body: Box<str> },
 }
 
 impl Notice {
@@ -102,12 +104,21 @@ impl Notice {
             Self::Message => NoticeKind::Message,
             Self::MissedCalls(_) => NoticeKind::MissedCalls,
             Self::Test => NoticeKind::Test,
+            Self::Text { .. } => NoticeKind::Text,
+        }
+    }
+
+    /// Title and body of a text.
+    fn text(&self) -> Option<(&str, &str)> {
+        match self {
+            Self::Text { title, body } => Some((title, body)),
+            Self::Invite { .. } | Self::Message | Self::MissedCalls(_) | Self::Test => None,
         }
     }
 
     fn calls(&self) -> &[BucketEntry] {
         match self {
-            Self::Invite { .. } | Self::Message | Self::Test => &[],
+            Self::Invite { .. } | Self::Message | Self::Test | Self::Text { .. } => &[],
             Self::MissedCalls(entries) => entries,
         }
     }
@@ -120,9 +131,18 @@ pub enum NoticeKind {
     Message,
     MissedCalls,
     Test,
+    Text,
 }
 
 impl NoticeKind {
+    /// Which of a target's tokens it goes to. The system kills apps that get a VoIP push without a call to show.
+    pub fn token(self, target: &PushTarget) -> &PushToken {
+        match (&target.tokens, self) {
+            (Tokens::Apple { remote: Some(remote), .. }, Self::MissedCalls | Self::Message | Self::Text) => remote,
+            (Tokens::Apple { .. } | Tokens::Single | Tokens::Subscription(_), _) => &target.prid,
+        }
+    }
+
     /// As in the `type` of a payload.
     pub fn name(self) -> &'static str {
         match self {
@@ -130,6 +150,7 @@ impl NoticeKind {
             Self::Message => "message",
             Self::MissedCalls => "missed_calls",
             Self::Test => "test",
+            Self::Text => "text",
         }
     }
 }

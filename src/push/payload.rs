@@ -22,6 +22,9 @@ const TEXT_BYTES_MAX: usize = 255;
 /// The same where there are four of them.
 const IDENTITY_BYTES_MAX: usize = 150;
 
+/// What gateways call a text (KF5's callback, `notification.type`).
+const CALLBACK_TEXT: &str = "im";
+
 /// FCM stores messages for 28 days at most.
 const FCM_TTL_MAX_S: u64 = 2_419_200;
 
@@ -78,6 +81,9 @@ struct FcmRequest<'a> {
 #[derive(Serialize)]
 struct FcmMessage<'a> {
     token: &'a str,
+    /// Shown by the system, without the app's doing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    notification: Option<Words<'a>>,
     data: FcmData<'a>,
     android: Android,
 }
@@ -91,6 +97,19 @@ struct FcmData<'a> {
     identity: Option<Identity<'a, String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     number: Option<&'a str>,
+}
+
+/// A text for the phone's user.
+#[derive(Serialize)]
+struct Words<'a> {
+    title: &'a str,
+    body: &'a str,
+}
+
+impl<'a> Words<'a> {
+    fn of(notice: &'a Notice) -> Option<Self> {
+        notice.text().map(|(title, body)| Self { title, body })
+    }
 }
 
 /// Which call it is, in the extended forms.
@@ -118,6 +137,8 @@ struct LegacyRequest<'a> {
     dry_run: Option<bool>,
     to: &'a str,
     priority: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    notification: Option<Words<'a>>,
     data: Content<u64, Vec<Call<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     time_to_live: Option<u64>,
@@ -146,6 +167,11 @@ struct CallbackDevice<'a> {
 struct CallbackNotification<'a> {
     #[serde(flatten)]
     content: Content<u64, Vec<Call<'a>>>,
+    /// Of a text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    title: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     number: Option<&'a str>,
     /// Of an invite.
@@ -249,7 +275,9 @@ pub fn fcm_v1(push: &Push, payload: FcmPayload, token: &str, limit: usize) -> Bo
                 let sent_at = push.date.0.to_string();
                 (Some(identity(call_ref, display_name, sent_at)), Some(shortened(number)))
             }
-            Notice::Invite { .. } | Notice::Message | Notice::MissedCalls(_) | Notice::Test => (None, None),
+            Notice::Invite { .. } | Notice::Message | Notice::MissedCalls(_) | Notice::Test | Notice::Text { .. } => {
+                (None, None)
+            }
         };
         let counted = "typedate".len()
             + content.kind.len()
@@ -257,7 +285,7 @@ pub fn fcm_v1(push: &Push, payload: FcmPayload, token: &str, limit: usize) -> Bo
             + content.calls.as_ref().map_or(0, |calls| "calls".len() + calls.len());
         let data = FcmData { content, identity, number };
         let android = Android { priority: "HIGH", ttl: fcm_ttl(push).map(|seconds| format!("{seconds}s")) };
-        let message = FcmMessage { token, data, android };
+        let message = FcmMessage { token, notification: Words::of(&push.notice), data, android };
         (text(&FcmRequest { validate_only: is_test(&push.notice), message }), counted)
     })
 }
@@ -284,7 +312,8 @@ pub fn fcm_legacy(push: &Push, token: &str, limit: usize) -> Body {
         let data = Content { kind: push.notice.kind().name(), date: push.date.seconds(), calls };
         let counted = text(&data).len();
         let (dry_run, time_to_live) = (is_test(&push.notice), fcm_ttl(push));
-        (text(&LegacyRequest { dry_run, to: token, priority: 10, data, time_to_live }), counted)
+        let notification = Words::of(&push.notice);
+        (text(&LegacyRequest { dry_run, to: token, priority: 10, notification, data, time_to_live }), counted)
     })
 }
 
@@ -293,17 +322,19 @@ pub fn fcm_legacy(push: &Push, token: &str, limit: usize) -> Body {
 pub fn callback(push: &Push, user_id: &str, kind: &str, token: &str, limit: usize) -> Body {
     fit(&push.notice, limit, |kept| {
         let calls = is_report(&push.notice).then(|| calls(kept, true));
-        let content = Content { kind: push.notice.kind().name(), date: push.date.seconds(), calls };
+        let (title, message) = push.notice.text().unzip();
+        let kind_of_notice = if message.is_some() { CALLBACK_TEXT } else { push.notice.kind().name() };
+        let content = Content { kind: kind_of_notice, date: push.date.seconds(), calls };
         let (identity, number) = match &push.notice {
             Notice::Invite { number, display_name, call_ref } => {
                 (Some(identity(call_ref, display_name, push.date.0)), Some(shortened(number)))
             }
-            Notice::Message | Notice::MissedCalls(_) | Notice::Test => (None, None),
+            Notice::Message | Notice::MissedCalls(_) | Notice::Test | Notice::Text { .. } => (None, None),
         };
         let body = text(&CallbackRequest {
             user: CallbackUser { user_id },
             device: [CallbackDevice { device_token: token, kind }],
-            notification: CallbackNotification { content, number, identity, ttl: seconds(push) },
+            notification: CallbackNotification { content, title, message, number, identity, ttl: seconds(push) },
         });
         let counted = body.len();
         (body, counted)
@@ -319,6 +350,7 @@ pub fn apns(push: &Push, form: &AppleForm, alert: bool, limit: usize) -> Body {
                 apple_invite(push, form, alert, [number, display_name, call_ref])
             }
             Notice::Message => apple_message(push, form),
+            Notice::Text { title, body } => apple_text(push, form, title, body),
             Notice::Test => apple_test(push, form),
             Notice::MissedCalls(all) => apple_missed_calls(push, form, kept, all.len()),
         };
@@ -358,6 +390,11 @@ fn apple_invite(push: &Push, form: &AppleForm, alert: bool, caller_and_call: [&s
 fn apple_message(push: &Push, form: &AppleForm) -> String {
     let content = Content { kind: push.notice.kind().name(), date: push.date.seconds(), calls: None::<()> };
     apple_alert(DefaultNotificationBuilder::new().set_loc_key("MESSAGE"), form, &content)
+}
+
+fn apple_text(push: &Push, form: &AppleForm, title: &str, body: &str) -> String {
+    let content = Content { kind: push.notice.kind().name(), date: push.date.seconds(), calls: None::<()> };
+    apple_alert(DefaultNotificationBuilder::new().set_title(title).set_body(body), form, &content)
 }
 
 /// In the background: nothing is shown, and the app may sleep on.
@@ -500,6 +537,10 @@ mod tests {
         Notice::Invite { number: number.into(), display_name: display_name.into(), call_ref: "a84b4c76e66710".into() }
     }
 
+    fn words() -> Notice {
+        Notice::Text { title: "new message from support".into(), body: "Hello \"you\"".into() }
+    }
+
     fn missed(calls: &[(&str, u64)]) -> Notice {
         let entry = |(remote_uri, invited_at_s): &(&str, u64)| BucketEntry {
             call_ref: format!("{remote_uri}-{invited_at_s}").into(),
@@ -554,6 +595,27 @@ mod tests {
                 BYTES_MAX,
             ),
             r#"{"message":{"token":"t:1","data":{"type":"message","date":"1623753491"},"android":{"priority":"HIGH","ttl":"25s"}}}"#,
+        );
+    }
+
+    #[test]
+    fn a_text_is_shown_as_it_is() {
+        let push = push(words(), 1623753491, Duration::from_secs(86_400));
+        check(
+            &fcm_v1(&push, FcmPayload::Extended, "t:1", BYTES_MAX),
+            r#"{"message":{"token":"t:1","notification":{"title":"new message from support","body":"Hello \"you\""},"data":{"type":"text","date":"1623753491"},"android":{"priority":"HIGH","ttl":"86400s"}}}"#,
+        );
+        check(
+            &fcm_legacy(&push, "t:1", BYTES_MAX),
+            r#"{"to":"t:1","priority":10,"notification":{"title":"new message from support","body":"Hello \"you\""},"data":{"type":"text","date":1623753491},"time_to_live":86400}"#,
+        );
+        check(
+            &apns(&push, &form(AppleProfile::Ecss), true, BYTES_MAX),
+            r#"{"aps":{"alert":{"title":"new message from support","body":"Hello \"you\""},"sound":"default"},"acme":{"type":"text","date":1623753491}}"#,
+        );
+        check(
+            &callback(&push, "123", "IOS", "t:1", BYTES_MAX),
+            r#"{"user":{"user_id":"123"},"device":[{"device_token":"t:1","type":"IOS"}],"notification":{"type":"im","date":1623753491,"title":"new message from support","message":"Hello \"you\"","ttl":86400}}"#,
         );
     }
 

@@ -237,7 +237,7 @@ impl Inner {
             Provider::Apns | Provider::ApnsDev => {
                 let (team, bundle) = match &target.tokens {
                     Tokens::Apple { team, bundle, .. } => (&**team, &**bundle),
-                    Tokens::Single => ("", ""),
+                    Tokens::Single | Tokens::Subscription(_) => ("", ""),
                 };
                 let account = apns_account(&self.apns, team, bundle)?;
                 let delivery = account.delivery(provider, &target.tokens, kind)?;

@@ -297,6 +297,7 @@ fn headers(push: &Push) -> Vec<(HeaderName, String)> {
         NoticeKind::Invite | NoticeKind::Message | NoticeKind::Test => {
             vec![(TTL, payload::seconds(push).to_string()), (URGENCY, "high".to_owned())]
         }
+        NoticeKind::Text => vec![(TTL, payload::seconds(push).to_string()), (URGENCY, "normal".to_owned())],
         kind @ NoticeKind::MissedCalls => vec![
             (TTL, MISSED_CALLS_TTL_S.to_string()),
             (URGENCY, "normal".to_owned()),

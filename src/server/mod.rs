@@ -1,10 +1,12 @@
 //! Builds everything from the configuration, starts it, and stops it in order.
 
+mod notifications;
 mod online;
 mod operator;
 mod policy;
 mod reload;
 mod systemd;
+mod words;
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,6 +18,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
+use notifications::Tellers;
 pub use online::{Asked, online};
 use operator::Operator;
 use systemd::Heartbeat;
@@ -306,6 +309,13 @@ impl Server {
             events: Arc::clone(&self.shared.events),
             metrics: Arc::clone(&self.shared.metrics),
             readiness: Arc::clone(&self.shared.readiness),
+            notifications: Arc::new(Tellers::new(
+                Arc::clone(&self.shared),
+                self.guidance.subscribe(),
+                &self.config,
+                &self.secret,
+            )),
+            notification_token: self.config.notification.token.clone(),
             token: self.config.admin.token.clone(),
         };
         let mut phases = self.phase.subscribe();

@@ -14,8 +14,8 @@ use crate::config::Values;
 use crate::driver::{self, Guidance, Shared, transport_drop};
 use crate::events::What;
 use crate::metrics::Metrics;
-use crate::push::{self, Notice, Outcome, Purpose, Push, Pushers};
-use crate::store::{Applied, BucketEntry, Change, HeldCall, StoreError, Ticket};
+use crate::push::{self, Notice, NoticeKind, Outcome, Purpose, Push, Pushers};
+use crate::store::{Applied, BucketEntry, Change, HeldCall};
 use crate::transport::DropReason;
 
 /// The running server as the admin routes see it.
@@ -78,10 +78,8 @@ impl Source for Operator {
 
     fn remove(&self, aor: Aor, device: DeviceId) -> Removing<'_> {
         Box::pin(async move {
-            let (reply_to, mut replies) = mpsc::channel(1);
-            self.shared.store.submit(Ticket(0), Change::Remove { aor: aor.clone(), device }, &reply_to)?;
-            let reply = replies.recv().await.ok_or(StoreError::Busy)?;
-            let is_removed = reply.result? == Applied::Ended(true);
+            let change = Change::Remove { aor: aor.clone(), device };
+            let is_removed = self.shared.change(change).await? == Applied::Ended(true);
             if is_removed {
                 let reason = "the operator removed it";
                 self.shared.events.publish(driver::now().unix, || What::ClientOffline { aor, device, reason });
@@ -93,10 +91,12 @@ impl Source for Operator {
     fn push(&self, aor: Aor, is_dry: bool) -> Pushing<'_> {
         let bindings = self.shared.store.table().lookup(&aor);
         let pushers = self.guided.borrow().pushers.clone();
+        let invite = Notice::Invite { number: "103".into(), display_name: "Ivan".into(), call_ref: "example".into() };
+        let notice = if is_dry { invite } else { Notice::Test };
         Box::pin(async move {
             let mut pushed = Vec::with_capacity(bindings.len());
             for binding in &bindings {
-                pushed.push(push_one(&pushers, binding, is_dry).await);
+                pushed.push(push_one(&pushers, binding, notice.clone(), is_dry).await);
             }
             pushed
         })
@@ -137,11 +137,11 @@ impl Source for Operator {
 
 /// How long a test push may be delivered, and waited for.
 const TEST_TTL: Duration = Duration::from_secs(10);
+/// How long a text may be delivered: who reads it a day later has seen it elsewhere.
+const TEXT_TTL: Duration = Duration::from_secs(24 * 3600);
 
-/// A test for one device, or what an invite would be. Whatever comes of it, the binding stays as it is.
-async fn push_one(pushers: &Pushers, binding: &Binding, is_dry: bool) -> Pushed {
-    let invite = Notice::Invite { number: "103".into(), display_name: "Ivan".into(), call_ref: "example".into() };
-    let notice = if is_dry { invite } else { Notice::Test };
+/// One push to one device, or with `is_dry` what would be sent. Whatever comes of it, the binding stays as it is.
+pub(super) async fn push_one(pushers: &Pushers, binding: &Binding, notice: Notice, is_dry: bool) -> Pushed {
     let pushed = |notice, preview, answer| {
         let provider = binding.push.as_ref().map(|target| target.provider);
         Pushed { device: binding.device, provider, notice, preview, answer }
@@ -157,8 +157,8 @@ async fn push_one(pushers: &Pushers, binding: &Binding, is_dry: bool) -> Pushed 
         target,
         notice,
         date: driver::now().unix,
-        ttl: TEST_TTL,
-        language: None,
+        ttl: if kind == NoticeKind::Text { TEXT_TTL } else { TEST_TTL },
+        language: binding.app.locale.clone(),
         purpose: Purpose::default(),
     };
     let preview = pushers.preview(&push);

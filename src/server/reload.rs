@@ -95,6 +95,7 @@ fn changes(from: &Config, to: &Config) -> Vec<Difference> {
         ("softswitch", from.softswitch == to.softswitch),
         ("register", from.register == to.register),
         ("push", from.push == to.push),
+        ("notification", from.notification == to.notification),
         ("events", from.events == to.events),
         ("store", from.store == to.store),
         ("admin", from.admin == to.admin),

@@ -90,7 +90,8 @@ impl PushParams {
         }
     }
 
-    fn target(provider: Provider, prid: &str, param: &str) -> Self {
+    /// What the values of `pn-provider`, `pn-prid` and `pn-param` come to, unescaped.
+    pub fn target(provider: Provider, prid: &str, param: &str) -> Self {
         if provider == Provider::WebPush && !param.is_empty() {
             return refused(provider.name(), "pn-param must not be used with webpush (RFC 8599 §12)");
         }

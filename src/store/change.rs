@@ -64,7 +64,9 @@ impl HeldCallId {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
     /// An accepted REGISTER. Bindings in `put` replace those of the same device; those in `remove` end, and their
-    /// bucket entries go to the device in `heir` (same phone under a new name) or, without one, away.
+    /// bucket entries go to the device in `heir` (same phone under a new name) or, without one, away. A token device
+    /// with a token of one in `put` ends, too: that one is its heir. What is known of device or token and no REGISTER
+    /// says is kept ([`Binding::learn_from`]).
     Register { aor: Aor, put: Vec<Binding>, remove: Vec<Removal> },
     /// The provider says that the token is dead. Ends the binding only if it still has this token and was not
     /// registered again after `sent_at`, nor after `dead_since` where the provider tells it. The remote one of two
@@ -89,6 +91,9 @@ pub enum Change {
     /// What the softswitch said when the device was refreshed in its sleep. Counts only for the registration that was
     /// refreshed: a device that has registered again since has asked for itself.
     Refreshed { aor: Aor, device: DeviceId, registered_at: UnixMillis, upstream: Upstream },
+    /// A token device ([`Binding::of_token`]), or new words about it. Where a device of the AOR has registered with the
+    /// token already, only locale and keys are for that one. With `most` token devices an AOR takes no more.
+    BindToken { binding: Box<Binding>, most: usize },
 }
 
 impl Change {
@@ -104,6 +109,7 @@ impl Change {
             | Self::Release { aor, .. }
             | Self::Refreshed { aor, .. } => aor,
             Self::Hold { call, .. } => &call.aor,
+            Self::BindToken { binding, .. } => &binding.aor,
         }
     }
 }
@@ -143,6 +149,8 @@ pub enum Applied {
     Claimed(Vec<BucketEntry>),
     /// For [`Change::TokenDead`] and [`Change::Remove`]: whether a binding ended by it.
     Ended(bool),
+    /// For [`Change::BindToken`]: the device that has the token; `None`: the AOR has as many as it may.
+    Bound(Option<DeviceId>),
 }
 
 /// Why a change is not durable. Nothing of it is in effect.

@@ -138,16 +138,31 @@ impl<'t> Draft<'t> {
                 self.refreshed(&aor, device, registered_at, upstream);
                 Applied::Done
             }
+            Change::BindToken { binding, most } => Applied::Bound(self.bind_token(*binding, most)),
         }
     }
 
-    fn register(&mut self, aor: &Aor, put: Vec<Binding>, remove: &[Removal]) {
+    fn register(&mut self, aor: &Aor, mut put: Vec<Binding>, remove: &[Removal]) {
         let made_at = self.made_at;
         let is_later = |binding: &Binding| made_at.is_some_and(|made_at| made_at < binding.registered_at);
+        let before = self.bindings(aor);
+        let mut remove = remove.to_vec();
+        for binding in &mut put {
+            debug_assert_eq!(&binding.aor, aor, "a REGISTER is for one AOR");
+            let heir = Some(binding.device);
+            // The phone says itself now which token it has.
+            let tokens = before.iter().filter(|other| other.is_token_device() && binding.shares_token(other));
+            remove.extend(tokens.map(|token| Removal { device: token.device, heir }));
+            for earlier in &before {
+                let removal = remove.iter().find(|removal| removal.device == earlier.device);
+                if earlier.device == binding.device || removal.is_some_and(|removal| removal.heir == heir) {
+                    binding.learn_from(earlier);
+                }
+            }
+        }
         self.change_bindings(aor, |row| {
             row.retain(|binding| is_later(binding) || !remove.iter().any(|removal| removal.device == binding.device));
             for binding in put {
-                debug_assert_eq!(&binding.aor, aor, "a REGISTER is for one AOR");
                 match row.iter_mut().find(|other| other.device == binding.device) {
                     Some(other) if is_later(other) => {}
                     // The same again is no difference to be written.
@@ -163,6 +178,33 @@ impl<'t> Draft<'t> {
                 None => self.change_bucket(removal.device, |bucket| *bucket = Bucket::default()),
             }
         }
+    }
+
+    /// The device that has the token then; `None`: the AOR has as many token devices as it may.
+    fn bind_token(&mut self, token: Binding, most: usize) -> Option<DeviceId> {
+        let mut bound = Some(token.device);
+        let made_at = self.made_at.unwrap_or(token.registered_at);
+        self.change_bindings(&token.aor.clone(), |row| {
+            let count = row.iter().filter(|other| other.is_token_device()).count();
+            let is_registered = |other: &Binding| !other.is_token_device() && other.shares_token(&token);
+            match row.iter_mut().find(|other| is_registered(other) || other.device == token.device) {
+                Some(other) if is_registered(other) => {
+                    let mut taught = Binding::clone(other);
+                    taught.app.locale.clone_from(&token.app.locale);
+                    let new = token.push.as_ref().filter(|push| push.keys().is_some());
+                    if let (Some(own), Some(new)) = (&mut taught.push, new) {
+                        own.tokens.clone_from(&new.tokens);
+                    }
+                    bound = Some(other.device);
+                    *other = Arc::new(taught);
+                }
+                Some(other) if made_at < other.registered_at => {}
+                Some(other) => *other = Arc::new(token),
+                None if count >= most => bound = None,
+                None => row.push(Arc::new(token)),
+            }
+        });
+        bound
     }
 
     /// Differs from the bare word of the provider: a registration newer than `newest` proves the phone is there.
@@ -198,7 +240,9 @@ impl<'t> Draft<'t> {
     fn end(&mut self, aor: &Aor, device: DeviceId) -> bool {
         let was_bound = self.is_bound(aor, device);
         self.change_bindings(aor, |row| row.retain(|binding| binding.device != device));
-        self.change_bucket(device, |bucket| *bucket = Bucket::default());
+        if was_bound {
+            self.change_bucket(device, |bucket| *bucket = Bucket::default());
+        }
         was_bound
     }
 
@@ -424,10 +468,5 @@ fn without_remote(binding: &Binding, token: &PushToken) -> Option<Binding> {
 }
 
 fn has_token(binding: &Binding, token: &PushToken) -> bool {
-    binding.push.as_ref().is_some_and(|push| match &push.tokens {
-        Tokens::Single => &push.prid == token,
-        Tokens::Apple { voip, remote, .. } => {
-            &push.prid == token || voip.as_ref() == Some(token) || remote.as_ref() == Some(token)
-        }
-    })
+    binding.push.as_ref().is_some_and(|push| &push.prid == token || push.has_token(token))
 }

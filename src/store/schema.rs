@@ -87,6 +87,8 @@ pub(super) fn is_cut(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::binding::{App, PushTarget, SubscriptionKeys, Tokens};
+    use crate::store::Change;
 
     #[test]
     fn keys_of_long_texts_are_short_and_differ() {
@@ -98,6 +100,41 @@ mod tests {
         assert_ne!(one, other);
         assert_eq!(device_of_entry(&one), Some(device));
         assert_eq!(key(&Key::Entry(device, "x".repeat(511).into())).len(), 10 + 511);
+    }
+
+    /// A binding as it was written before there were locales and keys of subscriptions.
+    const OLD: &[u8] = b"\x02\x03a@h\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\0\0\0\x0fsip:a@192.0.2.1\0\0\0\0\0\0\
+        \xc0\0\x02\x01\xc4\x27\0\x01c\x01\xe8\x07\xd0\x0f\x01\0\x01t\0\0\0\x01\tphone/1.0\0";
+
+    #[test]
+    fn a_binding_of_an_earlier_version_is_read_and_written_as_it_was() {
+        let binding: Binding = decode(OLD).unwrap();
+        assert_eq!(binding.app, App { user_agent: Some("phone/1.0".into()), locale: None });
+        assert_eq!(binding.push.as_ref().unwrap().tokens, Tokens::Single);
+        assert_eq!(encode(&binding).unwrap(), OLD);
+
+        // The same in the middle of a change, as a journal has it.
+        let mute = Binding { app: App::default(), ..binding.clone() };
+        let change = Change::Register { aor: binding.aor.clone(), put: vec![mute, binding], remove: vec![] };
+        let row = OLD.strip_prefix(&[VERSION]).unwrap();
+        let mute = row.strip_suffix(b"\x01\tphone/1.0\0").unwrap();
+        let journal = [&[VERSION, 0][..], b"\x03a@h\x02", mute, b"\0\0", row, b"\0"].concat();
+        assert_eq!(decode::<Change>(&journal).as_ref(), Ok(&change));
+        assert_eq!(encode(&change).unwrap(), journal);
+    }
+
+    #[test]
+    fn locale_and_keys_come_back() {
+        let old: Binding = decode(OLD).unwrap();
+        let mut p256dh = [9; 65];
+        p256dh[64] = 1;
+        let keys = Tokens::Subscription(SubscriptionKeys { p256dh, auth: [8; 16] });
+        let push = old.push.clone().map(|push| PushTarget { tokens: keys, ..push });
+        for user_agent in [None, Some("phone/1.0".into())] {
+            let app = App { user_agent, locale: Some("zh-Hant-TW".into()) };
+            let binding = Binding { app, push: push.clone(), ..old.clone() };
+            assert_eq!(decode(&encode(&binding).unwrap()), Ok(binding));
+        }
     }
 
     #[test]

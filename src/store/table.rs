@@ -251,7 +251,8 @@ impl Table {
         for binding in before.iter().filter(|binding| !contains(&row, binding)) {
             self.unindex(binding);
             if !row.iter().any(|other| other.device == binding.device) {
-                self.devices.remove(&binding.device);
+                // A token may have gone to another AOR meanwhile, and taken its name along.
+                self.devices.remove_if(&binding.device, |_, present| present.aor == binding.aor);
             }
         }
         for binding in row.iter().filter(|binding| !contains(&before, binding)) {

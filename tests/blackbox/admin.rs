@@ -29,18 +29,22 @@ impl Admin {
         serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}"))
     }
 
+    #[track_caller]
     pub(crate) fn post(self, path: &str, body: &Value) -> Value {
+        let (status, answer) = self.send("POST", path, "", body);
+        assert_eq!(status, 200, "{answer}");
+        answer
+    }
+
+    /// A request with a body, and further header lines.
+    pub(crate) fn send(self, method: &str, path: &str, headers: &str, body: &Value) -> (u16, Value) {
         let mut stream = TcpStream::connect(self.0).expect("the admin listener");
         stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
         let body = body.to_string();
         let length = body.len();
-        let head = format!("POST {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.0);
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{headers}", self.0);
         write!(stream, "{head}Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}").expect("sent");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
-        let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
-        assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
-        serde_json::from_str(body).expect("JSON")
+        read_answer(stream)
     }
 
     pub(crate) fn status(self, method: &str, path: &str) -> u16 {
@@ -127,6 +131,14 @@ impl Admin {
         assert_eq!(self.get("/healthz")["status"], "ok");
         assert_eq!(self.metric("sip_dropped_total{reason=\"fault\"}"), 0.0);
     }
+}
+
+fn read_answer(mut stream: TcpStream) -> (u16, Value) {
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    (status, serde_json::from_str(body).expect("JSON"))
 }
 
 fn list(answer: &Value, key: &str) -> Vec<Value> {

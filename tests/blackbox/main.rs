@@ -38,4 +38,5 @@ mod sipp;
 mod sleeping_phone;
 mod systemd;
 mod test_push;
+mod tokens;
 mod why;

@@ -69,6 +69,11 @@ impl Switch {
         link.send(register.answer(200, "OK", &unique("r"), &format!("Contact: {contact}{expires}\r\n")));
     }
 
+    /// It calls the user by the AOR from here on.
+    pub(crate) fn forgets(&mut self, aor: &str) {
+        self.registered.remove(aor);
+    }
+
     /// Request-URI and Route that lead to the phone: by what it registered, else by its AOR (trunk).
     pub(crate) fn way_to(&self, aor: &str) -> (String, String) {
         match self.registered.get(aor) {

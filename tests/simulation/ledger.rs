@@ -129,7 +129,7 @@ impl Ledger {
         assert_eq!(message.number(HeaderName::MaxForwards), Some(70));
     }
 
-    /// With `hold.push_when = "always"`, once for each REGISTER that was accepted after the INVITE came.
+    /// With `hold.push_when = "always"` and pushes, once for each REGISTER that was accepted after the INVITE came.
     fn phone_is_called(&mut self, phone: SocketAddr, call_id: String, came: u64, branch: String, always: bool) {
         let now = self.count;
         let (last, branches) = self.invited.entry((call_id, phone)).or_default();
@@ -209,7 +209,7 @@ impl Ledger {
                     entries.iter().any(|entry| *entry.call_ref == *call_ref && entry.state == EntryState::Live);
                 assert!(is_live, "the bucket entry is durable before the push");
             }
-            Notice::Message | Notice::Test => self.pushing = None,
+            Notice::Message | Notice::Test | Notice::Text { .. } => self.pushing = None,
             Notice::MissedCalls(entries) => {
                 assert!(!entries.is_empty());
                 let is_live = |call_ref: &str| !self.is_ended(call_ref);

@@ -4,11 +4,13 @@ use std::cell::{RefCell, RefMut};
 use std::rc::Rc;
 use std::time::Duration;
 
-use sip_push_proxy::binding::{Aor, Binding};
+use sip_push_proxy::binding::{Aor, Binding, DeviceId, Provider};
+use sip_push_proxy::proxy::secret::Keys;
 use sip_push_proxy::proxy::{Policy, policy};
 use sip_push_proxy::push::{NoticeKind, Outcome};
+use sip_push_proxy::sip::push_param::PushParams;
 use sip_push_proxy::sip::{Message, Transport};
-use sip_push_proxy::store::EntryState;
+use sip_push_proxy::store::{Change, EntryState, Ticket};
 
 use crate::agent::{Agent, Answer, Registrar};
 use crate::options;
@@ -82,6 +84,18 @@ impl Sim {
         let seed = world.seed ^ (number as u64) << 8;
         let agent = world.add(Agent::new(name, user, &address, transport, seed));
         Phone { world: Rc::clone(&self.world), agent }
+    }
+
+    /// An app binds its token by another way than a REGISTER.
+    pub(crate) fn binds_token(&self, user: &str, token: &str, locale: &str) -> Token {
+        let world = &mut *self.world();
+        let PushParams::Target(target) = PushParams::target(Provider::Fcm, token, "") else { panic!("a target") };
+        let device = Keys::new(&world.policy.secret).token_device(&target.prid);
+        let aor = Aor::new(user, "example.org");
+        let binding = Binding::of_token(aor, device, target, Some(locale.into()), world.now.unix);
+        let change = Change::BindToken { binding: Box::new(binding), most: 10 };
+        world.storage.apply(Ticket(0), change, &mut world.random).result.expect("it is bound");
+        Token { world: Rc::clone(&self.world), device }
     }
 
     pub(crate) fn run_for(&self, time: Duration) {
@@ -324,6 +338,24 @@ impl Phone {
     pub(crate) fn bindings(&self) -> usize {
         let world = self.world.borrow();
         world.storage.table().lookup(&Aor::new(&world.agents[self.agent].device.user, "example.org")).len()
+    }
+}
+
+/// A token that was bound beside any REGISTER.
+pub(crate) struct Token {
+    world: Rc<RefCell<World>>,
+    device: DeviceId,
+}
+
+impl Token {
+    /// Entries of its bucket, with their states.
+    pub(crate) fn bucket(&self) -> Vec<(String, EntryState)> {
+        let entries = self.world.borrow().storage.table().entries(&self.device);
+        entries.iter().map(|entry| (entry.call_ref.to_string(), entry.state)).collect()
+    }
+
+    pub(crate) fn is_bound(&self) -> bool {
+        self.world.borrow().storage.table().by_device(self.device).is_some()
     }
 }
 

@@ -352,12 +352,14 @@ impl World {
         self.note(|| {
             format!("proxy > {:?} {}  {}", destination.transport(), destination.remote(), text::summary(&message))
         });
-        let is_always = self.policy.hold.push_when == sip_push_proxy::proxy::policy::PushWhen::Always
+        let remote = destination.remote();
+        let agent = self.addresses.get(&remote).copied();
+        let has_push = agent.is_some_and(|agent| !self.agents[agent].device.push.is_empty());
+        let is_always = has_push
+            && self.policy.hold.push_when == sip_push_proxy::proxy::policy::PushWhen::Always
             && self.policy.hold.fresh.is_zero();
         self.ledger.left(&destination, &message, &self.storage, is_always);
         self.left.push((destination, message));
-        let remote = destination.remote();
-        let agent = self.addresses.get(&remote).copied();
         let connection = match destination {
             Destination::Flow(flow) => Some(flow.connection.0),
             Destination::Address { .. } => None,

@@ -14,3 +14,4 @@ mod server;
 mod speed;
 mod subject;
 mod table;
+mod tokens;

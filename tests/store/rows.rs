@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sip_push_proxy::binding::{Aor, Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
+use sip_push_proxy::binding::{Aor, App, Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
 use sip_push_proxy::clock::UnixMillis;
 use sip_push_proxy::sip::flow::{ConnectionId, Flow, Transport};
 use sip_push_proxy::store::{BucketEntry, Change, EntryState, HeldCall, HeldCallId, Limits, Removal, Settlement};
@@ -61,7 +61,7 @@ pub(crate) fn binding(owner: u32, number: u32) -> Binding {
             tokens: Tokens::Single,
         }),
         push_refused: None,
-        user_agent: Some("phone/1.0".into()),
+        app: App { user_agent: Some("phone/1.0".into()), locale: None },
         upstream: None,
     }
 }

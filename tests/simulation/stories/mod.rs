@@ -19,6 +19,7 @@ mod refresh;
 mod relay;
 mod routing;
 mod time_out;
+mod tokens;
 mod torture;
 mod transports;
 mod trust;

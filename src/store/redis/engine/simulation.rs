@@ -13,7 +13,7 @@ use super::super::super::change::{Applied, BucketEntry, EntryState, HeldCallId, 
 use super::super::super::draft::Key;
 use super::super::record::Field;
 use super::*;
-use crate::binding::{Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
+use crate::binding::{App, Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
 use crate::sip::flow::{ConnectionId, Flow, Transport};
 
 const LIMITS: Limits = Limits { entries_per_device: 50, entry_ttl: Duration::from_secs(1 << 40), queue: 1000 };
@@ -180,7 +180,7 @@ fn binding(device: DeviceId, cseq: u32, at: u64) -> Binding {
         instance: None,
         reg_id: None,
         label: None,
-        contact: [].into(),
+        contact: (*b"sip:a@192.0.2.1").into(),
         contact_params: [].into(),
         path: [].into(),
         flow: Flow {
@@ -201,7 +201,7 @@ fn binding(device: DeviceId, cseq: u32, at: u64) -> Binding {
             tokens: Tokens::Single,
         }),
         push_refused: None,
-        user_agent: None,
+        app: App::default(),
         upstream: None,
     }
 }
