@@ -193,6 +193,8 @@ label!(
         Release = "release",
         Refreshed = "refreshed",
         BindToken = "bind_token",
+        Message = "message",
+        PickUp = "pick_up",
     }
 );
 

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use sip_push_proxy::admin::{
     self, Answering, Held, Notifications, Pushed, Pushing, Refusal, ReloadError, Reloading, Removing, Source, State,
-    TextWish, TokenWish,
+    TextWish, Ticket, TokenWish,
 };
 use sip_push_proxy::binding::{Aor, App, Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
 use sip_push_proxy::clock::UnixMillis;
@@ -172,6 +172,10 @@ impl Notifications for Nobody {
 
     fn unbind(&self, _token: Box<str>) -> Answering<'_, bool> {
         Box::pin(async { Ok(false) })
+    }
+
+    fn ticket(&self, aor: &str) -> Result<Ticket, Refusal> {
+        Err(Refusal::Conflict(aor.to_owned()))
     }
 
     fn tell(&self, _wish: TextWish) -> Answering<'_, Vec<Pushed>> {

@@ -365,6 +365,16 @@ fn web_push_needs_a_key_and_says_how_to_make_one() {
     for good in ["mailto:ops@example.org", "https://example.org/contact"] {
         assert!(read(&format!("subject = \"{good}\"\n")).is_ok());
     }
+    let told = read("listen = \"8081\"\nticket_expires_s = 0\nca_file = \"vapid.pem\"\n").unwrap_err().to_string();
+    for expected in [
+        "push.webpush.listen: \"8081\" is not ADDRESS:PORT",
+        "push.webpush.ticket_expires_s: 0 is under the least of 1 s",
+        "has no certificate in PEM form",
+    ] {
+        assert!(told.contains(expected), "{told}");
+    }
+    let page = read("listen = \"127.0.0.1:8081\"\n").unwrap().push.webpush.unwrap().page.unwrap();
+    assert_eq!((page.listen.port(), page.ticket_life, page.requests_per_s), (8081, Duration::from_secs(600), 100));
     // What is switched off is not looked at.
     let off = Config::parse(&format!("{BASE}[push.webpush]\nsubject = \"ops\"\n"), &folder.path().join("config.toml"));
     assert_eq!(off.unwrap().push.webpush, None);

@@ -14,15 +14,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::net::TcpListener;
 
 use crate::binding::{Aor, Binding, DeviceId, Provider};
 use crate::config::{Difference, Token, Values};
 use crate::events::Events;
+use crate::listener;
 use crate::metrics::Metrics;
 use crate::push::{NoticeKind, Outcome, Preview};
 use crate::readiness::Readiness;
@@ -30,7 +27,7 @@ use crate::store::{BucketEntry, HeldCall, StoreError};
 use crate::summary::Summary;
 use crate::timeline::Timeline;
 
-pub use notification::{Answering, Notifications, Refusal, TextWish, TokenWish};
+pub use notification::{Answering, Notifications, Refusal, TextWish, Ticket, TokenWish};
 
 /// What the server lets the operator see and do.
 pub trait Source: Send + Sync + 'static {
@@ -120,39 +117,8 @@ pub struct State {
 
 /// Connections at one time; more wait in the system's queue.
 const CONNECTIONS: usize = 64;
-/// How long a client may take to send its request, and may stay silent between requests.
-const HEADERS_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long to wait after the system refused to accept a connection: it lacks descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Serves `listener` until `stop` ends; connections that are open then are closed.
+/// Serves `listener` until `stop` ends.
 pub async fn serve(listener: TcpListener, state: State, stop: impl Future<Output = ()>) {
-    let service = TowerToHyperService::new(routes::router(state));
-    let mut connections = JoinSet::new();
-    let mut stop = std::pin::pin!(stop);
-    loop {
-        tokio::select! {
-            () = &mut stop => return,
-            Some(_) = connections.join_next() => {}
-            accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(serve_connection(stream, service.clone()));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the admin listener cannot accept");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-}
-
-async fn serve_connection(stream: TcpStream, service: TowerToHyperService<axum::Router>) {
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
-        tracing::debug!(%error, "an admin connection ended");
-    }
+    listener::serve("admin", listener, routes::router(state), CONNECTIONS, stop).await;
 }

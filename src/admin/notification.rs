@@ -3,6 +3,7 @@
 //! `notification`.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State as Shared;
@@ -38,12 +39,21 @@ pub trait Notifications: Send + Sync + 'static {
     fn bind(&self, wish: TokenWish) -> Answering<'_, DeviceId>;
     /// Ends the binding of a token; `false` when there is none.
     fn unbind(&self, token: Box<str>) -> Answering<'_, bool>;
+    /// Lets whoever has the ticket subscribe a browser for an AOR.
+    fn ticket(&self, aor: &str) -> Result<Ticket, Refusal>;
     /// Sends a text to devices: one for each of them.
     fn tell(&self, wish: TextWish) -> Answering<'_, Vec<Pushed>>;
 }
 
 /// The end of what is asked of [`Notifications`].
 pub type Answering<'s, T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send + 's>>;
+
+/// For the page at which browsers subscribe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ticket {
+    pub ticket: String,
+    pub expires_in: Duration,
+}
 
 /// A token to be bound.
 #[derive(Debug, Clone)]

@@ -53,6 +53,7 @@ pub(super) fn router(state: State) -> Router {
         .route("/api/v1/held", get(overview::held))
         .route("/api/v1/push", post(push))
         .route("/api/v1/summary", get(overview::summary))
+        .route("/api/v1/webpush/tickets", post(ticket))
         .route("/api/v1/reload", post(reload))
         .route("/api/v1/config", get(config))
         .route("/api/v1/log", put(set_log))
@@ -231,6 +232,25 @@ async fn push(Shared(state): Shared<State>, wish: Result<Json<PushWish>, JsonRej
     };
     let pushed = state.source.push(parse_aor(&wish.aor), wish.dry_run).await;
     Json(json!({ "pushes": pushed.iter().map(PushedView::new).collect::<Vec<_>>() })).into_response()
+}
+
+/// For whom a browser is to subscribe.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TicketWish {
+    aor: String,
+}
+
+/// A ticket for the page of Web Push.
+async fn ticket(Shared(state): Shared<State>, wish: Result<Json<TicketWish>, JsonRejection>) -> Response {
+    let wish = match wish {
+        Ok(Json(wish)) => wish,
+        Err(rejection) => return error(StatusCode::BAD_REQUEST, &rejection.body_text()),
+    };
+    match state.notifications.ticket(&wish.aor) {
+        Ok(made) => Json(json!({ "ticket": made.ticket, "expires_in_s": made.expires_in.as_secs() })).into_response(),
+        Err(refusal) => refusal.into_response(),
+    }
 }
 
 /// `user@domain`, also with `sip:` before it. A text that is none is the AOR of nobody.

@@ -17,6 +17,7 @@ mod redis_url;
 mod section;
 mod users;
 mod values;
+mod webpush;
 
 use std::path::Path;
 
@@ -29,12 +30,11 @@ pub use network::{Node, Sip, Softswitch};
 pub use notification::{Notification, Title};
 pub use operation::{Admin, Events, Limits, Log, LogFormat, Store, StoreKind, Token};
 pub use problem::{Place, Problem, Problems};
-pub use push::{
-    Alert, Apns, ApnsCredential, ApnsPayload, Callback, Fcm, FcmPayload, FcmProfile, HttpsProxy, Push, WebPush,
-};
+pub use push::{Alert, Apns, ApnsCredential, ApnsPayload, Callback, Fcm, FcmPayload, FcmProfile, HttpsProxy, Push};
 pub use redis_url::{Redis, RedisShape};
 pub use users::{Credentials, Users};
 pub use values::{Difference, Values};
+pub use webpush::{Page, WebPush};
 
 const DAY_S: u32 = 86_400;
 /// No time in the configuration is longer.

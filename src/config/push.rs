@@ -4,16 +4,15 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RsaKeyPair};
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, RsaKeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::Deserialize;
 
-use super::address::{self, AllowedHost};
+use super::address;
 use super::section::Section;
+use super::webpush::WebPush;
 
 /// `[push]`; a provider without an account is switched off.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -173,18 +172,6 @@ pub struct Callback {
     pub secret_file: Option<PathBuf>,
     /// An extra root certificate; it was read and is one.
     pub ca_file: Option<PathBuf>,
-}
-
-/// `[push.webpush]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WebPush {
-    /// It was read and is a P-256 key.
-    pub vapid_key_file: PathBuf,
-    /// Its public key, as browsers need it to subscribe.
-    pub public_key: String,
-    /// `mailto:` or `https:`.
-    pub subject: String,
-    pub allowed_hosts: Vec<AllowedHost>,
 }
 
 /// What Apple knows us by.
@@ -436,7 +423,7 @@ fn is_key(section: &Section<'_>, file: &Path) -> bool {
     pair.is_some()
 }
 
-fn has_certificate(section: &Section<'_>, key: &str, file: &Path) -> bool {
+pub(super) fn has_certificate(section: &Section<'_>, key: &str, file: &Path) -> bool {
     let Some(text) = section.file_text(key, file) else { return false };
     let has_one = CertificateDer::from_pem_slice(text.as_bytes()).is_ok();
     if !has_one {
@@ -458,68 +445,6 @@ fn has_identity(section: &Section<'_>, file: &Path) -> bool {
         section.wrong(key, format_args!("{} {text}", file.display()));
     }
     has_key
-}
-
-impl WebPush {
-    /// `None` when it is switched off or wrong.
-    fn read(section: &Section<'_>) -> Option<Self> {
-        const HOSTS: [&str; 3] = ["fcm.googleapis.com", "updates.push.services.mozilla.com", "web.push.apple.com"];
-        let enabled = section.boolean("enabled", false);
-        let vapid_key_file = section.path("vapid_key_file", "vapid.pem");
-        let subject = section.string("subject", "mailto:ops@example.org");
-        let allowed_hosts = section.list("allowed_hosts", Some(&HOSTS), address::allowed_host);
-        if !enabled {
-            return None;
-        }
-        let allowed_hosts =
-            allowed_hosts.unwrap_or_else(|| HOSTS.iter().filter_map(|host| address::allowed_host(host).ok()).collect());
-        if allowed_hosts.is_empty() {
-            section.wrong("allowed_hosts", "names no push service, so that no browser could be woken; name them");
-        }
-        if !is_contact(subject) {
-            let text = "is not an address for push services to write to; write mailto:USER@HOST or https://HOST/PATH";
-            section.wrong("subject", format_args!("{subject:?} {text}"));
-        }
-        let Some(vapid_key_file) = vapid_key_file else {
-            section.wrong("vapid_key_file", format_args!("needed: a P-256 key; {MAKE_VAPID}"));
-            return None;
-        };
-        let public_key = vapid_public_key(&vapid_key_file)
-            .map_err(|problem| section.wrong("vapid_key_file", format_args!("{} {problem}", vapid_key_file.display())));
-        Some(Self { vapid_key_file, public_key: public_key.ok()?, subject: subject.to_owned(), allowed_hosts })
-    }
-}
-
-const MAKE_VAPID: &str =
-    "make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out vapid.pem`";
-
-/// The key in the file, in base64url; else what is wrong with the file.
-fn vapid_public_key(file: &Path) -> Result<String, String> {
-    let pem = std::fs::read(file).map_err(|error| format!("cannot be read: {error}; {MAKE_VAPID}"))?;
-    let key = match PrivateKeyDer::from_pem_slice(&pem) {
-        Ok(PrivateKeyDer::Pkcs8(key)) => key,
-        Ok(_) => {
-            return Err(
-                "has a key that is not in PKCS#8 form; convert it with `openssl pkcs8 -topk8 -nocrypt`".to_owned()
-            );
-        }
-        Err(_) if memchr::memmem::find(&pem, b"BEGIN ENCRYPTED PRIVATE KEY").is_some() => {
-            return Err("has a password; take it off with `openssl pkcs8 -topk8 -nocrypt`".to_owned());
-        }
-        Err(_) => return Err(format!("has no private key in PEM form; {MAKE_VAPID}")),
-    };
-    EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.secret_pkcs8_der(), &SystemRandom::new())
-        .map(|pair| URL_SAFE_NO_PAD.encode(pair.public_key()))
-        .map_err(|_| format!("has a key, but not on the curve P-256; {MAKE_VAPID}"))
-}
-
-/// RFC 8292 §2.1.
-fn is_contact(subject: &str) -> bool {
-    let is_mail =
-        |address: &str| address.split_once('@').is_some_and(|(user, host)| !user.is_empty() && !host.is_empty());
-    subject.bytes().all(|byte| byte.is_ascii_graphic())
-        && (subject.strip_prefix("mailto:").is_some_and(is_mail)
-            || subject.starts_with("https://") && address::url(subject).is_ok())
 }
 
 impl Callback {

@@ -18,6 +18,7 @@ mod push_desk;
 mod softswitch;
 mod stage;
 mod stories;
+pub mod subscriber;
 mod summary;
 pub mod webpush_double;
 

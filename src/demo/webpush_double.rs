@@ -1,12 +1,14 @@
-//! A double of a Web Push service, over real HTTP on loopback (RFC 8030, RFC 8292).
+//! A double of a Web Push service, and of the browsers behind it, over real HTTP on loopback (RFC 8030, RFC 8292).
 //!
-//! It is as strict as the services of the browsers: token, key and headers are checked before a script has its say.
+//! It is as strict as the services of the browsers: token, key and headers are checked before a script has its say. It
+//! also refuses a body that its browser could not read (RFC 8291).
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,14 +17,18 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, HeaderValue, LOCATION};
 use hyper::{HeaderMap, Method, Request, Response};
+use parking_lot::Mutex;
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::AbortHandle;
 
 pub use super::double::Answer;
 use super::double::{
     self, Connection, Observed, Observer, Recorded, Records, Script, Serving, answer, strict_jwt, unix_seconds,
 };
+use super::subscriber::Subscriber;
+use crate::binding::SubscriptionKeys;
 
 /// Made for this double and known to everybody who has the program: it opens nothing.
 const THROWAWAY_KEY: &str = include_str!("throwaway_vapid.pem");
@@ -49,6 +55,10 @@ struct State {
     records: Records,
     observed: Observed,
     script: Script<Answer>,
+    /// Where it is reached, if that is not its address.
+    origin: OnceLock<String>,
+    /// Those that have given away their keys, by subscription.
+    subscribers: Mutex<BTreeMap<String, Subscriber>>,
     requests: AtomicUsize,
     connections: AtomicUsize,
 }
@@ -68,12 +78,24 @@ impl WebPushDouble {
             records: Records::default(),
             observed: Observed::default(),
             script: Script::default(),
+            origin: OnceLock::new(),
+            subscribers: Mutex::default(),
             requests: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
         });
         let handler = double::handler(&state, State::handle);
         let server = tokio::spawn(double::serve(listener, Serving::default(), handler));
         Ok(Self { state, server: server.abort_handle() })
+    }
+
+    /// Serves a connection that was accepted elsewhere, such as one with TLS.
+    pub async fn serve_connection(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        double::serve_connection(stream, Serving::default(), double::handler(&self.state, State::handle)).await;
+    }
+
+    /// Has subscriptions, and the tokens of who pushes to them, be of this origin. Once, before the first subscription.
+    pub fn is_reached_at(&self, origin: &str) {
+        let _ = self.state.origin.set(origin.to_owned());
     }
 
     /// For `push.webpush.allowed_hosts`.
@@ -84,6 +106,14 @@ impl WebPushDouble {
     /// The URI of a browser's subscription, which is made for [`PUBLIC_KEY`] (RFC 8292 §4.1).
     pub fn subscription(&self, token: &str) -> String {
         format!("{}{SUBSCRIPTIONS}{token}", self.state.origin())
+    }
+
+    /// The same of a browser that gives away its keys; pushes to it are recorded as it reads them.
+    pub fn subscribe(&self, token: &str) -> io::Result<(String, SubscriptionKeys)> {
+        let subscriber = Subscriber::new().ok_or_else(|| io::Error::other("the system gives no random numbers"))?;
+        let keys = subscriber.keys();
+        self.state.subscribers.lock().insert(token.to_owned(), subscriber);
+        Ok((self.subscription(token), keys))
     }
 
     /// Writes the private key to `vapid.pem` in `folder`.
@@ -121,7 +151,17 @@ impl WebPushDouble {
 
 impl State {
     fn origin(&self) -> String {
-        format!("http://{}", self.address)
+        self.origin.get().cloned().unwrap_or_else(|| format!("http://{}", self.address))
+    }
+
+    /// What the browser of a subscription reads; nothing is read without a body.
+    fn read(&self, token: &str, body: Bytes) -> Result<Bytes, Problem> {
+        if body.is_empty() {
+            return Ok(body);
+        }
+        let subscribers = self.subscribers.lock();
+        let subscriber = subscribers.get(token).ok_or((400, "nobody was given keys of this subscription"))?;
+        subscriber.read(&body).map(Bytes::from).map_err(|problem| (400, problem))
     }
 
     async fn handle(self: Arc<Self>, request: Request<Incoming>, connection: Arc<Connection>) -> Response<Full<Bytes>> {
@@ -139,11 +179,13 @@ impl State {
         let Some(body) = double::body(request).await.filter(|body| body.len() <= BODY_BYTES_MAX) else {
             return refusal(413, "the body is too large");
         };
-        if let Err((status, problem)) =
-            check_authorization(&headers, &self.origin()).and_then(|()| check_headers(&headers, &body))
-        {
-            return refusal(status, problem);
-        }
+        let read = check_authorization(&headers, &self.origin())
+            .and_then(|()| check_headers(&headers, &body))
+            .and_then(|()| self.read(&token, body));
+        let body = match read {
+            Ok(body) => body,
+            Err((status, problem)) => return refusal(status, problem),
+        };
         let record = Recorded { token, path, headers, body };
         let scripted = self.script.next(&record.token).unwrap_or(Answer::Accept);
         if let Some(refusal) = scripted.refusal(&connection).await {

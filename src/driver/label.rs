@@ -28,6 +28,8 @@ pub(super) fn store_op(change: &Change) -> StoreOp {
         Change::Release { .. } => StoreOp::Release,
         Change::Refreshed { .. } => StoreOp::Refreshed,
         Change::BindToken { .. } => StoreOp::BindToken,
+        Change::Message { .. } => StoreOp::Message,
+        Change::PickUp { .. } | Change::GiveBack { .. } => StoreOp::PickUp,
     }
 }
 

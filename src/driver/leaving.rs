@@ -31,7 +31,10 @@ impl Leaving {
             | Change::Reported { .. }
             | Change::Release { .. }
             | Change::Refreshed { .. }
-            | Change::BindToken { .. } => return None,
+            | Change::BindToken { .. }
+            | Change::Message { .. }
+            | Change::PickUp { .. }
+            | Change::GiveBack { .. } => return None,
         };
         (!devices.is_empty()).then(|| Self { aor: change.aor().clone(), devices, reason, at: now })
     }

@@ -11,6 +11,7 @@ pub mod callback;
 mod connection;
 mod connections;
 mod dial;
+mod encryption;
 pub mod fcm;
 mod fcm_answer;
 mod gate;

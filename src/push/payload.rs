@@ -1,4 +1,5 @@
-//! Bodies of pushes, byte for byte: FCM HTTP v1, FCM's legacy form, and APNs, as ECSS-10's clients expect them.
+//! Bodies of pushes, byte for byte: FCM HTTP v1, FCM's legacy form, and APNs, as ECSS-10's clients expect them; Web Push
+//! and the operator's own gateway.
 //!
 //! The order of keys is part of the form. `dispaly_name` is spelt as ECSS spells it.
 
@@ -10,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::alert::Alerts;
 use super::{Notice, Push};
-use crate::store::BucketEntry;
+use crate::store::{BucketEntry, MessageId};
 
 /// What FCM takes in `data` (keys and values) and what we allow as a whole body for APNs.
 pub const BYTES_MAX: usize = 4096;
@@ -110,6 +111,17 @@ impl<'a> Words<'a> {
     fn of(notice: &'a Notice) -> Option<Self> {
         notice.text().map(|(title, body)| Self { title, body })
     }
+}
+
+#[derive(Serialize)]
+struct WebPushBody<'a> {
+    #[serde(flatten)]
+    data: FcmData<'a>,
+    /// Of a text: the same when the browser fetches it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    words: Option<Words<'a>>,
 }
 
 /// Which call it is, in the extended forms.
@@ -266,28 +278,42 @@ enum Name<'a> {
 /// `POST /v1/projects/…/messages:send`. Missed calls are kept, newest first, while the keys and values of `data` stay
 /// within `limit` bytes.
 pub fn fcm_v1(push: &Push, payload: FcmPayload, token: &str, limit: usize) -> Body {
-    let is_extended = payload == FcmPayload::Extended;
     fit(&push.notice, limit, |kept| {
-        let calls = is_report(&push.notice).then(|| text(&calls(kept, is_extended)));
-        let content = Content { kind: push.notice.kind().name(), date: push.date.seconds().to_string(), calls };
-        let (identity, number) = match &push.notice {
-            Notice::Invite { number, display_name, call_ref } if is_extended => {
-                let sent_at = push.date.0.to_string();
-                (Some(identity(call_ref, display_name, sent_at)), Some(shortened(number)))
-            }
-            Notice::Invite { .. } | Notice::Message | Notice::MissedCalls(_) | Notice::Test | Notice::Text { .. } => {
-                (None, None)
-            }
-        };
-        let counted = "typedate".len()
-            + content.kind.len()
-            + content.date.len()
-            + content.calls.as_ref().map_or(0, |calls| "calls".len() + calls.len());
-        let data = FcmData { content, identity, number };
+        let data = fcm_data(push, payload, kept);
+        let Content { kind, date, calls } = &data.content;
+        let counted =
+            "typedate".len() + kind.len() + date.len() + calls.as_ref().map_or(0, |calls| "calls".len() + calls.len());
         let android = Android { priority: "HIGH", ttl: fcm_ttl(push).map(|seconds| format!("{seconds}s")) };
         let message = FcmMessage { token, notification: Words::of(&push.notice), data, android };
         (text(&FcmRequest { validate_only: is_test(&push.notice), message }), counted)
     })
+}
+
+/// What a browser is told: FCM's `data`, and the words of a text, which it shows itself. Missed calls are kept, newest first, while the whole stays within `limit` bytes.
+pub fn web_push(push: &Push, payload: FcmPayload, limit: usize) -> Body {
+    fit(&push.notice, limit, |kept| {
+        let words = Words::of(&push.notice);
+        let id = words.as_ref().map(|words| MessageId::of(words.title, words.body, push.date).to_string());
+        let body = text(&WebPushBody { data: fcm_data(push, payload, kept), id, words });
+        let counted = body.len();
+        (body, counted)
+    })
+}
+
+fn fcm_data<'a>(push: &'a Push, payload: FcmPayload, kept: &[BucketEntry]) -> FcmData<'a> {
+    let is_extended = payload == FcmPayload::Extended;
+    let calls = is_report(&push.notice).then(|| text(&calls(kept, is_extended)));
+    let content = Content { kind: push.notice.kind().name(), date: push.date.seconds().to_string(), calls };
+    let (identity, number) = match &push.notice {
+        Notice::Invite { number, display_name, call_ref } if is_extended => {
+            let sent_at = push.date.0.to_string();
+            (Some(identity(call_ref, display_name, sent_at)), Some(shortened(number)))
+        }
+        Notice::Invite { .. } | Notice::Message | Notice::MissedCalls(_) | Notice::Test | Notice::Text { .. } => {
+            (None, None)
+        }
+    };
+    FcmData { content, identity, number }
 }
 
 fn identity<'a, Time>(call_ref: &'a str, display_name: &'a str, sent_at: Time) -> Identity<'a, Time> {
@@ -617,6 +643,11 @@ mod tests {
             &callback(&push, "123", "IOS", "t:1", BYTES_MAX),
             r#"{"user":{"user_id":"123"},"device":[{"device_token":"t:1","type":"IOS"}],"notification":{"type":"im","date":1623753491,"title":"new message from support","message":"Hello \"you\"","ttl":86400}}"#,
         );
+        // The first 8 bytes of SHA-256 over both texts, each after its length, and the date.
+        check(
+            &web_push(&push, FcmPayload::Extended, BYTES_MAX),
+            r#"{"type":"text","date":"1623753491","id":"68941d84cab771ce","title":"new message from support","body":"Hello \"you\""}"#,
+        );
     }
 
     #[test]
@@ -711,6 +742,15 @@ mod tests {
             &apns(&missed, &form(AppleProfile::Extended), true, BYTES_MAX),
             r#"{"aps":{"alert":{"loc-key":"MISSED_CALLS","loc-args":["1"]},"badge":10,"sound":"default"},"acme":{"type":"missed_calls","date":1623753691,"calls":[{"id":0,"remote_uri":"103","date":1625158716,"call_ref":"103-1625158716","display_name":""}]}}"#,
         );
+        check(
+            &web_push(&invite, FcmPayload::Extended, BYTES_MAX),
+            r#"{"type":"invite","date":"1623753491","call_ref":"a84b4c76e66710","uuid":"ca6296c8-d774-812c-aad2-f3c6a4e40b13","display_name":"Ivan","sent_at":"1623753491000","number":"103"}"#,
+        );
+        check(
+            &web_push(&missed, FcmPayload::Extended, BYTES_MAX),
+            r#"{"type":"missed_calls","date":"1623753691","calls":"[{\"id\":0,\"remote_uri\":\"103\",\"date\":1625158716,\"call_ref\":\"103-1625158716\",\"display_name\":\"\"}]"}"#,
+        );
+        check(&web_push(&invite, FcmPayload::Ecss, BYTES_MAX), r#"{"type":"invite","date":"1623753491"}"#);
         assert_eq!(uuid("a"), uuid("a"));
         assert_ne!(uuid("a"), uuid("b"));
         let [_, _, version, variant, _] =
@@ -776,6 +816,7 @@ mod tests {
             apns(&push, &form, true, BYTES_MAX),
             fcm_v1(&push, FcmPayload::Extended, "token", BYTES_MAX),
             fcm_legacy(&push, "token", BYTES_MAX),
+            web_push(&push, FcmPayload::Extended, BYTES_MAX),
         ];
         form.alerts.language = "en".into();
         form.alerts.texts.push(Text {
@@ -818,6 +859,12 @@ mod tests {
         assert_eq!(kept.len() + fcm.left_out, 500);
         assert_eq!(kept.last().unwrap()["remote_uri"], "79000000499");
 
+        let web = web_push(&push, FcmPayload::Ecss, BYTES_MAX);
+        let told = serde_json::from_slice::<serde_json::Value>(&web.bytes).unwrap();
+        let kept: Vec<serde_json::Value> = serde_json::from_str(told["calls"].as_str().unwrap()).unwrap();
+        assert!(web.bytes.len() <= BYTES_MAX && web.bytes.len() + 80 > BYTES_MAX, "{}", web.bytes.len());
+        assert_eq!(kept.len() + web.left_out, 500);
+
         let legacy = fcm_legacy(&push, "token", BYTES_MAX / 2);
         assert!(legacy.left_out > fcm.left_out);
         assert!(serde_json::from_slice::<serde_json::Value>(&legacy.bytes).is_ok());
@@ -843,6 +890,10 @@ mod tests {
             assert!(
                 data.iter().map(|(key, value)| key.len() + value.as_str().unwrap().len()).sum::<usize>() <= BYTES_MAX
             );
+            let notice = Notice::Invite { number: name.into(), display_name: name.into(), call_ref: name.into() };
+            let body = web_push(&push(notice, 3, WAIT), FcmPayload::Extended, BYTES_MAX);
+            assert!(serde_json::from_slice::<serde_json::Value>(&body.bytes).is_ok());
+            assert!(body.bytes.len() <= crate::push::encryption::PLAINTEXT_BYTES_MAX, "{}", body.bytes.len());
             let body = fcm_v1(&push(missed(&[(name, 1), ("103", 2)]), 3, WAIT), FcmPayload::Ecss, name, BYTES_MAX);
             let told = serde_json::from_slice::<serde_json::Value>(&body.bytes).unwrap();
             assert_eq!(told["message"]["token"], name);

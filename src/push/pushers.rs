@@ -256,7 +256,7 @@ impl Inner {
             }
             Provider::WebPush => {
                 let account = self.webpush.as_ref().ok_or_else(is_off)?;
-                let subscription = account.subscription(&target.prid)?;
+                let subscription = account.subscription(target)?;
                 Ok(Route::WebPush { account, subscription })
             }
         }

@@ -1,7 +1,7 @@
 //! Web Push (RFC 8030), with the key that push services know us by (VAPID, RFC 8292).
 //!
-//! Pushes have no body: RFC 8599 §12 hands over a subscription's URI without the keys that a body would be encrypted
-//! with. What the browser is woken for it learns by SIP.
+//! A push has a body, encrypted for the browser (RFC 8291), where the keys of the subscription are known. A REGISTER hands
+//! over the subscription's URI alone (RFC 8599 §12): such a browser learns by SIP what it is woken for.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,17 +10,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::Mutex;
-use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderName, HeaderValue};
-use reqwest::{Client, Url};
+use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
+use reqwest::{Certificate, Client, Url};
 use serde::Serialize;
 
-use super::fcm::read;
+use super::encryption::{self, EncryptionError};
+use super::fcm::{read, roots};
 use super::gate::Gate;
 use super::http::{self, Answer};
 use super::jwt::{SigningError, SigningKey};
+use super::payload::{self, Body, FcmPayload};
 use super::pushers::Setup;
-use super::{NoticeKind, Outcome, Preview, Push, Sent, SettingsError, TokenHash, Verdict, clock, payload};
-use crate::binding::PushToken;
+use super::{NoticeKind, Outcome, Preview, Push, Sent, SettingsError, TokenHash, Verdict, clock};
+use crate::binding::{PushTarget, PushToken, SubscriptionKeys};
 use crate::clock::UnixMillis;
 
 const TABLE: &str = "push.webpush";
@@ -45,6 +47,10 @@ pub struct Settings {
     /// Whom a push service may write to: `mailto:` or `https:` (RFC 8292 §2.1).
     pub subject: String,
     pub allowed_hosts: Vec<AllowedHost>,
+    /// Root certificates in PEM that are trusted besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// What bodies tell of a call.
+    pub payload: FcmPayload,
 }
 
 /// A push service that may be contacted. Subscriptions are what phones say; without this, a phone could have us send
@@ -89,6 +95,7 @@ impl fmt::Display for AllowedHost {
 pub(super) struct Account {
     client: Client,
     vapid: Vapid,
+    payload: FcmPayload,
     /// As many as there are allowed hosts, so that one that hangs or fails is left alone for itself.
     services: Vec<Service>,
 }
@@ -106,6 +113,7 @@ pub(super) struct Service {
 pub(super) struct Subscription<'a> {
     pub(super) service: &'a Service,
     pub(super) token: &'a PushToken,
+    keys: Option<&'a SubscriptionKeys>,
     url: Url,
 }
 
@@ -145,7 +153,9 @@ impl Account {
         let wrong = |problem: &dyn fmt::Display| SettingsError::file(&key, file, problem.to_string());
         let signing_key = SigningKey::es256(&read(&key, file)?).map_err(|error| wrong(&error))?;
         let public = signing_key.public_point().ok_or_else(|| wrong(&"it is not a P-256 key"))?;
-        let client = http::client(setup.timeout, &[], setup.https_proxy.as_ref())
+        let roots = roots(&format!("{TABLE}.ca_file"), settings.ca_file.as_deref())?;
+        let roots: Vec<_> = roots.iter().filter_map(|root| Certificate::from_der(root).ok()).collect();
+        let client = http::client(setup.timeout, &roots, setup.https_proxy.as_ref())
             .map_err(|error| SettingsError::value(TABLE, http::in_words(error)))?;
         let service = |allowed: &AllowedHost| Service {
             gate: Gate::new(format!("webpush {allowed}"), setup.limits),
@@ -155,6 +165,7 @@ impl Account {
         };
         Ok(Self {
             client,
+            payload: settings.payload,
             vapid: Vapid {
                 public: URL_SAFE_NO_PAD.encode(public).into(),
                 subject: settings.subject.as_str().into(),
@@ -174,7 +185,11 @@ impl Account {
     }
 
     /// Whether the URI that a phone gives is one to post to; else why not, without its path, which is a secret.
-    pub(super) fn subscription<'a>(&'a self, token: &'a PushToken) -> Result<Subscription<'a>, String> {
+    pub(super) fn subscription<'a>(&'a self, target: &'a PushTarget) -> Result<Subscription<'a>, String> {
+        let (token, keys) = (&target.prid, target.keys());
+        if keys.is_some_and(|keys| !encryption::is_usable(keys)) {
+            return Err("the subscription's p256dh is no public key".to_owned());
+        }
         let url = Url::parse(token.reveal()).ok().filter(|url| url.has_host() && !is_authenticated(url));
         let Some(mut url) = url else {
             return Err("pn-prid is not the URI of a push subscription".to_owned());
@@ -185,39 +200,83 @@ impl Account {
             return Err(format!("push.webpush.allowed_hosts does not have {origin:?}"));
         };
         url.set_fragment(None);
-        Ok(Subscription { service, token, url })
+        Ok(Subscription { service, token, keys, url })
     }
 
-    /// What would be sent; the subscription's URI is a secret beyond its origin.
+    /// What would be sent, before it is encrypted; the subscription's URI is a secret beyond its origin.
     pub(super) fn preview(&self, push: &Push, subscription: &Subscription<'_>, hash: TokenHash) -> Preview {
+        let body =
+            subscription.keys.map(|_| self.body(push, encryption::PLAINTEXT_BYTES_MAX).bytes).unwrap_or_default();
+        let coding = subscription.keys.map(|_| (CONTENT_ENCODING, encryption::CODING.to_owned()));
+        let headers = headers(push).into_iter().chain(coding);
         Preview {
             account: subscription.service.gate.name().to_owned(),
             token: hash,
             url: format!("{}/{hash}", subscription.url.origin().ascii_serialization()),
-            headers: headers(push).into_iter().map(|(name, value)| (name.to_string(), value)).collect(),
-            body: String::new(),
+            headers: headers.map(|(name, value)| (name.to_string(), value)).collect(),
+            body: String::from_utf8_lossy(&body).into_owned(),
         }
     }
 
-    /// One attempt.
+    /// One attempt. A report that is too large for the service is shortened once within it.
     pub(super) async fn send(&self, push: &Push, subscription: &Subscription<'_>) -> Sent {
-        let Subscription { service, token, url } = subscription;
+        let mut limit = encryption::PLAINTEXT_BYTES_MAX;
+        loop {
+            let (body, left_out) = match subscription.keys.map(|keys| self.encrypted(push, keys, limit)).transpose() {
+                Ok(body) => body.unwrap_or_default(),
+                Err(error) => return Sent::unsent(Outcome::refused(error.to_string())),
+            };
+            let verdict = self.post(push, subscription, body).await;
+            let is_first = limit == encryption::PLAINTEXT_BYTES_MAX;
+            let is_shorter = subscription.keys.is_some() && push.notice.calls().len() > left_out;
+            if matches!(verdict, Verdict::TooLarge(_)) && is_first && is_shorter {
+                limit /= 2;
+                continue;
+            }
+            return verdict.sent(left_out);
+        }
+    }
+
+    fn body(&self, push: &Push, limit: usize) -> Body {
+        payload::web_push(push, self.payload, limit)
+    }
+
+    /// The body, and how many missed calls it does not tell.
+    fn encrypted(
+        &self,
+        push: &Push,
+        keys: &SubscriptionKeys,
+        limit: usize,
+    ) -> Result<(Vec<u8>, usize), EncryptionError> {
+        let Body { bytes, left_out } = self.body(push, limit);
+        Ok((encryption::encrypted(bytes, keys)?, left_out))
+    }
+
+    /// An empty body is none.
+    async fn post(&self, push: &Push, subscription: &Subscription<'_>, body: Vec<u8>) -> Verdict {
+        let Subscription { service, token, url, keys: _ } = subscription;
         let Ok(authorization) = self.authorization(service, url) else {
-            return Verdict::Locked(SigningError.to_string().into()).sent(0);
+            return Verdict::Locked(SigningError.to_string().into());
         };
         if push.purpose.is_over() {
-            return Sent::unsent(Outcome::Withdrawn);
+            return Verdict::Withdrawn;
         }
-        let request = self.client.post(url.clone()).header(AUTHORIZATION, authorization).header(CONTENT_LENGTH, 0);
+        let request = self.client.post(url.clone()).header(AUTHORIZATION, authorization);
         let request = headers(push).into_iter().fold(request, |request, (name, value)| request.header(name, value));
-        let verdict = match request.send().await {
+        let request = match body.is_empty() {
+            true => request.header(CONTENT_LENGTH, 0),
+            false => request
+                .header(CONTENT_ENCODING, encryption::CODING)
+                .header(CONTENT_TYPE, "application/octet-stream")
+                .body(body),
+        };
+        match request.send().await {
             Ok(response) => {
                 let answer = Answer::read(response).await.without(token).without(&PushToken::new(url.path()));
                 service.verdict(&answer)
             }
             Err(error) => http::no_answer(error),
-        };
-        verdict.sent(0)
+        }
     }
 
     fn authorization(&self, service: &Service, url: &Url) -> Result<HeaderValue, SigningError> {
@@ -310,6 +369,7 @@ fn headers(push: &Push) -> Vec<(HeaderName, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::binding::{Provider, Tokens};
 
     fn allowed(host: &str, is_suffix: bool, port: Option<u16>, is_loopback: bool) -> AllowedHost {
         AllowedHost { host: host.into(), is_suffix, port, is_loopback }
@@ -353,11 +413,18 @@ mod tests {
         std::fs::write(&vapid_key_file, include_str!("../demo/throwaway_vapid.pem")).unwrap();
         let allowed_hosts =
             vec![allowed("example.org", true, None, false), allowed("example.org", true, Some(8443), false)];
-        let settings = Settings { vapid_key_file, subject: "mailto:ops@example.org".to_owned(), allowed_hosts };
+        let settings = Settings {
+            vapid_key_file,
+            subject: "mailto:ops@example.org".to_owned(),
+            allowed_hosts,
+            ca_file: None,
+            payload: FcmPayload::Ecss,
+        };
         let account = Account::open(&settings, &Setup::default()).unwrap();
         let header = |uri: &str| {
-            let token = PushToken::new(uri);
-            let Subscription { service, url, .. } = account.subscription(&token).unwrap();
+            let (provider, prid) = (Provider::WebPush, PushToken::new(uri));
+            let target = PushTarget { provider, prid, param: "".into(), tokens: Tokens::Single };
+            let Subscription { service, url, .. } = account.subscription(&target).unwrap();
             account.authorization(service, &url).unwrap().to_str().unwrap().to_owned()
         };
         let before = clock().unix.seconds();

@@ -5,6 +5,7 @@ mod online;
 mod operator;
 mod policy;
 mod reload;
+mod subscriptions;
 mod systemd;
 mod words;
 
@@ -21,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 use notifications::Tellers;
 pub use online::{Asked, online};
 use operator::Operator;
+use subscriptions::Subscriptions;
 use systemd::Heartbeat;
 
 use crate::admin;
@@ -40,6 +42,7 @@ use crate::summary::Summary;
 use crate::timeline::Timeline;
 use crate::transaction;
 use crate::transport::{self, BindError, Bound, Connections};
+use crate::web;
 
 /// T2 and T4 of RFC 3261 §17.1.2.1 and Annex A; only T1 is worth tuning.
 const T2: Duration = Duration::from_secs(4);
@@ -68,6 +71,8 @@ pub enum StartError {
     Bind(#[from] BindError),
     #[error("admin.listen: cannot listen on {address}: {error}; use a free port, or \"127.0.0.1:0\" for any")]
     Admin { address: SocketAddr, error: io::Error },
+    #[error("push.webpush.listen: cannot listen on {address}: {error}; use a free port, or \"127.0.0.1:0\" for any")]
+    Page { address: SocketAddr, error: io::Error },
     #[error("the system gives no random numbers: {0}")]
     Random(getrandom::Error),
 }
@@ -83,6 +88,8 @@ pub struct Server {
     listeners: Arc<[transport::Listener]>,
     secret: [u8; 32],
     admin: SocketAddr,
+    /// Where browsers subscribe.
+    page: Option<SocketAddr>,
     phase: watch::Sender<Phase>,
     workers: Vec<JoinHandle<()>>,
     /// Operators who ask for a reload.
@@ -236,6 +243,7 @@ impl Server {
             ask_reload,
             settings: watch::Sender::new(Arc::new(config.values.clone())),
             admin: config.admin.listen,
+            page: None,
             config,
             guidance,
             listeners,
@@ -260,7 +268,17 @@ impl Server {
             loaded.held = rest;
             server.start_worker(index, proxy, (sockets, inbox, held), guided.clone(), phases.clone())?;
         }
-        server.start_admin()?;
+        let web_keys = Arc::new(web::Keys::new(&server.secret));
+        let tellers = Tellers::new(
+            Arc::clone(&server.shared),
+            server.guidance.subscribe(),
+            &server.config,
+            &server.secret,
+            Arc::clone(&web_keys),
+        );
+        let tellers = Arc::new(tellers);
+        server.start_admin(Arc::clone(&tellers))?;
+        server.start_page(tellers, web_keys)?;
         server.start_relaying_events()?;
         server.start_looking();
         server.shared.readiness.well(Part::Start);
@@ -291,7 +309,7 @@ impl Server {
         Ok(())
     }
 
-    fn start_admin(&mut self) -> Result<(), StartError> {
+    fn start_admin(&mut self, tellers: Arc<Tellers>) -> Result<(), StartError> {
         let Some(runtime) = &self.runtime else { return Ok(()) };
         let address = self.config.admin.listen;
         let bind = runtime.block_on(tokio::net::TcpListener::bind(address));
@@ -309,21 +327,34 @@ impl Server {
             events: Arc::clone(&self.shared.events),
             metrics: Arc::clone(&self.shared.metrics),
             readiness: Arc::clone(&self.shared.readiness),
-            notifications: Arc::new(Tellers::new(
-                Arc::clone(&self.shared),
-                self.guidance.subscribe(),
-                &self.config,
-                &self.secret,
-            )),
+            notifications: tellers,
             notification_token: self.config.notification.token.clone(),
             token: self.config.admin.token.clone(),
         };
-        let mut phases = self.phase.subscribe();
-        runtime.spawn(admin::serve(listener, state, async move {
-            // A sender that is gone means the same as a stop.
-            let _ = phases.wait_for(|phase| *phase == Phase::Stopped).await;
-        }));
+        runtime.spawn(admin::serve(listener, state, self.stopped()));
         Ok(())
+    }
+
+    /// The public listener, where one is configured.
+    fn start_page(&mut self, tellers: Arc<Tellers>, keys: Arc<web::Keys>) -> Result<(), StartError> {
+        let page = self.config.push.webpush.as_ref().and_then(|webpush| webpush.page.as_ref());
+        let (Some(runtime), Some(page)) = (&self.runtime, page) else { return Ok(()) };
+        let address = page.listen;
+        let bind = runtime.block_on(tokio::net::TcpListener::bind(address));
+        let listener = bind.map_err(|error| StartError::Page { address, error })?;
+        let source = Subscriptions::new(Arc::clone(&self.shared), self.guidance.subscribe(), tellers, keys);
+        let requests_per_s = page.requests_per_s;
+        self.page = Some(listener.local_addr().map_err(|error| StartError::Page { address, error })?);
+        runtime.spawn(web::serve(listener, Arc::new(source), requests_per_s, self.stopped()));
+        Ok(())
+    }
+
+    /// Ends when the server stops. A sender that is gone means the same as a stop.
+    fn stopped(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut phases = self.phase.subscribe();
+        async move {
+            let _ = phases.wait_for(|phase| *phase == Phase::Stopped).await;
+        }
     }
 
     fn start_relaying_events(&self) -> Result<(), StartError> {
@@ -372,6 +403,9 @@ impl Server {
             tracing::info!(address = %listener.local, transport = listener.transport.uri_name(), "listening for SIP");
         }
         tracing::info!(address = %self.admin, "listening for the operator");
+        if let Some(address) = self.page {
+            tracing::info!(%address, "listening for browsers");
+        }
         tracing::info!(workers = self.workers.len(), "ready");
     }
 
@@ -382,6 +416,11 @@ impl Server {
 
     pub fn admin_address(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// Where browsers subscribe.
+    pub fn page_address(&self) -> Option<SocketAddr> {
+        self.page
     }
 
     /// What happened to the last calls.

@@ -7,21 +7,24 @@ use tokio::sync::{Mutex, MutexGuard, watch};
 
 use super::operator::push_one;
 use super::words::{Titles, shortened};
-use crate::admin::{Answering, Notifications, Pushed, Refusal, TextWish, TokenWish};
+use crate::admin::{Answering, Notifications, Pushed, Refusal, TextWish, Ticket, TokenWish};
 use crate::binding::{Aor, Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
 use crate::clock::UnixMillis;
-use crate::config::Config;
+use crate::config::{Config, Page};
 use crate::driver::{self, Guidance, Shared};
 use crate::proxy::Policy;
 use crate::proxy::secret::Keys;
-use crate::push::{Notice, NoticeKind, Outcome};
+use crate::push::{Notice, NoticeKind, Outcome, Pushers};
 use crate::sip::Uri;
 use crate::sip::push_param::PushParams;
-use crate::store::{Applied, Change, StoreError};
+use crate::store::{Applied, Change, Message, MessageId, StoreError};
+use crate::web;
 
 /// What is left of a title and a text, in characters: phones show less, and the largest still fits into any push.
 const TITLE_CHARS_MAX: usize = 100;
 const TEXT_CHARS_MAX: usize = 200;
+/// What chat systems call a user.
+const RECIPIENT: &str = "recipient_id";
 /// Longest name of an AOR that is bound.
 const AOR_BYTES_MAX: usize = 512;
 /// Locks for tokens: those of two tokens are mostly two.
@@ -32,6 +35,9 @@ pub(super) struct Tellers {
     shared: Arc<Shared>,
     guided: watch::Receiver<Guidance>,
     keys: Keys,
+    web_keys: Arc<web::Keys>,
+    /// That tickets are for.
+    page: Option<Page>,
     titles: Titles,
     tokens_per_aor_max: usize,
     /// A token that is bound for two AORs at one moment is in one of them afterwards.
@@ -44,11 +50,14 @@ impl Tellers {
         guided: watch::Receiver<Guidance>,
         config: &Config,
         secret: &[u8; 32],
+        web_keys: Arc<web::Keys>,
     ) -> Self {
         Self {
             shared,
             guided,
             keys: Keys::new(secret),
+            web_keys,
+            page: config.push.webpush.as_ref().and_then(|webpush| webpush.page.clone()),
             titles: Titles::new(&config.notification.titles, &config.push.alert_language),
             tokens_per_aor_max: config.notification.tokens_per_aor_max,
             locks: std::array::from_fn(|_| Mutex::new(())),
@@ -99,7 +108,7 @@ impl Tellers {
 
     async fn bind_token(&self, wish: TokenWish) -> Result<DeviceId, Refusal> {
         let policy = self.policy();
-        let aor = recipient(&policy, &wish.recipient)?;
+        let aor = recipient(&policy, &wish.recipient, RECIPIENT)?;
         let (target, token) = target(&wish)?;
         policy.push.supports(&target).map_err(|reason| Refusal::Conflict(reason.into()))?;
         let device = self.keys.token_device(&token);
@@ -113,7 +122,7 @@ impl Tellers {
         let change = Change::BindToken { binding: Box::new(binding), most: self.tokens_per_aor_max };
         match self.change(change).await? {
             Applied::Bound(Some(device)) => Ok(device),
-            Applied::Bound(None) | Applied::Done | Applied::Claimed(_) | Applied::Ended(_) => {
+            Applied::Bound(None) | Applied::Done | Applied::Claimed(_) | Applied::Ended(_) | Applied::PickedUp(_) => {
                 let most = self.tokens_per_aor_max;
                 let text =
                     format!("{aor} has {most} tokens already (notification.tokens_per_aor_max); delete one first");
@@ -149,20 +158,49 @@ impl Tellers {
             let title = wish.title.as_deref().map(|title| shortened(title, TITLE_CHARS_MAX));
             let title = title.filter(|title| !title.is_empty()).unwrap_or_else(|| self.titles.of(language).into());
             let notice = Notice::Text { title, body: body.clone() };
-            push_one(&pushers, binding, notice, false)
+            self.tell_one(&pushers, binding, notice)
         });
+        Ok(join_all(sending).await)
+    }
+
+    async fn tell_one(&self, pushers: &Pushers, binding: &Binding, notice: Notice) -> Pushed {
         let sent_at = driver::now().unix;
-        let pushed = join_all(sending).await;
-        for (binding, pushed) in devices.iter().zip(&pushed) {
-            self.learn_from(binding, pushed, sent_at).await;
+        let pushed = push_one(pushers, binding, notice.clone(), sent_at, false).await;
+        self.learn_from(binding, &pushed, sent_at).await;
+        self.keep_for_browser(binding, notice, &pushed, sent_at).await;
+        pushed
+    }
+
+    /// A text that a browser is woken for waits here until it is fetched: see [`Change::Message`].
+    async fn keep_for_browser(&self, binding: &Binding, notice: Notice, pushed: &Pushed, sent_at: UnixMillis) {
+        let is_accepted = matches!(pushed.answer, Some((Outcome::Accepted, _)));
+        let Notice::Text { title, body } = notice else { return };
+        if !is_accepted || pushed.provider != Some(Provider::WebPush) {
+            return;
         }
-        Ok(pushed)
+        let message = Message { id: MessageId::of(&title, &body, sent_at), title, body, sent_at };
+        let (aor, device) = (binding.aor.clone(), binding.device);
+        if let Err(error) = self.change(Change::Message { aor, device, message }).await {
+            tracing::warn!(%device, ?error, "a text cannot be fetched; its push was accepted");
+        }
+    }
+
+    fn make_ticket(&self, text: &str) -> Result<Ticket, Refusal> {
+        let aor = recipient(&self.policy(), text, "aor")?;
+        let Some(page) = &self.page else {
+            let text = "there is no page that tickets are for: set push.webpush.listen, and push.webpush.enabled";
+            return Err(Refusal::Conflict(text.to_owned()));
+        };
+        let expires_at = driver::now().unix.after(page.ticket_life);
+        let ticket = self.web_keys.ticket(&aor, expires_at);
+        let ticket = ticket.ok_or_else(|| Refusal::Bad("\"aor\" is too long".to_owned()))?;
+        Ok(Ticket { ticket, expires_in: page.ticket_life })
     }
 
     /// Devices of the recipient; or, where tokens are named, those that have them.
     async fn devices_for(&self, wish: &TextWish) -> Result<Vec<Arc<Binding>>, Refusal> {
         let policy = self.policy();
-        let recipient = wish.recipient.as_deref().map(|text| recipient(&policy, text)).transpose();
+        let recipient = wish.recipient.as_deref().map(|text| recipient(&policy, text, RECIPIENT)).transpose();
         let aor = match recipient {
             Ok(aor) => aor,
             // The tokens say who is meant.
@@ -223,6 +261,10 @@ impl Notifications for Tellers {
         Box::pin(async move { self.unbind_token(&token).await })
     }
 
+    fn ticket(&self, aor: &str) -> Result<Ticket, Refusal> {
+        self.make_ticket(aor)
+    }
+
     fn tell(&self, wish: TextWish) -> Answering<'_, Vec<Pushed>> {
         Box::pin(self.send_text(wish))
     }
@@ -233,8 +275,8 @@ fn not_read() -> Refusal {
 }
 
 /// `alice@example.org`, `sip:alice@example.org`, or `alice` where one domain alone is served.
-fn recipient(policy: &Policy, text: &str) -> Result<Aor, Refusal> {
-    let bad = |what: &str| Err(Refusal::Bad(format!("\"recipient_id\" {what}; write a user as in alice@example.org")));
+fn recipient(policy: &Policy, text: &str, key: &str) -> Result<Aor, Refusal> {
+    let bad = |what: &str| Err(Refusal::Bad(format!("{key:?} {what}; write a user as in alice@example.org")));
     let bare = text.strip_prefix("sip:").unwrap_or(text);
     let named = match (bare.contains('@'), &*policy.domains) {
         (true, _) => format!("sip:{bare}"),

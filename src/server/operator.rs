@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::reload::Asked;
 use crate::admin::{Held, Pushed, Pushing, ReloadError, Reloading, Removing, Source};
 use crate::binding::{Aor, Binding, DeviceId, Provider};
+use crate::clock::UnixMillis;
 use crate::config::Values;
 use crate::driver::{self, Guidance, Shared, transport_drop};
 use crate::events::What;
@@ -96,7 +97,7 @@ impl Source for Operator {
         Box::pin(async move {
             let mut pushed = Vec::with_capacity(bindings.len());
             for binding in &bindings {
-                pushed.push(push_one(&pushers, binding, notice.clone(), is_dry).await);
+                pushed.push(push_one(&pushers, binding, notice.clone(), driver::now().unix, is_dry).await);
             }
             pushed
         })
@@ -141,7 +142,13 @@ const TEST_TTL: Duration = Duration::from_secs(10);
 const TEXT_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// One push to one device, or with `is_dry` what would be sent. Whatever comes of it, the binding stays as it is.
-pub(super) async fn push_one(pushers: &Pushers, binding: &Binding, notice: Notice, is_dry: bool) -> Pushed {
+pub(super) async fn push_one(
+    pushers: &Pushers,
+    binding: &Binding,
+    notice: Notice,
+    date: UnixMillis,
+    is_dry: bool,
+) -> Pushed {
     let pushed = |notice, preview, answer| {
         let provider = binding.push.as_ref().map(|target| target.provider);
         Pushed { device: binding.device, provider, notice, preview, answer }
@@ -156,7 +163,7 @@ pub(super) async fn push_one(pushers: &Pushers, binding: &Binding, notice: Notic
         aor: binding.aor.clone(),
         target,
         notice,
-        date: driver::now().unix,
+        date,
         ttl: if kind == NoticeKind::Text { TEXT_TTL } else { TEST_TTL },
         language: binding.app.locale.clone(),
         purpose: Purpose::default(),

@@ -173,10 +173,14 @@ fn fcm(account: &config::Fcm) -> push::fcm::Settings {
             config::FcmProfile::V1 => push::fcm::Profile::V1,
             config::FcmProfile::Legacy => push::fcm::Profile::Legacy,
         },
-        payload: match account.payload {
-            config::FcmPayload::Ecss => push::payload::FcmPayload::Ecss,
-            config::FcmPayload::Extended => push::payload::FcmPayload::Extended,
-        },
+        payload: fcm_payload(account.payload),
+    }
+}
+
+fn fcm_payload(payload: config::FcmPayload) -> push::payload::FcmPayload {
+    match payload {
+        config::FcmPayload::Ecss => push::payload::FcmPayload::Ecss,
+        config::FcmPayload::Extended => push::payload::FcmPayload::Extended,
     }
 }
 
@@ -223,6 +227,8 @@ fn webpush(settings: &config::WebPush) -> push::webpush::Settings {
         vapid_key_file: settings.vapid_key_file.clone(),
         subject: settings.subject.clone(),
         allowed_hosts: settings.allowed_hosts.iter().map(allowed_host).collect(),
+        ca_file: settings.ca_file.clone(),
+        payload: fcm_payload(settings.payload),
     }
 }
 

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::{Server, policy};
 use crate::admin::{ReloadError, Reloaded};
-use crate::config::{Auth, Config, Difference, Mode, Problems, Register, Softswitch};
+use crate::config::{Auth, Config, Difference, Mode, Page, Problems, Register, Softswitch};
 use crate::driver::Guidance;
 use crate::logging;
 use crate::push::Pushers;
@@ -62,16 +62,25 @@ fn tell(reloaded: &Reloaded) {
     }
 }
 
+/// Where it listens for browsers, a server does to its end.
+fn page(config: &Config) -> Option<&Page> {
+    config.push.webpush.as_ref().and_then(|webpush| webpush.page.as_ref())
+}
+
 /// The present configuration with those parts of the wanted one that can change at run time.
 fn changeable(present: &Config, wanted: &Config) -> Config {
     let users = match (&present.register.mode, &wanted.register.mode) {
         (Mode::Local(Auth::Digest(_)), Mode::Local(Auth::Digest(users))) => Mode::Local(Auth::Digest(users.clone())),
         (mode @ (Mode::Relay | Mode::Local(_)), _) => mode.clone(),
     };
+    let mut push = wanted.push.clone();
+    if let Some(webpush) = &mut push.webpush {
+        webpush.page = page(present).cloned();
+    }
     Config {
         hold: wanted.hold.clone(),
         missed_calls: wanted.missed_calls.clone(),
-        push: wanted.push.clone(),
+        push,
         log: wanted.log.clone(),
         softswitch: Softswitch { trusted: wanted.softswitch.trusted.clone(), ..present.softswitch.clone() },
         register: Register { mode: users, ..present.register.clone() },
@@ -82,7 +91,8 @@ fn changeable(present: &Config, wanted: &Config) -> Config {
 
 /// Of the keys above, as they are named in the file.
 fn is_changeable(key: &str) -> bool {
-    ["hold.", "missed_calls.", "push.", "log."].iter().any(|table| key.starts_with(table))
+    const OF_PAGE: [&str; 3] = ["push.webpush.listen", "push.webpush.ticket_expires_s", "push.webpush.requests_per_s"];
+    ["hold.", "missed_calls.", "push.", "log."].iter().any(|table| key.starts_with(table)) && !OF_PAGE.contains(&key)
         || matches!(key, "softswitch.trusted" | "register.users")
 }
 
@@ -129,5 +139,22 @@ mod tests {
         let keys = |changes: Vec<Difference>| changes.into_iter().map(|change| change.key).collect::<Vec<_>>();
         assert_eq!(keys(changes(&present, &next)), ["hold.wait_s"]);
         assert_eq!(keys(changes(&next, &wanted)), ["limits.headers", "node.drain_s"]);
+    }
+
+    #[test]
+    fn where_browsers_subscribe_does_not_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = folder.path().join("vapid.pem");
+        std::fs::write(&key, include_str!("../demo/throwaway_vapid.pem")).unwrap();
+        let webpush = |keys: &str| {
+            config(&format!("[push.webpush]\nenabled = true\nvapid_key_file = \"{}\"\n{keys}", key.display()))
+        };
+        let present = webpush("listen = \"127.0.0.1:8081\"\n");
+        let wanted = webpush("listen = \"127.0.0.1:8082\"\npayload = \"ecss\"\n");
+        let next = changeable(&present, &wanted);
+        assert_eq!(page(&next), page(&present));
+        let keys = |changes: Vec<Difference>| changes.into_iter().map(|change| change.key).collect::<Vec<_>>();
+        assert_eq!(keys(changes(&present, &next)), ["push.webpush.payload"]);
+        assert_eq!(keys(changes(&next, &wanted)), ["push.webpush.listen"]);
     }
 }

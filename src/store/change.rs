@@ -1,8 +1,11 @@
 //! What the store keeps and how it is changed: the words between the core and any kind of store.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::messages::Message;
 use crate::binding::{Aor, Binding, DeviceId, PushToken, Upstream};
 use crate::clock::UnixMillis;
 use crate::sip::flow::Flow;
@@ -94,6 +97,19 @@ pub enum Change {
     /// A token device ([`Binding::of_token`]), or new words about it. Where a device of the AOR has registered with the
     /// token already, only locale and keys are for that one. With `most` token devices an AOR takes no more.
     BindToken { binding: Box<Binding>, most: usize },
+    /// The push service has accepted the push of a text, which a device is to fetch. A device without a binding gets
+    /// none: nobody would come for it.
+    ///
+    /// It is kept only then, so that nobody fetches what he was not called for. A crash between the two loses the text and
+    /// not the push: the browser is woken, and finds nothing.
+    Message { aor: Aor, device: DeviceId, message: Message },
+    /// Takes all texts of a device to be handed over, once: whoever comes at the same time, to whichever node, gets none of
+    /// them. While the store cannot be asked nothing is taken. Who asks and is gone before they are handed over loses
+    /// them, and so does a crash then.
+    PickUp { aor: Aor, device: DeviceId },
+    /// The texts of a pick-up that nobody got, because Redis was away before it had answered. They are put back only if the
+    /// pick-up with this number was done, as they may be another node's by now. The store alone makes it.
+    GiveBack { aor: Aor, device: DeviceId, messages: Arc<[Message]>, pick_up: u64 },
 }
 
 impl Change {
@@ -107,7 +123,10 @@ impl Change {
             | Self::Claim { aor, .. }
             | Self::Reported { aor, .. }
             | Self::Release { aor, .. }
-            | Self::Refreshed { aor, .. } => aor,
+            | Self::Refreshed { aor, .. }
+            | Self::Message { aor, .. }
+            | Self::PickUp { aor, .. }
+            | Self::GiveBack { aor, .. } => aor,
             Self::Hold { call, .. } => &call.aor,
             Self::BindToken { binding, .. } => &binding.aor,
         }
@@ -147,6 +166,8 @@ pub enum Applied {
     Done,
     /// For [`Change::Claim`], oldest first; may be empty.
     Claimed(Vec<BucketEntry>),
+    /// For [`Change::PickUp`], oldest first; may be empty.
+    PickedUp(Arc<[Message]>),
     /// For [`Change::TokenDead`] and [`Change::Remove`]: whether a binding ended by it.
     Ended(bool),
     /// For [`Change::BindToken`]: the device that has the token; `None`: the AOR has as many as it may.

@@ -70,6 +70,7 @@ struct Engine {
     bindings: Keyspace,
     entries: Keyspace,
     calls: Keyspace,
+    messages: Keyspace,
     meta: Keyspace,
 }
 
@@ -148,6 +149,7 @@ impl Engine {
             bindings: keyspace("bindings")?,
             entries: keyspace("entries")?,
             calls: keyspace("calls")?,
+            messages: keyspace("messages")?,
             meta: keyspace("meta")?,
             database,
         })
@@ -161,6 +163,7 @@ impl Engine {
                 Key::Binding(..) => &self.bindings,
                 Key::Entry(..) => &self.entries,
                 Key::Call(_) => &self.calls,
+                Key::Messages(_) => &self.messages,
                 // A node alone has nobody to tell.
                 Key::Claim(_) | Key::Heir(_) => continue,
             };
@@ -199,8 +202,13 @@ impl Engine {
             Ok(())
         })?;
         each(&self.entries, "entries", |key, value| {
-            let device = schema::device_of_entry(key).ok_or("the key is too short")?;
+            let device = schema::device_of(key).ok_or("the key is too short")?;
             table.load_entry(device, schema::decode(value)?);
+            Ok(())
+        })?;
+        each(&self.messages, "messages", |key, value| {
+            let device = schema::device_of(key).ok_or("the key is too short")?;
+            table.set_messages(device, schema::decode(value)?);
             Ok(())
         })?;
         each(&self.calls, "calls", |_, value| {

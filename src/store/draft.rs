@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::Limits;
 use super::bucket::{Bucket, Claim, Claimer};
 use super::change::{Applied, BucketEntry, Change, EntryState, HeldCall, HeldCallId, Removal, Settlement};
+use super::messages::{self, Messages};
 use super::table::{Bindings, Held, Table, contains};
 use crate::binding::{Aor, Binding, DeviceId, PushToken, Tokens, Upstream};
 use crate::clock::UnixMillis;
@@ -23,6 +24,8 @@ pub(super) enum Key {
     Claim(DeviceId),
     /// The present name of the device that had this one. Between nodes only.
     Heir(DeviceId),
+    /// The texts that wait for a device.
+    Messages(DeviceId),
 }
 
 /// A row and what it is to hold; `None`: it is to go.
@@ -36,6 +39,7 @@ pub(super) enum Value {
     Call(Held),
     Claim(Claim),
     Heir(DeviceId),
+    Messages(Messages),
 }
 
 /// Changes on top of the table.
@@ -46,6 +50,7 @@ pub(super) struct Draft<'t> {
     buckets: BTreeMap<DeviceId, Bucket>,
     heirs: BTreeMap<DeviceId, Option<DeviceId>>,
     calls: BTreeMap<HeldCallId, Option<Held>>,
+    messages: BTreeMap<DeviceId, Messages>,
     /// Rows that differ from the table, or are to be written again all the same. A row changed twice is written once,
     /// as it is at last.
     touched: BTreeSet<Key>,
@@ -65,6 +70,7 @@ impl<'t> Draft<'t> {
             buckets: BTreeMap::new(),
             heirs: BTreeMap::new(),
             calls: BTreeMap::new(),
+            messages: BTreeMap::new(),
             touched: BTreeSet::new(),
             claimer: Claimer::alone(),
             is_shared: false,
@@ -139,6 +145,26 @@ impl<'t> Draft<'t> {
                 Applied::Done
             }
             Change::BindToken { binding, most } => Applied::Bound(self.bind_token(*binding, most)),
+            Change::Message { aor, device, message } => {
+                if self.is_bound(&aor, device) {
+                    self.set_messages(device, messages::united(&self.messages(device), &[message]));
+                }
+                Applied::Done
+            }
+            Change::GiveBack { aor, device, messages, pick_up: _ } => {
+                if self.is_bound(&aor, device) {
+                    self.set_messages(device, messages::united(&self.messages(device), &messages));
+                }
+                Applied::Done
+            }
+            Change::PickUp { aor, device } => {
+                let mut found = Messages::default();
+                if self.is_bound(&aor, device) {
+                    found = self.messages(device);
+                    self.set_messages(device, Messages::default());
+                }
+                Applied::PickedUp(found)
+            }
         }
     }
 
@@ -177,6 +203,7 @@ impl<'t> Draft<'t> {
                 Some(heir) => self.inherit(removal.device, heir),
                 None => self.change_bucket(removal.device, |bucket| *bucket = Bucket::default()),
             }
+            self.set_messages(removal.device, Messages::default());
         }
     }
 
@@ -242,6 +269,7 @@ impl<'t> Draft<'t> {
         self.change_bindings(aor, |row| row.retain(|binding| binding.device != device));
         if was_bound {
             self.change_bucket(device, |bucket| *bucket = Bucket::default());
+            self.set_messages(device, Messages::default());
         }
         was_bound
     }
@@ -296,7 +324,7 @@ impl<'t> Draft<'t> {
         self.change_bucket(heir, |bucket| bucket.inherit(old, name, most));
     }
 
-    /// Ends what time alone ends, at most `most` bindings and buckets. Whether there may be more.
+    /// Ends what time alone ends, at most `most` bindings, buckets and rows of texts. Whether there may be more.
     pub(super) fn sweep(&mut self, now: UnixMillis, most: usize) -> bool {
         let over = self.table.over(now, most);
         for device in &over {
@@ -306,22 +334,36 @@ impl<'t> Draft<'t> {
                 self.end(&binding.aor, *device);
             }
         }
+        let waited = self.end_messages(now, most);
         // No entry is old enough while the clock has not run that long, as in tests that begin at zero.
         let ttl = u64::try_from(self.limits.entry_ttl.as_millis()).unwrap_or(u64::MAX);
         let Some(cutoff) = now.0.checked_sub(ttl).map(UnixMillis) else {
-            return over.len() == most;
+            return over.len() == most || waited == most;
         };
         let aged = self.table.aged(cutoff, most);
         for device in &aged {
             self.change_bucket(*device, |bucket| bucket.expire(cutoff));
         }
-        over.len() == most || aged.len() == most
+        over.len() == most || aged.len() == most || waited == most
+    }
+
+    /// Ends texts that nobody fetched in time. Of how many devices.
+    fn end_messages(&mut self, now: UnixMillis, most: usize) -> usize {
+        let Some(cutoff) = messages::cutoff(now) else { return 0 };
+        let waited = self.table.waited(cutoff, most);
+        for device in &waited {
+            self.set_messages(*device, messages::fresh(&self.messages(*device), cutoff));
+        }
+        waited.len()
     }
 
     /// Ends what time alone ends of one AOR.
     pub(super) fn expire(&mut self, aor: &Aor, now: UnixMillis) {
         let ttl = u64::try_from(self.limits.entry_ttl.as_millis()).unwrap_or(u64::MAX);
         for binding in self.bindings(aor) {
+            if let Some(cutoff) = messages::cutoff(now) {
+                self.set_messages(binding.device, messages::fresh(&self.messages(binding.device), cutoff));
+            }
             if binding.is_over(now) {
                 self.end(aor, binding.device);
             } else if let Some(cutoff) = now.0.checked_sub(ttl).map(UnixMillis) {
@@ -370,6 +412,9 @@ impl<'t> Draft<'t> {
             Key::Call(id) => self.call(*id).map(Value::Call),
             Key::Claim(device) => self.bucket(*device).open_claim().cloned().map(Value::Claim),
             Key::Heir(name) => self.heir(*name).map(Value::Heir),
+            Key::Messages(device) => {
+                Some(self.messages(*device)).filter(|found| !found.is_empty()).map(Value::Messages)
+            }
         }
     }
 
@@ -385,6 +430,9 @@ impl<'t> Draft<'t> {
         }
         for (device, bucket) in self.buckets {
             self.table.set_bucket(device, bucket);
+        }
+        for (device, messages) in self.messages {
+            self.table.set_messages(device, messages);
         }
         for (device, heir) in self.heirs {
             self.table.set_heir(device, heir);
@@ -407,6 +455,10 @@ impl Draft<'_> {
 
     fn call(&self, id: HeldCallId) -> Option<Held> {
         self.calls.get(&id).cloned().unwrap_or_else(|| self.table.held(id))
+    }
+
+    fn messages(&self, device: DeviceId) -> Messages {
+        self.messages.get(&device).cloned().unwrap_or_else(|| self.table.messages(&device))
     }
 
     fn heir(&self, name: DeviceId) -> Option<DeviceId> {
@@ -448,6 +500,13 @@ impl Draft<'_> {
         self.heirs.extend(heirs);
         self.buckets.insert(device, after);
         result
+    }
+
+    fn set_messages(&mut self, device: DeviceId, messages: Messages) {
+        if self.messages(device) != messages {
+            self.touched.insert(Key::Messages(device));
+            self.messages.insert(device, messages);
+        }
     }
 
     fn set_call(&mut self, id: HeldCallId, call: Option<Held>) {

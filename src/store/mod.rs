@@ -1,4 +1,4 @@
-//! What outlives a call and a crash: bindings, push buckets, held calls (design: store).
+//! What outlives a call and a crash: bindings, push buckets, held calls, texts to be fetched (design: store).
 //!
 //! Reads are answered from memory ([`Table`]); a [`Change`] is durable before its [`Reply`] is sent, and the memory
 //! shows it from the moment it is durable. One writer applies all changes in order, many at a time (group commit).
@@ -18,6 +18,7 @@ mod disk;
 mod draft;
 mod embedded;
 mod memory;
+mod messages;
 mod redis;
 mod refreshes;
 mod schema;
@@ -33,6 +34,7 @@ pub use change::{
 };
 pub use embedded::{Embedded, Loaded, OpenError};
 pub use memory::Memory;
+pub use messages::{MESSAGE_TTL, MESSAGES_MAX, Message, MessageId};
 pub use redis::{RedisSettings, RedisStore, RedisStream};
 pub use table::{Bindings, Table};
 
@@ -98,7 +100,7 @@ impl Store {
         }
     }
 
-    /// Ends bindings without push target whose Expires is over, and entries past their time. For the server to call
+    /// Ends bindings without push target whose Expires is over, and entries and texts past their time. For the server to call
     /// once a minute; until then readers still see them, see [`crate::binding::Binding::is_over`].
     pub fn sweep(&self, now: UnixMillis) {
         match self {

@@ -5,6 +5,7 @@
 //! | `bindings` | AOR, then the device's 10 bytes          | version byte, [`Binding`]     |
 //! | `entries`  | the device's 10 bytes, then the call_ref | version byte, [`BucketEntry`] |
 //! | `calls`    | the held call's id, 16 bytes, big-endian | version byte, [`HeldCall`]    |
+//! | `messages` | the device's 10 bytes                    | version byte, [`Messages`]    |
 //! | `meta`     | `schema`                                 | version byte                 |
 //! | `meta`     | `secret`                                 | 32 random bytes              |
 //!
@@ -17,6 +18,7 @@ use sha2::{Digest, Sha256};
 use super::bucket::Claim;
 use super::change::{BucketEntry, HeldCall};
 use super::draft::{Key, Value};
+use super::messages::Messages;
 use crate::binding::{Binding, DeviceId};
 
 /// The version that this program reads and writes.
@@ -33,12 +35,12 @@ pub(super) fn key(key: &Key) -> Vec<u8> {
         Key::Binding(aor, device) => [&*text(aor.as_str()), &device.0].concat(),
         Key::Entry(device, call_ref) => [&device.0, &*text(call_ref)].concat(),
         Key::Call(id) => id.0.to_be_bytes().to_vec(),
-        Key::Claim(device) | Key::Heir(device) => device.0.to_vec(),
+        Key::Claim(device) | Key::Heir(device) | Key::Messages(device) => device.0.to_vec(),
     }
 }
 
-/// Whose bucket an entry is in, from its key.
-pub(super) fn device_of_entry(key: &[u8]) -> Option<DeviceId> {
+/// Whose entry or texts a row has, from its key.
+pub(super) fn device_of(key: &[u8]) -> Option<DeviceId> {
     key.first_chunk().copied().map(DeviceId)
 }
 
@@ -50,6 +52,7 @@ pub(super) fn value(value: &Value) -> Result<Vec<u8>, postcard::Error> {
         Value::Call(held) => encode::<HeldCall>(&held.call),
         Value::Claim(claim) => encode::<Claim>(claim),
         Value::Heir(heir) => encode::<DeviceId>(heir),
+        Value::Messages(messages) => encode::<Messages>(messages),
     }
 }
 
@@ -98,7 +101,7 @@ mod tests {
         let other = key(&Key::Entry(device, (long + "y").into()));
         assert_eq!(one.len(), 10 + TEXT_BYTES_MAX);
         assert_ne!(one, other);
-        assert_eq!(device_of_entry(&one), Some(device));
+        assert_eq!(device_of(&one), Some(device));
         assert_eq!(key(&Key::Entry(device, "x".repeat(511).into())).len(), 10 + 511);
     }
 

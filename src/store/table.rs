@@ -1,4 +1,4 @@
-//! The memory that answers reads: bindings (RFC 3261 §10), push buckets and held calls, shared by all workers.
+//! The memory that answers reads: bindings (RFC 3261 §10), push buckets, held calls and texts, shared by all workers.
 //!
 //! Written by the store's one writer only, a whole row at a time: a reader sees an AOR's bindings, or a bucket, before
 //! or after a change and never in between.
@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 use super::bucket::Bucket;
 use super::change::{BucketEntry, HeldCall, HeldCallId};
 use super::draft::{Key, Row, Value};
+use super::messages::Messages;
 use super::refreshes::Refreshes;
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::UnixMillis;
@@ -33,6 +34,8 @@ pub struct Table {
     /// Former name of a device to its present one, while calls are settled under the former.
     heirs: DashMap<DeviceId, DeviceId>,
     calls: DashMap<HeldCallId, Held>,
+    /// Texts to be fetched; no row is empty.
+    messages: DashMap<DeviceId, Messages>,
     /// Only the writer locks it.
     agenda: Mutex<Agenda>,
     refreshes: Refreshes,
@@ -56,6 +59,8 @@ struct Agenda {
     bindings: BTreeSet<(UnixMillis, DeviceId)>,
     /// Buckets, by the INVITE of their oldest entry.
     buckets: BTreeSet<(UnixMillis, DeviceId)>,
+    /// Texts to be fetched, by the oldest of a device.
+    messages: BTreeSet<(UnixMillis, DeviceId)>,
 }
 
 /// Whom a flow leads to: address and transport, whatever the connection. Kept small, there may be a million.
@@ -227,6 +232,28 @@ impl Table {
         until(&self.agenda.lock().buckets, cutoff, most)
     }
 
+    /// Up to `most` devices with texts of `cutoff` or earlier.
+    pub(super) fn waited(&self, cutoff: UnixMillis, most: usize) -> Vec<DeviceId> {
+        until(&self.agenda.lock().messages, cutoff, most)
+    }
+
+    /// The texts that wait for a device.
+    pub(super) fn messages(&self, device: &DeviceId) -> Messages {
+        self.messages.get(device).map(|row| Messages::clone(&row)).unwrap_or_default()
+    }
+
+    pub(super) fn set_messages(&self, device: DeviceId, messages: Messages) {
+        let oldest = |row: &Messages| row.first().map(|message| message.sent_at);
+        let after = oldest(&messages);
+        let before = match after {
+            None => self.messages.remove(&device).and_then(|(_, row)| oldest(&row)),
+            Some(_) => self.messages.insert(device, messages).and_then(|row| oldest(&row)),
+        };
+        let mut agenda = self.agenda.lock();
+        before.map(|oldest| agenda.messages.remove(&(oldest, device)));
+        after.map(|oldest| agenda.messages.insert((oldest, device)));
+    }
+
     /// One binding as the disk has it.
     pub(super) fn load_binding(&self, binding: Binding) {
         let binding = Arc::new(binding);
@@ -321,6 +348,10 @@ impl Table {
                     bucket(device, &|bucket| bucket.load_claim(Some(claim.clone())));
                 }
                 (Key::Claim(device), _) => bucket(device, &|bucket| bucket.load_claim(None)),
+                (Key::Messages(device), Some(Value::Messages(messages))) => {
+                    self.set_messages(*device, Messages::clone(messages));
+                }
+                (Key::Messages(device), _) => self.set_messages(*device, Messages::default()),
                 (Key::Heir(name), value) => {
                     if let Some(before) = self.heir(name) {
                         bucket(&before, &|bucket| bucket.set_former(*name, false));
@@ -348,6 +379,8 @@ impl Table {
             let entries = bucket.entries().iter();
             rows.extend(entries.map(|entry| (Key::Entry(device, entry.call_ref.clone()), Value::Entry(entry.clone()))));
             rows.extend(bucket.open_claim().map(|claim| (Key::Claim(device), Value::Claim(claim.clone()))));
+            let messages = Some(self.messages(&device)).filter(|messages| !messages.is_empty());
+            rows.extend(messages.map(|messages| (Key::Messages(device), Value::Messages(messages))));
             rows.insert(Key::Binding(aor.clone(), device), Value::Binding(binding));
         }
         let heirs = names.iter().filter_map(|name| Some((Key::Heir(*name), Value::Heir(self.heir(name)?))));

@@ -17,7 +17,7 @@ use crate::world::{Mode, World};
 const MODES: [Mode; 4] = [Mode::Alias, Mode::Path, Mode::Digest, Mode::Open];
 
 #[track_caller]
-fn next(push: impl Future<Output = Recorded>) -> Recorded {
+pub(crate) fn next(push: impl Future<Output = Recorded>) -> Recorded {
     RUNTIME.block_on(async { tokio::time::timeout(DEADLINE, push).await }).expect("no push")
 }
 
@@ -121,7 +121,7 @@ fn callback_is_tried_again_and_its_word_on_a_token_counts() {
 }
 
 /// A push service, and the configuration that allows it. The folder holds the key.
-fn webpush() -> (WebPushDouble, TempDir, String) {
+pub(crate) fn webpush() -> (WebPushDouble, TempDir, String) {
     let double = RUNTIME.block_on(WebPushDouble::start()).expect("a double");
     let folder = TempDir::new().expect("a folder");
     let key = double.write_credentials(folder.path()).expect("written");

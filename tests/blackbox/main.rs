@@ -6,6 +6,10 @@
 #![expect(clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod admin;
+#[expect(clippy::unwrap_used, reason = "as the tests of pushes have it")]
+#[path = "../push/front.rs"]
+mod front;
+mod page;
 mod peer;
 mod phone;
 mod program;
@@ -36,6 +40,7 @@ mod reload;
 #[path = "../sipp/mod.rs"]
 mod sipp;
 mod sleeping_phone;
+mod subscriptions;
 mod systemd;
 mod test_push;
 mod tokens;

@@ -17,6 +17,8 @@ pub(crate) struct Program {
     child: Child,
     addresses: HashMap<String, SocketAddr>,
     pub(crate) admin: SocketAddr,
+    /// Where browsers subscribe, if they may.
+    pub(crate) page: Option<SocketAddr>,
 }
 
 impl Drop for Program {
@@ -46,9 +48,9 @@ impl Program {
             .spawn()
             .expect("the program");
         let mut log = BufReader::new(child.stderr.take().expect("its log"));
-        let (addresses, admin) = read_addresses(&mut log);
+        let (addresses, admin, page) = read_addresses(&mut log);
         let file = config.with_file_name("log");
-        (Self { child, addresses, admin }, Log { text: log, file })
+        (Self { child, addresses, admin, page }, Log { text: log, file })
     }
 
     pub(crate) fn address(&self, transport: &str) -> SocketAddr {
@@ -108,8 +110,8 @@ impl Log {
 }
 
 /// From the log's lines up to `ready`: where the program listens.
-fn read_addresses(log: &mut BufReader<ChildStderr>) -> (HashMap<String, SocketAddr>, SocketAddr) {
-    let (mut addresses, mut admin) = (HashMap::new(), None);
+fn read_addresses(log: &mut BufReader<ChildStderr>) -> (HashMap<String, SocketAddr>, SocketAddr, Option<SocketAddr>) {
+    let (mut addresses, mut admin, mut page) = (HashMap::new(), None, None);
     let mut read = String::new();
     for line in log.lines() {
         let line = line.expect("a log in UTF-8");
@@ -122,7 +124,8 @@ fn read_addresses(log: &mut BufReader<ChildStderr>) -> (HashMap<String, SocketAd
                 addresses.insert(transport, address().expect("an address"));
             }
             Some("listening for the operator") => admin = address(),
-            Some("ready") => return (addresses, admin.expect("an address")),
+            Some("listening for browsers") => page = address(),
+            Some("ready") => return (addresses, admin.expect("an address"), page),
             Some(_) | None => {}
         }
     }

@@ -51,7 +51,7 @@ fn phone_and_token(world: &mut World) -> (Phone, String) {
 }
 
 /// Unregisters as the phone likes it, by its Contact.
-fn unregister(phone: &mut Phone, world: &mut World) {
+pub(crate) fn unregister(phone: &mut Phone, world: &mut World) {
     let expires = phone.expires.replace(0);
     phone.refresh(world);
     phone.expires = expires;

@@ -14,6 +14,7 @@ use sip_push_proxy::sip::Transport;
 use tempfile::TempDir;
 
 use crate::admin::Admin;
+use crate::page::Page;
 use crate::peer::{DEADLINE, RUNTIME};
 use crate::phone::{PASSWORD, Phone, Push};
 use crate::program::Program;
@@ -283,6 +284,17 @@ impl World {
 
     pub(crate) fn sip(&self, transport: Transport) -> SocketAddr {
         self.addresses[usize::from(transport == Transport::Tcp)]
+    }
+
+    /// Where browsers subscribe.
+    #[track_caller]
+    pub(crate) fn page(&self) -> Page {
+        let address = match &self.server {
+            Running::Here(server) => server.page_address(),
+            Running::Program(program) => program.page,
+            Running::No => None,
+        };
+        Page(address.expect("a page"))
     }
 
     pub(crate) fn call(&self, phone: &Phone) -> Call {

@@ -45,11 +45,17 @@ impl Drop for Browser {
 
 impl Browser {
     pub(crate) fn start() -> Self {
+        Self::speaking("en-US")
+    }
+
+    /// One whose user reads this language.
+    pub(crate) fn speaking(language: &str) -> Self {
         let driver = Driver::start();
         let profile = TempDir::new().expect("a folder");
         let folder = format!("--user-data-dir={}", profile.path().display());
         let arguments: Vec<_> = ARGUMENTS.into_iter().chain([&*folder]).collect();
-        let wishes = json!({ "goog:chromeOptions": { "args": arguments }, "goog:loggingPrefs": { "browser": "ALL" } });
+        let options = json!({ "args": arguments, "prefs": { "intl.accept_languages": language } });
+        let wishes = json!({ "goog:chromeOptions": options, "goog:loggingPrefs": { "browser": "ALL" } });
         let client = RUNTIME.block_on(async {
             let mut builder = ClientBuilder::new(HttpConnector::new());
             builder.capabilities(object(wishes)).connect(&driver.url).await

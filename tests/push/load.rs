@@ -10,7 +10,7 @@ use sip_push_proxy::push::{Busy, Outcome, Push, Pushers, Settings};
 use tokio::sync::mpsc;
 
 use crate::bench::*;
-use crate::tls::with_tls;
+use crate::front::with_tls;
 
 /// To each provider.
 const PUSHES: usize = 2000;

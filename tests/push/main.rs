@@ -7,6 +7,7 @@ mod bench;
 mod breaker;
 mod callback;
 mod fcm;
+mod front;
 mod http2;
 mod limits;
 mod load;

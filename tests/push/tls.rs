@@ -1,84 +1,18 @@
-//! APNs over TLS: HTTP/2 by ALPN, and a root certificate of the operator's own.
+//! The providers over TLS: HTTP/2 by ALPN, and a root certificate of the operator's own.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rcgen::{CertifiedKey, generate_simple_self_signed};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
 use sip_push_proxy::demo::apns_double::ApnsDouble;
 use sip_push_proxy::demo::fcm_double::FcmDouble;
-use sip_push_proxy::push::{HttpsProxy, Outcome, Settings};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
+use sip_push_proxy::demo::webpush_double::WebPushDouble;
+use sip_push_proxy::push::{HttpsProxy, Outcome, Settings, webpush};
 
 use crate::bench::*;
+use crate::front::{identity, with_tls};
 use crate::relay::Relay;
-
-/// A certificate for `name`, and its key, both in PEM in `file`; for whom it is to be trusted by as well.
-fn identity(name: &str, file: &Path) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
-    let CertifiedKey { cert, signing_key } = generate_simple_self_signed([name.to_owned()]).unwrap();
-    std::fs::write(file, format!("{}{}", cert.pem(), signing_key.serialize_pem())).unwrap();
-    (cert.der().clone(), PrivatePkcs8KeyDer::from(signing_key.serialize_der()).into())
-}
-
-/// Puts TLS in front of a double, with a certificate for `localhost` in `ca.pem`. With `client`, only who shows that
-/// certificate is served.
-pub(crate) async fn with_tls<D: Served>(
-    double: Arc<D>,
-    folder: &Path,
-    client: Option<CertificateDer<'static>>,
-) -> SocketAddr {
-    let (certificate, key) = identity("localhost", &folder.join("ca.pem"));
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder =
-        ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().unwrap();
-    let builder = match client {
-        None => builder.with_no_client_auth(),
-        Some(client) => {
-            let mut roots = RootCertStore::empty();
-            roots.add(client).unwrap();
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build().unwrap();
-            builder.with_client_cert_verifier(verifier)
-        }
-    };
-    let mut config = builder.with_single_cert(vec![certificate], key).unwrap();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let (acceptor, double) = (acceptor.clone(), Arc::clone(&double));
-            tokio::spawn(async move {
-                if let Ok(stream) = acceptor.accept(stream).await {
-                    double.serve(stream).await;
-                }
-            });
-        }
-    });
-    address
-}
-
-/// A double that serves connections accepted elsewhere.
-pub(crate) trait Served: Send + Sync + 'static {
-    fn serve(&self, stream: TlsStream<TcpStream>) -> impl Future<Output = ()> + Send;
-}
-
-impl Served for ApnsDouble {
-    async fn serve(&self, stream: TlsStream<TcpStream>) {
-        self.serve_connection(stream).await;
-    }
-}
-
-impl Served for FcmDouble {
-    async fn serve(&self, stream: TlsStream<TcpStream>) {
-        self.serve_connection(stream).await;
-    }
-}
+use crate::webpush::{settings as webpush_settings, target as webpush_target};
 
 #[tokio::test]
 async fn push_over_tls_with_a_root_certificate_of_our_own() {
@@ -138,6 +72,25 @@ async fn a_certificate_without_its_key_is_said_to_be_so() {
     settings.apns[0].certificate_file = Some(file);
     let error = sip_push_proxy::push::Pushers::open(&settings, tokio::runtime::Handle::current()).err().unwrap();
     assert!(error.to_string().contains("private key, too"), "{error}");
+}
+
+#[tokio::test]
+async fn web_push_over_tls_with_a_root_certificate_of_our_own() {
+    let double = Arc::new(WebPushDouble::start().await.unwrap());
+    let (folder, mut settings) = webpush_settings(&[&double]);
+    let port = with_tls(Arc::clone(&double), folder.path(), None).await.port();
+    double.is_reached_at(&format!("https://localhost:{port}"));
+    let host = webpush::AllowedHost { host: "localhost".into(), is_suffix: false, port: Some(port), is_loopback: true };
+    let of_webpush = settings.webpush.as_mut().unwrap();
+    of_webpush.allowed_hosts = vec![host];
+    let push = || invite(webpush_target(&double.subscription("a")));
+    let unknown = outcome(&open(&settings), push()).await;
+    assert!(trouble(&unknown).contains("invalid peer certificate"), "{unknown:?}");
+    assert_eq!(double.requests(), 0);
+
+    settings.webpush.as_mut().unwrap().ca_file = Some(folder.path().join("ca.pem"));
+    assert_eq!(outcome(&open(&settings), push()).await, Outcome::Accepted);
+    assert_eq!(soon(double.next()).await.path, "/wpush/v2/a");
 }
 
 /// Both providers behind TLS, and the settings for them.

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use sip_push_proxy::binding::{Provider, PushTarget};
+use sip_push_proxy::binding::{Provider, PushTarget, Tokens};
 use sip_push_proxy::demo::webpush_double::{Answer, PUBLIC_KEY, WebPushDouble};
+use sip_push_proxy::push::payload::FcmPayload;
 use sip_push_proxy::push::{BreakerSettings, Limits, Notice, NoticeKind, Outcome, Push, Settings, webpush};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -28,15 +29,21 @@ fn allowed(double: &WebPushDouble) -> webpush::AllowedHost {
     webpush::AllowedHost { host: host.into(), is_suffix: false, port: port.parse().ok(), is_loopback: true }
 }
 
-fn settings(doubles: &[&WebPushDouble]) -> (TempDir, Settings) {
+pub(crate) fn settings(doubles: &[&WebPushDouble]) -> (TempDir, Settings) {
     let folder = tempfile::tempdir().unwrap();
     let vapid_key_file = doubles[0].write_credentials(folder.path()).unwrap();
     let allowed_hosts = doubles.iter().map(|double| allowed(double)).collect();
-    let webpush = webpush::Settings { vapid_key_file, subject: "mailto:ops@example.org".to_owned(), allowed_hosts };
+    let webpush = webpush::Settings {
+        vapid_key_file,
+        subject: "mailto:ops@example.org".to_owned(),
+        allowed_hosts,
+        ca_file: None,
+        payload: FcmPayload::Extended,
+    };
     (folder, Settings { webpush: Some(webpush), per_token_per_min: 0, ..Settings::default() })
 }
 
-fn target(uri: &str) -> PushTarget {
+pub(crate) fn target(uri: &str) -> PushTarget {
     PushTarget { provider: Provider::WebPush, ..fcm_target(uri) }
 }
 
@@ -63,6 +70,61 @@ async fn invite_wakes_the_browser_without_a_body() {
     assert_eq!(of_report, ("86400", "normal", "missed_calls"));
     assert_eq!(report.header("authorization"), push.header("authorization"), "the token is kept");
     assert_eq!(double.connections(), 1, "the connection is kept");
+}
+
+/// With the keys of its subscription.
+fn keyed_target(double: &WebPushDouble, token: &str) -> PushTarget {
+    let (uri, keys) = double.subscribe(token).unwrap();
+    PushTarget { tokens: Tokens::Subscription(keys), ..target(&uri) }
+}
+
+#[tokio::test]
+async fn with_keys_the_browser_reads_what_it_is_woken_for() {
+    let double = WebPushDouble::start().await.unwrap();
+    let (_folder, mut settings) = settings(&[&double]);
+    let target = keyed_target(&double, SUBSCRIPTION);
+    let pushers = open(&settings);
+    assert_eq!(outcome(&pushers, invite(target.clone())).await, Outcome::Accepted);
+    let push = soon(double.next()).await;
+    let coding = (push.header("content-encoding"), push.header("content-type"));
+    assert_eq!(coding, ("aes128gcm", "application/octet-stream"));
+    assert_eq!((push.header("ttl"), push.header("urgency")), ("28", "high"));
+    let json = push.json();
+    assert_eq!(
+        (&json["type"], &json["number"], &json["display_name"]),
+        (&"invite".into(), &"103".into(), &"Ivan".into())
+    );
+
+    assert_eq!(outcome(&pushers, missed_calls(target.clone(), 500)).await, Outcome::Accepted);
+    let report = soon(double.next()).await;
+    assert!(report.body.len() <= 3993 && report.body.len() > 3800, "{}", report.body.len());
+    let calls: Vec<serde_json::Value> = serde_json::from_str(report.json()["calls"].as_str().unwrap()).unwrap();
+    double.script(SUBSCRIPTION, [raw(413, "")]);
+    let reply = send(&pushers, missed_calls(target.clone(), 500)).await;
+    let shorter = soon(double.next()).await;
+    assert!(shorter.body.len() < 2000, "{}", shorter.body.len());
+    assert!(reply.outcome == Outcome::Accepted && reply.left_out > 500 - calls.len(), "{reply:?}");
+
+    settings.webpush.as_mut().unwrap().payload = FcmPayload::Ecss;
+    assert_eq!(outcome(&open(&settings), invite(target)).await, Outcome::Accepted);
+    let json = soon(double.next()).await.json();
+    assert_eq!(json.as_object().unwrap().keys().collect::<Vec<_>>(), ["type", "date"]);
+}
+
+#[tokio::test]
+async fn keys_that_are_none_are_refused_and_a_preview_shows_the_plain_body() {
+    let double = WebPushDouble::start().await.unwrap();
+    let (_folder, settings) = settings(&[&double]);
+    let pushers = open(&settings);
+    let target = keyed_target(&double, SUBSCRIPTION);
+    let preview = pushers.preview(&invite(target.clone())).unwrap();
+    assert!(preview.body.starts_with(r#"{"type":"invite","date":""#), "{}", preview.body);
+    assert!(preview.headers.contains(&("content-encoding".to_owned(), "aes128gcm".to_owned())));
+    let mut keys = target.keys().unwrap().clone();
+    keys.p256dh[64] ^= 1;
+    let wrong = PushTarget { tokens: Tokens::Subscription(keys), ..target };
+    assert_eq!(pushers.supports(&wrong), Err("the subscription's p256dh is no public key".to_owned()));
+    assert_eq!(double.requests(), 0);
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ const FOLDER: &str = "STORE_TEST_REDIS_FOLDER";
 /// Changes that the flooding child has under way.
 const IN_FLIGHT: u32 = 48;
 
-fn loaded(settings: &RedisSettings, folder: &Path) -> Asker {
+pub(crate) fn loaded(settings: &RedisSettings, folder: &Path) -> Asker {
     let node = Asker::node(settings, folder);
     wait_for("all of Redis is in memory", || node.redis().is_loaded());
     node
@@ -38,7 +38,7 @@ fn stranger(settings: &RedisSettings) -> (Asker, tempfile::TempDir) {
     (loaded(&settings, folder.path()), folder)
 }
 
-fn is_drained(node: &Asker) -> bool {
+pub(crate) fn is_drained(node: &Asker) -> bool {
     !node.redis().is_degraded() && node.redis().journal_entries() == 0
 }
 
@@ -422,19 +422,19 @@ fn a_cluster_of_three() {
 }
 
 /// Stands between a node and Redis, and lets through what it is told to.
-struct Gate {
+pub(crate) struct Gate {
     address: SocketAddr,
     state: Arc<GateState>,
 }
 
 #[derive(Default)]
-struct GateState {
+pub(crate) struct GateState {
     is_closed: AtomicBool,
     is_mute: AtomicBool,
 }
 
 impl Gate {
-    fn before(port: u16) -> Self {
+    pub(crate) fn before(port: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(GateState::default());
@@ -458,21 +458,21 @@ impl Gate {
         gate
     }
 
-    fn url(&self) -> Redis {
+    pub(crate) fn url(&self) -> Redis {
         Redis::parse(&format!("redis://{}", self.address)).unwrap().unwrap()
     }
 
     /// Connections end, and no new one comes to anything.
-    fn close(&self) {
+    pub(crate) fn close(&self) {
         self.state.is_closed.store(true, Ordering::Relaxed);
     }
 
     /// Requests go through, answers do not.
-    fn mute(&self) {
+    pub(crate) fn mute(&self) {
         self.state.is_mute.store(true, Ordering::Relaxed);
     }
 
-    fn open(&self) {
+    pub(crate) fn open(&self) {
         self.state.is_closed.store(false, Ordering::Relaxed);
         self.state.is_mute.store(false, Ordering::Relaxed);
     }

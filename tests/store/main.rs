@@ -7,6 +7,7 @@ mod changes;
 mod crash;
 mod durable;
 mod embedded;
+mod messages;
 mod nodes;
 mod refreshes;
 mod rows;

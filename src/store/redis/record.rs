@@ -16,6 +16,7 @@
 //! | `e:DEVICE:CALLREF` | version byte, bucket entry                                                              |
 //! | `k:DEVICE`         | version byte, open claim on the bucket                                                  |
 //! | `h:DEVICE`         | version byte, the name that the device has now, while calls are settled under this one  |
+//! | `m:DEVICE`         | version byte, texts that wait for the device                                            |
 //! | `c:ID`             | version byte, owning node, its start, held call                                               |
 //!
 //! `2` in the keys is the schema's version. A program that reads another version uses other keys, so both can stand on
@@ -209,6 +210,7 @@ fn row(aor: &Aor, identity: &Identity, field: &[u8], value: &[u8]) -> Result<Row
         }
         b"k:" => Ok((Key::Claim(device()?), Some(Value::Claim(schema::decode::<Claim>(value)?)))),
         b"h:" => Ok((Key::Heir(device()?), Some(Value::Heir(schema::decode(value)?)))),
+        b"m:" => Ok((Key::Messages(device()?), Some(Value::Messages(schema::decode(value)?)))),
         b"c:" => {
             let (owner, run, call): (Arc<str>, u64, HeldCall) = schema::decode(value)?;
             let owner = (owner != identity.node).then_some(owner);
@@ -242,6 +244,7 @@ fn field(node: &str, key: &Key, value: Option<&Value>) -> Result<Field, postcard
         Key::Call(id) => format!("c:{:032x}", id.0).into_bytes(),
         Key::Claim(device) => format!("k:{device}").into_bytes(),
         Key::Heir(device) => format!("h:{device}").into_bytes(),
+        Key::Messages(device) => format!("m:{device}").into_bytes(),
     };
     let value = match value {
         None => None,
@@ -302,6 +305,7 @@ fn gone(aor: &Aor, field: &[u8]) -> Result<Key, String> {
         }
         b"k:" => Ok(Key::Claim(device_id()?)),
         b"h:" => Ok(Key::Heir(device_id()?)),
+        b"m:" => Ok(Key::Messages(device_id()?)),
         b"c:" => {
             let id = std::str::from_utf8(name).ok().and_then(|text| u128::from_str_radix(text, 16).ok());
             Ok(Key::Call(HeldCallId(id.ok_or("names no call")?)))

@@ -82,10 +82,14 @@ impl Engine {
         self.position.number
     }
 
-    pub(super) fn enqueue(&mut self, aor: &Aor, op: Op) -> u64 {
-        let number = self.next_number();
+    fn numbered(&mut self, op: Op) -> Pending {
         self.pending += 1;
-        let pending = Pending { number, op, result: Applied::Done, is_unsure: false };
+        Pending { number: self.next_number(), op, result: Applied::Done, is_unsure: false }
+    }
+
+    pub(super) fn enqueue(&mut self, aor: &Aor, op: Op) -> u64 {
+        let pending = self.numbered(op);
+        let number = pending.number;
         self.lanes.entry(aor.clone()).or_default().waiting.push_back(pending);
         number
     }
@@ -239,7 +243,7 @@ impl Engine {
     pub(super) fn append(&mut self, aor: &Aor, now: UnixMillis) {
         let Some(lane) = self.lanes.get_mut(aor) else { return };
         let waiting: Vec<_> = lane.waiting.drain(..).collect();
-        let (mut batch, mut changes, mut claims) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut batch, mut changes, mut claims, mut returned) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for mut pending in waiting {
             let change = match &mut pending.op {
                 Op::Change(change) => change,
@@ -253,6 +257,14 @@ impl Engine {
                     continue;
                 }
             };
+            if let Change::PickUp { aor, device } = &**change {
+                if let (true, Applied::PickedUp(messages)) = (pending.is_unsure, &pending.result) {
+                    let (aor, device, messages) = (aor.clone(), *device, Arc::clone(messages));
+                    returned.push(Change::GiveBack { aor, device, messages, pick_up: pending.number });
+                }
+                self.answer(pending.number, Err(StoreError::Broken("Redis is away".to_owned())));
+                continue;
+            }
             if let Change::Claim { aor, device } = &**change {
                 claims.push(pending.number);
                 if !pending.is_unsure {
@@ -263,6 +275,13 @@ impl Engine {
             }
             let position = Position { number: pending.number, ..self.position };
             changes.push(Late { position, made_at: now, change: Change::clone(change) });
+            batch.push(pending);
+        }
+        for change in returned {
+            // Under a number of its own: the mark of the pick-up does not cover it.
+            let pending = self.numbered(Op::Change(Box::new(change.clone())));
+            let position = Position { number: pending.number, ..self.position };
+            changes.push(Late { position, made_at: now, change });
             batch.push(pending);
         }
         let rows = self.make(aor, &mut batch, now);
@@ -312,7 +331,7 @@ impl Engine {
                     gone.extend(self.table.owner(*id).map(|owner| Index::Call(owner, *id)));
                 }
                 (Key::Call(id), None) => gone.push(Index::Call(own(), *id)),
-                (Key::Binding(..) | Key::Entry(..) | Key::Claim(_) | Key::Heir(_), _) => {}
+                (Key::Binding(..) | Key::Entry(..) | Key::Claim(_) | Key::Heir(_) | Key::Messages(_), _) => {}
             }
         }
         let attempt = self.lanes.get(aor).map_or(0, |lane| lane.attempt);

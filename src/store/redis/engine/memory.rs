@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::super::super::change::{EntryState, HeldCall, HeldCallId};
 use super::super::super::draft::{Key, Row, Value};
+use super::super::super::messages;
 use super::super::super::table::Held;
 use super::super::super::{LeftCall, News};
 use super::super::record::{Position, Record, Version};
@@ -59,7 +60,7 @@ impl Engine {
                     known.names.retain(|other| other != name);
                     known.names.extend(value.is_some().then_some(*name));
                 }
-                Key::Binding(..) | Key::Entry(..) | Key::Claim(_) => {}
+                Key::Binding(..) | Key::Entry(..) | Key::Claim(_) | Key::Messages(_) => {}
             }
         }
     }
@@ -90,7 +91,12 @@ impl Engine {
         let known = self.rows(aor);
         let own_call = |value: &Value| match value {
             Value::Call(held) if self.is_own(held) => Some(Arc::clone(&held.call)),
-            Value::Call(_) | Value::Binding(_) | Value::Entry(_) | Value::Claim(_) | Value::Heir(_) => None,
+            Value::Call(_)
+            | Value::Binding(_)
+            | Value::Entry(_)
+            | Value::Claim(_)
+            | Value::Heir(_)
+            | Value::Messages(_) => None,
         };
         let own: Vec<_> = record.rows.values().filter_map(own_call).collect();
         let is_own = |key: &Key, value: &Value| match (key, value) {
@@ -98,18 +104,22 @@ impl Engine {
             (Key::Entry(_, call_ref), Value::Entry(entry)) if entry.state == EntryState::Live => {
                 own.iter().any(|call| call.call_ref == *call_ref)
             }
-            (Key::Binding(..) | Key::Entry(..) | Key::Claim(_) | Key::Heir(_), _) => false,
+            (Key::Binding(..) | Key::Entry(..) | Key::Claim(_) | Key::Heir(_) | Key::Messages(_), _) => false,
         };
         let mut rows = record.rows.clone();
         rows.retain(|key, value| known.contains_key(key) || !is_own(key, value));
-        for (key, value) in known {
-            let is_kept = match (&key, rows.get(&key), &value) {
+        for (key, mut value) in known {
+            let is_kept = match (&key, rows.get(&key), &mut value) {
                 (_, Some(Value::Binding(theirs)), Value::Binding(ours)) => theirs.registered_at <= ours.registered_at,
                 (_, Some(Value::Entry(_)), Value::Entry(ours)) => ours.state == EntryState::Missed,
+                (_, Some(Value::Messages(theirs)), Value::Messages(ours)) => {
+                    *ours = messages::united(theirs, ours);
+                    true
+                }
                 (_, Some(_), _) => false,
                 // Its node says itself whether it is still held.
                 (_, None, Value::Call(held)) => held.owner.is_none() || record.version.number == 0,
-                (Key::Entry(device, _) | Key::Claim(device), None, _) => {
+                (Key::Entry(device, _) | Key::Claim(device) | Key::Messages(device), None, _) => {
                     rows.contains_key(&Key::Binding(aor.clone(), *device))
                 }
                 (_, None, _) => true,

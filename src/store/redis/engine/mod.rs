@@ -39,6 +39,7 @@ use super::super::Limits;
 use super::super::bucket::Claimer;
 use super::super::change::{Change, HeldCallId, StoreError};
 use super::super::draft::Draft;
+use super::super::messages;
 use super::super::table::Table;
 use super::journal::{JournalError, Late};
 use super::record::{Beat, Identity, Notice, Position, Record};
@@ -266,6 +267,9 @@ impl Engine {
         let mut due = self.table.over(now, most);
         if let Some(cutoff) = now.0.checked_sub(ttl).map(UnixMillis) {
             due.extend(self.table.aged(cutoff, most));
+        }
+        if let Some(cutoff) = messages::cutoff(now) {
+            due.extend(self.table.waited(cutoff, most));
         }
         let bindings = due.iter().filter_map(|device| self.table.by_device(*device));
         let aors: BTreeSet<_> = bindings.map(|binding| binding.aor.clone()).collect();

@@ -114,7 +114,12 @@ impl Engine {
             self.forget(aor, late.len());
             return self.install(aor, record, now);
         } else {
-            self.replayed(aor, &record, late.iter().filter(|late| !is_done(&late.position)), now)
+            let is_called_for = |late: &Late| {
+                let Change::GiveBack { pick_up, .. } = late.change else { return true };
+                is_done(&Position { number: pick_up, ..late.position })
+            };
+            let missing = late.iter().filter(|late| !is_done(&late.position) && is_called_for(late));
+            self.replayed(aor, &record, missing, now)
         };
         let mark = late.last().map_or_else(|| self.settled_mark(aor), |late| late.position);
         let mark = record.mark.filter(|done| done.covers(&mark)).unwrap_or(mark);

@@ -2,7 +2,7 @@
 //! connections that break, nodes that die between any two steps, a Redis that forgets. A seed decides all of it.
 //!
 //! In the end everything works again, and then: what was acknowledged is there, and nothing older than it; no missed
-//! call was claimed by two at a time; all nodes and Redis have the same rows; each change was answered once.
+//! call was claimed by two at a time; no text was handed over twice, and none is lost; all nodes and Redis have the same rows; each change was answered once.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -11,10 +11,15 @@ use super::super::super::News;
 use super::super::super::change::HeldCall;
 use super::super::super::change::{Applied, BucketEntry, EntryState, HeldCallId, Removal, Settlement};
 use super::super::super::draft::Key;
+use super::super::super::messages::MessageId;
 use super::super::record::Field;
 use super::*;
 use crate::binding::{App, Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
 use crate::sip::flow::{ConnectionId, Flow, Transport};
+
+mod texts;
+
+use texts::Texts;
 
 const LIMITS: Limits = Limits { entries_per_device: 50, entry_ttl: Duration::from_secs(1 << 40), queue: 1000 };
 const START: u64 = 1_000_000;
@@ -111,6 +116,8 @@ enum Asked {
     Reported(Vec<Box<str>>),
     Held(DeviceId, HeldCall),
     Other(DeviceId),
+    Text(MessageId),
+    PickUp,
 }
 
 impl Asked {
@@ -122,7 +129,7 @@ impl Asked {
             | Self::Claim(device)
             | Self::Held(device, _)
             | Self::Other(device) => Some(*device),
-            Self::Reported(_) => None,
+            Self::Reported(_) | Self::Text(_) | Self::PickUp => None,
         }
     }
 }
@@ -159,6 +166,7 @@ struct World {
     reports: Vec<Report>,
     /// Calls that devices were told of.
     told: BTreeSet<Box<str>>,
+    texts: Texts,
 }
 
 fn aor(number: u64) -> Aor {
@@ -247,6 +255,7 @@ impl World {
             busy: BTreeSet::new(),
             reports: vec![],
             told: BTreeSet::new(),
+            texts: Texts::default(),
         }
     }
 
@@ -258,7 +267,8 @@ impl World {
         self.clock += 1;
         let node = self.random.below(NODES);
         match self.random.below(100) {
-            0..=29 => self.ask(node),
+            0..=24 => self.ask(node),
+            25..=29 => self.ask_for_text(node),
             30..=34 => self.report(),
             35..=89 => self.progress(node),
             90..=91 => self.connect(node),
@@ -295,7 +305,7 @@ impl World {
         let read = |number| self.server.read(&aor(number), &self.nodes[0].identity).rows;
         let device = |key| match key {
             Key::Binding(_, device) => Some(device),
-            Key::Entry(..) | Key::Call(_) | Key::Claim(_) | Key::Heir(_) => None,
+            Key::Entry(..) | Key::Call(_) | Key::Claim(_) | Key::Heir(_) | Key::Messages(_) => None,
         };
         (0..AORS).flat_map(read).filter_map(|(key, _)| device(key)).collect()
     }
@@ -487,6 +497,7 @@ impl World {
 
     /// Redis dies and comes back without anything.
     fn forget(&mut self) {
+        (0..NODES).for_each(|node| self.forget_texts_under_way(node));
         self.server.hashes.clear();
         self.server.beats.clear();
         self.late.clear();
@@ -498,6 +509,7 @@ impl World {
     }
 
     fn crash(&mut self, node: usize) {
+        self.forget_texts_under_way(node);
         // What the last moments would have asked for does not happen.
         self.drop_requests(node, true);
         let random = &mut self.random;
@@ -587,6 +599,9 @@ impl World {
         // What the engine asked of itself is nobody's.
         let Some(asked) = self.nodes[node].asked.remove(&number) else { return };
         let seed = self.seed;
+        if matches!(asked, Asked::PickUp) {
+            return self.picked_up(result);
+        }
         let applied = result.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         asked.device().map(|device| self.busy.remove(&device));
         match asked {
@@ -621,7 +636,8 @@ impl World {
                     self.nodes[node].calls.insert(call.id, call);
                 }
             }
-            Asked::Other(_) => {}
+            Asked::Text(id) => self.text_is_kept(id),
+            Asked::Other(_) | Asked::PickUp => {}
         }
     }
 
@@ -669,6 +685,7 @@ impl World {
         if self.disaster == Disaster::NodeDies {
             self.check_calls();
         }
+        self.check_texts();
         let table = &self.nodes[0].engine.table;
         for (device, promised) in &self.promised {
             if promised.is_none() && self.disaster == Disaster::RedisForgets {
@@ -700,6 +717,7 @@ fn check_seeds(disaster: Disaster) {
     for seed in 0..150 {
         let mut world = World::new(seed, disaster);
         (0..NODES).for_each(|node| world.connect(node));
+        world.subscribe();
         let steps = 200 + world.random.below(800);
         for _ in 0..steps {
             world.step();
