@@ -14,9 +14,12 @@ fn main() -> ExitCode {
         Command::Serve => serve(file),
         Command::Check { online } => cli::check(file, online),
         Command::Demo => demo::run(),
+        Command::Completions { shell } => cli::completions(shell),
+        Command::Man { dir } => cli::man(dir.as_deref()),
         Command::Bindings { .. }
         | Command::Calls { .. }
         | Command::Bucket { .. }
+        | Command::Health { .. }
         | Command::Push { .. }
         | Command::Reload { .. }
         | Command::Settings { .. }

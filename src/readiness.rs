@@ -77,6 +77,11 @@ impl Readiness {
         self.parts.lock().insert(part, Condition::Failed(reason.into()));
     }
 
+    /// Whether the listeners and workers go on. When they do not, only a new start helps.
+    pub fn is_alive(&self) -> bool {
+        !matches!(self.parts.lock().get(&Part::Sip), Some(Condition::Failed(_)))
+    }
+
     pub fn report(&self) -> Report {
         let parts = self.parts.lock();
         let is_ready = parts.values().all(|condition| matches!(condition, Condition::Degraded(_)));
@@ -106,8 +111,11 @@ mod tests {
         assert!(readiness.report().is_ready);
         assert_eq!(readiness.report().status, "degraded");
         readiness.failed(Part::Drain, "the server stops");
+        assert!(readiness.is_alive(), "it ends by itself");
         let report = readiness.report();
         assert_eq!((report.is_ready, report.status), (false, "not_ready"));
         assert_eq!(report.reasons, ["store: Redis is away", "drain: the server stops"]);
+        readiness.failed(Part::Sip, "a worker does not go on");
+        assert!(!readiness.is_alive());
     }
 }

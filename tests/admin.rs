@@ -243,6 +243,8 @@ fn health_and_readiness() {
     assert_eq!((status, answer), (503, json!({ "status": "not_ready", "reasons": ["start: the server starts"] })));
     listener.readiness.well(Part::Start);
     assert_eq!(listener.json("GET /readyz"), (200, json!({ "status": "ready", "reasons": [] })));
+    listener.readiness.failed(Part::Sip, "worker 1 does not go on");
+    assert_eq!(listener.json("GET /healthz"), (503, json!({ "status": "stuck" })));
 }
 
 #[test]
@@ -250,6 +252,18 @@ fn metrics_are_measured_when_asked() {
     let (status, text) = Listener::start(None).ask("GET /metrics", "Host: localhost\r\n");
     assert_eq!(status, 200);
     assert!(text.contains("\nsip_push_proxy_bindings 2\n"), "{text}");
+    assert!(text.contains("# TYPE sip_push_proxy_calls_total counter\n"), "{text}");
+}
+
+#[test]
+fn metrics_are_open_metrics_for_those_who_ask() {
+    // As Prometheus asks.
+    let accept = "Accept: application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1\r\n";
+    let headers = format!("Host: localhost\r\n{accept}");
+    let (status, text) = Listener::start(None).ask("GET /metrics", &headers);
+    assert_eq!(status, 200);
+    assert!(text.contains("# TYPE sip_push_proxy_calls counter\n"), "{text}");
+    assert!(text.ends_with("\n# EOF\n"), "{text}");
 }
 
 #[test]

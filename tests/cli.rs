@@ -2,12 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::thread;
 
+use clap::CommandFactory;
+use sip_push_proxy::cli::Arguments;
 use tempfile::TempDir;
 
 const GOOD: &str = "[sip]\nlisten = [\"udp:127.0.0.1:0\"]\nworkers = 2\n[softswitch]\nuri = \"sip:192.0.2.20\"\n\
@@ -79,6 +82,36 @@ fn without_a_file_the_defaults_hold() {
 }
 
 #[test]
+fn completions_and_man_pages_know_all_commands() {
+    let here = TempDir::new().unwrap();
+    for shell in ["bash", "fish", "zsh"] {
+        let output = run(here.path(), &["completions", shell]);
+        let (status, out, told) = printed(&output);
+        assert_eq!((status, told), (Some(0), ""));
+        for text in ["bindings", "dry-run", "config"] {
+            assert!(out.contains(text), "{shell} does not know {text}:\n{out}");
+        }
+    }
+    let output = run(here.path(), &["man"]);
+    let (status, out, _) = printed(&output);
+    assert_eq!(status, Some(0));
+    assert!(out.contains(".TH sip-push-proxy 1"), "{out}");
+
+    assert_eq!(printed(&run(here.path(), &["man", "--dir", "."])), (Some(0), "", ""));
+    let arguments = Arguments::command();
+    let commands = arguments.get_subcommands().filter(|command| !command.is_hide_set());
+    let expected = commands.map(|command| format!("sip-push-proxy-{}.1", command.get_name()));
+    let expected: BTreeSet<_> = expected.chain(["sip-push-proxy.1".to_owned()]).collect();
+    assert!(expected.contains("sip-push-proxy-why.1") && !expected.contains("sip-push-proxy-man.1"), "{expected:?}");
+    let pages = std::fs::read_dir(here.path()).unwrap();
+    let pages: BTreeSet<_> = pages.map(|page| page.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(pages, expected);
+
+    let told = "gone: cannot be written: No such file or directory (os error 2)\n";
+    assert_eq!(printed(&run(here.path(), &["man", "--dir", "gone"])), (Some(1), "", told));
+}
+
+#[test]
 fn wrong_usage_is_2() {
     let here = TempDir::new().unwrap();
     for arguments in [&["nothing"][..], &[], &["bindings", "--remove", "x"], &["bucket"], &["why"]] {
@@ -137,6 +170,21 @@ fn tables_and_json() {
     let shown: serde_json::Value = serde_json::from_str(out).unwrap();
     assert_eq!((status, shown), (Some(0), serde_json::from_str(body).unwrap()));
     answering.join().unwrap();
+}
+
+#[test]
+fn health_is_0_or_1() {
+    let degraded = r#"{"status":"degraded","reasons":["store: Redis is away","push: it fails"]}"#;
+    let (folder, answering) = answer_once("200 OK", degraded);
+    let output = run(folder.path(), &["health", "--ready"]);
+    assert_eq!(printed(&output), (Some(0), "degraded: store: Redis is away; push: it fails\n", ""));
+    let head = answering.join().unwrap().to_ascii_lowercase();
+    assert!(head.starts_with("get /readyz http/1.1\r\n"), "{head}");
+    assert!(head.contains("\r\nauthorization: bearer 0123456789abcdef\r\n"), "{head}");
+
+    let (folder, answering) = answer_once("503 Service Unavailable", r#"{"status":"stuck"}"#);
+    assert_eq!(printed(&run(folder.path(), &["health"])), (Some(1), "stuck\n", ""));
+    assert!(answering.join().unwrap().starts_with("GET /healthz HTTP/1.1\r\n"));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The operator's listener: health, metrics, what the server knows of bindings, calls and buckets, and a page that shows it.
 
 mod console;
+mod exposition;
 mod guard;
 mod live;
 mod notification;

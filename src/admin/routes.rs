@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State as Shared};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router, middleware};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::State;
 use super::views::{BindingView, CallView, DifferenceView, EntryView, PushedView};
-use super::{console, guard, live, notification, overview};
+use super::{console, exposition, guard, live, notification, overview};
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::UnixMillis;
 use crate::config::{Difference, Log};
@@ -70,8 +70,10 @@ pub(super) fn error(status: StatusCode, text: &str) -> Response {
     (status, Json(json!({ "error": text }))).into_response()
 }
 
-async fn health() -> Json<Value> {
-    Json(json!({ "status": "ok" }))
+async fn health(Shared(state): Shared<State>) -> Response {
+    let (status, text) =
+        if state.readiness.is_alive() { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "stuck") };
+    (status, Json(json!({ "status": text }))).into_response()
 }
 
 async fn ready(Shared(state): Shared<State>) -> Response {
@@ -80,10 +82,9 @@ async fn ready(Shared(state): Shared<State>) -> Response {
     (status, Json(json!({ "status": report.status, "reasons": report.reasons }))).into_response()
 }
 
-async fn metrics(Shared(state): Shared<State>) -> Response {
+async fn metrics(Shared(state): Shared<State>, headers: HeaderMap) -> Response {
     state.source.measure(&state.metrics);
-    let format = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, format)], state.metrics.render()).into_response()
+    exposition::answer(state.metrics.render(), &headers)
 }
 
 /// Which part of a list is asked for.

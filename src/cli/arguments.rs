@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use clap_complete::Shell;
 
 /// Holds a SIP call while a push wakes the phone it is for.
 #[derive(Debug, Parser)]
@@ -24,6 +25,15 @@ pub enum Command {
         /// Ask softswitch, Redis and providers, too, whether they answer and take our credentials
         #[arg(long)]
         online: bool,
+    },
+    /// Say whether the running server lives: for probes where no HTTP client is at hand
+    Health {
+        /// Say whether it takes new calls
+        #[arg(long)]
+        ready: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Play the whole story on loopback, without network or accounts
     Demo,
@@ -92,5 +102,19 @@ pub enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Print the completions of a shell
+    // For those who build packages; it would only be noise to operators.
+    #[command(hide = true)]
+    Completions {
+        /// Which shell's
+        shell: Shell,
+    },
+    /// Print the man page
+    #[command(hide = true)]
+    Man {
+        /// Write the pages of all commands into this folder instead
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
     },
 }

@@ -94,6 +94,11 @@ fn answer(admin: Admin, command: &Command) -> Result<String, AskError> {
                 let text = if *json { pretty(&answer) } else { tables::pushes(&answer, *dry_run) };
                 if *dry_run || tables::all_accepted(&answer) { Ok(text) } else { Err(AskError::Failed(text)) }
             }
+            Command::Health { ready, json } => {
+                let (status, answer) = server.health(if *ready { "readyz" } else { "healthz" }).await?;
+                let text = if *json { pretty(&answer) } else { tables::health(&answer) };
+                if status.is_success() { Ok(text) } else { Err(AskError::Failed(text)) }
+            }
             Command::Reload { json } => {
                 let answer = server.post(&["reload"], &json!({})).await?;
                 Ok(if *json { pretty(&answer) } else { tables::changes(&answer) })
@@ -111,7 +116,11 @@ fn answer(admin: Admin, command: &Command) -> Result<String, AskError> {
                 server.ask(request).await?;
                 Ok(format!("the log's level is {level} until the next reload\n"))
             }
-            Command::Serve | Command::Check { .. } | Command::Demo => Ok(String::new()),
+            Command::Serve
+            | Command::Check { .. }
+            | Command::Demo
+            | Command::Completions { .. }
+            | Command::Man { .. } => Ok(String::new()),
         }
     })
 }
@@ -167,17 +176,16 @@ impl Server {
             answer => answer?,
         };
         if let Some(answer) = answer.as_object_mut() {
-            answer.insert("server".to_owned(), self.readiness().await?);
+            answer.insert("server".to_owned(), self.health("readyz").await?.1);
         }
         Ok(answer)
     }
 
-    /// `/readyz`, whatever its status.
-    async fn readiness(&self) -> Result<Value, AskError> {
+    /// What `/healthz` or `/readyz` says, whatever its status.
+    async fn health(&self, path: &str) -> Result<(StatusCode, Value), AskError> {
         let mut url = base(&self.admin);
-        url.set_path("readyz");
-        let (status, answer) = self.answer(self.client.get(url)).await?;
-        answer.ok_or_else(|| self.strange(format!("it answers {status} without JSON")))
+        url.set_path(path);
+        self.exchange(self.client.get(url)).await
     }
 
     async fn send(&self, method: Method, path: &[&str], query: &[(&str, String)]) -> Result<Value, AskError> {
@@ -201,21 +209,16 @@ impl Server {
     }
 
     async fn ask(&self, request: RequestBuilder) -> Result<Value, AskError> {
-        let (status, answer) = self.answer(request).await?;
-        let answer = answer.ok_or_else(|| self.strange(format!("it answers {status} without JSON")))?;
-        match answer.get("error").and_then(Value::as_str) {
-            Some(error) => Err(AskError::Refused(error.to_owned())),
-            None if status.is_success() => Ok(answer),
-            None => Err(self.strange(format!("it answers {status}"))),
-        }
+        let (status, answer) = self.exchange(request).await?;
+        if status.is_success() { Ok(answer) } else { Err(self.strange(format!("it answers {status}"))) }
     }
 
     fn strange(&self, what: String) -> AskError {
         AskError::Strange { url: base(&self.admin), what }
     }
 
-    /// Status, and the body if it is JSON.
-    async fn answer(&self, mut request: RequestBuilder) -> Result<(StatusCode, Option<Value>), AskError> {
+    /// Any answer in JSON but an error.
+    async fn exchange(&self, mut request: RequestBuilder) -> Result<(StatusCode, Value), AskError> {
         if let Some(token) = &self.admin.token {
             request = request.bearer_auth(token.reveal());
         }
@@ -224,7 +227,12 @@ impl Server {
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
         let body = response.bytes().await.map_err(unreachable)?;
-        Ok((status, serde_json::from_slice(&body).ok()))
+        let answer: Value =
+            serde_json::from_slice(&body).map_err(|_| self.strange(format!("it answers {status} without JSON")))?;
+        match answer.get("error").and_then(Value::as_str) {
+            Some(error) => Err(AskError::Refused(error.to_owned())),
+            None => Ok((status, answer)),
+        }
     }
 }
 

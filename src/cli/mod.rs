@@ -5,6 +5,7 @@
 mod arguments;
 mod check;
 mod client;
+mod pages;
 mod secrets;
 mod tables;
 mod tune;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 pub use arguments::{Arguments, Command};
 pub use check::check;
 pub use client::ask;
+pub use pages::{completions, man};
 
 use crate::config::{Config, Problems, Variables};
 

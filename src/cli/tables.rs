@@ -2,6 +2,13 @@
 
 use serde_json::Value;
 
+/// `degraded: store: Redis is away`.
+pub(super) fn health(answer: &Value) -> String {
+    let reasons: Vec<_> = list(answer, "reasons").iter().filter_map(Value::as_str).map(plain).collect();
+    let status = text(answer, "status");
+    if reasons.is_empty() { format!("{status}\n") } else { format!("{status}: {}\n", reasons.join("; ")) }
+}
+
 pub(super) fn bindings(answer: &Value) -> String {
     let rows = list(answer, "bindings").iter().map(|binding| {
         let tokens = list(binding, "tokens").iter().map(|token| text(token, "sha256"));
@@ -125,9 +132,13 @@ pub(super) fn list<'v>(value: &'v Value, key: &str) -> &'v [Value] {
     value.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
-/// What stands there, without control characters: names come from callers, and a terminal obeys them.
+/// What stands there.
 pub(super) fn text(value: &Value, key: &str) -> String {
-    let text = value.get(key).and_then(Value::as_str).unwrap_or_default();
+    plain(value.get(key).and_then(Value::as_str).unwrap_or_default())
+}
+
+/// Without control characters: names come from callers, and a terminal obeys them.
+fn plain(text: &str) -> String {
     text.chars().filter(|letter| !letter.is_control()).collect()
 }
 

@@ -8,6 +8,7 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::pulse::Pulse;
 use crate::binding::{Aor, Binding, DeviceId, Home};
 use crate::store::{HeldCallId, LeftCall};
 
@@ -24,6 +25,7 @@ pub(super) struct Board {
     woken: Mutex<BTreeMap<DeviceId, Arc<Binding>>>,
     calls: Mutex<Vec<LeftCall>>,
     taken_over: Mutex<Vec<TakenOver>>,
+    pub(super) pulse: Pulse,
     notify: Notify,
 }
 
@@ -59,7 +61,14 @@ impl Board {
         self.notify.notify_one();
     }
 
-    /// Ends when there is something to take. Safe to drop while waiting.
+    /// Asks whether the worker still takes turns; gives how many questions before this one have no answer.
+    pub(super) fn ask(&self) -> u32 {
+        let unanswered = self.pulse.ask();
+        self.notify.notify_one();
+        unanswered
+    }
+
+    /// Ends when there is something to take, or a turn is asked for. Safe to drop while waiting.
     pub(super) async fn changed(&self) {
         self.notify.notified().await;
     }

@@ -3,6 +3,7 @@
 mod board;
 mod label;
 mod leaving;
+mod pulse;
 mod refresh;
 mod resolve;
 mod shared;
@@ -210,6 +211,7 @@ impl Worker {
         if let Some(held) = self.shared.held.get(self.index) {
             held.store(self.proxy.held_calls(), Ordering::Relaxed);
         }
+        board.pulse.answer();
         true
     }
 

@@ -172,6 +172,19 @@ impl Shared {
         }
     }
 
+    /// Asks each worker whether it still takes its turns; false when one has not for as many looks as `patience`. To be
+    /// called now and then.
+    pub fn look_at_workers(&self, patience: u32) -> bool {
+        // All are asked, also behind one that is stuck. Nothing is logged: a log that takes no more lines may be the reason.
+        let stuck: Vec<_> =
+            self.boards.iter().map(Board::ask).enumerate().filter(|(_, asked)| *asked >= patience).collect();
+        match stuck.first() {
+            Some((worker, _)) => self.readiness.failed(Part::Sip, format!("worker {worker} does not go on")),
+            None => self.readiness.well(Part::Sip),
+        }
+        stuck.is_empty()
+    }
+
     /// Makes a change and waits until it is durable.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ mod operator;
 mod policy;
 mod reload;
 mod subscriptions;
+mod systemd;
 mod words;
 
 use std::io;
@@ -22,6 +23,7 @@ use notifications::Tellers;
 pub use online::{Asked, online};
 use operator::Operator;
 use subscriptions::Subscriptions;
+use systemd::Heartbeat;
 
 use crate::admin;
 use crate::binding::Home;
@@ -49,6 +51,8 @@ const T4: Duration = Duration::from_secs(5);
 const LOOKS_PER_SWEEP: u32 = 120;
 /// How often the operator's view of store and providers is brought up to date.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A worker that has not ended a turn for so many looks is stuck: 10 s.
+const WORKER_PATIENCE: u32 = 20;
 /// Changes that wait for the disk.
 const STORE_QUEUE: usize = 65_536;
 /// How often a draining server looks whether its calls are over.
@@ -105,6 +109,7 @@ pub fn run(config: Config, load: impl Fn() -> Result<Config, Problems>) -> Resul
         let mut wishes = Wishes::listen().map_err(StartError::Runtime)?;
         // Who reads that we are ready may ask us to stop at once.
         server.announce();
+        systemd::ready();
         loop {
             let asked = tokio::select! {
                 wish = wishes.next() => match wish {
@@ -113,13 +118,16 @@ pub fn run(config: Config, load: impl Fn() -> Result<Config, Problems>) -> Resul
                 },
                 asked = server.reloads.recv() => asked,
             };
+            systemd::reloading();
             let reloaded = server.reload_from(&load);
+            systemd::ready();
             if let Some(asked) = asked {
                 // Whoever asked may be gone.
                 let _ = asked.send(reloaded);
             }
         }
         tracing::info!("stopping: no new calls, held ones go on");
+        systemd::stopping(server.config.node.drain);
         tokio::select! {
             () = server.drained() => {}
             () = wishes.stop() => tracing::warn!(held_calls = server.shared.held_calls(), "stopped before the end of all calls"),
@@ -369,9 +377,12 @@ impl Server {
         let guided = self.guidance.subscribe();
         let mut phases = self.phase.subscribe();
         runtime.spawn(async move {
+            let mut heartbeat = Heartbeat::new();
             let sweeps = async {
                 for looks in 1u32.. {
                     tokio::time::sleep(LOOK_EVERY).await;
+                    let lives = shared.look_at_workers(WORKER_PATIENCE);
+                    heartbeat.look(shared.readiness.report(), lives, driver::now().instant);
                     shared.look_at_store();
                     let pushers = guided.borrow().pushers.clone();
                     shared.look_at_push(&pushers);

@@ -9,6 +9,7 @@ use sip_push_proxy::sip::Transport::{Tcp, Udp};
 use crate::admin::Admin;
 use crate::peer::{DEADLINE, Heard, eventually_is};
 use crate::phone::{Phone, Push};
+use crate::program::Program;
 use crate::sip::in_brackets;
 use crate::switch::Call;
 use crate::world::{Mode, World};
@@ -131,8 +132,8 @@ fn call_all(world: &World, phones: &[Phone]) -> HashMap<String, (Call, String)> 
     calls
 }
 
-/// Killed while it holds so many calls; the callers hear nothing of it.
-fn held_calls_survive_a_kill(mut world: World, count: u16) {
+/// Ended while it holds so many calls, and started again; the callers hear nothing of it.
+fn held_calls_survive(end: impl Fn(&mut Program), mut world: World, count: u16) {
     let transport = world.switch.peer.transport;
     world.keep_ports();
     let server = world.sip(Udp);
@@ -144,7 +145,7 @@ fn held_calls_survive_a_kill(mut world: World, count: u16) {
     let mut calls = call_all(&world, &phones);
     // They come by many requests at once, in any order.
     let pushed: BTreeSet<_> = phones.iter().map(|phone| world.pushed(phone).token).collect();
-    world.program().kill();
+    end(world.program());
     if transport == Tcp {
         world.switch.peer.closed();
     }
@@ -191,13 +192,24 @@ fn held_calls_survive_a_kill(mut world: World, count: u16) {
 
 #[test]
 fn held_calls_survive_a_kill_over_udp() {
-    held_calls_survive_a_kill(World::with_program(Mode::Open, Udp, HOLDS_LONG), 1000);
+    held_calls_survive(Program::kill, World::with_program(Mode::Open, Udp, HOLDS_LONG), 1000);
 }
 
 /// The callers' connections are gone; they are answered by new ones (RFC 3261 §18.2.2).
 #[test]
 fn held_calls_survive_a_kill_over_tcp() {
-    held_calls_survive_a_kill(World::with_program(Mode::Open, Tcp, HOLDS_LONG), 50);
+    held_calls_survive(Program::kill, World::with_program(Mode::Open, Tcp, HOLDS_LONG), 50);
+}
+
+/// As an upgrade does it: what the drain has not seen to an end goes on in the next run.
+#[test]
+fn held_calls_survive_a_restart() {
+    let stop = |program: &mut Program| {
+        program.terminate();
+        assert_eq!(program.exit_status().code(), Some(0));
+    };
+    let config = format!("{HOLDS_LONG}node.drain_s = 0");
+    held_calls_survive(stop, World::with_program(Mode::Open, Udp, &config), 50);
 }
 
 #[test]

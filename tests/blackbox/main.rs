@@ -41,6 +41,7 @@ mod reload;
 mod sipp;
 mod sleeping_phone;
 mod subscriptions;
+mod systemd;
 mod test_push;
 mod tokens;
 mod why;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, LineWriter};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -30,10 +30,18 @@ impl Drop for Program {
 impl Program {
     /// Returns when it says that it is ready.
     pub(crate) fn start(config: &Path) -> Self {
+        let (program, log) = Self::start_in(config, &[]);
+        log.read_on();
+        program
+    }
+
+    /// With some more environment variables, and a log that is the caller's to read.
+    pub(crate) fn start_in(config: &Path, environment: &[(&str, &str)]) -> (Self, Log) {
         let mut child = Command::new(env!("CARGO_BIN_EXE_sip-push-proxy"))
             .arg("serve")
             .arg("--config")
             .arg(config)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -41,10 +49,8 @@ impl Program {
             .expect("the program");
         let mut log = BufReader::new(child.stderr.take().expect("its log"));
         let (addresses, admin, page) = read_addresses(&mut log);
-        // A log that nobody reads would stop the program.
-        let file = File::options().create(true).append(true).open(config.with_file_name("log")).expect("a file");
-        std::thread::spawn(move || std::io::copy(&mut log, &mut LineWriter::new(file)));
-        Self { child, addresses, admin, page }
+        let file = config.with_file_name("log");
+        (Self { child, addresses, admin, page }, Log { text: log, file })
     }
 
     pub(crate) fn address(&self, transport: &str) -> SocketAddr {
@@ -85,6 +91,21 @@ impl Program {
         let ticks = |field: usize| fields[field - 3].parse::<u64>().expect("ticks");
         // USER_HZ is 100 on all architectures.
         Duration::from_millis((ticks(14) + ticks(15)) * 10)
+    }
+}
+
+/// What a program has still to say. One whose log nobody reads comes to stand still.
+pub(crate) struct Log {
+    text: BufReader<ChildStderr>,
+    /// Where it goes, beside the configuration.
+    file: PathBuf,
+}
+
+impl Log {
+    /// To its end.
+    pub(crate) fn read_on(mut self) {
+        let file = File::options().create(true).append(true).open(self.file).expect("a file");
+        std::thread::spawn(move || std::io::copy(&mut self.text, &mut LineWriter::new(file)));
     }
 }
 

@@ -261,10 +261,12 @@ fn a_phone_that_came_for_its_token_and_lost_its_connection_is_waited_for_again()
     push.expects(1);
     alice.is_back();
     let contact = sim.world().agents[alice.agent].contact();
+    sim.world().storage.delay = ms(200);
     alice.sends_register(Some(contact));
-    sim.run_for(ms(4));
+    sim.run_for(ms(100));
     alice.sleeps();
     sim.run_for(s(2));
+    assert!(call.story().contains(&Step::Failed), "its flow is gone");
     assert_eq!((call.status(), token.bucket()), (None, vec![(call.call_ref(), EntryState::Live)]));
     alice.is_back();
     alice.does(Answer::Answers(s(1))).registers();
@@ -274,15 +276,16 @@ fn a_phone_that_came_for_its_token_and_lost_its_connection_is_waited_for_again()
 }
 
 #[test]
-fn a_phone_that_comes_while_the_end_of_the_call_is_written_is_told() {
+fn a_phone_that_comes_while_the_call_ends_is_told() {
     let sim = Sim::local(|_| {});
     let (alice, push) = (plain(&sim, "alice"), sim.push());
     let token = sim.binds_token("alice", "token", "en");
     let call = calls_alice(&sim);
     sim.world().storage.delay = ms(200);
-    call.cancels("");
     let contact = sim.world().agents[alice.agent].contact();
     alice.sends_register(Some(contact));
+    sim.run_for(ms(100));
+    call.cancels("");
     sim.run_for(s(1));
     assert_eq!((push.reported(), token.bucket()), (vec![call.call_ref()], vec![]));
     alice.expects_invites(0);
