@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State as Shared};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router, middleware};
@@ -44,6 +44,7 @@ pub(super) fn router(state: State) -> Router {
         .route("/healthz", get(health))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .route("/api/openapi.json", get(openapi))
         .route("/api/v1/bindings", get(bindings))
         .route("/api/v1/bindings/{aor}/{id}", delete(remove_binding))
         .route("/api/v1/calls", get(calls))
@@ -68,6 +69,13 @@ pub(super) fn router(state: State) -> Router {
 /// The answer to what cannot be done.
 pub(super) fn error(status: StatusCode, text: &str) -> Response {
     (status, Json(json!({ "error": text }))).into_response()
+}
+
+/// These routes for programs, as OpenAPI.
+const OPENAPI: &str = include_str!("openapi.json");
+
+async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
 }
 
 async fn health(Shared(state): Shared<State>) -> Response {
@@ -264,4 +272,21 @@ pub(super) fn now() -> UnixMillis {
     #[expect(clippy::disallowed_methods, reason = "whether a binding is reachable is shown as of the request")]
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_route_is_in_the_document() {
+        let document: Value = serde_json::from_str(OPENAPI).unwrap();
+        let described: BTreeSet<_> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+        let routes = include_str!("routes.rs").split(".route(\"").skip(1).filter_map(|rest| rest.split('"').next());
+        // The last one is this test's own.
+        let routes: BTreeSet<_> = routes.filter(|route| route.starts_with('/')).collect();
+        assert_eq!(described, routes);
+    }
 }

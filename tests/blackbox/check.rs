@@ -39,7 +39,8 @@ fn what_is_well_and_what_is_not() {
         "fcm project demo-project: it takes our credentials (",
         "apns team DEF123GHIJ: it takes our credentials (400 BadDeviceToken",
     ];
-    let lines: Vec<_> = said.lines().collect();
+    // The store is one of them where it is Redis.
+    let lines: Vec<_> = said.lines().filter(|line| !line.contains(" store: it takes us")).collect();
     assert_eq!((lines.len(), code), (expected.len(), Some(0)), "{said}");
     for (line, expected) in lines.iter().zip(expected) {
         assert!(line.trim().starts_with("well: ") && line.contains(expected), "{line}");

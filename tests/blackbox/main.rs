@@ -32,6 +32,7 @@ mod kamailio;
 mod load;
 mod logs;
 mod nodes;
+mod openapi;
 mod provider_answers;
 mod redis;
 mod refresh;
