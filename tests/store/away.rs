@@ -97,14 +97,14 @@ fn stopped_for_a_while_nobody_waits_longer_than_configured() {
     let mut node = loaded(&settings, folder.path());
     node.apply(register(vec![binding(0, 0)])).unwrap();
     server.signal("STOP");
-    let mut longest = Duration::ZERO;
+    let start = now();
     for number in 0..200 {
-        let start = now();
         // One AOR, so that each waits for the one before.
         node.apply(register(vec![binding(1, number)])).unwrap();
-        longest = longest.max(now().duration_since(start));
     }
-    assert!(longest < Duration::from_millis(1500), "{longest:?}");
+    // Whether a machine is slow or not: had each of them waited for Redis, it would be 200 times the timeout.
+    let all = now().duration_since(start);
+    assert!(all < 100 * settings.timeout, "{all:?}");
     assert!(node.redis().is_degraded());
     assert!(node.redis().journal_entries() >= 199);
     assert_eq!(node.table().lookup(&aor(1)).len(), 200, "visible all the same");
