@@ -108,7 +108,7 @@ impl Default for Timeline {
 }
 
 impl Timeline {
-    /// Calls that are remembered.
+    /// Calls that are remembered unless configured otherwise.
     pub const CALLS: usize = 10_000;
     /// Events of one call; from the middle of longer stories some are left out.
     pub const EVENTS_PER_CALL: usize = 64;
@@ -146,6 +146,17 @@ impl Timeline {
             }
             call.events.push(event);
         });
+    }
+
+    /// Forgets calls of which nothing was heard since `before`.
+    pub fn forget(&self, before: UnixMillis) {
+        let mut calls = self.calls.lock();
+        let Calls { by_ref, order } = &mut *calls;
+        let is_old = |call: &Arc<Call>| call.events.last().is_none_or(|event| event.at < before);
+        // By their beginnings: one that was heard of lately keeps those after it a little longer.
+        while order.front().is_some_and(|call_ref| by_ref.get(call_ref).is_none_or(is_old)) {
+            order.pop_front().and_then(|call_ref| by_ref.remove(&call_ref));
+        }
     }
 
     /// Says how a call ended.
@@ -239,6 +250,21 @@ mod tests {
             record(&timeline, call_ref, 1, Step::Received);
         }
         assert_eq!(timeline.calls(9).iter().map(|call| &*call.call_ref).collect::<Vec<_>>(), ["c", "b"]);
+    }
+
+    #[test]
+    fn forgets_calls_of_long_ago() {
+        let timeline = Timeline::default();
+        for (call_ref, at) in [("a", 1), ("b", 5), ("c", 9), ("a", 3), ("b", 8)] {
+            record(&timeline, call_ref, at, Step::Received);
+        }
+        let refs = || timeline.calls(9).iter().map(|call| call.call_ref.to_string()).collect::<Vec<_>>();
+        timeline.forget(UnixMillis(3));
+        assert_eq!(refs(), ["c", "b", "a"]);
+        timeline.forget(UnixMillis(8));
+        assert_eq!((refs(), timeline.call("a")), (vec!["c".to_owned(), "b".to_owned()], None));
+        timeline.forget(UnixMillis(10));
+        assert_eq!(refs(), [""; 0]);
     }
 
     #[test]

@@ -19,7 +19,6 @@ use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::UnixMillis;
 use crate::config::{Difference, Log};
 use crate::logging;
-use crate::timeline::Timeline;
 
 /// AORs of one answer when `limit` does not say.
 const PAGE: usize = 1000;
@@ -156,10 +155,9 @@ async fn remove_binding(Shared(state): Shared<State>, Path((aor, id)): Path<(Str
 /// The last calls, or those for one user, newest first.
 async fn calls(Shared(state): Shared<State>, page: PageQuery) -> Response {
     with_page(page, |page| {
-        let limit = page.limit().min(Timeline::CALLS);
         let calls = match &page.aor {
-            Some(aor) => state.timeline.calls_for(&parse_aor(aor), limit),
-            None => state.timeline.calls(limit),
+            Some(aor) => state.timeline.calls_for(&parse_aor(aor), page.limit()),
+            None => state.timeline.calls(page.limit()),
         };
         json!({ "calls": calls.iter().map(|call| CallView::new(call)).collect::<Vec<_>>() })
     })

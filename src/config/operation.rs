@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::redis_url::Redis;
 use super::section::Section;
+use super::{DAY_S, YEAR_S};
 
 /// `[limits]`: over each of them 503, and a counter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,6 +106,9 @@ pub struct Admin {
     pub listen: SocketAddr,
     /// `None`: requests from this machine need none.
     pub token: Option<Token>,
+    /// Calls whose steps are remembered, and for how long after the last one.
+    pub calls_max: usize,
+    pub calls_kept: Duration,
 }
 
 /// What a request to the admin listener must bear (RFC 6750 §2.1).
@@ -154,7 +158,12 @@ impl Admin {
             );
         }
         let token = file.and_then(|file| Token::read(section, "token_file", &file));
-        Self { listen: listen.unwrap_or(STANDARD), token }
+        Self {
+            listen: listen.unwrap_or(STANDARD),
+            token,
+            calls_max: section.count("calls_max", 10_000, 1..=10_000_000),
+            calls_kept: section.seconds("calls_kept_s", 7 * DAY_S, 60..=YEAR_S, ""),
+        }
     }
 }
 

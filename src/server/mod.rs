@@ -27,6 +27,7 @@ use systemd::Heartbeat;
 
 use crate::admin;
 use crate::binding::Home;
+use crate::clock::UnixMillis;
 use crate::config::{Config, Problems, StoreKind, Values};
 use crate::driver::{self, Guidance, INBOX, Phase, Shared, Worker};
 use crate::events::{self, Events, Relay};
@@ -220,7 +221,7 @@ impl Server {
         let parts = driver::Parts {
             store,
             metrics: Arc::new(Metrics::new()),
-            timeline: Arc::new(Timeline::default()),
+            timeline: Arc::new(Timeline::new(config.admin.calls_max)),
             summary: Arc::new(Summary::default()),
             events: Arc::new(Events::default()),
             readiness: Arc::new(Readiness::default()),
@@ -373,6 +374,7 @@ impl Server {
 
     fn start_looking(&self) {
         let Some(runtime) = &self.runtime else { return };
+        let kept = u64::try_from(self.config.admin.calls_kept.as_millis()).unwrap_or(u64::MAX);
         let shared = Arc::clone(&self.shared);
         let guided = self.guidance.subscribe();
         let mut phases = self.phase.subscribe();
@@ -387,7 +389,9 @@ impl Server {
                     let pushers = guided.borrow().pushers.clone();
                     shared.look_at_push(&pushers);
                     if looks.is_multiple_of(LOOKS_PER_SWEEP) {
-                        shared.store.sweep(driver::now().unix);
+                        let now = driver::now().unix;
+                        shared.store.sweep(now);
+                        shared.timeline.forget(UnixMillis(now.0.saturating_sub(kept)));
                     }
                 }
             };
