@@ -8,19 +8,18 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::{TcpStream, UdpSocket, lookup_host};
-use tokio::sync::mpsc;
 
+use super::operator::push_one;
 use super::policy;
-use crate::binding::{Aor, Provider, PushTarget, PushToken, Tokens};
+use crate::binding::{Aor, Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
 use crate::config::{Config, Host, NextHop, StoreKind};
 use crate::driver;
-use crate::push::{self, Notice, Outcome, Purpose, Push, Pushers};
+use crate::push::{Notice, Outcome, Pushers};
 use crate::sip::Transport;
 use crate::store::RedisStream;
 
 /// For a name, a connection or an answer; pushes have `push.timeout_ms`.
 const PATIENCE: Duration = Duration::from_secs(3);
-const TTL: Duration = Duration::from_secs(30);
 /// Of the right form, and nobody's.
 const TOKEN: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
@@ -93,21 +92,11 @@ fn accounts(config: &Config) -> Vec<(String, PushTarget)> {
 }
 
 async fn account(pushers: &Pushers, target: PushTarget) -> Result<String, String> {
-    let push = Push {
-        ticket: push::Ticket(0),
-        aor: Aor::new("check", "localhost"),
-        target,
-        notice: Notice::Test,
-        date: driver::now().unix,
-        ttl: TTL,
-        language: None,
-        purpose: Purpose::default(),
-    };
-    pushers.preview(&push)?;
-    let (reply_to, mut replies) = mpsc::channel(1);
-    let sent = pushers.submit(push, reply_to);
-    let reply = if sent.is_ok() { replies.recv().await } else { None };
-    match reply.map(|reply| reply.outcome) {
+    let (nobody, now) = (Aor::new("check", "localhost"), driver::now().unix);
+    let device = Binding::of_token(nobody, DeviceId([0; 10]), target, None, now);
+    let pushed = push_one(pushers, &device, Notice::Test, now, false).await;
+    pushed.preview?;
+    match pushed.answer.map(|(outcome, _)| outcome) {
         Some(Outcome::Accepted) => Ok("it takes our pushes".to_owned()),
         Some(Outcome::TokenDead { reason, .. } | Outcome::Misfit { reason }) => {
             Ok(format!("it takes our credentials ({reason} for a token that nobody has)"))
