@@ -97,13 +97,11 @@ impl Tellers {
 
     /// Memory may lack what a large store has, for a while after a start.
     async fn know_device(&self, device: DeviceId) -> Result<(), Refusal> {
-        let store = &self.shared.store;
-        if store.is_loaded() || store.fetch_device(device).await { Ok(()) } else { Err(not_read()) }
+        if self.shared.store.knows_device(device).await { Ok(()) } else { Err(not_read()) }
     }
 
     async fn know_aor(&self, aor: &Aor) -> Result<(), Refusal> {
-        let store = &self.shared.store;
-        if store.is_loaded() || store.fetch(aor).await { Ok(()) } else { Err(not_read()) }
+        if self.shared.store.knows(aor).await { Ok(()) } else { Err(not_read()) }
     }
 
     async fn bind_token(&self, wish: TokenWish) -> Result<DeviceId, Refusal> {

@@ -44,7 +44,7 @@ impl Subscriptions {
     async fn known(&self, contact_id: &str) -> Result<Arc<Binding>, Refusal> {
         let store = &self.shared.store;
         let device = Keys::device_of(contact_id).ok_or(Refusal::Unknown)?;
-        if !store.is_loaded() && !store.fetch_device(device).await {
+        if !store.knows_device(device).await {
             return Err(StoreError::Busy.into());
         }
         let is_it = |binding: &Arc<Binding>| {

@@ -150,6 +150,16 @@ impl Store {
         }
     }
 
+    /// Whether memory is right about an AOR, after a look at what a store that is still being read may have.
+    pub async fn knows(&self, aor: &Aor) -> bool {
+        self.is_loaded() || self.fetch(aor).await
+    }
+
+    /// As [`Store::knows`], of the AOR of one device.
+    pub async fn knows_device(&self, device: DeviceId) -> bool {
+        self.is_loaded() || self.fetch_device(device).await
+    }
+
     /// Has `on_news` called for what other nodes do.
     pub fn on_news(&self, on_news: impl Fn(News) + Send + Sync + 'static) {
         match self {
