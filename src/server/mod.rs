@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -313,9 +314,8 @@ impl Server {
     fn start_admin(&mut self, tellers: Arc<Tellers>) -> Result<(), StartError> {
         let Some(runtime) = &self.runtime else { return Ok(()) };
         let address = self.config.admin.listen;
-        let bind = runtime.block_on(tokio::net::TcpListener::bind(address));
-        let listener = bind.map_err(|error| StartError::Admin { address, error })?;
-        self.admin = listener.local_addr().map_err(|error| StartError::Admin { address, error })?;
+        let (listener, local) = listen(runtime, address).map_err(|error| StartError::Admin { address, error })?;
+        self.admin = local;
         let state = admin::State {
             source: Arc::new(Operator::new(
                 Arc::clone(&self.shared),
@@ -341,11 +341,10 @@ impl Server {
         let page = self.config.push.webpush.as_ref().and_then(|webpush| webpush.page.as_ref());
         let (Some(runtime), Some(page)) = (&self.runtime, page) else { return Ok(()) };
         let address = page.listen;
-        let bind = runtime.block_on(tokio::net::TcpListener::bind(address));
-        let listener = bind.map_err(|error| StartError::Page { address, error })?;
+        let (listener, local) = listen(runtime, address).map_err(|error| StartError::Page { address, error })?;
         let source = Subscriptions::new(Arc::clone(&self.shared), self.guidance.subscribe(), tellers, keys);
         let requests_per_s = page.requests_per_s;
-        self.page = Some(listener.local_addr().map_err(|error| StartError::Page { address, error })?);
+        self.page = Some(local);
         runtime.spawn(web::serve(listener, Arc::new(source), requests_per_s, self.stopped()));
         Ok(())
     }
@@ -471,6 +470,13 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop_now();
     }
+}
+
+/// With the port that the system gave, where 0 asks for any.
+fn listen(runtime: &Runtime, address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let listener = runtime.block_on(TcpListener::bind(address))?;
+    let local = listener.local_addr()?;
+    Ok((listener, local))
 }
 
 fn open_store(config: &Config, home: Option<Home>) -> Result<(Store, store::Loaded), StartError> {
