@@ -3,7 +3,7 @@
 //! Only what was measured is told: when phones came back, when they said something, when callers gave up. What nobody can
 //! know, such as whether a caller would have waited longer, is said to be unknown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -110,13 +110,9 @@ fn waits(pushed: &[&Story], now: i64) -> String {
         let mark = if wait == now { " (now)" } else { "" };
         vec![format!("{}{mark}", wait / 1000), saved.to_string(), lost.to_string()]
     };
-    let mut settings = WAITS.to_vec();
-    settings.push(now);
-    settings.sort_unstable();
-    settings.dedup();
     let gave_up = pushed.iter().filter(|story| story.outcome == "cancelled").count();
     let never = pushed.iter().filter(|story| story.outcome == "no_return" && story.back.is_none()).count();
-    let rows = settings.into_iter().map(row).collect();
+    let rows = with(now, &WAITS).into_iter().map(row).collect();
     format!(
         "\nhold.wait_s:\n{}Saved: the phone came later than it was waited for; whether its caller would have stayed is not \
          known.\nCallers gave up by themselves in {gave_up} calls, and {never} phones have not come at all.\n",
@@ -137,16 +133,17 @@ fn probes(stories: &[Story], now: i64, is_on: bool) -> String {
         let mark = if probe == now && is_on { " (now)" } else { "" };
         vec![format!("{probe}{mark}"), needless.to_string(), seconds(probe * i64::try_from(silent).unwrap_or(i64::MAX))]
     };
-    let mut settings = PROBES.to_vec();
-    settings.push(now);
-    settings.sort_unstable();
-    settings.dedup();
     format!(
         "\nhold.probe_ms: {} phones got the INVITE at once, {silent} of them stayed silent.\n{}Needless: the phone was about \
          to answer. Waited: by callers of silent phones before their push, in all.\n",
         answers.len(),
-        table(&["PROBE_MS", "NEEDLESS PUSHES", "WAITED"], settings.into_iter().map(row).collect(), "")
+        table(&["PROBE_MS", "NEEDLESS PUSHES", "WAITED"], with(now, &PROBES).into_iter().map(row).collect(), "")
     )
+}
+
+/// The settings that are compared, the present one among them, in order.
+fn with(now: i64, others: &[i64]) -> BTreeSet<i64> {
+    others.iter().copied().chain([now]).collect()
 }
 
 fn seconds(millis: i64) -> String {
