@@ -19,7 +19,7 @@ pub use relay::{Relay, Settings};
 
 use crate::binding::{Aor, DeviceId};
 use crate::clock::UnixMillis;
-use crate::timeline::Step;
+use crate::timeline::{Step, Why};
 
 /// Events that a watcher may be behind.
 const RING: usize = 4096;
@@ -34,7 +34,7 @@ pub struct Event {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
     /// A step of a call.
-    Call { call_ref: Box<str>, step: Step, device: Option<DeviceId>, detail: Box<str>, reason: Box<str> },
+    Call { call_ref: Box<str>, step: Step, device: Option<DeviceId>, detail: Box<str>, why: Option<Why> },
     /// A device's REGISTER was accepted.
     ClientOnline { aor: Aor, device: DeviceId },
     /// A device is not reachable any more, and why.
@@ -54,9 +54,10 @@ impl Event {
     pub fn to_json(&self) -> Value {
         let (name, at) = (self.name(), self.at.to_rfc3339());
         match &self.what {
-            What::Call { call_ref, step: _, device, detail, reason } => json!({
+            What::Call { call_ref, step: _, device, detail, why } => json!({
                 "event": name, "at": at, "call_ref": call_ref, "device": device.map(|device| device.to_string()),
-                "detail": detail, "reason": reason,
+                "detail": detail, "reason": why.as_ref().map_or("", Why::text),
+                "code": why.as_ref().map(|why| why.reason.code()),
             }),
             What::ClientOnline { aor, device } => {
                 json!({ "event": name, "at": at, "aor": aor.as_str(), "device": device.to_string() })
@@ -192,6 +193,7 @@ impl Watcher {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::timeline::Reason;
 
     fn online() -> What {
         What::ClientOnline { aor: Aor::new("a", "h"), device: DeviceId([0; 10]) }
@@ -226,12 +228,12 @@ mod tests {
             step: Step::PushRefused,
             device: None,
             detail: "3 ms".into(),
-            reason: "UNREGISTERED".into(),
+            why: Some(Why::new(Reason::TokenDead, "UNREGISTERED")),
         };
         let event = Event { at: UnixMillis(1_700_000_000_123), what: call };
         assert_eq!(
             event.to_json().to_string(),
-            r#"{"event":"pushFailed","at":"2023-11-14T22:13:20.123Z","call_ref":"x\"y","device":null,"detail":"3 ms","reason":"UNREGISTERED"}"#
+            r#"{"event":"pushFailed","at":"2023-11-14T22:13:20.123Z","call_ref":"x\"y","device":null,"detail":"3 ms","reason":"UNREGISTERED","code":"token_dead"}"#
         );
     }
 }

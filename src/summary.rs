@@ -250,7 +250,7 @@ mod tests {
     fn end(summary: &Summary, steps: &[Step], outcome: Outcome) {
         let timeline = Timeline::new(1);
         for step in steps {
-            timeline.record("x", NOW, *step, None, "", "");
+            timeline.record("x", NOW, *step, None, "", None);
         }
         timeline.end("x", outcome);
         summary.ended(&timeline.call("x").unwrap(), NOW);

@@ -2,6 +2,8 @@
 //!
 //! Kept in memory only and bounded on all sides, so that it can be written to on every call.
 
+mod reason;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -10,6 +12,8 @@ use parking_lot::Mutex;
 use crate::binding::{Aor, DeviceId};
 use crate::clock::UnixMillis;
 use crate::metrics::Outcome;
+
+pub use reason::{Reason, Why};
 
 /// Something that happened to a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,7 +73,7 @@ pub struct Event {
     pub step: Step,
     pub device: Option<DeviceId>,
     pub detail: Box<str>,
-    pub reason: Box<str>,
+    pub why: Option<Why>,
 }
 
 /// One call's story so far.
@@ -136,9 +140,10 @@ impl Timeline {
         step: Step,
         device: Option<DeviceId>,
         detail: &str,
-        reason: &str,
+        why: Option<&Why>,
     ) {
-        let event = Event { at, step, device, detail: cut(detail).into(), reason: cut(reason).into() };
+        let why = why.map(|Why { reason, words }| Why::new(*reason, cut(words).to_owned()));
+        let event = Event { at, step, device, detail: cut(detail).into(), why };
         self.with_call(call_ref, |call| {
             if call.events.len() >= Self::EVENTS_PER_CALL {
                 call.events.remove(Self::EVENTS_PER_CALL / 2);
@@ -212,7 +217,7 @@ mod tests {
     use super::*;
 
     fn record(timeline: &Timeline, call_ref: &str, at: u64, step: Step) {
-        timeline.record(call_ref, UnixMillis(at), step, None, "", "");
+        timeline.record(call_ref, UnixMillis(at), step, None, "", None);
     }
 
     #[test]
@@ -220,7 +225,7 @@ mod tests {
         let timeline = Timeline::default();
         record(&timeline, "a", 1, Step::Received);
         record(&timeline, "b", 2, Step::Received);
-        timeline.record("a", UnixMillis(3), Step::PushRefused, Some(DeviceId([1; 10])), "fcm", "UNREGISTERED");
+        timeline.record("a", UnixMillis(3), Step::PushRefused, Some(DeviceId([1; 10])), "fcm", None);
         timeline.end("a", Outcome::PushFailed);
         let call = timeline.call("a").unwrap();
         assert_eq!(call.events.iter().map(|event| event.step).collect::<Vec<_>>(), [Step::Received, Step::PushRefused]);
@@ -284,8 +289,16 @@ mod tests {
     fn cuts_long_texts_between_characters() {
         let timeline = Timeline::new(1);
         let long = "é".repeat(300);
-        timeline.record(&long, UnixMillis(1), Step::Failed, None, &long, "x");
+        timeline.record(
+            &long,
+            UnixMillis(1),
+            Step::Failed,
+            None,
+            &long,
+            Some(&Why::new(Reason::StoreFailed, long.clone())),
+        );
         let call = timeline.call(&long).unwrap();
-        assert_eq!((call.call_ref.len(), call.events[0].detail.len()), (256, 256));
+        let words = call.events[0].why.as_ref().unwrap().words.len();
+        assert_eq!((call.call_ref.len(), call.events[0].detail.len(), words), (256, 256, 256));
     }
 }

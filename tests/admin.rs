@@ -23,7 +23,7 @@ use sip_push_proxy::readiness::{Part, Readiness};
 use sip_push_proxy::sip::flow::{ConnectionId, Flow, Transport};
 use sip_push_proxy::store::{BucketEntry, EntryState, HeldCall, HeldCallId, StoreError};
 use sip_push_proxy::summary::Summary;
-use sip_push_proxy::timeline::{Step, Timeline};
+use sip_push_proxy::timeline::{Reason, Step, Timeline, Why};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -334,14 +334,22 @@ fn a_binding_is_removed_once() {
 fn calls_and_their_steps() {
     let listener = Listener::start(None);
     let timeline = &listener.timeline;
-    timeline.record("a/1@pbx", UnixMillis(0), Step::Received, None, "from 103", "");
-    timeline.record("a/1@pbx", UnixMillis(1), Step::PushRefused, Some(ALICE), "fcm", "UNREGISTERED");
+    timeline.record("a/1@pbx", UnixMillis(0), Step::Received, None, "from 103", None);
+    timeline.record(
+        "a/1@pbx",
+        UnixMillis(1),
+        Step::PushRefused,
+        Some(ALICE),
+        "fcm",
+        Some(&Why::new(Reason::TokenDead, "UNREGISTERED")),
+    );
     timeline.end("a/1@pbx", metrics::Outcome::PushFailed);
-    timeline.record("b", UnixMillis(2), Step::Received, None, "", "");
+    timeline.record("b", UnixMillis(2), Step::Received, None, "", None);
     let call = json!({ "call_ref": "a/1@pbx", "outcome": "push_failed", "steps": [
-        { "at": "1970-01-01T00:00:00.000Z", "step": "received", "device": null, "detail": "from 103", "reason": "" },
+        { "at": "1970-01-01T00:00:00.000Z", "step": "received", "device": null, "detail": "from 103", "reason": "",
+          "code": null },
         { "at": "1970-01-01T00:00:00.001Z", "step": "push_refused", "device": ALICE.to_string(), "detail": "fcm",
-          "reason": "UNREGISTERED" },
+          "reason": "UNREGISTERED", "code": "token_dead" },
     ]});
     assert_eq!(listener.json("GET /api/v1/calls/a%2F1@pbx"), (200, call.clone()));
     let (_, all) = listener.json("GET /api/v1/calls");
@@ -379,11 +387,12 @@ fn the_last_hour() {
     let listener = Listener::start(None);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let now = UnixMillis(u64::try_from(now.as_millis()).unwrap());
+    let long_ago = UnixMillis(now.0 - 90 * 60_000);
     for step in [Step::Received, Step::Held, Step::PushAccepted] {
-        listener.timeline.record("a", now, step, None, "", "");
+        listener.timeline.record("a", now, step, None, "", None);
     }
     listener.summary.ended(&listener.timeline.call("a").unwrap(), now);
-    listener.summary.pushed(Provider::WebPush, metrics::PushResult::TokenDead, "410 Gone", UnixMillis(0));
+    listener.summary.pushed(Provider::WebPush, metrics::PushResult::TokenDead, "410 Gone", long_ago);
     listener.summary.pushed(Provider::Fcm, metrics::PushResult::Accepted, "", now);
     listener.summary.woken(Provider::Fcm, Duration::from_millis(13), now);
     let (status, answer) = listener.json("GET /api/v1/summary");
@@ -392,7 +401,7 @@ fn the_last_hour() {
             "refused": numbers[1], "last_refusal": last, "wakes": numbers[2], "wake_p50_ms": wake, "wake_p90_ms": wake,
             "wake_p99_ms": wake })
     };
-    let gone = json!({ "at": "1970-01-01T00:00:00.000Z", "result": "token_dead", "reason": "410 Gone" });
+    let gone = json!({ "at": long_ago.to_rfc3339(), "result": "token_dead", "reason": "410 Gone" });
     let expected = json!({
         "span_s": 3600,
         "calls": { "held": 1, "push_accepted": 1, "woken": 0, "answered": 0 },

@@ -11,7 +11,7 @@ use crate::clock::UnixMillis;
 use crate::config::Difference;
 use crate::push::Outcome;
 use crate::store::{BucketEntry, EntryState};
-use crate::timeline::{Call, Event};
+use crate::timeline::{Call, Event, Why};
 
 /// A device's contact.
 #[derive(Serialize)]
@@ -129,6 +129,8 @@ struct EventView<'c> {
     device: Option<String>,
     detail: &'c str,
     reason: &'c str,
+    /// One of docs/reasons.md.
+    code: Option<&'static str>,
 }
 
 fn is_zero(number: &u32) -> bool {
@@ -142,7 +144,8 @@ impl<'c> CallView<'c> {
             step: event.step.name(),
             device: event.device.map(|device| device.to_string()),
             detail: &event.detail,
-            reason: &event.reason,
+            reason: event.why.as_ref().map_or("", Why::text),
+            code: event.why.as_ref().map(|why| why.reason.code()),
         };
         Self {
             call_ref: &call.call_ref,

@@ -44,8 +44,8 @@ pub(super) fn calls(answer: &Value) -> String {
 pub(super) fn call(call: &Value) -> String {
     let rows = list(call, "steps")
         .iter()
-        .map(|step| ["at", "step", "device", "detail", "reason"].map(|key| text(step, key)).to_vec());
-    let head = ["AT", "STEP", "DEVICE", "DETAIL", "REASON"];
+        .map(|step| ["at", "step", "device", "detail", "code", "reason"].map(|key| text(step, key)).to_vec());
+    let head = ["AT", "STEP", "DEVICE", "DETAIL", "CODE", "REASON"];
     format!("{}: {}\n{}", text(call, "call_ref"), outcome(call), table(&head, rows.collect(), "no steps"))
 }
 

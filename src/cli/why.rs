@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::tables::{self, list, text};
+use crate::timeline::Reason;
 
 /// The last calls of a user that are told of.
 pub(super) const CALLS: usize = 5;
@@ -81,26 +82,28 @@ fn of_call(call: &Value) -> String {
         Some(other) => format!("It ended as {other}"),
     };
     // What an operator would ask next: how far the push came.
-    let pushed = match outcome {
+    let reached = match outcome {
         Some("answered" | "rejected" | "overload") => None,
-        _ => match last(&["push_accepted", "push_refused", "push_sent", "push_retried", "failed"]) {
-            Some(step) if text(step, "step") == "push_accepted" => {
-                Some(format!("its provider took the push after {}", text(step, "detail")))
-            }
-            Some(step) if text(step, "step") == "push_refused" => {
-                Some(format!("the push was refused: {}", reason(step)))
-            }
-            Some(step) if text(step, "step") == "failed" => Some(reason(step)),
-            Some(_) => Some("the provider has not answered the push".to_owned()),
-            None => last(&["device_skipped"]).map(|step| format!("a device was left out: {}", reason(step))),
-        },
+        _ => last(&["push_accepted", "push_refused", "push_sent", "push_retried", "failed"])
+            .or_else(|| last(&["device_skipped"])),
     };
+    let pushed = reached.map(|step| match &*text(step, "step") {
+        "push_accepted" => format!("its provider took the push after {}", text(step, "detail")),
+        "push_refused" => format!("the push was refused: {}", reason(step)),
+        "device_skipped" => format!("a device was left out: {}", reason(step)),
+        "failed" => reason(step),
+        _ => "the provider has not answered the push".to_owned(),
+    });
     let about = match (call.get("aor").and_then(Value::as_str), text(call, "call_ref")) {
         (Some(aor), call_ref) => format!("Call {call_ref} to {aor}: "),
         (None, call_ref) => format!("Call {call_ref}: "),
     };
     let pushed = pushed.filter(|pushed| !pushed.is_empty()).map(|pushed| format!("; {pushed}")).unwrap_or_default();
-    format!("{about}{what}{pushed}.")
+    // The device's step tells more than the call's end, if it has a reason.
+    let code = |step: &Value| Reason::parse(&text(step, "code"));
+    let remedy = reached.and_then(code).or_else(|| steps.iter().rev().find_map(code)).map_or("", Reason::remedy);
+    let remedy = if remedy.is_empty() { String::new() } else { format!("\nWhat to do: {remedy}.") };
+    format!("{about}{what}{pushed}.{remedy}")
 }
 
 #[cfg(test)]
@@ -151,6 +154,19 @@ mod tests {
             of_call(&call(Value::Null, &[pushed])),
             "Call x to a@h: It goes on; its provider took the push after 40 ms."
         );
+    }
+
+    #[test]
+    fn what_to_do_comes_from_the_step_that_decided() {
+        let step = |step: &str, device: Value, code: &str| json!({ "step": step, "device": device, "detail": "", "reason": "r", "code": code });
+        let end = step("no_return", Value::Null, "not_back_in_time");
+        let story = |steps: &[Value]| of_call(&json!({ "call_ref": "x", "outcome": "no_return", "steps": steps }));
+        let told = story(&[step("push_refused", "d".into(), "token_dead"), end.clone()]);
+        assert!(told.ends_with(&format!("\nWhat to do: {}.", Reason::TokenDead.remedy())), "{told}");
+        let told = story(&[step("push_accepted", "d".into(), ""), end]);
+        assert!(told.ends_with(&format!("\nWhat to do: {}.", Reason::NotBackInTime.remedy())), "{told}");
+        let told = story(&[step("cancelled", Value::Null, "caller_gave_up")]);
+        assert!(!told.contains("What to do"), "{told}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::push_desk::{PushDesk, Pushed};
 use super::softswitch::Softswitch;
 use super::stage::{ALICE_TOKEN, BOB_TOKEN, BOB_VOIP, CAROL_TOKEN, DAVE_TOKEN, ERIN_TOKEN, FRANK_VOIP, Stage};
 use crate::sip::{HeaderName, Message};
-use crate::timeline::Step;
+use crate::timeline::{Reason, Step, Why};
 
 /// In the order in which they are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -292,7 +292,8 @@ async fn dead_token(stage: &mut Stage) -> Result<&'static str, Failure> {
     tell_why(stage, &call_ref);
     let call = stage.timeline.call(&call_ref);
     let mut events = call.iter().flat_map(|call| &call.events);
-    let is_told = events.any(|event| event.step == Step::PushRefused && event.reason.contains("UNREGISTERED"));
+    let is_dead = |why: &Why| why.reason == Reason::TokenDead && why.words.contains("UNREGISTERED");
+    let is_told = events.any(|event| event.step == Step::PushRefused && event.why.as_ref().is_some_and(is_dead));
     demand(is_told, "the operator", "push_refused with UNREGISTERED", "the timeline above")?;
     Ok("480 at once")
 }
@@ -330,9 +331,10 @@ pub(super) fn tell_why(stage: &Stage, call_ref: &str) {
     let began = events.first().map(|event| event.at).unwrap_or_default();
     for event in events {
         let after = event.at.since(began).as_millis();
-        let between = if event.detail.is_empty() || event.reason.is_empty() { "" } else { ": " };
+        let reason = event.why.as_ref().map_or("", Why::text);
+        let between = if event.detail.is_empty() || reason.is_empty() { "" } else { ": " };
         let told = format!("{after:>5} ms  {:<16}{}{between}", event.step.name(), event.detail);
-        stage.narrator.say(&Line::of(&told, Tone::Faint).then(&event.reason, Tone::Bad));
+        stage.narrator.say(&Line::of(&told, Tone::Faint).then(reason, Tone::Bad));
     }
 }
 

@@ -50,7 +50,7 @@ pub fn push_result(outcome: &Outcome) -> PushResult {
         Outcome::Accepted => PushResult::Accepted,
         Outcome::TokenDead { .. } => PushResult::TokenDead,
         Outcome::TryAgain { .. } => PushResult::TryAgain,
-        Outcome::Refused { .. } | Outcome::Misfit { .. } => PushResult::Refused,
+        Outcome::Refused { .. } | Outcome::Locked { .. } | Outcome::Misfit { .. } => PushResult::Refused,
         Outcome::Limited => PushResult::Limited,
         Outcome::Skipped { .. } => PushResult::Skipped,
         Outcome::Withdrawn => PushResult::Withdrawn,

@@ -35,7 +35,7 @@ use crate::push::{self, Outcome, Pushers};
 use crate::sip::message::{Message, NotSip};
 use crate::sip::{Flow, Transport as TransportKind};
 use crate::store::{self, Change, HeldCall, LeftCall};
-use crate::timeline::Step;
+use crate::timeline::{Step, Why};
 use crate::transaction::{Branch, SendTag};
 use crate::transport::{Event, Inbound, Transport, WorkerSockets};
 
@@ -428,10 +428,10 @@ impl Worker {
         let (ticket, provider, notice) = (push.ticket, push.target.provider, push.notice.kind());
         if self.pushers.submit(push, self.pushed.0.clone()).is_err() {
             let took = std::time::Duration::ZERO;
-            let reason = "too many pushes are under way";
+            let outcome = Outcome::busy();
             self.shared.metrics.push(provider, push_kind(notice), PushResult::Busy, took);
+            let reason = outcome.reason().unwrap_or_default();
             self.shared.summary.pushed(provider, PushResult::Busy, reason, now().unix);
-            let outcome = Outcome::TryAgain { after: None, reason: reason.into() };
             self.pending.push_back(Input::Pushed(push::Reply { ticket, outcome, took, provider, notice, left_out: 0 }));
         }
     }
@@ -463,17 +463,17 @@ impl Worker {
     }
 
     fn step(&self, step: &CallStep, now: Now) {
-        let CallStep { call_ref, step, device, detail, reason } = step;
-        self.shared.timeline.record(call_ref, now.unix, *step, *device, detail, reason);
+        let CallStep { call_ref, step, device, detail, why } = step;
+        self.shared.timeline.record(call_ref, now.unix, *step, *device, detail, why.as_ref());
         self.shared.events.publish(now.unix, || What::Call {
             call_ref: call_ref.clone(),
             step: *step,
             device: *device,
             detail: (&**detail).into(),
-            reason: (&**reason).into(),
+            why: why.clone(),
         });
         let device = device.map(tracing::field::display);
-        let name = step.name();
+        let (name, reason) = (step.name(), why.as_ref().map_or("", Why::text));
         match step {
             // Its detail says who calls whom, which a log need not keep; `why` tells it.
             Step::Received => tracing::debug!(call_ref, step = name, device, %reason),

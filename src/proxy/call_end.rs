@@ -9,7 +9,7 @@ use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, Timer};
 use crate::binding::{Aor, Home};
 use crate::clock::Now;
 use crate::store::{Change, Settlement};
-use crate::timeline::Step;
+use crate::timeline::{Reason, Step};
 use crate::transaction::ServerId;
 
 /// How a call ends.
@@ -22,7 +22,10 @@ pub(super) enum Ending {
     Cancelled {
         seen: bool,
     },
-    NoReturn,
+    /// `was_forwarded`: a device was there, but did not answer.
+    NoReturn {
+        was_forwarded: bool,
+    },
     Expired,
     PushFailed,
     Overload,
@@ -51,7 +54,7 @@ impl Proxy {
         now: Now,
     ) {
         let ending = match status {
-            Some(408) => Ending::NoReturn,
+            Some(408) => Ending::NoReturn { was_forwarded: true },
             Some(487) => Ending::Cancelled { seen: false },
             Some(_) | None => Ending::Rejected,
         };
@@ -66,10 +69,10 @@ impl Proxy {
         let (ending, reject) = match (context.responses.is_cancelled, is_over) {
             (true, _) => (Ending::Cancelled { seen: false }, Reject::of(487)),
             (false, true) if call.ends_by_expires => (Ending::Expired, Reject::of(487)),
-            (false, true) => (Ending::NoReturn, Reject::of(self.policy.hold.no_return_status)),
+            (false, true) => (Ending::NoReturn { was_forwarded }, Reject::of(self.policy.hold.no_return_status)),
             (false, false) if context.responses.is_overloaded => (Ending::Overload, Reject::busy(BUSY_RETRY_AFTER_S)),
             (false, false) if was_forwarded => {
-                (Ending::NoReturn, Reject::of(if context.is_invite() { 408 } else { 480 }))
+                (Ending::NoReturn { was_forwarded }, Reject::of(if context.is_invite() { 408 } else { 480 }))
             }
             (false, false) if call.store_failed => (Ending::Overload, Reject::busy(BUSY_RETRY_AFTER_S)),
             (false, false) => (Ending::PushFailed, Reject::of(480)),
@@ -91,14 +94,18 @@ impl Proxy {
         }
         let Some(call) = context.call_mut() else { return };
         let call_ref = call.call_ref.clone();
-        let (outcome, step) = match ending {
-            Ending::Answered => (Outcome::Answered, Step::Answered),
-            Ending::Rejected => (Outcome::Rejected, Step::Rejected),
-            Ending::Cancelled { .. } => (Outcome::Cancelled, Step::Cancelled),
-            Ending::NoReturn => (Outcome::NoReturn, Step::NoReturn),
-            Ending::Expired => (Outcome::Expired, Step::Expired),
-            Ending::PushFailed => (Outcome::PushFailed, Step::Failed),
-            Ending::Overload => (Outcome::Overload, Step::Failed),
+        let (outcome, step, reason) = match ending {
+            Ending::Answered => (Outcome::Answered, Step::Answered, None),
+            Ending::Rejected => (Outcome::Rejected, Step::Rejected, Some(Reason::PhoneRejected)),
+            Ending::Cancelled { seen: false } => (Outcome::Cancelled, Step::Cancelled, Some(Reason::CallerGaveUp)),
+            Ending::Cancelled { seen: true } => (Outcome::Cancelled, Step::Cancelled, Some(Reason::TakenElsewhere)),
+            Ending::NoReturn { was_forwarded: false } => {
+                (Outcome::NoReturn, Step::NoReturn, Some(Reason::NotBackInTime))
+            }
+            Ending::NoReturn { was_forwarded: true } => (Outcome::NoReturn, Step::NoReturn, Some(Reason::NotAnswered)),
+            Ending::Expired => (Outcome::Expired, Step::Expired, Some(Reason::InviteExpired)),
+            Ending::PushFailed => (Outcome::PushFailed, Step::Failed, Some(Reason::NothingToWake)),
+            Ending::Overload => (Outcome::Overload, Step::Failed, Some(Reason::NoRoom)),
         };
         let detail = format!("after {} ms", millis(now.instant.saturating_duration_since(call.since.instant)));
         let settlement = if seen { Settlement::Seen } else { Settlement::Missed };
@@ -119,10 +126,13 @@ impl Proxy {
             }
         }
         let (aor, id, is_recorded) = (call.aor.clone(), call.id, call.is_recorded);
-        self.step(&call_ref, step, None, detail, "");
+        match reason {
+            Some(reason) => self.step_why(&call_ref, step, None, detail, reason),
+            None => self.step(&call_ref, step, None, detail),
+        }
         for (device, settlement) in &settled {
             if *settlement == Settlement::Missed {
-                self.step(&call_ref, Step::Missed, Some(*device), "", "");
+                self.step(&call_ref, Step::Missed, Some(*device), "");
             }
         }
         if seen {
@@ -150,7 +160,7 @@ impl Proxy {
         call.unread.clear();
         (call.is_let_go, call.taken_by) = (true, by);
         let call_ref = call.call_ref.clone();
-        self.step(&call_ref, Step::Failed, None, "", "another node took this one for gone and has the call");
+        self.step_why(&call_ref, Step::Failed, None, "", Reason::TakenOver);
     }
 
     /// Nobody may join any more, nothing is due, and no push is wanted. False if that was so already.

@@ -12,7 +12,7 @@ use crate::binding::{Binding, DeviceId};
 use crate::clock::{Now, UnixMillis};
 use crate::push::{self, Notice, NoticeKind, Push};
 use crate::store::{self, Applied, BucketEntry, Change, EntryState, StoreError};
-use crate::timeline::Step;
+use crate::timeline::{Reason, Step, Why};
 use crate::transaction::ServerId;
 
 /// Devices with tokens that do not fit which are remembered; beyond it all are forgotten.
@@ -89,8 +89,11 @@ impl Proxy {
             }
             for device in devices {
                 match &result {
-                    Ok(_) => proxy.step(&call_ref, Step::Held, Some(*device), "", ""),
-                    Err(error) => proxy.step(&call_ref, Step::Failed, Some(*device), "", error.to_string()),
+                    Ok(_) => proxy.step(&call_ref, Step::Held, Some(*device), ""),
+                    Err(error) => {
+                        let why = Why::new(Reason::StoreFailed, error.to_string());
+                        proxy.step_why(&call_ref, Step::Failed, Some(*device), "", why);
+                    }
                 }
             }
             proxy.tell_all(context, devices, input, now);
@@ -129,7 +132,7 @@ impl Proxy {
         self.tickets += 1;
         let ticket = push::Ticket(self.tickets);
         self.pushes.insert(ticket, PushPurpose::Call(server, device));
-        self.step(&call_ref, step, Some(device), provider, "");
+        self.step(&call_ref, step, Some(device), provider);
         self.effects.push_back(Effect::Push(Push {
             ticket,
             aor,
@@ -163,30 +166,31 @@ impl Proxy {
             let Some(call) = context.call_mut() else { return };
             let call_ref = call.call_ref.clone();
             let took = format!("{} ms", millis(reply.took));
-            let (input, step, reason) = match reply.outcome {
+            let (input, reason, words) = match reply.outcome {
                 push::Outcome::Accepted => {
                     if let Some(held) = call.device(device) {
                         held.accepted_at = Some(now.instant);
                     }
-                    (DeviceInput::Accepted, Step::PushAccepted, "".into())
+                    proxy.step(&call_ref, Step::PushAccepted, Some(device), took);
+                    proxy.tell(context, device, DeviceInput::Accepted, now);
+                    return proxy.conclude(context, contacts, now);
                 }
-                push::Outcome::Limited => {
-                    (DeviceInput::Limited, Step::PushRefused, "too many pushes to this token in the last minute".into())
-                }
-                push::Outcome::TokenDead { reason, .. } => (DeviceInput::Dead, Step::PushRefused, reason),
-                push::Outcome::Refused { reason } | push::Outcome::Misfit { reason } => {
-                    (DeviceInput::Refused, Step::PushRefused, reason)
-                }
-                push::Outcome::TryAgain { after, reason } => {
+                push::Outcome::Limited => (DeviceInput::Limited, Reason::PushesLimited, "".into()),
+                push::Outcome::TokenDead { reason, .. } => (DeviceInput::Dead, Reason::TokenDead, reason),
+                push::Outcome::Refused { reason } => (DeviceInput::Refused, Reason::PushRefused, reason),
+                push::Outcome::Locked { reason } => (DeviceInput::Refused, Reason::CredentialsRefused, reason),
+                push::Outcome::Misfit { reason } => (DeviceInput::Refused, Reason::TokenMisfit, reason),
+                push::Outcome::TryAgain { trouble, after, reason } => {
                     let attempts = call.device(device).map_or(1, |held| held.attempts);
-                    (DeviceInput::TryAgain(retry_pause(attempts, after, chance)), Step::PushRefused, reason)
+                    (DeviceInput::TryAgain(retry_pause(attempts, after, chance)), reason_of(trouble), reason)
                 }
                 // Waiting for it would be waiting in vain: the next try is far away, and so is its success.
-                push::Outcome::Skipped { reason } => (DeviceInput::Refused, Step::PushRefused, reason),
+                push::Outcome::Skipped { reason } => (DeviceInput::Refused, Reason::ProviderPaused, reason),
                 // The device has come, or the call is over; its machine knows that already.
                 push::Outcome::Withdrawn => return,
             };
-            proxy.step(&call_ref, step, Some(device), took, String::from(reason));
+            let why = Why::new(reason, String::from(words));
+            proxy.step_why(&call_ref, Step::PushRefused, Some(device), took, why);
             proxy.tell(context, device, input, now);
             proxy.conclude(context, contacts, now);
         });
@@ -221,10 +225,10 @@ impl Proxy {
     }
 
     /// Whether a device may be pushed as far as its provider has said of its token; else what it said.
-    pub(super) fn fits(&self, binding: &Binding) -> Result<(), Box<str>> {
+    pub(super) fn fits(&self, binding: &Binding) -> Result<(), Why> {
         match self.barred.get(&binding.device) {
             Some((registered_at, reason)) if *registered_at == binding.registered_at => {
-                Err(format!("{reason}; not pushed before it registers anew").into())
+                Err(Why::new(Reason::TokenMisfit, format!("{reason}; not pushed before it registers anew")))
             }
             Some(_) | None => Ok(()),
         }
@@ -239,6 +243,15 @@ impl Proxy {
             }
             proxy.conclude(context, contacts, now);
         });
+    }
+}
+
+fn reason_of(trouble: push::Trouble) -> Reason {
+    match trouble {
+        push::Trouble::Failing => Reason::ProviderFailing,
+        push::Trouble::Silent => Reason::ProviderSilent,
+        push::Trouble::TokenLimit => Reason::PushesLimited,
+        push::Trouble::Busy => Reason::PushQueueFull,
     }
 }
 

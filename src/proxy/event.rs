@@ -12,7 +12,7 @@ pub use crate::metrics::{Outcome, RefreshResult};
 use crate::push::{self, Push};
 use crate::sip::{Destination, Flow, Message, Transport};
 use crate::store::{self, Change};
-use crate::timeline::Step;
+use crate::timeline::{Step, Why};
 use crate::transaction::SendTag;
 
 /// Something happened.
@@ -80,8 +80,8 @@ pub struct CallStep {
     pub step: Step,
     pub device: Option<DeviceId>,
     pub detail: Cow<'static, str>,
-    /// Empty where the step says all.
-    pub reason: Cow<'static, str>,
+    /// `None` where the step says all.
+    pub why: Option<Why>,
 }
 
 /// Why a message went no further.

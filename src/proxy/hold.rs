@@ -19,7 +19,7 @@ use crate::clock::Now;
 use crate::sip::response::reason_phrase;
 use crate::sip::{HeaderName, Message, Method};
 use crate::store::{Change, HeldCallId, Settlement};
-use crate::timeline::Step;
+use crate::timeline::{Reason, Step, Why};
 use crate::transaction::ServerId;
 
 /// A non-INVITE must be answered before its client gives up after 64*T1 (RFC 8599 §5.6.2).
@@ -35,7 +35,7 @@ enum Reach {
     Probe,
     Asleep,
     /// Neither reachable nor to be woken, and why.
-    Never(String),
+    Never(Why),
 }
 
 impl Proxy {
@@ -74,7 +74,7 @@ impl Proxy {
         let call_ref = call.call_ref.clone();
         let detail = format!("{} to {}, {} device(s)", call.caller.number, call.aor, bindings.len());
         self.effects.push_back(Effect::CallBegan { call_ref: call_ref.clone(), aor: call.aor.clone() });
-        self.step(&call_ref, Step::Received, None, detail, "");
+        self.step(&call_ref, Step::Received, None, detail);
         context.purpose = Purpose::Call(Box::new(call));
         for binding in bindings {
             self.take_device(context, binding, contacts, now);
@@ -132,8 +132,8 @@ impl Proxy {
                 self.timers.set(Timer::Probe(context.server, device), due);
                 self.join(context, binding, now);
             }
-            Reach::Asleep => self.step(&call_ref, Step::DeviceFound, Some(device), provider_of(binding), ""),
-            Reach::Never(reason) => self.step(&call_ref, Step::DeviceSkipped, Some(device), "", reason),
+            Reach::Asleep => self.step(&call_ref, Step::DeviceFound, Some(device), provider_of(binding)),
+            Reach::Never(why) => self.step_why(&call_ref, Step::DeviceSkipped, Some(device), "", why),
         }
     }
 
@@ -142,10 +142,11 @@ impl Proxy {
         let Some(target) = &binding.push else {
             return match &binding.push_refused {
                 _ if is_reachable => Reach::Now,
-                Some(reason) => {
-                    Reach::Never(format!("registration expired, and its push parameters are unusable: {reason}"))
+                Some(wrong) => {
+                    let reason = Reason::PushParametersUnusable;
+                    Reach::Never(Why::new(reason, format!("{}: {wrong}", reason.meaning())))
                 }
-                None => Reach::Never("registration expired, and it has no push parameters".to_owned()),
+                None => Reach::Never(Reason::NoPushParameters.into()),
             };
         };
         let is_fresh = now.unix.since(binding.registered_at) < self.policy.hold.fresh;
@@ -153,12 +154,13 @@ impl Proxy {
             .policy
             .push
             .supports(target)
-            .and_then(|()| can_be_told(target, request.method()).map_err(Into::into))
+            .map_err(|wrong| Why::new(Reason::ProviderOff, String::from(wrong)))
+            .and_then(|()| can_be_told(target, request.method()).map_err(Why::from))
             .and_then(|()| self.fits(binding));
         match (is_pushable, self.policy.hold.push_when) {
             (_, PushWhen::Always | PushWhen::Unreachable) if is_reachable && is_fresh => Reach::Now,
             (Err(_), _) if is_reachable => Reach::Now,
-            (Err(reason), _) => Reach::Never(reason.into()),
+            (Err(why), _) => Reach::Never(why),
             (Ok(()), PushWhen::Unreachable) if is_reachable => Reach::Probe,
             (Ok(()), PushWhen::Always | PushWhen::Unreachable) => Reach::Asleep,
         }
@@ -231,7 +233,7 @@ impl Proxy {
         }
         if let Some(call) = context.call() {
             let call_ref = call.call_ref.clone();
-            self.step(&call_ref, Step::Forwarded, Some(binding.device), binding.flow.to_string(), "");
+            self.step(&call_ref, Step::Forwarded, Some(binding.device), binding.flow.to_string());
         }
         let hop = self.hop_to(context, binding);
         self.start_branch(context, hop, now);
@@ -311,7 +313,7 @@ impl Proxy {
                 call.devices.push(HeldDevice { has_entry, is_durable: has_entry, ..held });
             }
         }
-        self.step(&call_ref, Step::Registered, Some(binding.device), binding.flow.to_string(), "");
+        self.step(&call_ref, Step::Registered, Some(binding.device), binding.flow.to_string());
         self.tell(context, binding.device, DeviceInput::Woke, now);
         self.tell_tokens(context, binding, DeviceInput::Woke, now);
     }
@@ -374,9 +376,9 @@ impl Proxy {
         let Some(call) = context.call_mut() else { return };
         let (aor, id, call_ref) = (call.aor.clone(), call.id, call.call_ref.clone());
         if status > 100 && status < 200 && first {
-            self.step(&call_ref, Step::Ringing, Some(device), status.to_string(), "");
+            self.step(&call_ref, Step::Ringing, Some(device), status.to_string());
         } else if status >= 300 {
-            self.step(&call_ref, Step::Rejected, Some(device), status.to_string(), "");
+            self.step(&call_ref, Step::Rejected, Some(device), status.to_string());
         }
         // 487 follows our own CANCEL, 408 comes of silence: neither is the device's word.
         let is_sign_of_life = status > 100 && !matches!(status, 408 | 487);
@@ -405,10 +407,10 @@ impl Proxy {
         let target = binding.as_ref().and_then(|binding| binding.push.as_ref());
         let is_pushable = target.is_some_and(|target| can_be_told(target, method).is_ok());
         let (input, reason) = match status {
-            408 => (DeviceInput::Silent, "the device did not answer the INVITE"),
-            _ => (DeviceInput::Lost, "the device's flow is gone"),
+            408 => (DeviceInput::Silent, Reason::DeviceSilent),
+            _ => (DeviceInput::Lost, Reason::FlowLost),
         };
-        self.step(&call_ref, Step::Failed, Some(device), "", reason);
+        self.step_why(&call_ref, Step::Failed, Some(device), "", reason);
         self.timers.cancel(&Timer::Probe(context.server, device));
         if context.responses.is_overloaded {
             return;
@@ -424,9 +426,9 @@ impl Proxy {
 
 /// Whether the target has a token for this kind of push: an iOS device is told of a message by its remote token only
 /// (VoIP pushes are for calls alone).
-fn can_be_told(target: &PushTarget, method: Method) -> Result<(), &'static str> {
+fn can_be_told(target: &PushTarget, method: Method) -> Result<(), Reason> {
     match &target.tokens {
-        Tokens::Apple { remote: None, .. } if method != Method::INVITE => Err("the contact has no remote token"),
+        Tokens::Apple { remote: None, .. } if method != Method::INVITE => Err(Reason::NoRemoteToken),
         Tokens::Apple { .. } | Tokens::Single | Tokens::Subscription(_) => Ok(()),
     }
 }

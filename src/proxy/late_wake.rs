@@ -22,7 +22,7 @@ use crate::clock::Now;
 use crate::sip::response::header;
 use crate::sip::{Flow, HeaderName, Message, NameAddr};
 use crate::store::{Change, HeldCallId, Settlement};
-use crate::timeline::Step;
+use crate::timeline::{Reason, Step};
 use crate::transaction::{Branch, ClientId};
 
 /// How long after its call's end a pushed phone may still come: its screen is closed by its user before that.
@@ -155,8 +155,9 @@ impl Proxy {
         // It goes out when the first provisional response has come (RFC 3261 §9.1).
         self.transactions.cancel(client, call.reason, now.instant);
         let device = binding.device;
-        self.step(&call.call_ref, Step::Registered, Some(device), binding.flow.to_string(), "the call is over");
-        self.step(&call.call_ref, Step::Forwarded, Some(device), binding.flow.to_string(), "INVITE and CANCEL");
+        self.step_why(&call.call_ref, Step::Registered, Some(device), binding.flow.to_string(), Reason::CallOver);
+        let why = Reason::InviteAndCancel;
+        self.step_why(&call.call_ref, Step::Forwarded, Some(device), binding.flow.to_string(), why);
         self.late.clients.insert(client, LateBranch { call, device, way, is_seen: false, is_ended: false });
     }
 

@@ -101,7 +101,7 @@ impl Proxy {
             Outcome::Accepted => {
                 self.missed.failures.remove(&device);
                 for call_ref in &call_refs {
-                    self.step(call_ref, Step::MissedReported, Some(device), "", "");
+                    self.step(call_ref, Step::MissedReported, Some(device), "");
                 }
                 self.keep(Change::Reported { aor, device, call_refs });
             }
@@ -111,7 +111,7 @@ impl Proxy {
                 self.token_dead(device, reply.notice, since, sent_at, contacts);
             }
             // The next REGISTER tries again; before it nothing would be different.
-            Outcome::Refused { .. } | Outcome::Misfit { .. } => {
+            Outcome::Refused { .. } | Outcome::Locked { .. } | Outcome::Misfit { .. } => {
                 self.missed.failures.remove(&device);
                 self.keep(Change::Release { aor, device });
             }

@@ -53,7 +53,7 @@ use crate::push;
 use crate::sip::response::{self, reason_phrase};
 use crate::sip::{Flow, Message, Method};
 use crate::store;
-use crate::timeline::Step;
+use crate::timeline::{Step, Why};
 use crate::transaction::{Branch, ClientId, Event, ServerId, Settings, TimerQueue, Transactions};
 
 /// One worker's share of all calls.
@@ -420,20 +420,31 @@ impl Proxy {
         self.effects.push_back(Effect::Save { ticket, change });
     }
 
-    fn step(
+    fn step(&mut self, call_ref: &str, step: Step, device: Option<DeviceId>, detail: impl Into<Cow<'static, str>>) {
+        self.effects.push_back(Effect::Step(CallStep {
+            call_ref: call_ref.into(),
+            step,
+            device,
+            detail: detail.into(),
+            why: None,
+        }));
+    }
+
+    /// The same with a reason.
+    fn step_why(
         &mut self,
         call_ref: &str,
         step: Step,
         device: Option<DeviceId>,
         detail: impl Into<Cow<'static, str>>,
-        reason: impl Into<Cow<'static, str>>,
+        why: impl Into<Why>,
     ) {
         self.effects.push_back(Effect::Step(CallStep {
             call_ref: call_ref.into(),
             step,
             device,
             detail: detail.into(),
-            reason: reason.into(),
+            why: Some(why.into()),
         }));
     }
 

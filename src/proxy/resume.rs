@@ -21,7 +21,7 @@ use crate::binding::{Aor, Binding, DeviceId, Home};
 use crate::clock::Now;
 use crate::sip::{Flow, HeaderName, Message};
 use crate::store::{self, Change, HeldCallId, Settlement};
-use crate::timeline::Step;
+use crate::timeline::{Reason, Step};
 use crate::transaction::{Incoming, ServerId};
 
 /// How long a call that another node has may be cancelled here: its wait, and the time that it rings.
@@ -61,7 +61,7 @@ impl Proxy {
             Some(node) => format!("taken over from {node}, which is gone"),
         };
         self.effects.push_back(Effect::CallBegan { call_ref: stored.call_ref.clone(), aor: stored.aor.clone() });
-        self.step(&stored.call_ref, Step::Received, None, detail, "");
+        self.step(&stored.call_ref, Step::Received, None, detail);
         self.resume_devices(&mut context, stored, contacts, now);
         self.conclude(&mut context, contacts, now);
         self.put_back(context);
@@ -170,7 +170,7 @@ impl Proxy {
 
     /// The caller cannot be answered; what the devices did not see they are told of.
     fn give_up(&mut self, stored: &store::HeldCall) {
-        self.step(&stored.call_ref, Step::Failed, None, "", "cannot be taken up after a restart");
+        self.step_why(&stored.call_ref, Step::Failed, None, "", Reason::NotTakenUp);
         self.keep(Change::Settle {
             aor: stored.aor.clone(),
             id: stored.id,

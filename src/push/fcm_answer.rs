@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::http::{Answer, plain};
-use super::{Outcome, Verdict};
+use super::{Outcome, Trouble, Verdict};
 
 /// Firebase's advice for a 429 without Retry-After.
 const QUOTA_PAUSE: Duration = Duration::from_secs(60);
@@ -88,7 +88,9 @@ pub(super) fn legacy_verdict(answer: &Answer) -> Verdict {
         "NotRegistered" | "InvalidRegistration" | "MismatchSenderId" => Verdict::Final(Outcome::dead(None, reason)),
         "MessageTooBig" => Verdict::TooLarge(reason.into()),
         "Unavailable" | "InternalServerError" => Verdict::trouble(answer.retry_after, reason),
-        "DeviceMessageRateExceeded" => Verdict::Final(Outcome::try_again(answer.retry_after, reason)),
+        "DeviceMessageRateExceeded" => {
+            Verdict::Final(Outcome::try_again(Trouble::TokenLimit, answer.retry_after, reason))
+        }
         _ => Verdict::Final(Outcome::refused(reason)),
     }
 }
@@ -150,7 +152,10 @@ mod tests {
         check("MismatchSenderId", Verdict::Final(Outcome::dead(None, "200 MismatchSenderId")));
         check("MessageTooBig", Verdict::TooLarge("200 MessageTooBig".into()));
         check("Unavailable", Verdict::trouble(None, "200 Unavailable"));
-        check("DeviceMessageRateExceeded", Verdict::Final(Outcome::try_again(None, "200 DeviceMessageRateExceeded")));
+        check(
+            "DeviceMessageRateExceeded",
+            Verdict::Final(Outcome::try_again(Trouble::TokenLimit, None, "200 DeviceMessageRateExceeded")),
+        );
         check("InvalidParameters", Verdict::Final(Outcome::refused("200 InvalidParameters")));
         let body = r#"{"multicast_id":1,"success":1,"failure":0,"results":[{"message_id":"1:08"}]}"#;
         assert_eq!(legacy_verdict(&answer(200, body)), Verdict::Final(Outcome::Accepted));

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::breaker::{self, Breaker, Pass};
-use super::{Outcome, Purpose, Push, Sent, Sign, clock};
+use super::{Outcome, Purpose, Push, Sent, Sign, Trouble, clock};
 
 /// The same complaint is logged once in this time.
 const LOG_PAUSE: Duration = Duration::from_secs(60);
@@ -82,14 +82,18 @@ impl Gate {
     {
         let submitted = clock().instant;
         let Ok(_place) = self.queue.try_acquire() else {
-            return Sent::unsent(Outcome::try_again(None, format!("{}: too many pushes are under way", self.name)));
+            return Sent::unsent(Outcome::try_again(
+                Trouble::Busy,
+                None,
+                format!("{}: too many pushes are under way", self.name),
+            ));
         };
         if let Some(refusal) = self.refusal(&push.purpose) {
             return Sent::unsent(refusal);
         }
         let purpose = if push.ttl.is_zero() { timeout } else { push.ttl };
         let Ok(_turn) = tokio::time::timeout(purpose, self.in_flight.acquire()).await else {
-            return Sent::unsent(Outcome::try_again(None, "its time was over before its turn came"));
+            return Sent::unsent(Outcome::try_again(Trouble::Busy, None, "its time was over before its turn came"));
         };
         // The call may have ended, and the provider may have failed others, while it waited.
         if push.purpose.is_over() {
@@ -102,7 +106,7 @@ impl Gate {
         push.ttl = push.ttl.saturating_sub(waited);
         let limit = timeout.min(purpose.saturating_sub(waited));
         let sent = tokio::time::timeout(limit, send(push)).await.unwrap_or_else(|_| Sent {
-            outcome: Outcome::try_again(None, format!("no answer within {} ms", limit.as_millis())),
+            outcome: Outcome::try_again(Trouble::Silent, None, format!("no answer within {} ms", limit.as_millis())),
             sign: Sign::Fails { after: None },
             left_out: 0,
         });
@@ -129,9 +133,10 @@ impl Gate {
         let mut state = self.state.lock();
         let was_in_trouble = state.is_locked || state.breaker.is_open();
         let reason = match &sent.outcome {
-            Outcome::TryAgain { reason, .. } | Outcome::Refused { reason } | Outcome::Misfit { reason } => {
-                reason.as_ref()
-            }
+            Outcome::TryAgain { reason, .. }
+            | Outcome::Refused { reason }
+            | Outcome::Locked { reason }
+            | Outcome::Misfit { reason } => reason.as_ref(),
             Outcome::Accepted
             | Outcome::TokenDead { .. }
             | Outcome::Limited

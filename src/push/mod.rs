@@ -199,9 +199,11 @@ pub enum Outcome {
     /// No push will ever reach this token. `since` is the provider's word on when it died, where it gives one.
     TokenDead { since: Option<UnixMillis>, reason: Box<str> },
     /// Passing trouble: the same push may succeed after `after` (or after a short back-off).
-    TryAgain { after: Option<Duration>, reason: Box<str> },
-    /// It would fail again: our request, our credentials or our configuration are wrong. The token may be good.
+    TryAgain { trouble: Trouble, after: Option<Duration>, reason: Box<str> },
+    /// It would fail again: our request or our configuration is wrong. The token may be good.
     Refused { reason: Box<str> },
+    /// The provider does not take our credentials, or they lack a right. So it will be for every push of the account.
+    Locked { reason: Box<str> },
     /// The token is not for what it is used for: another app's, or voip and remote mixed up. It will be so until the
     /// phone registers anew.
     Misfit { reason: Box<str> },
@@ -214,13 +216,31 @@ pub enum Outcome {
     Withdrawn,
 }
 
+/// What is in the way of a push that may succeed later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// The provider says that it has trouble, or cannot be reached.
+    Failing,
+    /// No answer in time.
+    Silent,
+    /// The provider takes no more for this token for a while.
+    TokenLimit,
+    /// There is no room for it here.
+    Busy,
+}
+
 impl Outcome {
     fn dead(since: Option<UnixMillis>, reason: impl Into<Box<str>>) -> Self {
         Self::TokenDead { since, reason: reason.into() }
     }
 
-    fn try_again(after: Option<Duration>, reason: impl Into<Box<str>>) -> Self {
-        Self::TryAgain { after, reason: reason.into() }
+    fn try_again(trouble: Trouble, after: Option<Duration>, reason: impl Into<Box<str>>) -> Self {
+        Self::TryAgain { trouble, after, reason: reason.into() }
+    }
+
+    /// There is no room for it in a queue of ours.
+    pub fn busy() -> Self {
+        Self::try_again(Trouble::Busy, None, "too many pushes are under way")
     }
 
     fn refused(reason: impl Into<Box<str>>) -> Self {
@@ -233,6 +253,7 @@ impl Outcome {
             Self::TokenDead { reason, .. }
             | Self::TryAgain { reason, .. }
             | Self::Refused { reason }
+            | Self::Locked { reason }
             | Self::Misfit { reason }
             | Self::Skipped { reason } => Some(reason),
             Self::Accepted | Self::Limited | Self::Withdrawn => None,
@@ -245,7 +266,7 @@ impl Outcome {
             Self::Accepted => "accepted",
             Self::TokenDead { .. } => "token_dead",
             Self::TryAgain { .. } => "try_again",
-            Self::Refused { .. } => "refused",
+            Self::Refused { .. } | Self::Locked { .. } => "refused",
             Self::Misfit { .. } => "misfit",
             Self::Limited => "limited",
             Self::Skipped { .. } => "skipped",
@@ -356,8 +377,10 @@ impl Verdict {
     fn sent(self, left_out: usize) -> Sent {
         let (outcome, sign) = match self {
             Self::Final(outcome) => (outcome, Sign::Works),
-            Self::Trouble { after, reason } => (Outcome::TryAgain { after, reason }, Sign::Fails { after }),
-            Self::Locked(reason) | Self::StaleCredential(reason) => (Outcome::Refused { reason }, Sign::Locked),
+            Self::Trouble { after, reason } => {
+                (Outcome::try_again(Trouble::Failing, after, reason), Sign::Fails { after })
+            }
+            Self::Locked(reason) | Self::StaleCredential(reason) => (Outcome::Locked { reason }, Sign::Locked),
             Self::TooLarge(reason) => (Outcome::Refused { reason }, Sign::Works),
             Self::Withdrawn => (Outcome::Withdrawn, Sign::Nothing),
         };

@@ -101,9 +101,12 @@ async fn account(pushers: &Pushers, target: PushTarget) -> Result<String, String
         Some(Outcome::TokenDead { reason, .. } | Outcome::Misfit { reason }) => {
             Ok(format!("it takes our credentials ({reason} for a token that nobody has)"))
         }
-        Some(Outcome::Refused { reason } | Outcome::TryAgain { reason, .. } | Outcome::Skipped { reason }) => {
-            Err(reason.into())
-        }
+        Some(
+            Outcome::Refused { reason }
+            | Outcome::Locked { reason }
+            | Outcome::TryAgain { reason, .. }
+            | Outcome::Skipped { reason },
+        ) => Err(reason.into()),
         Some(Outcome::Limited | Outcome::Withdrawn) | None => Err("it was not asked".to_owned()),
     }
 }

@@ -173,7 +173,7 @@ pub(super) async fn push_one(
         return pushed(kind, preview, None);
     }
     let (reply_to, mut replies) = mpsc::channel(1);
-    let busy = || (Outcome::TryAgain { after: None, reason: "too many pushes are under way".into() }, Duration::ZERO);
+    let busy = || (Outcome::busy(), Duration::ZERO);
     let answer = match pushers.submit(push, reply_to) {
         Ok(()) => replies.recv().await.map_or_else(busy, |reply| (reply.outcome, reply.took)),
         Err(push::Busy) => busy(),

@@ -44,8 +44,9 @@ fn token_that_is_dead() {
     let call = world.call(&phone);
     world.switch.queued();
     call.ack(&world.switch.response(480, "INVITE"));
-    let said = why(&world, &call.call_id);
+    let (said, _) = world.command(&["why", &call.call_id]);
     assert!(said.contains("No device could be woken; the push was refused: 404 UNREGISTERED"), "{said}");
+    assert!(said.contains("What to do: nothing here: the app was removed") && said.contains("token_dead"), "{said}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use sip_push_proxy::clock::UnixMillis;
 use sip_push_proxy::demo::apns_double::{self, ApnsDouble};
 use sip_push_proxy::demo::fcm_double::FcmDouble;
 use sip_push_proxy::push::{
-    MISSED_CALLS_TTL, Notice, Outcome, Purpose, Push, Pushers, Reply, Settings, Ticket, apns, fcm,
+    MISSED_CALLS_TTL, Notice, Outcome, Purpose, Push, Pushers, Reply, Settings, Ticket, Trouble, apns, fcm,
 };
 use sip_push_proxy::store::{BucketEntry, EntryState};
 use tempfile::TempDir;
@@ -146,8 +146,19 @@ pub(crate) fn refused(reason: &str) -> Outcome {
     Outcome::Refused { reason: reason.into() }
 }
 
+/// The account's credentials or rights are not good.
+pub(crate) fn locked(reason: &str) -> Outcome {
+    Outcome::Locked { reason: reason.into() }
+}
+
+/// No answer within so many milliseconds.
+pub(crate) fn silent(limit_ms: u64) -> Outcome {
+    let reason = format!("no answer within {limit_ms} ms").into();
+    Outcome::TryAgain { trouble: Trouble::Silent, after: None, reason }
+}
+
 pub(crate) fn try_again(after_s: Option<u64>, reason: &str) -> Outcome {
-    Outcome::TryAgain { after: after_s.map(Duration::from_secs), reason: reason.into() }
+    Outcome::TryAgain { trouble: Trouble::Failing, after: after_s.map(Duration::from_secs), reason: reason.into() }
 }
 
 /// The text of a passing trouble; fails on anything else.
@@ -158,6 +169,7 @@ pub(crate) fn trouble(outcome: &Outcome) -> &str {
         Outcome::Accepted
         | Outcome::TokenDead { .. }
         | Outcome::Refused { .. }
+        | Outcome::Locked { .. }
         | Outcome::Misfit { .. }
         | Outcome::Limited
         | Outcome::Skipped { .. }

@@ -84,7 +84,7 @@ async fn refused_credentials_are_an_alarm_and_no_storm() {
     let wrong = apns_double::Answer::Reason { status: 403, reason: "InvalidProviderToken" };
     double.script("00fc13", std::iter::repeat_n(wrong.clone(), 100));
     let push = || invite(apns_target(Some("00fc13"), None));
-    assert_eq!(outcome(&pushers, push()).await, refused("403 InvalidProviderToken"));
+    assert_eq!(outcome(&pushers, push()).await, locked("403 InvalidProviderToken"));
     let trouble = "apns team DEF123GHIJ: credentials or rights are refused: 403 InvalidProviderToken";
     assert_eq!(pushers.troubles(), [(Provider::Apns, trouble.to_owned())]);
     // One success is enough to end the alarm.

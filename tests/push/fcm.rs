@@ -55,8 +55,8 @@ async fn each_answer_has_its_outcome() {
         (raw(500, r#"{"error":{"code":500,"status":"INTERNAL"}}"#), try_again(None, "500 INTERNAL")),
         (raw(502, "<html>Bad Gateway</html>"), try_again(None, "502")),
         (raw(400, r#"{"error":{"code":400,"status":"INVALID_ARGUMENT"}}"#), refused("400 INVALID_ARGUMENT")),
-        (raw(403, r#"{"error":{"code":403,"status":"PERMISSION_DENIED"}}"#), refused("403 PERMISSION_DENIED")),
-        (raw(404, r#"{"error":{"code":404,"status":"NOT_FOUND"}}"#), refused("404 NOT_FOUND")),
+        (raw(403, r#"{"error":{"code":403,"status":"PERMISSION_DENIED"}}"#), locked("403 PERMISSION_DENIED")),
+        (raw(404, r#"{"error":{"code":404,"status":"NOT_FOUND"}}"#), locked("404 NOT_FOUND")),
         (
             raw(401, r#"{"error":{"status":"UNAUTHENTICATED","details":[{"errorCode":"THIRD_PARTY_AUTH_ERROR"}]}}"#),
             refused("401 THIRD_PARTY_AUTH_ERROR"),
@@ -83,7 +83,7 @@ async fn refused_access_token_is_fetched_anew_once() {
 
     let unauthenticated = raw(401, r#"{"error":{"code":401,"status":"UNAUTHENTICATED"}}"#);
     double.script("c", [unauthenticated.clone(), unauthenticated]);
-    assert_eq!(outcome(&pushers, invite(fcm_target("c"))).await, refused("401 UNAUTHENTICATED"));
+    assert_eq!(outcome(&pushers, invite(fcm_target("c"))).await, locked("401 UNAUTHENTICATED"));
     assert_eq!((double.requests(), double.token_fetches()), (5, 3));
 }
 
@@ -103,7 +103,7 @@ async fn account_that_google_refuses_is_our_fault_and_an_endpoint_in_trouble_is_
     let double = FcmDouble::start().await.unwrap();
     let pushers = fcm_pushers(&double);
     double.refuse_tokens(Some(400));
-    assert_eq!(outcome(&pushers, invite(fcm_target("a"))).await, refused("token endpoint: 400"));
+    assert_eq!(outcome(&pushers, invite(fcm_target("a"))).await, locked("token endpoint: 400"));
     double.refuse_tokens(Some(503));
     assert_eq!(outcome(&pushers, invite(fcm_target("a"))).await, try_again(None, "token endpoint: 503"));
     double.refuse_tokens(None);
@@ -116,7 +116,7 @@ async fn silence_and_broken_connections_are_passing_trouble() {
     let (_folder, settings) = fcm_settings(&double);
     let pushers = open(&Settings { timeout: Duration::from_millis(200), ..settings });
     double.script("a", [Answer::Hang]);
-    assert_eq!(outcome(&pushers, invite(fcm_target("a"))).await, try_again(None, "no answer within 200 ms"));
+    assert_eq!(outcome(&pushers, invite(fcm_target("a"))).await, silent(200));
     double.script("b", [Answer::Disconnect]);
     assert!(trouble(&outcome(&pushers, invite(fcm_target("b"))).await).starts_with("no answer"));
     assert_eq!(outcome(&pushers, invite(fcm_target("b"))).await, Outcome::Accepted);
@@ -142,7 +142,7 @@ async fn endpoints_that_cannot_be_reached_say_why() {
         let mut settings = settings.clone();
         settings.fcm[0].endpoint = endpoint;
         let outcome = outcome(&open(&settings), invite(fcm_target("a"))).await;
-        let Outcome::TryAgain { after: None, reason } = &outcome else { panic!("{outcome:?}") };
+        let Outcome::TryAgain { after: None, reason, .. } = &outcome else { panic!("{outcome:?}") };
         assert!(reason.starts_with(why), "{reason}");
     }
     assert_eq!(double.requests(), 0);
@@ -258,7 +258,7 @@ async fn legacy_profile_has_the_form_of_ecss_examples() {
     double.script("device_token", [raw(200, r#"{"failure":1,"results":[{"error":"NotRegistered"}]}"#)]);
     assert_eq!(outcome(&pushers, invite(fcm_target("device_token"))).await, dead("200 NotRegistered"));
     double.script("device_token", [raw(401, "")]);
-    assert_eq!(outcome(&pushers, invite(fcm_target("device_token"))).await, refused("401"));
+    assert_eq!(outcome(&pushers, invite(fcm_target("device_token"))).await, locked("401"));
 }
 
 #[tokio::test]
@@ -281,7 +281,7 @@ async fn project_is_chosen_by_pn_param() {
     assert_eq!(outcome(&pushers, invite(named("demo-project"))).await, Outcome::Accepted);
     assert_eq!((first.requests(), second.requests()), (1, 0));
     // The double serves another project than the file names, as a mix-up of two files would.
-    let not_found = refused("404 NOT_FOUND: Requested entity was not found.");
+    let not_found = locked("404 NOT_FOUND: Requested entity was not found.");
     assert_eq!(outcome(&pushers, invite(named("123456"))).await, not_found);
     assert_eq!(outcome(&pushers, invite(named("other-project"))).await, not_found);
     assert_eq!(second.requests(), 2);

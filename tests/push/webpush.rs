@@ -157,7 +157,7 @@ async fn each_answer_has_its_outcome() {
         (raw(413, ""), refused("413")),
         (raw(400, "no TTL"), refused("400: no TTL")),
         (raw(401, ""), refused("401")),
-        (raw(403, r#"{"reason":"BadJwtToken"}"#), refused("403: BadJwtToken")),
+        (raw(403, r#"{"reason":"BadJwtToken"}"#), locked("403: BadJwtToken")),
         (raw(429, ""), try_again(None, "429")),
         (retry_after(429, "9"), try_again(Some(9), "429")),
         (retry_after(503, "3"), try_again(Some(3), "503")),
@@ -249,7 +249,7 @@ async fn a_subscription_for_another_key_is_no_alarm_but_an_unknown_key_is() {
     let told = "403: the subscription is for another key";
     let trouble = format!("webpush {}: credentials or rights are refused: {told}", double.host());
     double.script("a", [another_key()]);
-    assert_eq!(outcome(&pushers, push("a")).await, refused(told));
+    assert_eq!(outcome(&pushers, push("a")).await, locked(told));
     assert_eq!(pushers.troubles(), [(Provider::WebPush, trouble)], "it has never taken our key");
     assert_eq!(outcome(&pushers, push("b")).await, Outcome::Accepted);
     double.script("a", std::iter::repeat_n(another_key(), 20));

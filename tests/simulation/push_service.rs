@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use sip_push_proxy::push::{Notice, Outcome, Push};
+use sip_push_proxy::push::{Notice, Outcome, Push, Trouble};
 
 /// What it was asked for, and what it will say.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl PushService {
         let prid = push.target.prid.reveal();
         let scripted = self.script.get_mut(prid).and_then(VecDeque::pop_front);
         scripted.unwrap_or_else(|| match roll < self.failures {
-            true => Outcome::TryAgain { after: None, reason: "busy".into() },
+            true => Outcome::TryAgain { trouble: Trouble::Failing, after: None, reason: "busy".into() },
             false => Outcome::Accepted,
         })
     }

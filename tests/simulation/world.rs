@@ -327,7 +327,7 @@ impl World {
                 self.schedule_after(self.pushes.delay, Event::Push(push, outcome));
             }
             Effect::Step(step) => {
-                self.note(|| format!("step {:?} {} {:?} {}", step.step, step.call_ref, step.device, step.reason));
+                self.note(|| format!("step {:?} {} {:?} {:?}", step.step, step.call_ref, step.device, step.why));
                 self.ledger.step(step);
             }
             Effect::CallBegan { .. } => {}

@@ -10,7 +10,7 @@ const [SOFTSWITCH, PROXY, PROVIDER, PHONE] = LANES.keys();
 const and = (word, { detail, reason }) => [word, detail, reason].filter(Boolean).join(": ");
 
 /** The end of a call, after so many milliseconds. */
-const end = (word, { detail, reason }) => [`${word} ${detail}`.trim(), reason].filter(Boolean).join(": ");
+const end = (word, { detail }) => `${word} ${detail}`.trim();
 
 /** From which lane to which each step goes (the same: it happens there), in words, and how good it is. */
 const STEPS = {
@@ -29,11 +29,11 @@ const STEPS = {
     ? [PROXY, SOFTSWITCH, end("Rejected", step)]
     : [PHONE, PROXY, and("The phone rejects it", step), "warn"],
   answered: (step) => [PROXY, SOFTSWITCH, end("Answered", step), "good"],
-  cancelled: (step) => [SOFTSWITCH, PROXY, end("CANCEL, the caller gave up", step), "warn"],
-  no_return: (step) => [PROXY, SOFTSWITCH, end("No phone came back, given up", step), "bad"],
+  cancelled: (step) => [SOFTSWITCH, PROXY, end(step.code === "taken_elsewhere" ? "CANCEL, taken elsewhere" : "CANCEL, the caller gave up", step), "warn"],
+  no_return: (step) => [PROXY, SOFTSWITCH, end(step.code === "not_answered" ? "Nobody answered, given up" : "No phone came back, given up", step), "bad"],
   expired: (step) => [PROXY, SOFTSWITCH, end("The INVITE's Expires ran out", step), "warn"],
   failed: (step) => step.device === null
-    ? [PROXY, SOFTSWITCH, end("Failed", step), "bad"]
+    ? [PROXY, SOFTSWITCH, and("Failed", step), "bad"]
     : [PROXY, PROXY, and("Cannot be woken", step), "bad"],
   missed: () => [PROXY, PROXY, "A missed call, kept for the device", "warn"],
   missed_reported: () => [PROXY, PROVIDER, "The device was told of the missed call", "good"],

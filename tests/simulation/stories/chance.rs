@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use sip_push_proxy::proxy::policy::{Mode, PushWhen, UpstreamContact};
-use sip_push_proxy::push::Outcome;
+use sip_push_proxy::push::{Outcome, Trouble};
 use sip_push_proxy::sip::Transport;
 use sip_push_proxy::store::EntryState;
 
@@ -149,7 +149,7 @@ impl Run {
                     Outcome::Limited,
                     Outcome::Refused { reason: "x".into() },
                     Outcome::TokenDead { since: None, reason: "x".into() },
-                    Outcome::TryAgain { after: Some(s(2)), reason: "x".into() },
+                    Outcome::TryAgain { trouble: Trouble::Failing, after: Some(s(2)), reason: "x".into() },
                 ];
                 let token = self.sim.world().agents[phone.agent].name.clone();
                 self.sim.push().next(&token, self.chance.choice(&outcomes).clone());

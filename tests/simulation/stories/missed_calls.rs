@@ -1,6 +1,6 @@
 //! missed_calls: one push with all the calls that a phone never saw.
 
-use sip_push_proxy::push::{Notice, NoticeKind, Outcome};
+use sip_push_proxy::push::{Notice, NoticeKind, Outcome, Trouble};
 use sip_push_proxy::store::{Change, EntryState};
 
 use crate::agent::Answer;
@@ -123,7 +123,9 @@ fn a_call_that_the_phone_showed_is_in_its_own_log() {
 
 #[test]
 fn refused_for_a_while_it_is_tried_again_by_itself() {
-    for outcome in [Outcome::TryAgain { after: None, reason: "503".into() }, Outcome::Limited] {
+    for outcome in
+        [Outcome::TryAgain { trouble: Trouble::Failing, after: None, reason: "503".into() }, Outcome::Limited]
+    {
         let sim = Sim::new();
         let (alice, mut push) = (sim.phone("alice"), sim.push());
         alice.registers();

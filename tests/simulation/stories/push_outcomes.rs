@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sip_push_proxy::binding::{Provider, Tokens};
 use sip_push_proxy::proxy;
-use sip_push_proxy::push::Outcome;
+use sip_push_proxy::push::{Outcome, Trouble};
 use sip_push_proxy::store::{Change, EntryState};
 use sip_push_proxy::timeline::Step;
 
@@ -109,7 +109,7 @@ fn a_dead_remote_token_does_not_end_the_binding_that_calls_reach_by_the_voip_tok
 #[test]
 fn passing_trouble_is_tried_again_and_the_call_goes_on() {
     let sim = Sim::new();
-    let (alice, call) = call(&sim, Outcome::TryAgain { after: None, reason: "503".into() });
+    let (alice, call) = call(&sim, Outcome::TryAgain { trouble: Trouble::Failing, after: None, reason: "503".into() });
     alice.wakes_on_push(ms(100)).does(Answer::Answers(s(1)));
     sim.run_for(s(5));
     assert_eq!(call.status(), Some(200));
@@ -120,7 +120,7 @@ fn passing_trouble_is_tried_again_and_the_call_goes_on() {
 #[test]
 fn trouble_is_tried_again_until_the_wait_ends() {
     let sim = Sim::new();
-    let trouble = || Outcome::TryAgain { after: None, reason: "503".into() };
+    let trouble = || Outcome::TryAgain { trouble: Trouble::Failing, after: None, reason: "503".into() };
     (0..50).for_each(|_| sim.push().next("alice", trouble()));
     let (alice, call) = call(&sim, trouble());
     sim.run_for(s(15));
@@ -138,7 +138,10 @@ fn trouble_is_tried_again_until_the_wait_ends() {
 #[test]
 fn a_call_is_over_when_the_next_try_would_come_after_its_wait() {
     let sim = Sim::new();
-    let (_, call) = call(&sim, Outcome::TryAgain { after: Some(s(60)), reason: "429 QUOTA_EXCEEDED".into() });
+    let (_, call) = call(
+        &sim,
+        Outcome::TryAgain { trouble: Trouble::Failing, after: Some(s(60)), reason: "429 QUOTA_EXCEEDED".into() },
+    );
     call.expects(&[100, 182, 480]);
     assert_eq!(sim.world().ledger.outcomes, [proxy::Outcome::PushFailed]);
 }
@@ -180,7 +183,8 @@ fn a_phone_that_comes_by_itself_needs_no_push_and_gets_one_when_it_is_lost_again
 #[test]
 fn a_retry_is_not_sent_once_the_call_is_over() {
     let sim = Sim::new();
-    let (_, call) = call(&sim, Outcome::TryAgain { after: Some(s(3)), reason: "503".into() });
+    let (_, call) =
+        call(&sim, Outcome::TryAgain { trouble: Trouble::Failing, after: Some(s(3)), reason: "503".into() });
     call.cancels("");
     sim.run_for(s(5));
     sim.push().expects(1);
