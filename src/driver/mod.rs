@@ -7,6 +7,7 @@ mod pulse;
 mod refresh;
 mod resolve;
 mod shared;
+mod tap;
 mod view;
 
 use std::collections::{HashMap, VecDeque};
@@ -275,6 +276,9 @@ impl Worker {
         };
         self.shared.metrics.message(Direction::In, flow.transport, kind);
         tracing::trace!(%flow, kind = kind.name(), "received");
+        if let Some(tap) = &self.shared.hep {
+            self.tap_received(tap, flow, message.bytes());
+        }
         self.handle(Input::Received { flow, message });
     }
 
@@ -364,7 +368,11 @@ impl Worker {
             match effect {
                 Effect::Send { destination, bytes, tag } => {
                     self.shared.metrics.message(Direction::Out, destination.transport(), kind_of(&bytes));
+                    let tapped = self.shared.hep.as_ref().map(|_| bytes.clone());
                     self.transport.send(destination, bytes, tag.map_or(0, SendTag::to_bits));
+                    if let (Some(tap), Some(bytes)) = (&self.shared.hep, tapped) {
+                        self.tap_sent(tap, &destination, bytes);
+                    }
                 }
                 Effect::Save { ticket, change } => self.save(ticket, change, now),
                 Effect::Push(push) => self.push(push),

@@ -107,6 +107,7 @@ fn changes(from: &Config, to: &Config) -> Vec<Difference> {
         ("push", from.push == to.push),
         ("notification", from.notification == to.notification),
         ("events", from.events == to.events),
+        ("hep", from.hep == to.hep),
         ("store", from.store == to.store),
         ("admin", from.admin == to.admin),
     ] {

@@ -1,0 +1,35 @@
+//! What a worker leaves for the export by HEP: each message, and each step of a call.
+
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+
+use super::Worker;
+use crate::hep::{Captured, Tap, What};
+use crate::sip::{Destination, Flow};
+
+/// Finer than the clock of protocols, so that a collector finds the messages of a turn in their order.
+#[expect(clippy::disallowed_methods, reason = "the driver reads the clock")]
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+impl Worker {
+    pub(super) fn tap_received(&self, tap: &Tap, flow: Flow, bytes: &Bytes) {
+        if let Some(local) = self.transport.local_of(&Destination::Flow(flow)) {
+            self.tap(tap, &Destination::Flow(flow), (flow.remote, local), bytes.clone());
+        }
+    }
+
+    /// After it was sent: what opens a connection has one then.
+    pub(super) fn tap_sent(&self, tap: &Tap, destination: &Destination, bytes: Bytes) {
+        if let Some(local) = self.transport.local_of(destination) {
+            self.tap(tap, destination, (local, destination.remote()), bytes);
+        }
+    }
+
+    fn tap(&self, tap: &Tap, way: &Destination, (source, target): (SocketAddr, SocketAddr), bytes: Bytes) {
+        tap.take(Captured { at: since_1970(), transport: way.transport(), source, target, what: What::Sip(bytes) });
+    }
+}
