@@ -105,16 +105,19 @@ mod tests {
 
     use super::*;
 
-    fn tap() -> (Tap, Exporter, Arc<Metrics>) {
-        let settings = Settings {
+    fn settings() -> Settings {
+        Settings {
             transport: Transport::Udp,
             host: "127.0.0.1".into(),
             port: 9,
             agent: Agent { capture_id: 1, password: "".into(), node: "".into() },
             sends_secrets: false,
-        };
+        }
+    }
+
+    fn tap() -> (Tap, Exporter, Arc<Metrics>) {
         let metrics = Arc::new(Metrics::new());
-        let (tap, exporter) = Tap::new(settings, Arc::clone(&metrics));
+        let (tap, exporter) = Tap::new(settings(), Arc::clone(&metrics));
         (tap, exporter, metrics)
     }
 
@@ -141,5 +144,30 @@ mod tests {
         assert_eq!(dropped(&metrics), "1");
         // What was dropped takes no room.
         assert_eq!(tap.queued_bytes.load(Ordering::Relaxed), QUEUE_BYTES);
+    }
+
+    #[tokio::test]
+    async fn a_wildcard_is_told_as_the_address_that_the_peer_knows() {
+        let collector = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut settings = settings();
+        settings.port = collector.local_addr().unwrap().port();
+        let (tap, exporter) = Tap::new(settings, Arc::new(Metrics::new()));
+        let wildcard = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 5060));
+        let what = || What::Sip("OPTIONS sip:h SIP/2.0\r\nCall-ID: c\r\n\r\n".into());
+        let step = What::Step { call_id: "c".into(), json: "{}".into() };
+        let peer = captured(1).source;
+        for (source, target, what) in [(wildcard, peer, what()), (peer, wildcard, what()), (wildcard, wildcard, step)] {
+            tap.take(Captured { source, target, what, ..captured(1) });
+        }
+        // It ends when nobody is left who could have something to send.
+        drop(tap);
+        exporter.run().await;
+        for _ in 0..3 {
+            let mut packet = [0; 512];
+            let length = collector.recv(&mut packet).await.unwrap();
+            // Both addresses, after the chunks of family and protocol.
+            let addresses = packet[..length].get(20..40).unwrap();
+            assert_eq!(addresses, b"\0\0\0\x03\0\x0a\x7f\0\0\x01\0\0\0\x04\0\x0a\x7f\0\0\x01");
+        }
     }
 }
