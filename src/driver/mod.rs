@@ -385,7 +385,7 @@ impl Worker {
                     self.woken.push(binding);
                 }
                 Effect::Step(step) => self.step(&step, now),
-                Effect::CallBegan { call_ref, aor } => self.shared.timeline.begin(&call_ref, &aor),
+                Effect::CallBegan { call_ref, call_id, aor } => self.shared.timeline.begin(&call_ref, &call_id, &aor),
                 Effect::CallEnded { call_ref, outcome } => {
                     self.shared.metrics.call(outcome);
                     self.shared.timeline.end(&call_ref, outcome);
@@ -470,8 +470,8 @@ impl Worker {
         });
     }
 
-    fn step(&self, step: &CallStep, now: Now) {
-        let CallStep { call_ref, step, device, detail, reason } = step;
+    fn step(&self, call_step: &CallStep, now: Now) {
+        let CallStep { call_ref, step, device, detail, reason } = call_step;
         self.shared.timeline.record(call_ref, now.unix, *step, *device, detail, reason);
         self.shared.events.publish(now.unix, || What::Call {
             call_ref: call_ref.clone(),
@@ -480,6 +480,9 @@ impl Worker {
             detail: (&**detail).into(),
             reason: (&**reason).into(),
         });
+        if let Some(tap) = &self.shared.hep {
+            self.tap_step(tap, call_step);
+        }
         let device = device.map(tracing::field::display);
         let name = step.name();
         match step {

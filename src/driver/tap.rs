@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use serde_json::json;
 
 use super::Worker;
 use crate::hep::{Captured, Tap, What};
+use crate::proxy::CallStep;
 use crate::sip::{Destination, Flow};
 
 /// Finer than the clock of protocols, so that a collector finds the messages of a turn in their order.
@@ -27,6 +29,19 @@ impl Worker {
         if let Some(local) = self.transport.local_of(destination) {
             self.tap(tap, destination, (local, destination.remote()), bytes);
         }
+    }
+
+    /// By the Call-ID of its messages, so that a collector shows it between them.
+    pub(super) fn tap_step(&self, tap: &Tap, step: &CallStep) {
+        let Some(listener) = self.transport.connections().listeners().first() else { return };
+        let CallStep { call_ref, step, device, detail, reason } = step;
+        let device = device.map(|device| device.to_string());
+        let name = step.name();
+        let json = json!({ "call_ref": call_ref, "step": name, "device": device, "detail": detail, "reason": reason });
+        let call_id = self.shared.timeline.call_id(call_ref).unwrap_or_else(|| call_ref.clone());
+        let what = What::Step { call_id, json: json.to_string().into() };
+        let (transport, here) = (listener.transport, listener.local);
+        tap.take(Captured { at: since_1970(), transport, source: here, target: here, what });
     }
 
     fn tap(&self, tap: &Tap, way: &Destination, (source, target): (SocketAddr, SocketAddr), bytes: Bytes) {
