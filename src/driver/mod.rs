@@ -1,6 +1,8 @@
 //! The one loop of a worker: an [`Input`] to the proxy, its [`Effect`]s to the world, one sleep.
 
 mod board;
+mod fetch;
+mod hand_over;
 mod label;
 mod leaving;
 mod pulse;
@@ -30,7 +32,7 @@ use crate::binding::{Binding, DeviceId};
 use crate::clock::{Now, UnixMillis};
 use crate::events::What;
 use crate::metrics::{Direction, DropReason, Kind, PushResult, StoreOp};
-use crate::proxy::event::{CallStep, FetchTicket, ResolveTicket, Sought};
+use crate::proxy::event::{CallStep, FetchTicket, ResolveTicket};
 use crate::proxy::{self, Effect, Input, Proxy};
 use crate::push::{self, Outcome, Pushers};
 use crate::sip::message::{Message, NotSip};
@@ -288,29 +290,6 @@ impl Worker {
         tracing::debug!(%flow, %error, "dropped");
     }
 
-    /// Gives a response to the worker that made its branch, and a request of a call that was taken up to the worker that
-    /// did. What finds no place there is lost like a datagram.
-    fn hand_over(&self, message: &Message, flow: Flow, bytes: bytes::Bytes) -> bool {
-        if message.is_request() && !self.shared.resumed.is_used() {
-            return false;
-        }
-        let Some(branch) = message.top_via().and_then(|via| via.branch()) else { return false };
-        let owner = if message.is_request() {
-            self.shared.resumed.worker(branch)
-        } else {
-            Branch::worker_of(branch).map(usize::from)
-        };
-        let Some(owner) = owner else { return false };
-        if owner == self.index {
-            return false;
-        }
-        let Some(inbox) = self.shared.inboxes.get(owner) else { return false };
-        if inbox.try_send(Event::Received(Inbound { flow, bytes })).is_err() {
-            self.shared.metrics.dropped(DropReason::QueueFull);
-        }
-        true
-    }
-
     fn store_reply(&mut self, reply: store::Reply) {
         if let Some((op, since)) = self.saving.remove(&reply.ticket) {
             self.shared.metrics.store(op, now().instant.saturating_duration_since(since));
@@ -454,19 +433,6 @@ impl Worker {
             };
             // A worker that has stopped needs no answer.
             let _ = reply_to.send((ticket, addresses)).await;
-        });
-    }
-
-    fn fetch(&self, ticket: FetchTicket, sought: Sought) {
-        let shared = Arc::clone(&self.shared);
-        let reply_to = self.fetched.0.clone();
-        self.shared.runtime.spawn(async move {
-            let is_known = match sought {
-                Sought::Aor(aor) => shared.store.fetch(&aor).await,
-                Sought::Device(device) => shared.store.fetch_device(device).await,
-            };
-            // A worker that has stopped needs no answer.
-            let _ = reply_to.send((ticket, is_known)).await;
         });
     }
 
