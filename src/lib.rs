@@ -19,6 +19,7 @@ pub mod config;
 pub mod demo;
 pub mod driver;
 pub mod events;
+pub mod hep;
 mod listener;
 pub mod logging;
 pub mod metrics;

@@ -181,6 +181,17 @@ label!(
 );
 
 label!(
+    /// `hep_packets_total{result}`: what came of a packet for `hep.server`.
+    HepResult {
+        Sent = "sent",
+        /// Sent with as much of the message as a packet can hold.
+        Cut = "cut",
+        /// The queue was full, or the collector away.
+        Dropped = "dropped",
+    }
+);
+
+label!(
     /// What the store was asked for.
     StoreOp {
         Register = "register",
@@ -229,6 +240,7 @@ pub struct Metrics {
     messages: Vec<Counter>,
     dropped: Vec<Counter>,
     refreshes: Vec<Counter>,
+    hep_packets: Vec<Counter>,
     push_seconds: Vec<Histogram>,
     wake_seconds: Vec<Histogram>,
     store_seconds: Vec<Histogram>,
@@ -299,6 +311,7 @@ impl Metrics {
             messages: messages(&mut registry),
             dropped: dropped(&mut registry),
             refreshes: refreshes(&mut registry),
+            hep_packets: hep_packets(&mut registry),
             bucket_entries: gauge(&mut registry, "bucket_entries", "Calls in the push buckets"),
             store_up: gauge(&mut registry, "store_up", "Whether the store takes changes"),
             store_seconds: store_seconds(&mut registry),
@@ -346,6 +359,16 @@ impl Metrics {
     /// A refresh upstream came to this.
     pub fn refresh(&self, result: RefreshResult) {
         count(&self.refreshes, result as usize, 1);
+    }
+
+    /// A packet for `hep.server` came to this.
+    pub fn hep_packet(&self, result: HepResult) {
+        self.hep_packets(result, 1);
+    }
+
+    /// Several at once.
+    pub fn hep_packets(&self, result: HepResult, number: u64) {
+        count(&self.hep_packets, result as usize, number);
     }
 
     /// An attempt to push ended after `took`.
@@ -455,6 +478,13 @@ fn refreshes(registry: &mut Registry) -> Vec<Counter> {
     labels.map(|label| family.get_or_create_owned(&label)).collect()
 }
 
+fn hep_packets(registry: &mut Registry) -> Vec<Counter> {
+    let family = Family::<OfResult, Counter>::default();
+    registry.register("hep_packets", "Packets for hep.server", family.clone());
+    let labels = HepResult::ALL.iter().map(|result| OfResult { result: result.name() });
+    labels.map(|label| family.get_or_create_owned(&label)).collect()
+}
+
 fn by_provider(registry: &mut Registry, name: &str, help: &str, buckets: &'static [f64]) -> Vec<Histogram> {
     let family = Family::<OfProvider, Histogram, _>::new_with_constructor(|| Histogram::new(buckets.iter().copied()));
     registry.register(name, help, family.clone());
@@ -495,6 +525,7 @@ mod tests {
             "nodes",
             "events_lost",
             "upstream_refreshes_total",
+            "hep_packets_total",
             "push_accounts_failing",
         ];
         let expected = plain
@@ -520,6 +551,7 @@ mod tests {
         metrics.wake(Provider::Apns, Duration::from_secs(4));
         metrics.store(StoreOp::Release, Duration::from_micros(300));
         metrics.refresh(RefreshResult::TryAgain);
+        metrics.hep_packet(HepResult::Cut);
         metrics.push_accounts_failing([Provider::Apns, Provider::Apns].into_iter());
         let text = metrics.render();
         for line in [
@@ -541,6 +573,7 @@ mod tests {
             "store_seconds_count{op=\"release\"} 1",
             "upstream_refreshes_total{result=\"granted\"} 0",
             "upstream_refreshes_total{result=\"try_again\"} 1",
+            "hep_packets_total{result=\"cut\"} 1",
         ] {
             let line = format!("sip_push_proxy_{line}");
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");

@@ -80,6 +80,8 @@ pub struct Event {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
     pub call_ref: Arc<str>,
+    /// Call-ID of its messages, where that is not its call_ref.
+    pub call_id: Option<Box<str>>,
     /// Whom it is for; `None` where only its end was heard of.
     pub aor: Option<Aor>,
     /// `None`: it goes on.
@@ -125,8 +127,9 @@ impl Timeline {
     }
 
     /// A call for a user comes. One of the same call_ref that is over goes on.
-    pub fn begin(&self, call_ref: &str, aor: &Aor) {
+    pub fn begin(&self, call_ref: &str, call_id: &str, aor: &Aor) {
         self.with_call(call_ref, |call| {
+            call.call_id = (call_id != call_ref).then(|| cut(call_id).into());
             call.aor = Some(aor.clone());
             call.outcome = None;
         });
@@ -174,6 +177,11 @@ impl Timeline {
         self.calls.lock().by_ref.get(cut(call_ref)).cloned()
     }
 
+    /// Call-ID of a call's messages; `None`: as its call_ref, or not remembered.
+    pub fn call_id(&self, call_ref: &str) -> Option<Box<str>> {
+        self.calls.lock().by_ref.get(cut(call_ref))?.call_id.clone()
+    }
+
     /// The last `limit` calls, newest first.
     pub fn calls(&self, limit: usize) -> Vec<Arc<Call>> {
         let calls = self.calls.lock();
@@ -199,8 +207,14 @@ impl Timeline {
             calls.by_ref.remove(&oldest);
         }
         let call_ref: Arc<str> = call_ref.into();
-        let mut call =
-            Call { call_ref: Arc::clone(&call_ref), aor: None, outcome: None, events: Vec::new(), left_out: 0 };
+        let mut call = Call {
+            call_ref: Arc::clone(&call_ref),
+            call_id: None,
+            aor: None,
+            outcome: None,
+            events: Vec::new(),
+            left_out: 0,
+        };
         change(&mut call);
         calls.order.push_back(Arc::clone(&call_ref));
         calls.by_ref.insert(call_ref, Arc::new(call));
@@ -239,10 +253,13 @@ mod tests {
         let timeline = Timeline::default();
         let alice = Aor::new("alice", "h");
         for (call_ref, user) in [("a", "alice"), ("b", "bob"), ("c", "alice")] {
-            timeline.begin(call_ref, &Aor::new(user, "h"));
+            timeline.begin(call_ref, "c@h", &Aor::new(user, "h"));
         }
         timeline.end("a", Outcome::NoReturn);
-        timeline.begin("a", &alice);
+        timeline.begin("a", "d@h", &alice);
+        assert_eq!((timeline.call_id("a").as_deref(), timeline.call_id("z")), (Some("d@h"), None));
+        timeline.begin("a", "a", &alice);
+        assert_eq!(timeline.call_id("a"), None);
         let refs = |limit| timeline.calls_for(&alice, limit).iter().map(|call| call.call_ref.to_string()).collect();
         assert_eq!((refs(9), refs(1)), (vec!["c".to_owned(), "a".to_owned()], vec!["c".to_owned()]));
         assert_eq!(timeline.call("a").unwrap().outcome, None, "it rings again");

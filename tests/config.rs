@@ -11,7 +11,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use sip_push_proxy::config::{Admin, ApnsCredential, Auth, Config, Mode, Problems, PushWhen, Users, keys};
+use sip_push_proxy::config::{
+    Admin, ApnsCredential, Auth, CapturePassword, Config, Mode, Problems, PushWhen, Users, keys,
+};
 use tempfile::TempDir;
 
 /// The least that a configuration in relay mode needs.
@@ -381,6 +383,32 @@ fn web_push_needs_a_key_and_says_how_to_make_one() {
 }
 
 #[test]
+fn where_a_homer_is() {
+    check(
+        "[hep]\nserver = \"192.0.2.60:9060\"\n",
+        "config.toml:6:10: hep.server: \"192.0.2.60:9060\" does not name a transport; write udp:HOST:PORT or tcp:HOST:PORT",
+    );
+    check(
+        "[hep]\nserver = \"udp:a b\"\n",
+        "config.toml:6:10: hep.server: \"udp:a b\" does not end in HOST:PORT; write for example udp:192.0.2.60:9060 or \
+         tcp:homer.example.org:9060",
+    );
+    check(
+        "[hep]\ncapture_password_file = \"nowhere\"\n",
+        "config.toml:6:25: hep.capture_password_file: nowhere cannot be read: No such file or directory (os error 2)",
+    );
+    let files = Folder::new().with("empty", "\n").with("homer", "myhep\n");
+    assert!(
+        files.told("[hep]\ncapture_password_file = \"empty\"\n").contains("one line of 1 to 128 bytes is expected")
+    );
+    let text = format!("{BASE}[hep]\nserver = \"tcp:homer\"\ncapture_password_file = \"homer\"\nsend_secrets = true\n");
+    let config = files.load(&text).unwrap();
+    assert_eq!(config.hep.password.as_ref().map(CapturePassword::reveal), Some("myhep"));
+    assert!(!format!("{:?}", config.hep).contains("myhep"));
+    assert!(config.notes().iter().any(|note| note.starts_with("hep.send_secrets is true")), "{:?}", config.notes());
+}
+
+#[test]
 fn what_this_version_cannot_do_is_said() {
     check(
         "[register]\nmode = \"local\"\nauth = \"none\"\nupstream_refresh = true\n",
@@ -535,9 +563,9 @@ fn texts_of_alerts() {
 #[test]
 fn a_proxy_for_pushes_keeps_its_password() {
     let folder = Folder::new();
-    let config = folder.load(&format!("{BASE}[push]\nhttps_proxy = \"http://user:secret@proxy:3128\"\n")).unwrap();
-    assert_eq!(config.push.https_proxy.as_ref().unwrap().reveal(), "http://user:secret@proxy:3128");
-    assert!(!format!("{config:?}").contains("secret"));
+    let config = folder.load(&format!("{BASE}[push]\nhttps_proxy = \"http://user:pa55word@proxy:3128\"\n")).unwrap();
+    assert_eq!(config.push.https_proxy.as_ref().unwrap().reveal(), "http://user:pa55word@proxy:3128");
+    assert!(!format!("{config:?}").contains("pa55word"));
     for wrong in ["https://proxy", "proxy:3128", "http://", "http://secret@"] {
         assert_eq!(
             folder.told(&format!("[push]\nhttps_proxy = \"{wrong}\"\n")),

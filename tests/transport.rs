@@ -529,6 +529,23 @@ async fn a_connection_that_cannot_be_opened_fails_its_messages() {
 }
 
 #[tokio::test]
+async fn our_end_of_each_way_is_known() {
+    let mut server = Setup::default().start();
+    let phone = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    phone.send_to(OPTIONS, server.addresses[UDP]).await.unwrap();
+    let by_datagram = server.receives_datagrams(1).await[0].flow;
+    assert_eq!(server.workers[0].local_of(&Destination::Flow(by_datagram)), Some(server.addresses[UDP]));
+    let (phone, flow) = server.phone_with_flow().await;
+    assert_eq!(server.workers[0].local_of(&Destination::Flow(flow)), Some(phone.peer_addr().unwrap()));
+    // One that is not there is where it would be listened for; without a listener there is no way.
+    let gone = Flow { connection: ConnectionId(1), ..flow };
+    assert_eq!(server.workers[0].local_of(&Destination::Flow(gone)), Some(server.addresses[TCP]));
+    let nowhere =
+        Destination::Address { transport: flow.transport, listener: 0, remote: "[::1]:5060".parse().unwrap() };
+    assert_eq!(server.workers[0].local_of(&nowhere), None);
+}
+
+#[tokio::test]
 async fn a_connection_is_opened_once_and_used_again() {
     let mut server = Setup::default().start();
     let softswitch = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -536,8 +553,9 @@ async fn a_connection_is_opened_once_and_used_again() {
     for _ in 0..3 {
         assert_eq!(server.send(tcp(remote), OPTIONS, 1), []);
     }
-    let (mut peer, _) = within(softswitch.accept()).await.unwrap();
+    let (mut peer, from) = within(softswitch.accept()).await.unwrap();
     reads(&mut peer, &OPTIONS.repeat(3)).await;
+    assert_eq!(server.workers[0].local_of(&tcp(remote)), Some(from));
     peer.write_all(b"SIP/2.0 200 OK\r\nl: 0\r\n\r\n").await.unwrap();
     let flow = server.receives().await.flow;
     assert_eq!((flow.remote, server.connections.connect(1, remote)), (remote, Ok(flow)));

@@ -7,8 +7,16 @@ use std::path::{Path, PathBuf};
 use crate::config::Values;
 
 /// Keys that name a file with a secret in it.
-const SECRETS: [&str; 7] =
-    ["service_account", "key_file", "certificate_file", "vapid_key_file", "secret_file", "token_file", "users"];
+const SECRETS: [&str; 8] = [
+    "service_account",
+    "key_file",
+    "certificate_file",
+    "vapid_key_file",
+    "secret_file",
+    "token_file",
+    "capture_password_file",
+    "users",
+];
 
 /// What should be otherwise, one line for each.
 pub(super) fn notes(values: &Values, folder: &Path) -> Vec<String> {

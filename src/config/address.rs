@@ -72,6 +72,28 @@ impl fmt::Display for NextHop {
     }
 }
 
+/// Where packets for a Homer go: `udp:HOST[:PORT]` or `tcp:HOST[:PORT]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Collector {
+    pub transport: Transport,
+    pub address: HostPort,
+}
+
+impl Collector {
+    /// Where collectors listen for HEP.
+    pub const PORT: u16 = 9060;
+
+    pub fn port(&self) -> u16 {
+        self.address.port.unwrap_or(Self::PORT)
+    }
+}
+
+impl fmt::Display for Collector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.transport.uri_name(), self.address)
+    }
+}
+
 pub(super) fn host_port(text: &str) -> Result<HostPort, Wrong> {
     let wrong = || Wrong::from("is not a host[:port]; write 192.0.2.10, [2001:db8::1]:5060 or sip.example.org");
     if let Ok(address) = text.parse::<Ipv6Addr>() {
@@ -133,6 +155,20 @@ pub(super) fn listen(text: &str) -> Result<Listen, Wrong> {
         Wrong::from("does not end in ADDRESS:PORT; write for example udp:0.0.0.0:5060 or tcp:[::]:5060")
     })?;
     Ok(Listen { transport, address })
+}
+
+pub(super) fn collector(text: &str) -> Result<Collector, Wrong> {
+    let (transport, address) = text.split_once(':').unwrap_or(("", text));
+    let transport = match transport {
+        "udp" => Transport::Udp,
+        "tcp" => Transport::Tcp,
+        "tls" => return Err("is not possible in this version: tls: is not built in; use udp: or tcp:".into()),
+        _ => return Err("does not name a transport; write udp:HOST:PORT or tcp:HOST:PORT".into()),
+    };
+    let address = host_port(address).map_err(|_| {
+        Wrong::from("does not end in HOST:PORT; write for example udp:192.0.2.60:9060 or tcp:homer.example.org:9060")
+    })?;
+    Ok(Collector { transport, address })
 }
 
 pub(super) fn next_hop(text: &str) -> Result<NextHop, Wrong> {
@@ -257,6 +293,17 @@ mod tests {
         }
         for text in ["192.0.2.20", "sips:a.example.org", "sip:alice@example.org", "sip:a;lr", "sip:"] {
             assert!(next_hop(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn collectors() {
+        for (text, port) in [("udp:192.0.2.60", 9060), ("tcp:homer.example.org:9061", 9061), ("udp:[::1]:9060", 9060)] {
+            let parsed = collector(text).unwrap();
+            assert_eq!((parsed.to_string(), parsed.port()), (text.to_owned(), port));
+        }
+        for text in ["192.0.2.60:9060", "tls:192.0.2.60:9060", "udp:", "udp:a b:1", "http://h", "udp:h:0"] {
+            assert!(collector(text).is_err(), "{text}");
         }
     }
 

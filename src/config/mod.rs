@@ -7,6 +7,7 @@ mod address;
 mod calls;
 mod document;
 mod environment;
+mod hep;
 mod nearest;
 mod network;
 mod notification;
@@ -21,11 +22,12 @@ mod webpush;
 
 use std::path::Path;
 
-pub use address::{AllowedHost, Host, HostPort, Listen, NextHop};
+pub use address::{AllowedHost, Collector, Host, HostPort, Listen, NextHop};
 pub use calls::{Auth, ContactForm, Hold, LateWake, MissedCalls, Mode, PushWhen, Register};
 pub use document::Key;
 use document::{Document, Source};
 pub use environment::Variables;
+pub use hep::{CapturePassword, Hep};
 pub use network::{Node, Sip, Softswitch};
 pub use notification::{Notification, Title};
 pub use operation::{Admin, Events, Limits, Log, LogFormat, Store, StoreKind, Token};
@@ -52,6 +54,7 @@ pub struct Config {
     pub push: Push,
     pub notification: Notification,
     pub events: Events,
+    pub hep: Hep,
     pub limits: Limits,
     pub store: Store,
     pub admin: Admin,
@@ -99,6 +102,7 @@ impl Config {
             notification: Notification::read(&document.section("notification"), probe),
             limits: Limits::read(&document.section("limits")),
             events: Events::read(&document.section("events"), &store),
+            hep: Hep::read(&document.section("hep")),
             store,
             admin: Admin::read(&document.section("admin")),
             log: Log::read(&document.section("log")),
@@ -119,6 +123,9 @@ impl Config {
             if callback.is_in_the_clear() {
                 notes.push("push.callback.url is not https: tokens and callers' numbers can be read on the way");
             }
+        }
+        if self.hep.server.is_some() && self.hep.sends_secrets {
+            notes.push("hep.send_secrets is true: push tokens and Digest responses go to hep.server, in the clear");
         }
         if self.softswitch.trusted.is_empty() {
             notes.push("softswitch.trusted is empty: nobody may call phones");

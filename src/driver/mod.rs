@@ -1,12 +1,15 @@
 //! The one loop of a worker: an [`Input`] to the proxy, its [`Effect`]s to the world, one sleep.
 
 mod board;
+mod fetch;
+mod hand_over;
 mod label;
 mod leaving;
 mod pulse;
 mod refresh;
 mod resolve;
 mod shared;
+mod tap;
 mod view;
 
 use std::collections::{HashMap, VecDeque};
@@ -29,7 +32,7 @@ use crate::binding::{Binding, DeviceId};
 use crate::clock::{Now, UnixMillis};
 use crate::events::What;
 use crate::metrics::{Direction, DropReason, Kind, PushResult, StoreOp};
-use crate::proxy::event::{CallStep, FetchTicket, ResolveTicket, Sought};
+use crate::proxy::event::{CallStep, FetchTicket, ResolveTicket};
 use crate::proxy::{self, Effect, Input, Proxy};
 use crate::push::{self, Outcome, Pushers};
 use crate::sip::message::{Message, NotSip};
@@ -275,6 +278,9 @@ impl Worker {
         };
         self.shared.metrics.message(Direction::In, flow.transport, kind);
         tracing::trace!(%flow, kind = kind.name(), "received");
+        if let Some(tap) = &self.shared.hep {
+            self.tap_received(tap, flow, message.bytes());
+        }
         self.handle(Input::Received { flow, message });
     }
 
@@ -282,29 +288,6 @@ impl Worker {
         let reason = if error == NotSip::TooLarge { DropReason::TooLarge } else { DropReason::Unparsable };
         self.shared.metrics.dropped(reason);
         tracing::debug!(%flow, %error, "dropped");
-    }
-
-    /// Gives a response to the worker that made its branch, and a request of a call that was taken up to the worker that
-    /// did. What finds no place there is lost like a datagram.
-    fn hand_over(&self, message: &Message, flow: Flow, bytes: bytes::Bytes) -> bool {
-        if message.is_request() && !self.shared.resumed.is_used() {
-            return false;
-        }
-        let Some(branch) = message.top_via().and_then(|via| via.branch()) else { return false };
-        let owner = if message.is_request() {
-            self.shared.resumed.worker(branch)
-        } else {
-            Branch::worker_of(branch).map(usize::from)
-        };
-        let Some(owner) = owner else { return false };
-        if owner == self.index {
-            return false;
-        }
-        let Some(inbox) = self.shared.inboxes.get(owner) else { return false };
-        if inbox.try_send(Event::Received(Inbound { flow, bytes })).is_err() {
-            self.shared.metrics.dropped(DropReason::QueueFull);
-        }
-        true
     }
 
     fn store_reply(&mut self, reply: store::Reply) {
@@ -364,7 +347,11 @@ impl Worker {
             match effect {
                 Effect::Send { destination, bytes, tag } => {
                     self.shared.metrics.message(Direction::Out, destination.transport(), kind_of(&bytes));
+                    let tapped = self.shared.hep.as_ref().map(|_| bytes.clone());
                     self.transport.send(destination, bytes, tag.map_or(0, SendTag::to_bits));
+                    if let (Some(tap), Some(bytes)) = (&self.shared.hep, tapped) {
+                        self.tap_sent(tap, &destination, bytes);
+                    }
                 }
                 Effect::Save { ticket, change } => self.save(ticket, change, now),
                 Effect::Push(push) => self.push(push),
@@ -377,7 +364,7 @@ impl Worker {
                     self.woken.push(binding);
                 }
                 Effect::Step(step) => self.step(&step, now),
-                Effect::CallBegan { call_ref, aor } => self.shared.timeline.begin(&call_ref, &aor),
+                Effect::CallBegan { call_ref, call_id, aor } => self.shared.timeline.begin(&call_ref, &call_id, &aor),
                 Effect::CallEnded { call_ref, outcome } => {
                     self.shared.metrics.call(outcome);
                     self.shared.timeline.end(&call_ref, outcome);
@@ -449,21 +436,8 @@ impl Worker {
         });
     }
 
-    fn fetch(&self, ticket: FetchTicket, sought: Sought) {
-        let shared = Arc::clone(&self.shared);
-        let reply_to = self.fetched.0.clone();
-        self.shared.runtime.spawn(async move {
-            let is_known = match sought {
-                Sought::Aor(aor) => shared.store.fetch(&aor).await,
-                Sought::Device(device) => shared.store.fetch_device(device).await,
-            };
-            // A worker that has stopped needs no answer.
-            let _ = reply_to.send((ticket, is_known)).await;
-        });
-    }
-
-    fn step(&self, step: &CallStep, now: Now) {
-        let CallStep { call_ref, step, device, detail, why } = step;
+    fn step(&self, call_step: &CallStep, now: Now) {
+        let CallStep { call_ref, step, device, detail, why } = call_step;
         self.shared.timeline.record(call_ref, now.unix, *step, *device, detail, why.as_ref());
         self.shared.events.publish(now.unix, || What::Call {
             call_ref: call_ref.clone(),
@@ -472,6 +446,9 @@ impl Worker {
             detail: (&**detail).into(),
             why: why.clone(),
         });
+        if let Some(tap) = &self.shared.hep {
+            self.tap_step(tap, call_step);
+        }
         let device = device.map(tracing::field::display);
         let (name, reason) = (step.name(), why.as_ref().map_or("", Why::text));
         match step {

@@ -16,6 +16,7 @@ use super::now;
 use crate::binding::DeviceId;
 use crate::clock::UnixMillis;
 use crate::events::Events;
+use crate::hep;
 use crate::metrics::Metrics;
 use crate::push::Pushers;
 use crate::readiness::{Part, Readiness};
@@ -35,6 +36,8 @@ pub struct Shared {
     pub timeline: Arc<Timeline>,
     pub summary: Arc<Summary>,
     pub events: Arc<Events>,
+    /// `None`: nothing is exported.
+    pub hep: Option<hep::Tap>,
     pub readiness: Arc<Readiness>,
     pub connections: Connections,
     pub headers_max: usize,
@@ -61,6 +64,8 @@ pub struct Parts {
     pub timeline: Arc<Timeline>,
     pub summary: Arc<Summary>,
     pub events: Arc<Events>,
+    /// `None`: nothing is exported.
+    pub hep: Option<hep::Tap>,
     pub readiness: Arc<Readiness>,
     pub connections: Connections,
     pub headers_max: usize,
@@ -82,6 +87,7 @@ impl Shared {
             timeline: parts.timeline,
             summary: parts.summary,
             events: parts.events,
+            hep: parts.hep,
             readiness: parts.readiness,
             connections: parts.connections,
             headers_max: parts.headers_max,

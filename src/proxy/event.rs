@@ -59,8 +59,8 @@ pub enum Effect {
     Woken(Arc<Binding>),
     /// What happened to a call, for the people who will ask.
     Step(CallStep),
-    /// This proxy takes charge of a call for a user. Its steps follow.
-    CallBegan { call_ref: Box<str>, aor: Aor },
+    /// This proxy takes charge of a call for a user, whose messages have this Call-ID. Its steps follow.
+    CallBegan { call_ref: Box<str>, call_id: Box<str>, aor: Aor },
     /// A call that this proxy took charge of is over.
     CallEnded { call_ref: Box<str>, outcome: Outcome },
     /// A pushed device registered: how long after the provider took the push.

@@ -17,7 +17,7 @@ use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, Timer, forward};
 use crate::binding::{Aor, Binding, DeviceId, PushTarget, Tokens};
 use crate::clock::Now;
 use crate::sip::response::reason_phrase;
-use crate::sip::{HeaderName, Message, Method};
+use crate::sip::{HeaderName, Message, Method, scan};
 use crate::store::{Change, HeldCallId, Settlement};
 use crate::timeline::{Reason, Step, Why};
 use crate::transaction::ServerId;
@@ -73,7 +73,8 @@ impl Proxy {
         self.held_calls += 1;
         let call_ref = call.call_ref.clone();
         let detail = format!("{} to {}, {} device(s)", call.caller.number, call.aor, bindings.len());
-        self.effects.push_back(Effect::CallBegan { call_ref: call_ref.clone(), aor: call.aor.clone() });
+        let call_id = scan::text(request.call_id());
+        self.effects.push_back(Effect::CallBegan { call_ref: call_ref.clone(), call_id, aor: call.aor.clone() });
         self.step(&call_ref, Step::Received, None, detail);
         context.purpose = Purpose::Call(Box::new(call));
         for binding in bindings {

@@ -19,7 +19,7 @@ use super::response_context::ResponseContext;
 use super::{Proxy, Timer, route, validate};
 use crate::binding::{Aor, Binding, DeviceId, Home};
 use crate::clock::Now;
-use crate::sip::{Flow, HeaderName, Message};
+use crate::sip::{Flow, HeaderName, Message, scan};
 use crate::store::{self, Change, HeldCallId, Settlement};
 use crate::timeline::{Reason, Step};
 use crate::transaction::{Incoming, ServerId};
@@ -60,7 +60,12 @@ impl Proxy {
             None => "taken up after a restart".into(),
             Some(node) => format!("taken over from {node}, which is gone"),
         };
-        self.effects.push_back(Effect::CallBegan { call_ref: stored.call_ref.clone(), aor: stored.aor.clone() });
+        let call_id = scan::text(context.request.call_id());
+        self.effects.push_back(Effect::CallBegan {
+            call_ref: stored.call_ref.clone(),
+            call_id,
+            aor: stored.aor.clone(),
+        });
         self.step(&stored.call_ref, Step::Received, None, detail);
         self.resume_devices(&mut context, stored, contacts, now);
         self.conclude(&mut context, contacts, now);

@@ -1,5 +1,6 @@
 //! Builds everything from the configuration, starts it, and stops it in order.
 
+mod export;
 mod notifications;
 mod online;
 mod operator;
@@ -219,9 +220,11 @@ impl Server {
             Connections::start(settings, Arc::clone(&listeners), tcp, inboxes.clone(), stopped)
                 .map_err(StartError::Runtime)?
         };
+        let metrics = Arc::new(Metrics::new());
         let parts = driver::Parts {
             store,
-            metrics: Arc::new(Metrics::new()),
+            hep: export::start(&config, &metrics, &runtime),
+            metrics,
             timeline: Arc::new(Timeline::new(config.admin.calls_max)),
             summary: Arc::new(Summary::default()),
             events: Arc::new(Events::default()),

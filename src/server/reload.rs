@@ -107,6 +107,7 @@ fn changes(from: &Config, to: &Config) -> Vec<Difference> {
         ("push", from.push == to.push),
         ("notification", from.notification == to.notification),
         ("events", from.events == to.events),
+        ("hep", from.hep == to.hep),
         ("store", from.store == to.store),
         ("admin", from.admin == to.admin),
     ] {
@@ -132,13 +133,14 @@ mod tests {
     #[test]
     fn only_what_can_change_does() {
         let present = config("");
-        let wanted = config("[hold]\nwait_s = 5\n[node]\ndrain_s = 1\n[limits]\nheaders = 64\n");
+        let wanted =
+            config("[hold]\nwait_s = 5\n[node]\ndrain_s = 1\n[limits]\nheaders = 64\n[hep]\nserver = \"udp:h\"\n");
         let next = changeable(&present, &wanted);
         assert_eq!(next.hold, wanted.hold);
         assert_eq!(next.limits, present.limits);
         let keys = |changes: Vec<Difference>| changes.into_iter().map(|change| change.key).collect::<Vec<_>>();
         assert_eq!(keys(changes(&present, &next)), ["hold.wait_s"]);
-        assert_eq!(keys(changes(&next, &wanted)), ["limits.headers", "node.drain_s"]);
+        assert_eq!(keys(changes(&next, &wanted)), ["hep.server", "limits.headers", "node.drain_s"]);
     }
 
     #[test]

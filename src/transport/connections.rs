@@ -19,7 +19,7 @@ use super::drops::{DropReason, Drops};
 use super::listen::{Listener, TcpListeners};
 use super::stream::{Connection, Link, Outgoing};
 use super::{Event, Inbound, SendError, tcp};
-use crate::sip::flow::{ConnectionId, Flow, Transport};
+use crate::sip::flow::{ConnectionId, Destination, Flow, Transport};
 use crate::sip::framing::{FramingError, FramingLimits};
 
 /// Connection numbers of one run begin at its start in milliseconds, so many bits up: a later run begins higher.
@@ -136,6 +136,15 @@ impl Connections {
         self.0.admission.open()
     }
 
+    /// Our end of a connection, or of the one to a peer; `None`: it is not open.
+    pub(super) fn local_of(&self, destination: &Destination) -> Option<SocketAddr> {
+        let connection = match destination {
+            Destination::Flow(flow) => flow.connection,
+            Destination::Address { transport, remote, .. } => *self.0.by_remote.get(&(*transport, *remote))?,
+        };
+        self.0.links.get(&connection)?.local.get().copied()
+    }
+
     pub fn is_open(&self, connection: ConnectionId) -> bool {
         self.0.links.contains_key(&connection)
     }
@@ -178,13 +187,18 @@ impl Shared {
     }
 
     /// Serves a connection that a peer opened, or closes it when there are too many.
-    pub(super) fn accepted<S>(self: &Arc<Self>, stream: S, listener: u8, remote: SocketAddr)
-    where
+    pub(super) fn accepted<S>(
+        self: &Arc<Self>,
+        stream: S,
+        listener: u8,
+        (local, remote): (Option<SocketAddr>, SocketAddr),
+    ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         match self.admission.admit(remote.ip()) {
             Ok(place) => {
                 let (connection, link) = self.connection(listener, remote, place);
+                link.is_at(local);
                 self.by_remote.insert((link.flow.transport, remote), link.flow.connection);
                 self.runtime.spawn(connection.serve(stream));
             }
@@ -208,7 +222,12 @@ impl Shared {
         };
         let (connection, link) = self.connection(listener, remote, place);
         *known = link.flow.connection;
-        self.runtime.spawn(connection.open(tcp::connect(local.local, remote)));
+        let (local, opened) = (local.local, Arc::clone(&link));
+        self.runtime.spawn(connection.open(async move {
+            let stream = tcp::connect(local, remote).await?;
+            opened.is_at(stream.local_addr().ok());
+            Ok(stream)
+        }));
         Ok(link)
     }
 

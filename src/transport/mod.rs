@@ -177,11 +177,30 @@ impl Transport {
         failed.append(&mut self.failures);
     }
 
-    fn queue_datagram(&mut self, listener: u8, datagram: Datagram, tag: u128) -> Result<(), SendError> {
-        let suits = |port: &Port| port.socket.local_addr().is_ipv4() == datagram.remote.is_ipv4();
+    /// Our end of the way to a destination, or of the flow that a message came by. Of a connection that is not open, where
+    /// its listener listens; `None` where there is no way.
+    pub fn local_of(&self, destination: &Destination) -> Option<SocketAddr> {
+        let (listener, remote) = (destination.listener(), destination.remote());
+        match destination.transport() {
+            flow::Transport::Udp => self
+                .port_to(listener, remote)
+                .and_then(|index| self.sockets.get(index))
+                .map(|port| port.socket.local_addr()),
+            transport @ flow::Transport::Tcp => self.connections.local_of(destination).or_else(|| {
+                self.listener_for(transport, listener, remote).ok().and_then(|listener| self.local_addr(listener))
+            }),
+        }
+    }
+
+    fn port_to(&self, listener: u8, remote: SocketAddr) -> Option<usize> {
+        let suits = |port: &Port| port.socket.local_addr().is_ipv4() == remote.is_ipv4();
         // A flow of an earlier run may name a listener that the configuration no longer has.
         let named = self.sockets.iter().position(|port| port.listener == listener && suits(port));
-        let Some(index) = named.or_else(|| self.sockets.iter().position(suits)) else {
+        named.or_else(|| self.sockets.iter().position(suits))
+    }
+
+    fn queue_datagram(&mut self, listener: u8, datagram: Datagram, tag: u128) -> Result<(), SendError> {
+        let Some(index) = self.port_to(listener, datagram.remote) else {
             self.connections.drops().count(DropReason::NotConnected);
             return Err(SendError::NoListener);
         };

@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::ready;
 use std::time::Duration;
 
@@ -45,6 +46,8 @@ pub(super) struct Outgoing {
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) flow: Flow,
+    /// Our end of it, once it is open.
+    pub(super) local: OnceLock<SocketAddr>,
     queue: mpsc::Sender<Outgoing>,
     queued_bytes: AtomicUsize,
     queue_bytes_max: usize,
@@ -54,6 +57,14 @@ pub(super) struct Link {
 }
 
 impl Link {
+    /// It is open.
+    pub(super) fn is_at(&self, local: Option<SocketAddr>) {
+        if let Some(local) = local {
+            // A connection opens once.
+            let _ = self.local.set(local);
+        }
+    }
+
     /// Queues a message, unless the queue is full. A peer that takes nothing while its queue is full does not read: its
     /// connection is closed, because what it misses is lost anyway. A queue that is full for any other reason only
     /// refuses: the connection is being opened, or we are too busy to write.
@@ -130,6 +141,7 @@ impl Connection {
         let (sender, queue) = mpsc::channel(limits.queue_messages);
         let link = Arc::new(Link {
             flow,
+            local: OnceLock::new(),
             queue: sender,
             queued_bytes: AtomicUsize::new(0),
             queue_bytes_max: limits.queue_bytes,

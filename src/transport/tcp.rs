@@ -28,7 +28,8 @@ pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener, index: u8
             Ok((stream, remote)) => {
                 // Options that cannot be set belong to a connection that is gone already; reading it tells.
                 let _ = tune(&stream);
-                shared.accepted(stream, index, remote);
+                let local = stream.local_addr().ok();
+                shared.accepted(stream, index, (local, remote));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");

@@ -27,6 +27,7 @@ mod devices;
 mod events;
 mod gateways;
 mod held_call;
+mod hep;
 #[path = "../kamailio/mod.rs"]
 mod kamailio;
 mod load;

@@ -153,7 +153,15 @@ impl World {
 
     /// With a server in this process.
     pub(crate) fn with(mode: Mode, transport: Transport, config: &str) -> Self {
+        Self::with_files(mode, transport, config, &[])
+    }
+
+    /// With files that the configuration names, by name and text.
+    pub(crate) fn with_files(mode: Mode, transport: Transport, config: &str, files: &[(&str, &str)]) -> Self {
         let mut world = Self::prepare(Store::of_environment(), mode, transport, config);
+        for (name, text) in files {
+            std::fs::write(world.folder.path().join(name), text).expect("written");
+        }
         let config = Config::load(&world.config_file()).expect("a good configuration");
         let server = Server::start(config).expect("a server");
         world.addresses = [Transport::Udp, Transport::Tcp].map(|each| server.sip_address(each).expect("listening"));
