@@ -3,8 +3,9 @@
 //! Kept in memory only and bounded on all sides, so that it can be written to on every call.
 
 mod reason;
+mod written;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -40,6 +41,33 @@ pub enum Step {
 }
 
 impl Step {
+    const ALL: [Self; 19] = [
+        Self::Received,
+        Self::DeviceFound,
+        Self::DeviceSkipped,
+        Self::Held,
+        Self::PushSent,
+        Self::PushAccepted,
+        Self::PushRefused,
+        Self::PushRetried,
+        Self::Registered,
+        Self::Forwarded,
+        Self::Ringing,
+        Self::Answered,
+        Self::Rejected,
+        Self::Cancelled,
+        Self::NoReturn,
+        Self::Expired,
+        Self::Failed,
+        Self::Missed,
+        Self::MissedReported,
+    ];
+
+    /// The step with this name.
+    fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|step| step.name() == name)
+    }
+
     /// As in the operator's view.
     pub fn name(self) -> &'static str {
         match self {
@@ -74,6 +102,8 @@ pub struct Event {
     pub device: Option<DeviceId>,
     pub detail: Box<str>,
     pub why: Option<Why>,
+    /// Which node it happened on; `None`: this one.
+    pub node: Option<Arc<str>>,
 }
 
 /// One call's story so far.
@@ -105,6 +135,38 @@ struct Calls {
     by_ref: HashMap<Arc<str>, Arc<Call>>,
     /// Oldest first.
     order: VecDeque<Arc<str>>,
+    changed: Changed,
+}
+
+/// Calls of which the store does not have the last word: each once, those that have waited longest first.
+#[derive(Debug, Default)]
+struct Changed {
+    waiting: HashSet<Arc<str>>,
+    order: VecDeque<Arc<str>>,
+    /// With more of them than that the oldest are not written any more. 0: nobody writes.
+    most: usize,
+}
+
+impl Changed {
+    fn add(&mut self, call_ref: &Arc<str>) {
+        if self.most == 0 {
+            return;
+        }
+        if self.waiting.insert(Arc::clone(call_ref)) {
+            self.order.push_back(Arc::clone(call_ref));
+        }
+        if self.order.len() > self.most
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.waiting.remove(&oldest);
+        }
+    }
+
+    fn take(&mut self) -> Option<Arc<str>> {
+        let call_ref = self.order.pop_front()?;
+        self.waiting.remove(&call_ref);
+        Some(call_ref)
+    }
 }
 
 impl Default for Timeline {
@@ -124,6 +186,37 @@ impl Timeline {
     /// Remembers the last `capacity` calls.
     pub fn new(capacity: usize) -> Self {
         Self { calls: Mutex::default(), capacity: capacity.max(1) }
+    }
+
+    /// The same for one whose changes are written to a store ([`Timeline::take_changed`]).
+    #[must_use]
+    pub fn kept(self) -> Self {
+        // Those that are to be written, and those that are to be forgotten.
+        self.calls.lock().changed.most = self.capacity.saturating_mul(2);
+        self
+    }
+
+    /// Up to `limit` calls that have changed since they were last taken; `None` for one that is not remembered any more.
+    pub fn take_changed(&self, limit: usize) -> Vec<(Arc<str>, Option<Arc<Call>>)> {
+        let mut calls = self.calls.lock();
+        let taken: Vec<_> = std::iter::from_fn(|| calls.changed.take()).take(limit).collect();
+        let now = |call_ref: Arc<str>| (Arc::clone(&call_ref), calls.by_ref.get(&call_ref).cloned());
+        taken.into_iter().map(now).collect()
+    }
+
+    /// These could not be written.
+    pub fn change_again(&self, call_refs: impl IntoIterator<Item = Arc<str>>) {
+        let mut calls = self.calls.lock();
+        call_refs.into_iter().for_each(|call_ref| calls.changed.add(&call_ref));
+    }
+
+    /// Remembers a call of an earlier start.
+    pub fn put(&self, call: Call) {
+        let mut calls = self.calls.lock();
+        if calls.order.len() < self.capacity {
+            calls.order.push_back(Arc::clone(&call.call_ref));
+            calls.by_ref.insert(Arc::clone(&call.call_ref), Arc::new(call));
+        }
     }
 
     /// A call for a user comes. One of the same call_ref that is over goes on.
@@ -146,7 +239,7 @@ impl Timeline {
         why: Option<&Why>,
     ) {
         let why = why.map(|Why { reason, words }| Why::new(*reason, cut(words).to_owned()));
-        let event = Event { at, step, device, detail: cut(detail).into(), why };
+        let event = Event { at, step, device, detail: cut(detail).into(), why, node: None };
         self.with_call(call_ref, |call| {
             if call.events.len() >= Self::EVENTS_PER_CALL {
                 call.events.remove(Self::EVENTS_PER_CALL / 2);
@@ -159,11 +252,13 @@ impl Timeline {
     /// Forgets calls of which nothing was heard since `before`.
     pub fn forget(&self, before: UnixMillis) {
         let mut calls = self.calls.lock();
-        let Calls { by_ref, order } = &mut *calls;
+        let Calls { by_ref, order, changed } = &mut *calls;
         let is_old = |call: &Arc<Call>| call.events.last().is_none_or(|event| event.at < before);
         // By their beginnings: one that was heard of lately keeps those after it a little longer.
         while order.front().is_some_and(|call_ref| by_ref.get(call_ref).is_none_or(is_old)) {
-            order.pop_front().and_then(|call_ref| by_ref.remove(&call_ref));
+            let Some(call_ref) = order.pop_front() else { break };
+            by_ref.remove(&call_ref);
+            changed.add(&call_ref);
         }
     }
 
@@ -198,13 +293,16 @@ impl Timeline {
     fn with_call(&self, call_ref: &str, change: impl FnOnce(&mut Call)) {
         let call_ref = cut(call_ref);
         let mut calls = self.calls.lock();
-        if let Some(call) = calls.by_ref.get_mut(call_ref) {
+        let Calls { by_ref, order, changed } = &mut *calls;
+        if let Some(call) = by_ref.get_mut(call_ref) {
+            changed.add(&call.call_ref);
             return change(Arc::make_mut(call));
         }
-        if calls.order.len() >= self.capacity
-            && let Some(oldest) = calls.order.pop_front()
+        if order.len() >= self.capacity
+            && let Some(oldest) = order.pop_front()
         {
-            calls.by_ref.remove(&oldest);
+            by_ref.remove(&oldest);
+            changed.add(&oldest);
         }
         let call_ref: Arc<str> = call_ref.into();
         let mut call = Call {
@@ -216,8 +314,9 @@ impl Timeline {
             left_out: 0,
         };
         change(&mut call);
-        calls.order.push_back(Arc::clone(&call_ref));
-        calls.by_ref.insert(call_ref, Arc::new(call));
+        changed.add(&call_ref);
+        order.push_back(Arc::clone(&call_ref));
+        by_ref.insert(call_ref, Arc::new(call));
     }
 }
 
@@ -263,6 +362,28 @@ mod tests {
         let refs = |limit| timeline.calls_for(&alice, limit).iter().map(|call| call.call_ref.to_string()).collect();
         assert_eq!((refs(9), refs(1)), (vec!["c".to_owned(), "a".to_owned()], vec!["c".to_owned()]));
         assert_eq!(timeline.call("a").unwrap().outcome, None, "it rings again");
+    }
+
+    #[test]
+    fn what_has_changed_is_taken_once_and_what_is_forgotten_too() {
+        let timeline = Timeline::new(2).kept();
+        for call_ref in ["a", "b", "a", "c"] {
+            record(&timeline, call_ref, 1, Step::Received);
+        }
+        let taken = |limit| {
+            let taken = timeline.take_changed(limit);
+            taken.iter().map(|(call_ref, call)| (call_ref.to_string(), call.is_some())).collect::<Vec<_>>()
+        };
+        let [a, b, c] = [("a", false), ("b", true), ("c", true)].map(|(name, is_kept)| (name.to_owned(), is_kept));
+        assert_eq!(taken(2), [a, b.clone()]);
+        timeline.change_again(["b".into()]);
+        assert_eq!(taken(9), [c, b]);
+        assert_eq!(taken(9), []);
+        (0..9).for_each(|number| record(&timeline, &number.to_string(), 2, Step::Received));
+        assert_eq!(taken(9).len(), 4, "those that have waited longest are given up");
+        let nobody_writes = Timeline::new(2);
+        record(&nobody_writes, "a", 1, Step::Received);
+        assert_eq!(nobody_writes.take_changed(9).len(), 0);
     }
 
     #[test]

@@ -11,8 +11,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use sip_push_proxy::admin::{
-    self, Answering, Held, Notifications, Pushed, Pushing, Refusal, ReloadError, Reloading, Removing, Source, State,
-    TextWish, Ticket, TokenWish,
+    self, Answering, Held, Notifications, Pushed, Pushing, Recall, Recalled, Recalling, Refusal, ReloadError,
+    Reloading, Removing, Source, State, TextWish, Ticket, TokenWish,
 };
 use sip_push_proxy::binding::{Aor, App, Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
 use sip_push_proxy::clock::UnixMillis;
@@ -67,9 +67,18 @@ fn binding(user: &str, device: DeviceId, expires_at: u64) -> Arc<Binding> {
 }
 
 /// A server that knows alice and bob.
-struct Two(Mutex<Vec<Arc<Binding>>>);
+struct Two(Mutex<Vec<Arc<Binding>>>, Arc<Timeline>);
 
 impl Source for Two {
+    fn recall(&self, what: Recall) -> Recalling<'_> {
+        let (calls, partial) = match what {
+            Recall::Call(call_ref) => (self.1.call(&call_ref).into_iter().collect(), None),
+            Recall::Aor(aor, limit) => (self.1.calls_for(&aor, limit), Some("Redis is away".to_owned())),
+            Recall::Last(limit) => (self.1.calls(limit), None),
+        };
+        Box::pin(std::future::ready(Recalled { calls, partial }))
+    }
+
     fn bindings(&self, aor: &Aor) -> Vec<Arc<Binding>> {
         self.0.lock().iter().filter(|binding| binding.aor == *aor).cloned().collect()
     }
@@ -195,8 +204,7 @@ impl Listener {
         let bindings = vec![binding("alice", ALICE, u64::MAX), binding("bob", BOB, 0)];
         let (timeline, summary, readiness) = <(Arc<Timeline>, Arc<Summary>, Arc<Readiness>)>::default();
         let state = State {
-            source: Arc::new(Two(Mutex::new(bindings))),
-            timeline: Arc::clone(&timeline),
+            source: Arc::new(Two(Mutex::new(bindings), Arc::clone(&timeline))),
             summary: Arc::clone(&summary),
             events: Arc::default(),
             metrics: Arc::new(Metrics::new()),
@@ -357,6 +365,8 @@ fn calls_and_their_steps() {
     assert_eq!((all.len(), all.last()), (2, Some(&call)));
     assert_eq!(all.first().unwrap().get("outcome"), Some(&Value::Null));
     assert_eq!(listener.json("GET /api/v1/calls/c").0, 404);
+    let (_, of_alice) = listener.json("GET /api/v1/calls?aor=alice@example.org");
+    assert_eq!(of_alice, json!({ "calls": [], "partial": "Redis is away" }));
 }
 
 #[test]

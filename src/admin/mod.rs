@@ -25,7 +25,7 @@ use crate::push::{NoticeKind, Outcome, Preview};
 use crate::readiness::Readiness;
 use crate::store::{BucketEntry, HeldCall, StoreError};
 use crate::summary::Summary;
-use crate::timeline::Timeline;
+use crate::timeline::Call;
 
 pub use notification::{Answering, Notifications, Refusal, TextWish, Ticket, TokenWish};
 
@@ -49,9 +49,34 @@ pub trait Source: Send + Sync + 'static {
     fn reload(&self) -> Reloading<'_>;
     /// The configuration that is in effect.
     fn settings(&self) -> Arc<Values>;
+    /// What happened to calls, newest first: of all nodes where they share a store.
+    fn recall(&self, what: Recall) -> Recalling<'_>;
     /// Sets the gauges, right before the metrics are shown.
     fn measure(&self, metrics: &Metrics);
 }
+
+/// Which calls are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recall {
+    /// By its call_ref.
+    Call(String),
+    /// The last ones for a user.
+    Aor(Aor, usize),
+    /// The last ones.
+    Last(usize),
+}
+
+/// What is known of calls.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recalled {
+    /// Newest first.
+    pub calls: Vec<Arc<Call>>,
+    /// Why this node alone was asked, where there are others.
+    pub partial: Option<String>,
+}
+
+/// The end of [`Source::recall`].
+pub type Recalling<'s> = Pin<Box<dyn Future<Output = Recalled> + Send + 's>>;
 
 /// The end of [`Source::remove`].
 pub type Removing<'s> = Pin<Box<dyn Future<Output = Result<bool, StoreError>> + Send + 's>>;
@@ -103,7 +128,6 @@ pub struct Pushed {
 #[derive(Clone)]
 pub struct State {
     pub source: Arc<dyn Source>,
-    pub timeline: Arc<Timeline>,
     pub summary: Arc<Summary>,
     pub events: Arc<Events>,
     pub metrics: Arc<Metrics>,

@@ -12,8 +12,8 @@ use axum::{Json, Router, middleware};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::State;
 use super::views::{BindingView, CallView, DifferenceView, EntryView, PushedView};
+use super::{Recall, Recalled, State};
 use super::{console, exposition, guard, live, notification, overview};
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::UnixMillis;
@@ -154,19 +154,30 @@ async fn remove_binding(Shared(state): Shared<State>, Path((aor, id)): Path<(Str
 
 /// The last calls, or those for one user, newest first.
 async fn calls(Shared(state): Shared<State>, page: PageQuery) -> Response {
-    with_page(page, |page| {
-        let calls = match &page.aor {
-            Some(aor) => state.timeline.calls_for(&parse_aor(aor), page.limit()),
-            None => state.timeline.calls(page.limit()),
-        };
-        json!({ "calls": calls.iter().map(|call| CallView::new(call)).collect::<Vec<_>>() })
-    })
+    let Query(page) = match page {
+        Ok(page) => page,
+        Err(rejection) => return error(StatusCode::BAD_REQUEST, &rejection.body_text()),
+    };
+    let what = match &page.aor {
+        Some(aor) => Recall::Aor(parse_aor(aor), page.limit()),
+        None => Recall::Last(page.limit()),
+    };
+    let Recalled { calls, partial } = state.source.recall(what).await;
+    let mut answer = json!({ "calls": calls.iter().map(|call| CallView::new(call)).collect::<Vec<_>>() });
+    if let (Some(partial), Some(answer)) = (partial, answer.as_object_mut()) {
+        answer.insert("partial".to_owned(), partial.into());
+    }
+    Json(answer).into_response()
 }
 
 async fn call(Shared(state): Shared<State>, Path(call_ref): Path<String>) -> Response {
-    match state.timeline.call(&call_ref) {
-        Some(call) => Json(CallView::new(&call)).into_response(),
-        None => error(StatusCode::NOT_FOUND, "no such call among the last ones"),
+    let Recalled { calls, partial } = state.source.recall(Recall::Call(call_ref)).await;
+    match calls.first() {
+        Some(call) => Json(CallView::new(call)).into_response(),
+        None => {
+            let partial = partial.map(|partial| format!(" {partial}")).unwrap_or_default();
+            error(StatusCode::NOT_FOUND, &format!("no such call among the last ones{partial}"))
+        }
     }
 }
 

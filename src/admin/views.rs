@@ -131,6 +131,9 @@ struct EventView<'c> {
     reason: &'c str,
     /// One of docs/reasons.md.
     code: Option<&'static str>,
+    /// Where another node saw it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<&'c str>,
 }
 
 fn is_zero(number: &u32) -> bool {
@@ -146,6 +149,7 @@ impl<'c> CallView<'c> {
             detail: &event.detail,
             reason: event.why.as_ref().map_or("", Why::text),
             code: event.why.as_ref().map(|why| why.reason.code()),
+            node: event.node.as_deref(),
         };
         Self {
             call_ref: &call.call_ref,

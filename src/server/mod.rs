@@ -6,6 +6,7 @@ mod online;
 mod operator;
 mod policy;
 mod reload;
+mod stories;
 mod subscriptions;
 mod systemd;
 mod words;
@@ -24,6 +25,7 @@ use tokio::sync::{mpsc, watch};
 use notifications::Tellers;
 pub use online::{Asked, online};
 use operator::Operator;
+use stories::Stories;
 use subscriptions::Subscriptions;
 use systemd::Heartbeat;
 
@@ -60,6 +62,8 @@ const WORKER_PATIENCE: u32 = 20;
 const STORE_QUEUE: usize = 65_536;
 /// How often a draining server looks whether its calls are over.
 const DRAIN_EVERY: Duration = Duration::from_millis(50);
+/// How long a stop may wait until the last steps of calls are written.
+const LAST_STORIES: Duration = Duration::from_secs(2);
 
 /// Why the server could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +97,7 @@ pub struct Server {
     admin: SocketAddr,
     /// Where browsers subscribe.
     page: Option<SocketAddr>,
+    stories: Arc<Stories>,
     phase: watch::Sender<Phase>,
     workers: Vec<JoinHandle<()>>,
     /// Operators who ask for a reload.
@@ -221,11 +226,13 @@ impl Server {
                 .map_err(StartError::Runtime)?
         };
         let metrics = Arc::new(Metrics::new());
+        let timeline = Arc::new(Timeline::new(config.admin.calls_max).kept());
+        let stories = Arc::new(Stories::open(&config, &timeline));
         let parts = driver::Parts {
             store,
             hep: export::start(&config, &metrics, &runtime),
             metrics,
-            timeline: Arc::new(Timeline::new(config.admin.calls_max)),
+            timeline,
             summary: Arc::new(Summary::default()),
             events: Arc::new(Events::default()),
             readiness: Arc::new(Readiness::default()),
@@ -249,6 +256,7 @@ impl Server {
             settings: watch::Sender::new(Arc::new(config.values.clone())),
             admin: config.admin.listen,
             page: None,
+            stories,
             config,
             guidance,
             listeners,
@@ -285,6 +293,7 @@ impl Server {
         server.start_admin(Arc::clone(&tellers))?;
         server.start_page(tellers, web_keys)?;
         server.start_relaying_events()?;
+        server.start_keeping_stories();
         server.start_looking();
         server.shared.readiness.well(Part::Start);
         Ok(server)
@@ -325,8 +334,8 @@ impl Server {
                 self.guidance.subscribe(),
                 self.settings.subscribe(),
                 self.ask_reload.clone(),
+                Arc::clone(&self.stories),
             )),
-            timeline: Arc::clone(&self.shared.timeline),
             summary: Arc::clone(&self.shared.summary),
             events: Arc::clone(&self.shared.events),
             metrics: Arc::clone(&self.shared.metrics),
@@ -372,6 +381,17 @@ impl Server {
         };
         runtime.spawn(Relay::new(settings, &self.shared.events, random()?).run());
         Ok(())
+    }
+
+    fn start_keeping_stories(&self) {
+        let Some(runtime) = &self.runtime else { return };
+        let (stories, stopped) = (Arc::clone(&self.stories), self.stopped());
+        runtime.spawn(async move {
+            tokio::select! {
+                () = stories.keep() => {}
+                () = stopped => {}
+            }
+        });
     }
 
     fn start_looking(&self) {
@@ -464,6 +484,11 @@ impl Server {
         let _ = self.stop.send(true);
         self.shared.store.shutdown();
         if let Some(runtime) = self.runtime.take() {
+            // What operators see is not worth to be waited for longer.
+            let last = async { tokio::time::timeout(LAST_STORIES, self.stories.write()).await };
+            if !matches!(runtime.block_on(last), Ok(Ok(()))) {
+                tracing::warn!("the last steps of calls are not kept in the store");
+            }
             runtime.shutdown_background();
         }
     }

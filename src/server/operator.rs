@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::reload::Asked;
-use crate::admin::{Held, Pushed, Pushing, ReloadError, Reloading, Removing, Source};
+use super::stories::Stories;
+use crate::admin::{Held, Pushed, Pushing, Recall, Recalling, ReloadError, Reloading, Removing, Source};
 use crate::binding::{Aor, Binding, DeviceId, Provider};
 use crate::clock::UnixMillis;
 use crate::config::Values;
@@ -25,6 +26,7 @@ pub(super) struct Operator {
     guided: watch::Receiver<Guidance>,
     settings: watch::Receiver<Arc<Values>>,
     ask_reload: mpsc::Sender<Asked>,
+    stories: Arc<Stories>,
     /// What the transport had dropped when the metrics were shown last.
     drops: Vec<AtomicU64>,
 }
@@ -35,9 +37,10 @@ impl Operator {
         guided: watch::Receiver<Guidance>,
         settings: watch::Receiver<Arc<Values>>,
         ask_reload: mpsc::Sender<Asked>,
+        stories: Arc<Stories>,
     ) -> Self {
         let drops = DropReason::ALL.iter().map(|_| AtomicU64::new(0)).collect();
-        Self { shared, guided, settings, ask_reload, drops }
+        Self { shared, guided, settings, ask_reload, stories, drops }
     }
 }
 
@@ -114,6 +117,10 @@ impl Source for Operator {
 
     fn settings(&self) -> Arc<Values> {
         Arc::clone(&self.settings.borrow())
+    }
+
+    fn recall(&self, what: Recall) -> Recalling<'_> {
+        Box::pin(self.stories.recall(what))
     }
 
     fn measure(&self, metrics: &Metrics) {

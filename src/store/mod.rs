@@ -22,6 +22,7 @@ mod messages;
 mod redis;
 mod refreshes;
 mod schema;
+mod stories;
 mod table;
 
 use std::sync::Arc;
@@ -35,7 +36,8 @@ pub use change::{
 pub use embedded::{Embedded, Loaded, OpenError};
 pub use memory::Memory;
 pub use messages::{MESSAGE_TTL, MESSAGES_MAX, Message, MessageId};
-pub use redis::{RedisSettings, RedisStore, RedisStream};
+pub use redis::{RedisSettings, RedisStore, RedisStories, RedisStream};
+pub use stories::DiskStories;
 pub use table::{Bindings, Table};
 
 use crate::binding::{Aor, Binding, DeviceId, Home};

@@ -182,7 +182,7 @@ fn steps(packets: &[Packet], call_id: &str, call_ref: &str) -> Vec<String> {
         let told = packet.json();
         assert_eq!(told["call_ref"], call_ref);
         let keys: Vec<_> = told.as_object().expect("an object").keys().map(String::as_str).collect();
-        assert_eq!(keys, ["call_ref", "step", "device", "detail", "reason"]);
+        assert_eq!(keys, ["call_ref", "step", "device", "detail", "reason", "code"]);
         told["step"].as_str().expect("a step").to_owned()
     });
     told.filter(|step| step != "push_accepted").collect()

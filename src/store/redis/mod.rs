@@ -14,6 +14,7 @@ mod engine;
 mod journal;
 mod link;
 mod record;
+mod stories;
 mod stream;
 mod task;
 
@@ -38,6 +39,7 @@ use engine::{Engine, Homes};
 use journal::{JOURNAL_BYTES_MAX, Journal};
 use link::Connector;
 use record::Identity;
+pub use stories::RedisStories;
 pub use stream::RedisStream;
 use task::{Job, Opened, Task};
 
