@@ -13,6 +13,9 @@ use super::tables::{list, table, text};
 /// Waits that are compared, in milliseconds; Timer C bounds them.
 const WAITS: [i64; 9] = [5_000, 10_000, 15_000, 20_000, 28_000, 40_000, 60_000, 90_000, 170_000];
 const PROBES: [i64; 6] = [200, 400, 800, 1_500, 3_000, 5_000];
+const FRESH: [i64; 7] = [0, 5, 15, 30, 60, 120, 300];
+/// A pushed phone that registered within this was awake: it had only to hear of the push.
+const AWAKE: i64 = 2_000;
 /// Fewer calls say nothing.
 const CALLS_MIN: usize = 20;
 
@@ -27,6 +30,8 @@ struct Story {
     /// When a pushed device came back first, within the wait or after it, and by which provider.
     back: Option<(i64, String)>,
     ended: Option<i64>,
+    /// How many seconds before the INVITE a device registered that was reachable and pushed all the same.
+    age: Option<i64>,
     /// How long devices that got the INVITE at once took to say something; `None`: they did not.
     answers: Vec<Option<i64>>,
 }
@@ -46,6 +51,9 @@ pub(super) fn tell(calls: &Value, config: &Value) -> String {
     if let Some(now) = number("wait_s") {
         told.push_str(&waits(&pushed, now * 1000));
     }
+    if let Some(now) = number("fresh_s") {
+        told.push_str(&fresh(&pushed, now));
+    }
     if let Some(now) = number("probe_ms") {
         told.push_str(&probes(&stories, now, setting("push_when") == Some("\"unreachable\"")));
     }
@@ -61,6 +69,12 @@ fn story(call: &Value) -> Option<Story> {
     for step in steps {
         let (device, after) = (text(step, "device"), at(step)? - began);
         match &*text(step, "step") {
+            "device_found" => {
+                let detail = text(step, "detail");
+                let age =
+                    detail.split_once(", registered ").and_then(|(_, age)| age.strip_suffix(" s ago")?.parse().ok());
+                story.age = story.age.into_iter().chain(age).min();
+            }
             "push_sent" => {
                 story.was_pushed = true;
                 story.providers.insert(device, text(step, "detail"));
@@ -117,6 +131,30 @@ fn waits(pushed: &[&Story], now: i64) -> String {
         "\nhold.wait_s:\n{}Saved: the phone came later than it was waited for; whether its caller would have stayed is not \
          known.\nCallers gave up by themselves in {gave_up} calls, and {never} phones have not come at all.\n",
         table(&["WAIT_S", "CALLS SAVED", "CALLS LOST"], rows, "")
+    )
+}
+
+/// What another `hold.fresh_s` would have changed: who registered within it gets the INVITE at once, and no push.
+fn fresh(pushed: &[&Story], now: i64) -> String {
+    let row = |fresh: i64| {
+        let spared: Vec<_> = pushed.iter().filter(|story| story.age.is_some_and(|age| age < fresh)).collect();
+        let mut sooner: Vec<_> = spared
+            .iter()
+            .filter_map(|story| story.back.as_ref().map(|(after, _)| *after).filter(|after| *after <= AWAKE))
+            .collect();
+        sooner.sort_unstable();
+        let median = sooner.get(sooner.len() / 2).map_or_else(String::new, |after| seconds(*after));
+        let mark = if fresh == now { " (now)" } else { "" };
+        let lost = spared.len() - sooner.len();
+        [format!("{fresh}{mark}"), spared.len().to_string(), sooner.len().to_string(), median, lost.to_string()]
+            .to_vec()
+    };
+    let head = ["FRESH_S", "PUSHES SPARED", "RUNG SOONER", "BY", "CALLS LOST"];
+    format!(
+        "\nhold.fresh_s:\n{}Sooner: the phone was back within {} of its push, so it was awake. Lost: it took longer or did not \
+         come, so it slept, and the INVITE alone would have reached nobody.\n",
+        table(&head, with(now, &FRESH).into_iter().map(row).collect(), ""),
+        seconds(AWAKE),
     )
 }
 
@@ -200,6 +238,31 @@ mod tests {
         assert_eq!(rows, expected, "{told}");
         assert!(told.contains("gave up by themselves in 1 calls, and 1 phones have not come at all"), "{told}");
         assert!(told.contains("no phone got an INVITE without a push (push_when = \"always\""), "{told}");
+    }
+
+    #[test]
+    fn fresh_registrations_are_compared_by_whether_phones_were_awake() {
+        let fresh = |age: &str, back: i64| {
+            let found = format!("fcm, registered {age} s ago");
+            call(
+                "answered",
+                &[
+                    (0, "received", "", ""),
+                    (0, "device_found", "d", &found),
+                    (1, "push_sent", "d", "fcm"),
+                    (back, "registered", "d", ""),
+                    (back + 900, "answered", "", ""),
+                ],
+            )
+        };
+        let mut calls: Vec<_> = (0..20).map(|_| woken("answered", 1_000, "registered", 2_000)).collect();
+        calls.extend([fresh("3", 400), fresh("4", 600), fresh("10", 500), fresh("40", 9_000)]);
+        let config = json!({ "values": { "hold.wait_s": "28", "hold.fresh_s": "20", "hold.push_when": "\"always\"" } });
+        let told = tell(&json!({ "calls": calls }), &config);
+        let rows: Vec<_> = lines(&told, "hold.fresh_s").iter().take(6).map(|row| row.join(" ")).collect();
+        let expected =
+            ["0 0 0 0", "5 2 2 0.6 s 0", "15 3 3 0.5 s 0", "20 (now) 3 3 0.5 s 0", "30 3 3 0.5 s 0", "60 4 3 0.5 s 1"];
+        assert_eq!(rows, expected, "{told}");
     }
 
     #[test]

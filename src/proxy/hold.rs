@@ -1,5 +1,6 @@
 //! Calls to phones: which devices get the request at once, which are pushed first, and who joins when (RFC 8599 §5.6.2).
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +34,8 @@ enum Reach {
     Now,
     /// It gets the request at once, and a push if it stays silent.
     Probe,
-    Asleep,
+    /// It is pushed; one whose registration has not expired registered so long ago.
+    Asleep(Option<Duration>),
     /// Neither reachable nor to be woken, and why.
     Never(Why),
 }
@@ -122,7 +124,7 @@ impl Proxy {
         let state = match &reach {
             Reach::Now => DeviceState::Joined,
             Reach::Probe => DeviceState::Probing,
-            Reach::Asleep => DeviceState::Recording,
+            Reach::Asleep(_) => DeviceState::Recording,
             Reach::Never(_) => DeviceState::Unwakeable,
         };
         call.devices.push(HeldDevice::new(Arc::clone(binding), state));
@@ -133,7 +135,14 @@ impl Proxy {
                 self.timers.set(Timer::Probe(context.server, device), due);
                 self.join(context, binding, now);
             }
-            Reach::Asleep => self.step(&call_ref, Step::DeviceFound, Some(device), provider_of(binding)),
+            Reach::Asleep(age) => {
+                let provider = provider_of(binding);
+                let detail = match age {
+                    Some(age) => format!("{provider}, registered {} s ago", age.as_secs()).into(),
+                    None => Cow::Borrowed(provider),
+                };
+                self.step(&call_ref, Step::DeviceFound, Some(device), detail);
+            }
             Reach::Never(why) => self.step_why(&call_ref, Step::DeviceSkipped, Some(device), "", why),
         }
     }
@@ -150,7 +159,8 @@ impl Proxy {
                 None => Reach::Never(Reason::NoPushParameters.into()),
             };
         };
-        let is_fresh = now.unix.since(binding.registered_at) < self.policy.hold.fresh;
+        let age = now.unix.since(binding.registered_at);
+        let is_fresh = age < self.policy.hold.fresh;
         let is_pushable = self
             .policy
             .push
@@ -163,7 +173,7 @@ impl Proxy {
             (Err(_), _) if is_reachable => Reach::Now,
             (Err(why), _) => Reach::Never(why),
             (Ok(()), PushWhen::Unreachable) if is_reachable => Reach::Probe,
-            (Ok(()), PushWhen::Always | PushWhen::Unreachable) => Reach::Asleep,
+            (Ok(()), PushWhen::Always | PushWhen::Unreachable) => Reach::Asleep(is_reachable.then_some(age)),
         }
     }
 

@@ -15,7 +15,7 @@ const end = (word, { detail }) => `${word} ${detail}`.trim();
 /** From which lane to which each step goes (the same: it happens there), in words, and how good it is. */
 const STEPS = {
   received: (step) => [SOFTSWITCH, PROXY, and("INVITE", step)],
-  device_found: ({ detail }) => [PROXY, PROXY, `A sleeping device${detail ? `, woken by ${detail}` : ""}`],
+  device_found: ({ detail }) => [PROXY, PROXY, `A device to be woken${detail ? ` by ${detail}` : ""}`],
   device_skipped: (step) => [PROXY, PROXY, and("A device is left out", step), "warn"],
   held: () => [PROXY, PROXY, "Held, and written down"],
   push_sent: ({ detail }) => [PROXY, PROVIDER, `Push by ${detail}`],
