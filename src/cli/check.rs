@@ -3,8 +3,12 @@
 use std::fmt::{self, Display, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
-use super::{COULD_NOT, complain, load, present_file, print, secrets, wrong};
+use jiff::Timestamp;
+
+use super::certificates::{self, Finding};
+use super::{COULD_NOT, WRONG, complain, load, present_file, print, secrets, wrong};
 use crate::config::{Auth, Config, ContactForm, Mode, PushWhen};
 use crate::server::{self, Asked};
 
@@ -16,13 +20,25 @@ pub fn check(file: Option<&Path>, is_online: bool) -> ExitCode {
         Err(problems) => return wrong(file, &problems),
     };
     let file = present_file(file);
+    let folder = file.and_then(Path::parent).unwrap_or_else(|| Path::new(""));
+    let findings = certificates::findings(&config.values, folder, now());
+    let wrongs = findings.iter().filter_map(Finding::wrong);
+    if wrongs.clone().count() > 0 {
+        wrongs.for_each(complain);
+        return ExitCode::from(WRONG);
+    }
     let name = file.map_or_else(|| "built-in defaults".into(), Path::to_string_lossy);
     print(format_args!("{name}: good\n{}", Summary(&config)));
-    let folder = file.and_then(Path::parent).unwrap_or_else(|| Path::new(""));
-    for note in secrets::notes(&config.values, folder) {
+    let notes = findings.iter().map(Finding::text).map(str::to_owned);
+    for note in secrets::notes(&config.values, folder).into_iter().chain(notes) {
         print(format_args!("  {:<11} {note}\n", "note:"));
     }
     if is_online { ask(&config) } else { ExitCode::SUCCESS }
+}
+
+#[expect(clippy::disallowed_methods, reason = "whether a certificate is good today is a question of today")]
+fn now() -> Timestamp {
+    Timestamp::try_from(SystemTime::now()).unwrap_or_default()
 }
 
 fn ask(config: &Config) -> ExitCode {

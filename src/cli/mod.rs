@@ -3,8 +3,10 @@
 //! Exit codes: 0 done, 1 could not, 2 wrong configuration or usage.
 
 mod arguments;
+mod certificates;
 mod check;
 mod client;
+mod files;
 mod pages;
 mod secrets;
 mod tables;

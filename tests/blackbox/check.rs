@@ -67,3 +67,37 @@ fn keys_that_everybody_can_read_are_told() {
         assert_eq!(said.contains("push.apns[0].key_file: everybody on this machine can read "), is_told, "{said}");
     }
 }
+
+#[test]
+fn certificate_that_has_expired_is_an_error_and_one_that_soon_will_is_told() {
+    let day = std::time::Duration::from_secs(86_400);
+    let world = World::start(Mode::Alias, Udp);
+    let ca = world.folder.path().join("roots.pem");
+    let config = world.folder.path().join("certificates.toml");
+    let text = std::fs::read_to_string(world.config_file()).expect("the configuration");
+    let text = text.replacen("[[push.apns]]\n", "[[push.apns]]\nca_file = \"roots.pem\"\n", 1);
+    let lines: Vec<_> = text.lines().collect();
+    // The doubles' own root stands further down.
+    let mut seen = false;
+    let kept = lines.into_iter().filter(|line| !(line.starts_with("ca_file") && std::mem::replace(&mut seen, true)));
+    std::fs::write(&config, kept.collect::<Vec<_>>().join("\n")).expect("written");
+    #[expect(clippy::disallowed_methods, reason = "certificates are good or not today")]
+    let now = std::time::SystemTime::now();
+    let written = |until: std::time::SystemTime| {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut parameters = rcgen::CertificateParams::new(["push.example".to_owned()]).expect("parameters");
+        (parameters.not_before, parameters.not_after) = ((now - day * 300).into(), until.into());
+        std::fs::write(&ca, parameters.self_signed(&key).expect("signed").pem()).expect("written");
+        let done = check(&config, &[]);
+        (done.status.code(), String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned())
+    };
+    let (code, said) = written(now + day * 100);
+    assert!(code == Some(0) && !said.contains("roots.pem"), "{said}");
+    let (code, said) = written(now + day * 10);
+    assert!(
+        code == Some(0) && said.contains("note:       push.apns[0].ca_file:") && said.contains("expires in "),
+        "{said}"
+    );
+    let (code, said) = written(now - day);
+    assert!(code == Some(2) && said.contains("push.apns[0].ca_file: every certificate in"), "{said}");
+}
