@@ -28,6 +28,7 @@ pub mod push;
 pub mod readiness;
 pub mod server;
 pub mod sip;
+pub mod spans;
 pub mod store;
 pub mod summary;
 pub mod timeline;

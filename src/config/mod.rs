@@ -11,6 +11,7 @@ mod hep;
 mod nearest;
 mod network;
 mod notification;
+mod opentelemetry;
 mod operation;
 mod problem;
 mod push;
@@ -30,6 +31,7 @@ pub use environment::Variables;
 pub use hep::{CapturePassword, Hep};
 pub use network::{Node, Sip, Softswitch};
 pub use notification::{Notification, Title};
+pub use opentelemetry::OpenTelemetry;
 pub use operation::{Admin, Events, Limits, Log, LogFormat, Store, StoreKind, Token};
 pub use problem::{Place, Problem, Problems};
 pub use push::{Alert, Apns, ApnsCredential, ApnsPayload, Callback, Fcm, FcmPayload, FcmProfile, HttpsProxy, Push};
@@ -55,6 +57,7 @@ pub struct Config {
     pub notification: Notification,
     pub events: Events,
     pub hep: Hep,
+    pub opentelemetry: OpenTelemetry,
     pub limits: Limits,
     pub store: Store,
     pub admin: Admin,
@@ -103,6 +106,7 @@ impl Config {
             limits: Limits::read(&document.section("limits")),
             events: Events::read(&document.section("events"), &store),
             hep: Hep::read(&document.section("hep")),
+            opentelemetry: OpenTelemetry::read(&document.section("opentelemetry")),
             store,
             admin: Admin::read(&document.section("admin")),
             log: Log::read(&document.section("log")),

@@ -370,6 +370,9 @@ impl Worker {
                     self.shared.timeline.end(&call_ref, outcome);
                     if let Some(call) = self.shared.timeline.call(&call_ref) {
                         self.shared.summary.ended(&call, now.unix);
+                        if let Some(traces) = &self.shared.traces {
+                            traces.take(call);
+                        }
                     }
                 }
                 Effect::WakeSeen { provider, after } => {

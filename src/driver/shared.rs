@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::push::Pushers;
 use crate::readiness::{Part, Readiness};
 use crate::sip::Message;
+use crate::spans::Traces;
 use crate::store::{self, Applied, Change, HeldCall, News, Store, StoreError};
 use crate::summary::Summary;
 use crate::timeline::Timeline;
@@ -38,6 +39,7 @@ pub struct Shared {
     pub events: Arc<Events>,
     /// `None`: nothing is exported.
     pub hep: Option<hep::Tap>,
+    pub traces: Option<Traces>,
     pub readiness: Arc<Readiness>,
     pub connections: Connections,
     pub headers_max: usize,
@@ -66,6 +68,7 @@ pub struct Parts {
     pub events: Arc<Events>,
     /// `None`: nothing is exported.
     pub hep: Option<hep::Tap>,
+    pub traces: Option<Traces>,
     pub readiness: Arc<Readiness>,
     pub connections: Connections,
     pub headers_max: usize,
@@ -88,6 +91,7 @@ impl Shared {
             summary: parts.summary,
             events: parts.events,
             hep: parts.hep,
+            traces: parts.traces,
             readiness: parts.readiness,
             connections: parts.connections,
             headers_max: parts.headers_max,

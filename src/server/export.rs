@@ -1,4 +1,4 @@
-//! The export by HEP, where one is configured.
+//! The exports that are configured: by HEP, and of traces.
 
 use std::sync::Arc;
 
@@ -7,12 +7,24 @@ use tokio::runtime::Runtime;
 use crate::config::{CapturePassword, Config, Host};
 use crate::hep::{Agent, Settings, Tap};
 use crate::metrics::Metrics;
+use crate::spans::{self, Traces};
 
 /// Starts to send what workers leave in the tap; `None`: nothing is exported.
 pub(super) fn start(config: &Config, metrics: &Arc<Metrics>, runtime: &Runtime) -> Option<Tap> {
     let (tap, exporter) = Tap::new(settings(config)?, Arc::clone(metrics));
     runtime.spawn(exporter.run());
     Some(tap)
+}
+
+/// Starts to post the traces of calls that workers say have ended; `None`: nothing is exported.
+pub(super) fn start_traces(config: &Config, runtime: &Runtime) -> Option<Traces> {
+    let (traces, exporter) = Traces::new(spans::Settings {
+        endpoint: config.opentelemetry.endpoint.clone()?,
+        service: config.opentelemetry.service_name.clone(),
+        node: config.node.id.clone(),
+    });
+    runtime.spawn(exporter.run());
+    Some(traces)
 }
 
 fn settings(config: &Config) -> Option<Settings> {

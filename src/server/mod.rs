@@ -231,6 +231,7 @@ impl Server {
         let parts = driver::Parts {
             store,
             hep: export::start(&config, &metrics, &runtime),
+            traces: export::start_traces(&config, &runtime),
             metrics,
             timeline,
             summary: Arc::new(Summary::default()),

@@ -108,6 +108,7 @@ fn changes(from: &Config, to: &Config) -> Vec<Difference> {
         ("notification", from.notification == to.notification),
         ("events", from.events == to.events),
         ("hep", from.hep == to.hep),
+        ("opentelemetry", from.opentelemetry == to.opentelemetry),
         ("store", from.store == to.store),
         ("admin", from.admin == to.admin),
     ] {

@@ -42,6 +42,7 @@ mod reload;
 #[path = "../sipp/mod.rs"]
 mod sipp;
 mod sleeping_phone;
+mod spans;
 mod stories;
 mod subscriptions;
 mod systemd;

@@ -166,7 +166,7 @@ fn ladder_tells_the_steps_of_a_call() {
     let told = console.ladder();
     let expected = [
         "softswitch to proxy: INVITE: 103 to alice@example.org",
-        "proxy: A sleeping device, woken by fcm",
+        "proxy: A device to be woken by fcm, registered ",
         "proxy: Held",
         "proxy to provider: Push by fcm",
         "provider to proxy: Accepted after ",
