@@ -139,7 +139,11 @@ fn spans(call: &Call, node: &str) -> Vec<Value> {
     let children = children.enumerate().map(|(number, (event, (name, kind, end)))| {
         let mut span = span(name, kind, (&trace, &id(number + 1)), (event.at, end.at));
         span["parentSpanId"] = id(0).into();
-        span["attributes"] = attributes(end).into_iter().chain(attributes(event)).collect();
+        // Each key once.
+        let mut known = attributes(end);
+        let more = attributes(event).into_iter().filter(|one| known.iter().all(|other| other["key"] != one["key"]));
+        known.extend(more.collect::<Vec<_>>());
+        span["attributes"] = known.into();
         let has_failed = matches!(end.step, Step::PushRefused | Step::Failed | Step::NoReturn);
         span["status"] = if has_failed { json!({ "code": STATUS_ERROR }) } else { json!({}) };
         span
@@ -260,6 +264,10 @@ mod tests {
         assert_eq!(shown, expected);
         let root = &spans[0]["spanId"];
         assert!(spans[1..].iter().all(|span| span["parentSpanId"] == *root && span["traceId"] == spans[0]["traceId"]));
+        let keys = |span: &Value| -> Vec<String> {
+            span["attributes"].as_array().unwrap().iter().map(|one| one["key"].to_string()).collect()
+        };
+        assert_eq!(keys(&spans[1]), [r#""device.id""#, r#""reason.code""#, r#""reason""#, r#""push.provider""#]);
         let ids: std::collections::BTreeSet<_> = spans.iter().map(|span| span["spanId"].to_string()).collect();
         assert_eq!(ids.len(), spans.len());
         assert_eq!(spans[0]["events"].as_array().unwrap().len(), 9);
