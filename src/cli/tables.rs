@@ -38,7 +38,9 @@ pub(super) fn calls(answer: &Value) -> String {
         let last = steps.last().map(|step| text(step, "step")).unwrap_or_default();
         vec![at, text(call, "call_ref"), outcome(call), last]
     });
-    table(&["BEGAN", "CALL_REF", "OUTCOME", "LAST STEP"], rows.collect(), "no calls")
+    let told = table(&["BEGAN", "CALL_REF", "OUTCOME", "LAST STEP"], rows.collect(), "no calls");
+    let partial = text(answer, "partial");
+    if partial.is_empty() { told } else { format!("{told}These are calls {partial}.\n") }
 }
 
 pub(super) fn call(call: &Value) -> String {

@@ -13,6 +13,7 @@ mod refreshes;
 mod rows;
 mod server;
 mod speed;
+mod stories;
 mod subject;
 mod table;
 mod tokens;
