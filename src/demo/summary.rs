@@ -54,7 +54,7 @@ mod tests {
             wakes: wakes.iter().map(|(phone, rest)| Wake { phone: millis(*phone), register: millis(*rest) }).collect(),
             result,
         };
-        let busy = told(&[(253, 164), (302, 115)], Some("answered once"));
+        let busy = told(&[(253, 164), (302, 120)], Some("answered once"));
         let lines = table(&[told(&[(352, 3), (301, 2)], Some("answered")), told(&[], None), busy]);
         let text: Vec<_> = lines.iter().map(|line| line.render(false)).collect();
         assert_eq!(
@@ -64,7 +64,7 @@ mod tests {
                 &"─".repeat(80),
                 "1  A call wakes it                         1       2  352+3 301+2  answered",
                 "2  A call wakes it                         1       2               failed",
-                "3  A call wakes it                         1       2  253+164      answered once",
+                "3  A call wakes it                         1       2  302+120      answered once",
             ]
         );
         assert!(text.iter().all(|line| line.chars().count() <= WIDTH));
