@@ -2,7 +2,6 @@
 //! operators of other nodes.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,7 +40,7 @@ impl Stories {
             StoreKind::File => match open_disk(config, timeline) {
                 Ok(disk) => Place::Disk(Arc::new(disk)),
                 Err(error) => {
-                    let folder = PathBuf::from(&config.node.data_dir).join("stories");
+                    let folder = config.node.data_dir.join("stories");
                     tracing::warn!(
                         ?folder,
                         error,

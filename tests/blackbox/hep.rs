@@ -319,7 +319,8 @@ fn calls_go_on_while_the_collector_is_away() {
         world.switch.queued();
         world.pushed_invite(&phone, 28);
         taken(&mut world, &mut phone, &call);
-        assert_eq!(world.admin.story(&call.call_id, "answered").last().map(String::as_str), Some("answered"));
+        // The provider's answer may come after the phone's.
+        assert!(world.admin.story(&call.call_id, "answered").contains(&"answered".to_owned()));
         world.admin.expect_ready("ready");
         world.admin.expect_healthy();
         if transport == Udp {
