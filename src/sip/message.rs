@@ -83,6 +83,10 @@ pub enum Defect {
     RequestLine,
     #[error("malformed header line")]
     HeaderLine,
+    /// A NUL, a CR without LF or a LF without CR: another element might end a line there, and read another message
+    /// than we do.
+    #[error("control character in a line")]
+    ControlCharacter,
     #[error("too many header lines")]
     TooManyHeaders,
     #[error("header section does not end")]
@@ -109,6 +113,9 @@ impl Message {
         }
         let (line, headers_start) = line_at(&bytes, 0);
         let mut defect = None;
+        if !ends_plainly(&bytes, &line, headers_start) {
+            defect = Some(Defect::ControlCharacter);
+        }
         let start_line = StartLine::parse(bytes.get(line).unwrap_or_default(), &mut defect)?;
         let mut message = Self { bytes, start_line, fields: SmallVec::new(), body: 0, defect };
         message.scan_headers(headers_start, headers_max);
@@ -121,6 +128,7 @@ impl Message {
             let start = at;
             let (mut line, next) = line_at(&self.bytes, at);
             at = next;
+            self.check_line(&line, next);
             if line.is_empty() {
                 if next == start {
                     self.found(Defect::HeadersUnfinished);
@@ -130,6 +138,7 @@ impl Message {
             }
             while matches!(self.bytes.get(at), Some(b' ' | b'\t')) {
                 let (continued, next) = line_at(&self.bytes, at);
+                self.check_line(&continued, next);
                 line.end = continued.end;
                 at = next;
             }
@@ -141,6 +150,12 @@ impl Message {
                 Some(field) => self.fields.push(field),
                 None => self.found(Defect::HeaderLine),
             }
+        }
+    }
+
+    fn check_line(&mut self, line: &Range<usize>, next: usize) {
+        if !ends_plainly(&self.bytes, line, next) {
+            self.found(Defect::ControlCharacter);
         }
     }
 
@@ -389,12 +404,61 @@ fn line_at(bytes: &[u8], at: usize) -> (Range<usize>, usize) {
     }
 }
 
+/// Whether a line, after which `next` begins, ends by CRLF or with the message, and has no NUL and no CR before.
+fn ends_plainly(bytes: &[u8], line: &Range<usize>, next: usize) -> bool {
+    let ends_by_lf_alone = next == line.end + 1;
+    let text = bytes.get(line.clone()).unwrap_or_default();
+    !ends_by_lf_alone && (memchr::memchr2(b'\r', 0, text).is_none() || has_only_quoted_pairs(text))
+}
+
+/// Whether each NUL is a quoted-pair in a quoted string, the one place that the grammar has for it, and no CR is there
+/// (RFC 3261 §25.1, RFC 4475 §3.1.1.2).
+fn has_only_quoted_pairs(text: &[u8]) -> bool {
+    let (mut quoted, mut escaped) = (false, false);
+    text.iter().all(|byte| {
+        let was_escaped = std::mem::take(&mut escaped);
+        match byte {
+            b'\r' => return false,
+            0 => return was_escaped,
+            b'\\' if quoted && !was_escaped => escaped = true,
+            b'"' if !was_escaped => quoted = !quoted,
+            _ => {}
+        }
+        true
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn parse(text: &str) -> Message {
         Message::parse(Bytes::copy_from_slice(text.replace('\n', "\r\n").as_bytes()), 128).unwrap()
+    }
+
+    #[test]
+    fn lines_that_others_might_end_elsewhere_are_a_defect() {
+        let defect = |line: &str| {
+            let text = format!("OPTIONS sip:a@h SIP/2.0\r\n{line}\r\nTo: <sip:a@h>\r\n\r\n\r\0\n");
+            Message::parse(text.into(), 128).unwrap().defect()
+        };
+        for line in [
+            "Subject: a\r b",
+            "Subject: a\nTo: b",
+            "a\0: b",
+            "f: \"\\\\\0\" <sip:a@h>",
+            "Subject: \\\0",
+            "f: \"\0\"<sip:a@h>",
+        ] {
+            assert_eq!(defect(line), Some(Defect::ControlCharacter), "{line:?}");
+        }
+        for line in ["Subject: a\r\n b", "f: \"a\\\0b\" <sip:a@h>", "Subject: \u{7}"] {
+            assert_eq!(defect(line), None, "{line:?}");
+        }
+        for text in ["OPTIONS sip:a@h SIP/2.0\nTo: <sip:a@h>\r\n\r\n", "OPTIONS sip:a@h\0 SIP/2.0\r\n\r\n"] {
+            let defect = Message::parse(text.into(), 128).unwrap().defect();
+            assert_eq!(defect, Some(Defect::ControlCharacter), "{text:?}");
+        }
     }
 
     #[test]

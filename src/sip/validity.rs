@@ -57,6 +57,7 @@ fn defect_fault(defect: Defect) -> Fault {
         Defect::Version => Fault { status: 505, reason: "Version Not Supported" },
         Defect::RequestLine => bad_request("Malformed Request-Line"),
         Defect::HeaderLine => bad_request("Malformed Header Line"),
+        Defect::ControlCharacter => bad_request("Control Character In A Line"),
         Defect::TooManyHeaders => bad_request("Too Many Header Lines"),
         Defect::HeadersUnfinished => bad_request("Unfinished Header Section"),
         Defect::ContentLength => bad_request("Malformed Content-Length"),
