@@ -77,6 +77,7 @@ impl Observer {
             | Effect::Woken(_)
             | Effect::WakeSeen { .. }
             | Effect::Refreshed { .. }
+            | Effect::Misplaced { .. }
             | Effect::Dropped(_)
             | Effect::Fault(_) => {}
         }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use sip_push_proxy::binding::{Aor, Binding, DeviceId, Home};
 use sip_push_proxy::clock::Now;
 use sip_push_proxy::proxy::policy::Listener;
-use sip_push_proxy::proxy::secret::{FlowToken, Keys};
+use sip_push_proxy::proxy::secret::{DialogToken, Keys, OtherSide};
 use sip_push_proxy::proxy::{Contacts, Effect, Input, Outcome, Proxy};
 use sip_push_proxy::sip::{ConnectionId, Destination, Flow, HeaderName, Message, Transport};
 use sip_push_proxy::store::{Change, HeldCall, HeldCallId, LeftCall, Reply, Settlement};
@@ -168,6 +168,7 @@ impl Pair {
                 | Effect::CallBegan { .. }
                 | Effect::WakeSeen { .. }
                 | Effect::Refreshed { .. }
+                | Effect::Misplaced { .. }
                 | Effect::Dropped(_) => {}
             }
         }
@@ -476,7 +477,8 @@ fn route_for_a_node_serves_no_other_call() {
         let keys = Keys::new(&[7; 32]);
         let flow = core::phone(PHONE);
         let device = pair.held[0].devices[0];
-        keys.write_hop(&FlowToken { device, flow }, b"00000007@192.0.2.20")
+        let other = OtherSide { flow: switch(), port: 5060 };
+        keys.write_hop(&DialogToken { device, flow, other }, b"00000007@192.0.2.20")
     };
     let text = String::from_utf8(core::invite(PHONE, 8).to_vec()).unwrap();
     let text = text.replacen("Max-Forwards", &format!("Route: <sip:{hop}@192.0.2.11:5060;lr>\r\nMax-Forwards"), 1);

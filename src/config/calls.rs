@@ -20,6 +20,9 @@ pub struct Register {
     pub contact: ContactForm,
     /// Refresh the registrations of sleeping phones at the softswitch.
     pub upstream_refresh: bool,
+    /// Whether phones may register from the addresses of `softswitch.trusted`, too.
+    pub phones_behind_trusted: bool,
+    pub calls_from: CallsFrom,
     /// Answer 555 to push parameters that we cannot use, instead of taking the contact as a plain one
     /// (RFC 8599 §8.1).
     pub refuse_unsupported_pns: bool,
@@ -58,6 +61,15 @@ pub enum ContactForm {
     Path,
 }
 
+/// Whose requests, other than REGISTER, are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallsFrom {
+    /// Everybody's, for the softswitch to judge.
+    Any,
+    /// Of phones that have registered by the same flow.
+    Registered,
+}
+
 #[derive(Clone, Copy)]
 enum ModeName {
     Relay,
@@ -83,6 +95,8 @@ impl Register {
                  it to false",
             );
         }
+        let phones_behind_trusted = section.boolean("phones_behind_trusted", false);
+        let calls_from = section.choice("calls_from", [("any", CallsFrom::Any), ("registered", CallsFrom::Registered)]);
         let auth = section.choice("auth", [("digest", AuthName::Digest), ("none", AuthName::None)]);
         let open_networks = section.list("open_networks", Some(&["127.0.0.0/8", "::1/128"]), address::network);
         let open_networks = open_networks.unwrap_or_else(|| vec![IpNet::from(LOOPBACK_V4), IpNet::from(LOOPBACK_V6)]);
@@ -101,6 +115,8 @@ impl Register {
             domains,
             contact,
             upstream_refresh,
+            phones_behind_trusted,
+            calls_from,
             refuse_unsupported_pns,
             expires_default,
             expires_min,

@@ -1,5 +1,6 @@
 //! `[node]`, `[sip]` and `[softswitch]`: who we are, where we listen, where calls come from.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::thread::available_parallelism;
@@ -9,6 +10,7 @@ use ipnet::IpNet;
 
 use super::address::{self, Host, HostPort, Listen, NextHop};
 use super::section::Section;
+use crate::sip::HeaderName;
 use crate::sip::flow::Transport;
 
 /// `[node]`: this one among the nodes of a store.
@@ -66,6 +68,18 @@ impl Node {
             drain: section.seconds("drain_s", 30, 0..=3600, ""),
         }
     }
+}
+
+/// Not one that SIP itself works by.
+fn stripped_header(name: &str) -> Result<Box<str>, Cow<'static, str>> {
+    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        return Err("is not the name of a header; write for example \"P-Asserted-Identity\"".into());
+    }
+    let asserted = [HeaderName::Other, HeaderName::PAssertedIdentity, HeaderName::UserAgent, HeaderName::Timestamp];
+    if !asserted.contains(&HeaderName::of(name.as_bytes())) {
+        return Err("is what SIP itself works by; leave it out".into());
+    }
+    Ok(name.to_lowercase().into())
 }
 
 fn host_name() -> Option<String> {
@@ -140,7 +154,19 @@ pub struct Softswitch {
     pub uri: Option<NextHop>,
     /// Only these may call phones; empty: nobody.
     pub trusted: Vec<IpNet>,
+    /// Header fields that are taken out of what phones send, in lower case.
+    pub strip_headers: Vec<Box<str>>,
 }
+
+/// What a network asserts and a phone cannot (RFC 3325 §5, RFC 7315 §4, RFC 5806, RFC 7044).
+const ASSERTED: [&str; 6] = [
+    "P-Asserted-Identity",
+    "Remote-Party-ID",
+    "P-Charging-Vector",
+    "P-Charging-Function-Addresses",
+    "Diversion",
+    "History-Info",
+];
 
 impl Softswitch {
     pub(super) fn read(section: &Section<'_>, is_relay: bool, sip: &Sip) -> Self {
@@ -175,7 +201,9 @@ impl Softswitch {
             }
             None => Vec::new(),
         });
-        Self { uri, trusted }
+        let strip_headers = section.list("strip_headers", Some(&ASSERTED), stripped_header);
+        let strip_headers = strip_headers.unwrap_or_else(|| ASSERTED.map(|name| name.to_lowercase().into()).into());
+        Self { uri, trusted, strip_headers }
     }
 
     /// Whether requests from this address may go to phones.

@@ -17,7 +17,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 
@@ -46,6 +46,8 @@ use crate::transport::{Event, Inbound, Transport, WorkerSockets};
 pub const INBOX: usize = 4096;
 /// Answers of the store, the providers and the resolver that wait for a worker.
 const REPLIES: usize = 4096;
+/// How often the log says that phones register from where only the softswitch should be.
+const MISPLACED_EVERY: Duration = Duration::from_secs(60);
 /// Inputs taken in one turn before the network is looked at again.
 const TURN: usize = 256;
 /// Which worker a response from a stream belongs to: the one that made its branch.
@@ -99,6 +101,8 @@ pub struct Worker {
     woken: Vec<Arc<Binding>>,
     /// The first worker's: when devices have their turn to be refreshed upstream.
     pace: Option<Pace>,
+    /// When the log last told of [`Effect::Misplaced`].
+    misplaced_told: Option<Instant>,
     stop: watch::Receiver<Phase>,
 }
 
@@ -149,6 +153,7 @@ impl Worker {
             failed: Vec::new(),
             woken: Vec::new(),
             pace: keeps_pace.then(|| Pace::new(now().instant)),
+            misplaced_told: None,
             stop,
         })
     }
@@ -380,6 +385,7 @@ impl Worker {
                     self.shared.summary.woken(provider, after, now.unix);
                 }
                 Effect::Refreshed { device, result, reason } => self.refreshed(device, result, &reason),
+                Effect::Misplaced { source } => self.misplaced(source, now),
                 Effect::Dropped(reason) => self.shared.metrics.dropped(match reason {
                     proxy::DropReason::Response => DropReason::StrayResponse,
                     proxy::DropReason::Ack | proxy::DropReason::Request => DropReason::Unparsable,
@@ -389,6 +395,18 @@ impl Worker {
                     self.shared.metrics.dropped(DropReason::Fault);
                 }
             }
+        }
+    }
+
+    /// Says why phones cannot register, but not for each of them.
+    fn misplaced(&mut self, source: SocketAddr, now: Now) {
+        if self.misplaced_told.is_none_or(|told| now.instant.saturating_duration_since(told) >= MISPLACED_EVERY) {
+            self.misplaced_told = Some(now.instant);
+            tracing::warn!(
+                %source,
+                "a REGISTER from an address of softswitch.trusted is refused: trust the softswitch's own address alone, or \
+                 set register.phones_behind_trusted = true where phones share it"
+            );
         }
     }
 
@@ -417,7 +435,7 @@ impl Worker {
     fn push(&mut self, push: push::Push) {
         let (ticket, provider, notice) = (push.ticket, push.target.provider, push.notice.kind());
         if self.pushers.submit(push, self.pushed.0.clone()).is_err() {
-            let took = std::time::Duration::ZERO;
+            let took = Duration::ZERO;
             let outcome = Outcome::busy();
             self.shared.metrics.push(provider, push_kind(notice), PushResult::Busy, took);
             let reason = outcome.reason().unwrap_or_default();

@@ -7,12 +7,14 @@ use bytes::Bytes;
 use super::context::{Context, Purpose};
 use super::event::{Contacts, Effect, ResolveTicket};
 use super::policy::Policy;
+use super::privacy::Towards;
 use super::response_context::{BranchState, Hop, Reaction};
 use super::route;
 use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, Timer, forward};
+use crate::binding::DeviceId;
 use crate::clock::Now;
 use crate::sip::response::header;
-use crate::sip::{Destination, Edits, HeaderName, Message, Method, Transport};
+use crate::sip::{Destination, HeaderName, Message, Method, Transport};
 use crate::transaction::{Branch, ClientId, ServerId};
 
 /// Larger requests go by a stream, since they might not fit into the path's MTU (RFC 3261 §18.1.1).
@@ -77,14 +79,19 @@ impl Proxy {
         let outgoing = context.outgoing();
         let routed = route::preprocess(outgoing, policy, &self.keys);
         let state = context.responses.branches.get(index)?;
+        let record_route = state
+            .hop
+            .record_route
+            .map(|record_route| self.keys.write_dialog(&record_route.token(destination), outgoing.call_id()));
         let onward = forward::Onward {
             uri: state.hop.uri.as_deref(),
             routes: &state.hop.routes,
-            record_route: state.hop.record_route.as_deref(),
+            record_route: record_route.as_deref(),
             ingress: policy.listener(context.flow.listener)?,
             egress: policy.listener(destination.listener())?,
             transport: destination.transport(),
             branch,
+            towards: self.towards(state.hop.device),
         };
         Some(forward::request(outgoing, context.flow.remote, &routed, &onward))
     }
@@ -203,12 +210,12 @@ impl Proxy {
             }
             match context.responses.receive(index, response, context.is_invite()) {
                 Reaction::Wait => {}
-                Reaction::Forward => proxy.forward_response(context, response, now),
+                Reaction::Forward => proxy.forward_response(context, index, response, now),
                 Reaction::Answer => {
                     if let Purpose::Registration(_) = context.purpose {
                         return proxy.registration_accepted(context, response, contacts, now);
                     }
-                    proxy.forward_response(context, response, now);
+                    proxy.forward_response(context, index, response, now);
                     proxy.cancel_branches(context, ANSWERED_ELSEWHERE, now);
                     proxy.call_answered(context, contacts, now);
                 }
@@ -224,9 +231,27 @@ impl Proxy {
         branch.and_then(|branch| branch.hop.flow).is_some_and(|(_, home)| home.is_some())
     }
 
-    fn forward_response(&mut self, context: &Context, response: &Message, now: Now) {
+    fn forward_response(&mut self, context: &Context, index: usize, response: &Message, now: Now) {
         let status = response.status().unwrap_or_default();
-        self.transactions.respond(context.server, status, forward::response(response), now.instant);
+        let device = context.responses.branches.get(index).and_then(|branch| branch.hop.device);
+        let edits = forward::response_edits(response, self.back_from(device));
+        self.transactions.respond(context.server, status, edits.apply(response.bytes()), now.instant);
+    }
+
+    /// Whom a request goes to that leads to this device, or to none.
+    pub(super) fn towards(&self, device: Option<DeviceId>) -> Towards<'_> {
+        match device {
+            Some(_) => Towards::Phone,
+            None => Towards::Softswitch { asserted: &self.policy.strip_headers },
+        }
+    }
+
+    /// Whom the responses to it go to.
+    pub(super) fn back_from(&self, device: Option<DeviceId>) -> Towards<'_> {
+        match device {
+            Some(_) => Towards::Softswitch { asserted: &self.policy.strip_headers },
+            None => Towards::Phone,
+        }
     }
 
     /// A branch got no final response, or could not be sent: its next address, or as if `status` had come
@@ -305,7 +330,7 @@ impl Proxy {
         context.responses.is_final = true;
         match context.responses.best() {
             Some(best) => {
-                let (status, bytes) = final_response(context, best);
+                let (status, bytes) = self.final_response(context, best);
                 match bytes {
                     Some(bytes) => self.transactions.respond(context.server, status, bytes, now.instant),
                     None => self.respond(context, status, crate::sip::response::reason_phrase(status), &[], now),
@@ -341,25 +366,25 @@ impl Proxy {
             (false, _) => self.reject(context, &Reject::of(500), now),
         }
     }
-}
 
-/// The response to go back: the best one with all challenges (RFC 3261 §16.7 step 8), or `None` and 500 for a 503,
-/// which would make the softswitch stop sending to us (step 6).
-fn final_response(context: &Context, best: &Message) -> (u16, Option<Bytes>) {
-    let status = best.status().unwrap_or_default();
-    if status == 503 {
-        return (500, None);
-    }
-    let mut edits = Edits::new();
-    forward::remove_top_via(best, &mut edits);
-    if matches!(status, 401 | 407) {
-        for other in context.responses.other_challenges(best) {
-            for name in [HeaderName::WwwAuthenticate, HeaderName::ProxyAuthenticate] {
-                for field in other.fields(name) {
-                    edits.insert(best.headers_end(), |out| header(out, name.as_str(), other.slice(field.value())));
+    /// The response to go back: the best one with all challenges (RFC 3261 §16.7 step 8), or `None` and 500 for a 503,
+    /// which would make the softswitch stop sending to us (step 6).
+    fn final_response(&self, context: &Context, best: &Message) -> (u16, Option<Bytes>) {
+        let status = best.status().unwrap_or_default();
+        if status == 503 {
+            return (500, None);
+        }
+        let device = context.responses.branches.iter().find_map(|branch| branch.hop.device);
+        let mut edits = forward::response_edits(best, self.back_from(device));
+        if matches!(status, 401 | 407) {
+            for other in context.responses.other_challenges(best) {
+                for name in [HeaderName::WwwAuthenticate, HeaderName::ProxyAuthenticate] {
+                    for field in other.fields(name) {
+                        edits.insert(best.headers_end(), |out| header(out, name.as_str(), other.slice(field.value())));
+                    }
                 }
             }
         }
+        (status, Some(edits.apply(best.bytes())))
     }
-    (status, Some(edits.apply(best.bytes())))
 }

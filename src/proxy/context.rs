@@ -3,7 +3,7 @@
 use super::held_call::HeldCall;
 use super::register::Registration;
 use super::response_context::ResponseContext;
-use super::secret::FlowToken;
+use super::secret::DialogToken;
 use crate::sip::{Flow, Message, Method};
 use crate::transaction::ServerId;
 
@@ -30,7 +30,7 @@ pub(super) struct Context {
 pub(super) enum Purpose {
     Plain,
     /// Another node sends it by this one, to this flow.
-    ForNode(FlowToken),
+    ForNode(DialogToken),
     Registration(Box<Registration>),
     Call(Box<HeldCall>),
 }

@@ -67,6 +67,8 @@ pub enum Effect {
     WakeSeen { provider: Provider, after: Duration },
     /// What came of refreshing a device upstream.
     Refreshed { device: DeviceId, result: RefreshResult, reason: Cow<'static, str> },
+    /// A REGISTER came from an address of `softswitch.trusted`, and was refused.
+    Misplaced { source: SocketAddr },
     /// A message was not processed; for the counters.
     Dropped(DropReason),
     /// Our own fault. It ended one call and is to be logged.

@@ -50,7 +50,8 @@ impl Proxy {
         let uri = Uri::parse(routed.uri).ok()?;
         let alias = uri.user.and_then(DeviceId::parse).filter(|_| self.policy.is_own_host(uri.host));
         let device = match routed.token {
-            TokenRead::Token(token) => Some(token.device),
+            TokenRead::Flow(token) => Some(token.device),
+            TokenRead::Dialog(token) => Some(token.device),
             TokenRead::Hop(_) => return None,
             TokenRead::Forged | TokenRead::NoToken => alias,
         };

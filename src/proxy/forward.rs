@@ -6,6 +6,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::policy::Listener;
+use super::privacy::{Towards, hide};
 use super::route::Routed;
 use crate::sip::response::header;
 use crate::sip::{Edits, HeaderName, Message, NameAddr, Transport, Uri, scan};
@@ -27,6 +28,7 @@ pub(super) struct Onward<'a> {
     /// What it leaves by; may differ from the listener's own transport.
     pub transport: Transport,
     pub branch: &'a Branch,
+    pub towards: Towards<'a>,
 }
 
 /// Steps 1-6, 8 and 9 of RFC 3261 §16.6. The first Via is stamped with the source that the request came from.
@@ -51,6 +53,7 @@ pub(super) fn request(request: &Message, source: SocketAddr, routed: &Routed<'_>
         edits.insert(first_line(request, HeaderName::Route), |out| header(out, "Route", onward.routes));
     }
     decrement_max_forwards(request, &mut edits);
+    hide(request, onward.towards, &mut edits);
     if onward.transport.is_reliable() && request.fields(HeaderName::ContentLength).next().is_none() {
         let length = request.body().len();
         edits.insert(request.headers_end(), |out| header(out, "Content-Length", length.to_string().as_bytes()));
@@ -172,16 +175,17 @@ pub(super) fn remove_values(message: &Message, name: HeaderName, removed: &[Rang
 }
 
 /// Takes our own Via off a response (RFC 3261 §16.7 step 3).
-pub(super) fn remove_top_via(response: &Message, edits: &mut Edits) {
+fn remove_top_via(response: &Message, edits: &mut Edits) {
     if let Some(top) = response.values(HeaderName::Via).next() {
         let span = response.span_of(top);
         remove_values(response, HeaderName::Via, &[span], edits);
     }
 }
 
-/// A response as it goes back to whom the request came from.
-pub(super) fn response(response: &Message) -> Bytes {
+/// What is always different in a response that goes back to whom the request came from.
+pub(super) fn response_edits(response: &Message, towards: Towards<'_>) -> Edits {
     let mut edits = Edits::new();
     remove_top_via(response, &mut edits);
-    edits.apply(response.bytes())
+    hide(response, towards, &mut edits);
+    edits
 }

@@ -12,8 +12,8 @@ use super::event::{Contacts, Effect, Outcome};
 use super::held_call::{Deed, DeviceInput, DeviceState, HeldCall, HeldDevice};
 use super::policy::PushWhen;
 use super::request::call_ref;
-use super::response_context::{BranchState, Hop};
-use super::secret::FlowToken;
+use super::response_context::{BranchState, Hop, RecordRoute};
+use super::secret::DialogToken;
 use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, Timer, forward};
 use crate::binding::{Aor, Binding, DeviceId, PushTarget, Tokens};
 use crate::clock::Now;
@@ -197,10 +197,9 @@ impl Proxy {
     }
 
     fn hop_to(&self, context: &Context, binding: &Binding) -> Hop {
-        let token = FlowToken { device: binding.device, flow: binding.flow };
         let is_dialog =
             context.is_invite() || matches!(context.request.method_text(), b"SUBSCRIBE" | b"REFER" | b"NOTIFY");
-        let way = self.way_to(&context.request, binding.device, binding.flow, binding.home);
+        let way = self.way_to(&context.request, context.flow, binding.device, (binding.flow, binding.home));
         // The node that has the flow stays on the dialog's path; this one need not.
         let stays = is_dialog && way.is_direct();
         let routes = way.routes_to(binding);
@@ -209,7 +208,10 @@ impl Proxy {
         Hop {
             uri: Some(forward::request_uri(&binding.contact).into()),
             routes,
-            record_route: stays.then(|| self.keys.write(&token).into()),
+            record_route: stays.then(|| {
+                let other = self.other_side(&context.request, context.flow);
+                RecordRoute::ToPhone(DialogToken { device: binding.device, flow: binding.flow, other })
+            }),
             destinations,
             device: Some(binding.device),
             flow: Some(way.flow),

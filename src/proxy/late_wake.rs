@@ -14,8 +14,9 @@ use super::context::Context;
 use super::event::{Contacts, Effect};
 use super::held_call::{DeviceState, HeldDevice};
 use super::policy::LateWake;
+use super::privacy::Towards;
 use super::request::Way;
-use super::secret::FlowToken;
+use super::secret::DialogToken;
 use super::{Proxy, Timer, forward, route};
 use crate::binding::{Aor, Binding, DeviceId, Tokens};
 use crate::clock::Now;
@@ -142,7 +143,7 @@ impl Proxy {
     }
 
     fn invite_and_cancel(&mut self, call: LateCall, binding: &Binding, now: Now) {
-        let way = self.way_to(&call.request, binding.device, binding.flow, binding.home);
+        let way = self.way_to(&call.request, call.flow, binding.device, (binding.flow, binding.home));
         let destination = way.destination;
         let branch = self.transactions.new_branch(call.loop_hash);
         let Some(bytes) = self.late_invite(&call, binding, &way, &branch) else { return };
@@ -163,7 +164,12 @@ impl Proxy {
 
     fn late_invite(&self, call: &LateCall, binding: &Binding, way: &Way, branch: &Branch) -> Option<Bytes> {
         let destination = way.destination;
-        let token = self.keys.write(&FlowToken { device: binding.device, flow: binding.flow });
+        let token = DialogToken {
+            device: binding.device,
+            flow: binding.flow,
+            other: self.other_side(&call.request, call.flow),
+        };
+        let token = self.keys.write_dialog(&token, call.request.call_id());
         let routes = way.routes_to(binding);
         let routed = route::preprocess(&call.request, &self.policy, &self.keys);
         let onward = forward::Onward {
@@ -174,6 +180,7 @@ impl Proxy {
             egress: self.policy.listener(destination.listener())?,
             transport: destination.transport(),
             branch,
+            towards: Towards::Phone,
         };
         Some(forward::request(&call.request, call.flow.remote, &routed, &onward))
     }

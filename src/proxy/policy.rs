@@ -20,6 +20,11 @@ pub struct Policy {
     pub softswitch: Option<Softswitch>,
     /// Only these may call phones.
     pub trusted: Vec<IpNet>,
+    /// Whether phones, too, may register from there.
+    pub phones_behind_trusted: bool,
+    pub calls_from: CallsFrom,
+    /// Header fields that phones cannot assert, in lower case: taken out of what they send.
+    pub strip_headers: Arc<[Box<str>]>,
     /// In the order of `sip.listen`.
     pub listeners: Vec<Listener>,
     /// By what other nodes reach this one; `None` where the store has no others.
@@ -38,6 +43,14 @@ pub struct Policy {
 pub enum Mode {
     Relay,
     Local,
+}
+
+/// Whose requests, other than REGISTER, go to the softswitch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallsFrom {
+    Any,
+    /// Of flows that a phone has registered by.
+    Registered,
 }
 
 /// What the softswitch gets as the Contact of a phone.

@@ -4,6 +4,7 @@ use super::contact::{write_contact, write_upstream_params, write_uri_without_pus
 use super::context::{Context, Purpose};
 use super::event::Contacts;
 use super::policy::{Listener, UpstreamContact};
+use super::privacy::Towards;
 use super::register::{RegisterContact, Registration};
 use super::response_context::Hop;
 use super::secret::FlowToken;
@@ -150,8 +151,7 @@ impl Proxy {
     /// The softswitch's 2xx as the phone is to see it: its own Contact again, and which pushes it can count on.
     pub(super) fn relayed_2xx(&self, context: &Context, response: &Message, contacts: &dyn Contacts) -> bytes::Bytes {
         let Purpose::Registration(registration) = &context.purpose else { return response.bytes().clone() };
-        let mut edits = Edits::new();
-        forward::remove_top_via(response, &mut edits);
+        let mut edits = forward::response_edits(response, Towards::Phone);
         for value in response.values(HeaderName::Contact) {
             self.restore_contact(context, registration, response, value, contacts, &mut edits);
         }

@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::context::{Context, Purpose};
+use super::dialog::is_of_phone;
 use super::event::{Contacts, DropReason, Effect};
-use super::policy::{Mode, transport_param};
-use super::response_context::{Hop, ResponseContext};
+use super::policy::{CallsFrom, Mode};
+use super::response_context::{Hop, RecordRoute, ResponseContext};
 use super::route::{self, Routed};
-use super::secret::{FlowToken, TokenRead};
+use super::secret::{DialogToken, FlowToken, TokenRead};
 use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, Timer, forward, validate};
 use crate::binding::{Aor, Binding, DeviceId, Home};
 use crate::clock::Now;
 use crate::sip::response::header;
-use crate::sip::{Destination, Flow, HeaderName, Message, Method, Transport, Uri};
+use crate::sip::{Destination, Flow, HeaderName, Message, Method, Uri};
 use crate::transaction::{Incoming, ServerId};
 
 /// Methods we say in Allow: everything passes through, so everything that is in use.
@@ -62,8 +63,10 @@ pub(super) enum Target {
     /// A request within a dialog, to the flow that its Route names.
     Flow(FlowToken),
     /// A request that another node sends by this one, which has the device's flow.
-    Hop(FlowToken),
-    /// A request of a phone.
+    Hop(DialogToken),
+    /// A phone's request within a dialog, to whom the dialog is with.
+    OtherSide(DialogToken),
+    /// Any other request of a phone.
     Softswitch,
     /// A request for one or all devices of an AOR.
     Phones { aor: Aor, bindings: Vec<Arc<Binding>>, only: Option<DeviceId> },
@@ -109,6 +112,12 @@ impl Proxy {
             return;
         }
         if context.request.method() == Method::REGISTER {
+            if !self.may_register(context.flow) {
+                // One datagram in its name must not make the softswitch a phone, which nobody would take calls from.
+                let reject = Reject::new(403, "Registrations From The Softswitch Are Not Taken");
+                self.effects.push_back(Effect::Misplaced { source: context.flow.remote });
+                return self.reject(context, &reject, now);
+            }
             return self.register(context, contacts, now);
         }
         let policy = Arc::clone(&self.policy);
@@ -123,7 +132,8 @@ impl Proxy {
         match target {
             Ok(Target::Flow(token)) => self.forward_in_dialog(context, &token, contacts, now),
             Ok(Target::Hop(token)) => self.forward_for_node(context, &token, contacts, now),
-            Ok(Target::Softswitch) => self.forward_to_softswitch(context, &routed, contacts, now),
+            Ok(Target::OtherSide(token)) => self.forward_to_other_side(context, &token, contacts, now),
+            Ok(Target::Softswitch) => self.forward_to_softswitch(context, contacts, now),
             Ok(Target::Ourselves) => self.answer_ourselves(context, now),
             Ok(Target::Phones { aor, bindings, only }) => {
                 self.call_phones(context, aor, &bindings, only, contacts, now);
@@ -139,30 +149,45 @@ impl Proxy {
         flow: Flow,
         contacts: &dyn Contacts,
     ) -> Result<Target, Reject> {
+        let is_in_dialog = request.to_tag().is_some();
         match routed.token {
             TokenRead::Forged => return Err(Reject::new(403, "Forbidden Flow Token")),
             TokenRead::Hop(token) => return Ok(Target::Hop(token)),
-            TokenRead::Token(_) | TokenRead::NoToken => {}
+            TokenRead::Flow(_) | TokenRead::Dialog(_) | TokenRead::NoToken => {}
         }
         let uri = Uri::parse(routed.uri).map_err(|_| Reject::of(416))?;
-        if self.side(flow, routed.token, contacts) == Side::Phone {
-            return if routed.next_route.is_none() && uri.user.is_none() && self.policy.is_own(&uri) {
+        if self.side(flow, contacts) == Side::Phone {
+            let may_call =
+                || self.policy.calls_from == CallsFrom::Any || contacts.on_flow(flow.transport, flow.remote).is_some();
+            if let TokenRead::Dialog(token) = routed.token
+                && is_in_dialog
+                && is_of_phone(&token, flow, contacts)
+            {
+                return Ok(Target::OtherSide(token));
+            }
+            return if !may_call() {
+                Err(Reject::of(403))
+            } else if routed.next_route.is_none() && uri.user.is_none() && self.policy.is_own(&uri) {
                 Ok(Target::Ourselves)
-            } else if self.policy.mode == Mode::Relay || routed.token != TokenRead::NoToken {
+            } else if self.policy.mode == Mode::Relay {
                 Ok(Target::Softswitch)
             } else {
                 Err(Reject::of(403))
             };
         }
-        if let TokenRead::Token(token) = routed.token {
-            if request.to_tag().is_some() {
-                return Ok(Target::Flow(token));
+        match routed.token {
+            TokenRead::Flow(token) if is_in_dialog => return Ok(Target::Flow(token)),
+            TokenRead::Dialog(DialogToken { device, flow, .. }) if is_in_dialog => {
+                return Ok(Target::Flow(FlowToken { device, flow }));
             }
-            // By the Path that its REGISTER left: a binding that has ended is as good as a flow that is gone, and the
-            // registrar is to forget it (RFC 5626 §5.3).
-            let binding = contacts.of_device(token.device).ok_or_else(|| Reject::of(430))?;
-            let only = Some(binding.device);
-            return Ok(Target::Phones { aor: binding.aor.clone(), bindings: vec![binding], only });
+            TokenRead::Flow(token) => {
+                // By the Path that its REGISTER left: a binding that has ended is as good as a flow that is gone, and the
+                // registrar is to forget it (RFC 5626 §5.3).
+                let binding = contacts.of_device(token.device).ok_or_else(|| Reject::of(430))?;
+                let only = Some(binding.device);
+                return Ok(Target::Phones { aor: binding.aor.clone(), bindings: vec![binding], only });
+            }
+            TokenRead::Dialog(_) | TokenRead::Hop(_) | TokenRead::Forged | TokenRead::NoToken => {}
         }
         self.phones(&uri, contacts)
     }
@@ -196,36 +221,24 @@ impl Proxy {
             .ok_or_else(|| Reject::of(404))
     }
 
-    /// The softswitch is known by its address. A phone may share that address (behind one NAT, or on one machine), so
-    /// what comes on a device's own flow is the device's.
-    fn side(&self, flow: Flow, token: TokenRead, contacts: &dyn Contacts) -> Side {
-        let is_next_hop = self.policy.softswitch.as_ref().is_some_and(|softswitch| {
-            crate::sip::uri::host_ip(softswitch.host.as_bytes())
-                .is_some_and(|ip| SocketAddr::new(ip, softswitch.port.unwrap_or(5060)) == flow.remote)
-        });
-        let is_token_flow = matches!(token, TokenRead::Token(token) if token.flow.remote == flow.remote);
-        let is_phone = !is_next_hop
-            && (is_token_flow
-                || !self.policy.is_trusted(flow.remote.ip())
-                || contacts.on_flow(flow.transport, flow.remote).is_some());
+    /// The softswitch is known by its address, which comes before what has registered: nobody becomes a phone by a
+    /// REGISTER in its name. Only where the operator says that phones share the address
+    /// (`register.phones_behind_trusted`) a device's own flow is the device's.
+    fn side(&self, flow: Flow, contacts: &dyn Contacts) -> Side {
+        let is_phone = !self.policy.is_trusted(flow.remote.ip())
+            || (self.may_register(flow) && contacts.on_flow(flow.transport, flow.remote).is_some());
         if is_phone { Side::Phone } else { Side::Softswitch }
     }
 
-    /// To a phone within a dialog: its present flow where it has registered since, else the one of the dialog's start.
-    fn forward_in_dialog(&mut self, context: &mut Context, token: &FlowToken, contacts: &dyn Contacts, now: Now) {
-        let way = self.way_in_dialog(&context.request, token, contacts, now);
-        let mut destinations = vec![way.destination];
-        self.prefer_stream(&context.request, &mut destinations);
-        let hop = Hop {
-            uri: None,
-            routes: way.routes,
-            record_route: self.record_route(&context.request, token),
-            destinations,
-            device: Some(token.device),
-            flow: Some(way.flow),
+    /// Whether a REGISTER that comes by this flow may be a phone's.
+    fn may_register(&self, flow: Flow) -> bool {
+        let is_next_hop = || {
+            self.policy.softswitch.as_ref().is_some_and(|softswitch| {
+                crate::sip::uri::host_ip(softswitch.host.as_bytes())
+                    .is_some_and(|ip| SocketAddr::new(ip, softswitch.port.unwrap_or(5060)) == flow.remote)
+            })
         };
-        self.start_branch(context, hop, now);
-        self.conclude(context, contacts, now);
+        !self.policy.is_trusted(flow.remote.ip()) || (self.policy.phones_behind_trusted && !is_next_hop())
     }
 
     pub(super) fn registered_for_node(&mut self, server: ServerId, contacts: &dyn Contacts, now: Now) {
@@ -238,15 +251,6 @@ impl Proxy {
         });
     }
 
-    fn way_in_dialog(&self, request: &Message, token: &FlowToken, contacts: &dyn Contacts, now: Now) -> Way {
-        match contacts.of_device(token.device) {
-            Some(binding) if self.is_reachable(&binding, contacts, now) => {
-                self.way_to(request, binding.device, binding.flow, binding.home)
-            }
-            Some(_) | None => self.way_to(request, token.device, token.flow, None),
-        }
-    }
-
     /// Whether a device may be expected on its flow, and the flow is of a node that is there.
     pub(super) fn is_reachable(&self, binding: &Binding, contacts: &dyn Contacts, now: Now) -> bool {
         binding.is_reachable(now.unix) && (self.elsewhere(binding.home).is_none() || contacts.has_home(binding))
@@ -257,13 +261,21 @@ impl Proxy {
         home.filter(|home| Some(*home) != self.policy.home)
     }
 
-    /// To a flow of this node, or by the node that has it, with a Route that only that node can follow.
-    pub(super) fn way_to(&self, request: &Message, device: DeviceId, flow: Flow, home: Option<Home>) -> Way {
+    /// To a flow of this node, or by the node that has it, with a Route that only that node can follow. `source` is where
+    /// `request` came from.
+    pub(super) fn way_to(
+        &self,
+        request: &Message,
+        source: Flow,
+        device: DeviceId,
+        (flow, home): (Flow, Option<Home>),
+    ) -> Way {
         let by_other = self.elsewhere(home).and_then(|home| Some((home, self.address(home.transport, home.address)?)));
         let Some((home, destination)) = by_other else {
             return Way { destination: Destination::Flow(flow), routes: [].into(), flow: (flow, None) };
         };
-        let token = self.keys.write_hop(&FlowToken { device, flow }, request.call_id());
+        let other = self.other_side(request, source).without_connection();
+        let token = self.keys.write_hop(&DialogToken { device, flow, other }, request.call_id());
         let mut routes = format!("<sip:{token}@{}", home.address);
         if home.transport.is_reliable() {
             routes.push_str(";transport=");
@@ -275,7 +287,7 @@ impl Proxy {
 
     /// For another node, which holds the call: to the very flow that it names. A later one of the device's it learns of by
     /// itself.
-    fn forward_for_node(&mut self, context: &mut Context, token: &FlowToken, contacts: &dyn Contacts, now: Now) {
+    fn forward_for_node(&mut self, context: &mut Context, token: &DialogToken, contacts: &dyn Contacts, now: Now) {
         context.purpose = Purpose::ForNode(*token);
         if contacts.is_registering(token.device) {
             // The other node has heard of the REGISTER before its 2xx was sent, which is to come first.
@@ -285,7 +297,7 @@ impl Proxy {
         let hop = Hop {
             uri: None,
             routes: [].into(),
-            record_route: self.record_route(&context.request, token),
+            record_route: keeps_dialog(&context.request).then_some(RecordRoute::ToPhone(*token)),
             destinations: vec![Destination::Flow(token.flow)],
             device: Some(token.device),
             flow: Some((token.flow, None)),
@@ -294,38 +306,24 @@ impl Proxy {
         self.conclude(context, contacts, now);
     }
 
-    fn forward_to_softswitch(&mut self, context: &mut Context, routed: &Routed<'_>, contacts: &dyn Contacts, now: Now) {
-        let device = contacts.on_flow(context.flow.transport, context.flow.remote).unwrap_or(NO_DEVICE);
-        let record_route = self.record_route(&context.request, &FlowToken { device, flow: context.flow });
-        let hop =
-            Hop { uri: None, routes: [].into(), record_route, destinations: Vec::new(), device: None, flow: None };
-        match self.trusted_destination(routed, contacts) {
-            Some(destination) => {
-                let mut destinations = vec![destination];
-                self.prefer_stream(&context.request, &mut destinations);
-                self.start_branch(context, Hop { destinations, ..hop }, now);
-            }
-            None => self.start_upstream(context, hop, now),
-        }
+    /// What a phone says chooses no address: whatever stands in Route and Request-URI, it goes to `softswitch.uri`.
+    fn forward_to_softswitch(&mut self, context: &mut Context, contacts: &dyn Contacts, now: Now) {
+        let hop = self.hop_from_phone(context, Vec::new(), contacts);
+        self.start_upstream(context, hop, now);
         self.conclude(context, contacts, now);
     }
 
-    /// Where Route or Request-URI lead, if that is the softswitch's side: a phone reaches nothing else through us.
-    fn trusted_destination(&self, routed: &Routed<'_>, contacts: &dyn Contacts) -> Option<Destination> {
-        let uri = Uri::parse(routed.next_route.unwrap_or(routed.uri)).ok()?;
-        let ip = uri.host_ip()?;
-        let remote = SocketAddr::new(ip, uri.port.unwrap_or(5060));
-        let transport = transport_param(&uri).unwrap_or(Transport::Udp);
-        let reaches_softswitch =
-            self.policy.is_trusted(ip) && !self.policy.is_own(&uri) && contacts.on_flow(transport, remote).is_none();
-        let listener = self.policy.listener_for(transport, ip).filter(|_| reaches_softswitch)?;
-        Some(Destination::Address { transport, listener, remote })
-    }
-
-    /// Requests that form or may refresh a dialog keep us on its path (RFC 3261 §16.6 step 4).
-    fn record_route(&self, request: &Message, token: &FlowToken) -> Option<Box<str>> {
-        let keeps = matches!(request.method_text(), b"INVITE" | b"SUBSCRIBE" | b"REFER" | b"NOTIFY");
-        keeps.then(|| self.keys.write(token).into())
+    /// The way of a phone's request.
+    pub(super) fn hop_from_phone(
+        &self,
+        context: &Context,
+        destinations: Vec<Destination>,
+        contacts: &dyn Contacts,
+    ) -> Hop {
+        let flow = context.flow;
+        let device = contacts.on_flow(flow.transport, flow.remote).unwrap_or(NO_DEVICE);
+        let record_route = keeps_dialog(&context.request).then_some(RecordRoute::FromPhone(FlowToken { device, flow }));
+        Hop { uri: None, routes: [].into(), record_route, destinations, device: None, flow: None }
     }
 
     /// A request to the proxy itself: OPTIONS tells that we are alive (RFC 3261 §11), nothing else has a meaning.
@@ -369,17 +367,19 @@ impl Proxy {
             return Err(DropReason::Ack);
         }
         let routed = route::preprocess(request, &policy, &self.keys);
-        let (destination, routes) = match self.target(request, &routed, flow, contacts) {
+        let (device, destination, routes): (_, _, Box<[u8]>) = match self.target(request, &routed, flow, contacts) {
             Ok(Target::Flow(token)) => {
-                let way = self.way_in_dialog(request, &token, contacts, now);
-                (way.destination, way.routes)
+                let way = self.way_in_dialog(request, flow, &token, contacts, now);
+                (Some(token.device), way.destination, way.routes)
             }
-            Ok(Target::Hop(token)) => (Destination::Flow(token.flow), [].into()),
+            Ok(Target::Hop(token)) => (Some(token.device), Destination::Flow(token.flow), [].into()),
+            Ok(Target::OtherSide(token)) => {
+                let destination = self.ways_to_other_side(&token).into_iter().next_back();
+                (None, destination.ok_or(DropReason::Ack)?, [].into())
+            }
             Ok(Target::Softswitch) => {
-                let destination = self
-                    .trusted_destination(&routed, contacts)
-                    .or_else(|| self.upstream_addresses().into_iter().next_back());
-                (destination.ok_or(DropReason::Ack)?, [].into())
+                let destination = self.upstream_addresses().into_iter().next_back();
+                (None, destination.ok_or(DropReason::Ack)?, [].into())
             }
             Ok(Target::Phones { .. } | Target::Ourselves) | Err(_) => return Err(DropReason::Ack),
         };
@@ -394,12 +394,18 @@ impl Proxy {
             egress,
             transport: destination.transport(),
             branch: &branch,
+            towards: self.towards(device),
         };
         let bytes = forward::request(request, flow.remote, &routed, &onward);
         self.collect_sends();
         self.send_stateless(destination, bytes);
         Ok(())
     }
+}
+
+/// Requests that form or may refresh a dialog keep us on its path (RFC 3261 §16.6 step 4).
+pub(super) fn keeps_dialog(request: &Message) -> bool {
+    matches!(request.method_text(), b"INVITE" | b"SUBSCRIBE" | b"REFER" | b"NOTIFY")
 }
 
 /// The header that names the call to the operator and the bucket, else Call-ID (design of ECSS's call_ref).

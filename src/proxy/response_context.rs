@@ -4,6 +4,7 @@
 
 use smallvec::SmallVec;
 
+use super::secret::{DialogToken, FlowToken, OtherSide};
 use crate::binding::{DeviceId, Home};
 use crate::sip::{Destination, Flow, Message};
 use crate::transaction::ClientId;
@@ -15,14 +16,35 @@ pub(super) struct Hop {
     pub uri: Option<Box<[u8]>>,
     /// Route values of the target's Path.
     pub routes: Box<[u8]>,
-    /// User part of our Record-Route.
-    pub record_route: Option<Box<str>>,
+    /// What our Record-Route says; `None` where we need not see the rest of the dialog.
+    pub record_route: Option<RecordRoute>,
     /// Addresses to try, the next one last.
     pub destinations: Vec<Destination>,
     /// The device it leads to, when it does.
     pub device: Option<DeviceId>,
     /// That device's flow, and the other node that has it.
     pub flow: Option<(Flow, Option<Home>)>,
+}
+
+/// Whose dialog our Record-Route keeps us in.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum RecordRoute {
+    /// The branch leads to a phone.
+    ToPhone(DialogToken),
+    /// The request is a phone's. The dialog's other side is where the branch leads.
+    FromPhone(FlowToken),
+}
+
+impl RecordRoute {
+    /// What it says in a branch that goes to `destination`.
+    pub(super) fn token(self, destination: Destination) -> DialogToken {
+        match self {
+            Self::ToPhone(token) => token,
+            Self::FromPhone(FlowToken { device, flow }) => {
+                DialogToken { device, flow, other: OtherSide::at(destination) }
+            }
+        }
+    }
 }
 
 /// One target's share of a request.

@@ -169,7 +169,8 @@ impl Proxy {
         let routed = route::preprocess(request, &self.policy, &self.keys);
         match self.target(request, &routed, flow, contacts) {
             Ok(Target::Phones { only, .. }) => only,
-            Ok(Target::Flow(_) | Target::Hop(_) | Target::Softswitch | Target::Ourselves) | Err(_) => None,
+            Ok(Target::Flow(_) | Target::Hop(_) | Target::OtherSide(_) | Target::Softswitch | Target::Ourselves)
+            | Err(_) => None,
         }
     }
 

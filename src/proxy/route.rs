@@ -36,29 +36,37 @@ pub(super) fn preprocess<'m>(request: &'m Message, policy: &Policy, keys: &Keys)
         routed.token = token;
         restore_uri(request, &mut routes, &mut routed);
     }
-    let mut ours = true;
     for route in routes {
         let uri = NameAddr::parse(route).map_or(route, |parsed| parsed.uri);
-        ours &= Uri::parse(uri).is_ok_and(|uri| policy.is_own(&uri));
-        if !ours {
+        let token = own_token(request, uri, policy, keys);
+        let is_ours = token.is_some() || Uri::parse(uri).is_ok_and(|uri| policy.is_own(&uri));
+        if !is_ours || token.is_some_and(|token| is_another_leg(routed.token, token)) {
             routed.next_route = Some(uri);
             break;
         }
         routed.removed.push(request.span_of(route));
-        if routed.token == TokenRead::NoToken {
-            routed.token = own_token(request, uri, policy, keys).unwrap_or(TokenRead::NoToken);
+        if let (TokenRead::NoToken, Some(token)) = (routed.token, token) {
+            routed.token = token;
         }
     }
     routed
 }
 
-/// What a URI of ours has in its user part, if that has the form of a token.
+/// What a URI of ours has in its user part, if that has the form of a token. A token that is signed by us makes a URI ours
+/// whatever its host is by now: some softswitches put the address there that they see us at.
 fn own_token(request: &Message, uri: &[u8], policy: &Policy, keys: &Keys) -> Option<TokenRead> {
-    let uri = Uri::parse(uri).ok().filter(|uri| policy.is_own(uri))?;
+    let uri = Uri::parse(uri).ok()?;
     match keys.read(uri.user?, request.call_id()) {
         TokenRead::NoToken => None,
-        token @ (TokenRead::Token(_) | TokenRead::Hop(_) | TokenRead::Forged) => Some(token),
+        TokenRead::Forged => policy.is_own(&uri).then_some(TokenRead::Forged),
+        token @ (TokenRead::Flow(_) | TokenRead::Dialog(_) | TokenRead::Hop(_)) => Some(token),
     }
+}
+
+/// A call between two phones that the softswitch passes on without a Record-Route of its own comes by us twice. What the
+/// second time left in the route set is for the request's next visit.
+fn is_another_leg(first: TokenRead, next: TokenRead) -> bool {
+    matches!((first, next), (TokenRead::Dialog(first), TokenRead::Dialog(next)) if first.device != next.device)
 }
 
 /// A strict router before us put our Record-Route value into the Request-URI and the real one at the end of Route.

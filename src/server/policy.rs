@@ -8,8 +8,8 @@ use crate::binding::{Home, Provider, PushTarget};
 use crate::config::{self, Config};
 use crate::proxy::PushSupport;
 use crate::proxy::policy::{
-    Auth, Credentials, HoldPolicy, LateWake, Listener, MissedPolicy, Mode, Policy, PushWhen, RegistrarPolicy, Secrets,
-    Softswitch, UpstreamContact,
+    Auth, CallsFrom, Credentials, HoldPolicy, LateWake, Listener, MissedPolicy, Mode, Policy, PushWhen,
+    RegistrarPolicy, Secrets, Softswitch, UpstreamContact,
 };
 use crate::push::{self, Pushers};
 use crate::sip::Transport;
@@ -39,6 +39,12 @@ pub(super) fn policy(config: &Config, listeners: &[transport::Listener], secret:
             transport: next_hop.transport,
         }),
         trusted: config.softswitch.trusted.clone(),
+        phones_behind_trusted: config.register.phones_behind_trusted,
+        calls_from: match config.register.calls_from {
+            config::CallsFrom::Any => CallsFrom::Any,
+            config::CallsFrom::Registered => CallsFrom::Registered,
+        },
+        strip_headers: config.softswitch.strip_headers.clone().into(),
         listeners: listeners.iter().map(|listener| listening_point(config, listener)).collect(),
         home: home(config, listeners),
         registrar: RegistrarPolicy {

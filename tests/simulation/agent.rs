@@ -40,6 +40,8 @@ pub(crate) enum Registrar {
 #[derive(Debug, Clone)]
 pub(crate) struct Device {
     pub(crate) user: String,
+    /// By which it goes in the Contacts of dialogs, in place of its address.
+    pub(crate) name: Option<String>,
     /// `;pn-provider=…` and others.
     pub(crate) push: String,
     pub(crate) instance: Option<String>,
@@ -126,6 +128,7 @@ impl Agent {
             acks: Vec::new(),
             device: Device {
                 user: user.into(),
+                name: None,
                 push: format!(";pn-provider=fcm;pn-param=project;pn-prid=token-{name}"),
                 instance: Some(format!("urn:uuid:{name}")),
                 label: None,
@@ -168,7 +171,8 @@ impl Agent {
     /// The Contact of a dialog: without anything of push (RFC 8599 §4.1).
     pub(crate) fn dialog_contact(&self) -> String {
         let transport = if self.transport == Transport::Tcp { ";transport=tcp" } else { "" };
-        format!("<sip:{}@{}{transport}>", self.device.user, self.address)
+        let address = self.device.name.clone().unwrap_or_else(|| self.address.to_string());
+        format!("<sip:{}@{address}{transport}>", self.device.user)
     }
 
     pub(crate) fn register(&mut self, contact: Option<String>) -> Draft {

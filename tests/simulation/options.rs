@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use sip_push_proxy::proxy::Policy;
 use sip_push_proxy::proxy::policy::{
-    Auth, HoldPolicy, LateWake, Listener, MissedPolicy, Mode, PushWhen, RegistrarPolicy, Softswitch, UpstreamContact,
+    Auth, CallsFrom, HoldPolicy, LateWake, Listener, MissedPolicy, Mode, PushWhen, RegistrarPolicy, Softswitch,
+    UpstreamContact,
 };
 use sip_push_proxy::sip::{Transport, Uri};
 use sip_push_proxy::transaction::Settings;
@@ -34,6 +35,9 @@ pub(crate) fn policy() -> Policy {
         domains: vec!["example.org".into()],
         softswitch: Softswitch::of(&Uri::parse(b"sip:192.0.2.20:5060").unwrap()),
         trusted: vec!["192.0.2.20/32".parse().unwrap()],
+        phones_behind_trusted: false,
+        calls_from: CallsFrom::Any,
+        strip_headers: ["p-asserted-identity", "remote-party-id", "diversion", "history-info"].map(Box::from).into(),
         listeners: vec![listener(Transport::Udp), listener(Transport::Tcp)],
         home: None,
         registrar: RegistrarPolicy {

@@ -247,6 +247,15 @@ impl World {
         }
     }
 
+    /// The operator's other wishes.
+    pub(crate) fn policy_with(&mut self, change: impl FnOnce(&mut Policy)) {
+        let mut policy = crate::options::policy();
+        policy.mode = self.policy.mode;
+        change(&mut policy);
+        self.policy = Arc::new(policy);
+        self.proxy.reload(Arc::clone(&self.policy));
+    }
+
     /// A new process in the place of one that was killed.
     pub(crate) fn restart(&mut self) {
         let seed = self.random.below(usize::MAX) as u64;
@@ -336,6 +345,7 @@ impl World {
                 self.note(|| format!("refresh {} {reason}", result.name()));
                 self.refreshed.push(result);
             }
+            Effect::Misplaced { source } => self.note(|| format!("a REGISTER from {source}")),
             Effect::Dropped(reason) => self.ledger.dropped.push(reason),
             Effect::Fault(fault) => panic!("the core's own fault: {fault}"),
             Effect::Fetch { ticket, .. } => self.schedule_after(Duration::from_millis(5), Event::Fetched(ticket)),

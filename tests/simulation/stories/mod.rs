@@ -5,6 +5,7 @@ mod cancel;
 mod chance;
 mod devices;
 mod dialogs;
+mod doors;
 mod forking;
 mod late_wake;
 mod limits;

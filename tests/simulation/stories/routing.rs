@@ -69,8 +69,10 @@ fn a_strict_router_before_us_is_understood() {
     let route = text::values(&answer, HeaderName::RecordRoute).remove(0);
     let ours = route.trim_matches(|letter| letter == '<' || letter == '>');
     let to = text::first(&answer, HeaderName::To);
-    let bye = switch
-        .asks("BYE", ours, |draft| Draft { to, ..draft }.header(format!("Route: <{}>", text::contact_uri(&answer))));
+    let call_id = call.call_ref();
+    let bye = switch.asks("BYE", ours, |draft| {
+        Draft { to, call_id, ..draft }.header(format!("Route: <{}>", text::contact_uri(&answer)))
+    });
     sim.run_for(s(1));
     bye.expects(&[200]);
     let got = &alice.got("BYE")[0];

@@ -104,8 +104,10 @@ fn an_ack_of_no_dialog_is_dropped() {
 
 #[test]
 fn a_phone_at_the_softswitchs_own_address_is_a_phone() {
-    let sim =
-        Sim::with(|policy| policy.trusted = vec!["192.0.2.20/32".parse().unwrap(), "198.51.100.0/24".parse().unwrap()]);
+    let sim = Sim::with(|policy| {
+        policy.trusted = vec!["192.0.2.20/32".parse().unwrap(), "198.51.100.0/24".parse().unwrap()];
+        policy.phones_behind_trusted = true;
+    });
     let (alice, bob, mut push) = (sim.phone("alice"), sim.phone("bob"), sim.push());
     alice.registers();
     bob.registers();
