@@ -77,7 +77,7 @@ impl Observer {
             | Effect::Woken(_)
             | Effect::WakeSeen { .. }
             | Effect::Refreshed { .. }
-            | Effect::Misplaced { .. }
+            | Effect::Warning(_)
             | Effect::Dropped(_)
             | Effect::Fault(_) => {}
         }

@@ -168,7 +168,7 @@ impl Pair {
                 | Effect::CallBegan { .. }
                 | Effect::WakeSeen { .. }
                 | Effect::Refreshed { .. }
-                | Effect::Misplaced { .. }
+                | Effect::Warning(_)
                 | Effect::Dropped(_) => {}
             }
         }

@@ -11,6 +11,7 @@ mod resolve;
 mod shared;
 mod tap;
 mod view;
+mod warnings;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -27,6 +28,7 @@ use leaving::Leaving;
 pub use refresh::{Pace, is_ours_to_refresh};
 pub use shared::{Parts, Shared, worker_of};
 use view::View;
+use warnings::Warnings;
 
 use crate::binding::{Binding, DeviceId};
 use crate::clock::{Now, UnixMillis};
@@ -46,8 +48,6 @@ use crate::transport::{Event, Inbound, Transport, WorkerSockets};
 pub const INBOX: usize = 4096;
 /// Answers of the store, the providers and the resolver that wait for a worker.
 const REPLIES: usize = 4096;
-/// How often the log says that phones register from where only the softswitch should be.
-const MISPLACED_EVERY: Duration = Duration::from_secs(60);
 /// Inputs taken in one turn before the network is looked at again.
 const TURN: usize = 256;
 /// Which worker a response from a stream belongs to: the one that made its branch.
@@ -101,8 +101,7 @@ pub struct Worker {
     woken: Vec<Arc<Binding>>,
     /// The first worker's: when devices have their turn to be refreshed upstream.
     pace: Option<Pace>,
-    /// When the log last told of [`Effect::Misplaced`].
-    misplaced_told: Option<Instant>,
+    warnings: Warnings,
     stop: watch::Receiver<Phase>,
 }
 
@@ -153,7 +152,7 @@ impl Worker {
             failed: Vec::new(),
             woken: Vec::new(),
             pace: keeps_pace.then(|| Pace::new(now().instant)),
-            misplaced_told: None,
+            warnings: Warnings::default(),
             stop,
         })
     }
@@ -385,7 +384,7 @@ impl Worker {
                     self.shared.summary.woken(provider, after, now.unix);
                 }
                 Effect::Refreshed { device, result, reason } => self.refreshed(device, result, &reason),
-                Effect::Misplaced { source } => self.misplaced(source, now),
+                Effect::Warning(warning) => self.warnings.tell(&warning, now.instant),
                 Effect::Dropped(reason) => self.shared.metrics.dropped(match reason {
                     proxy::DropReason::Response => DropReason::StrayResponse,
                     proxy::DropReason::Ack | proxy::DropReason::Request => DropReason::Unparsable,
@@ -395,18 +394,6 @@ impl Worker {
                     self.shared.metrics.dropped(DropReason::Fault);
                 }
             }
-        }
-    }
-
-    /// Says why phones cannot register, but not for each of them.
-    fn misplaced(&mut self, source: SocketAddr, now: Now) {
-        if self.misplaced_told.is_none_or(|told| now.instant.saturating_duration_since(told) >= MISPLACED_EVERY) {
-            self.misplaced_told = Some(now.instant);
-            tracing::warn!(
-                %source,
-                "a REGISTER from an address of softswitch.trusted is refused: trust the softswitch's own address alone, or \
-                 set register.phones_behind_trusted = true where phones share it"
-            );
         }
     }
 

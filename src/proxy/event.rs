@@ -67,12 +67,21 @@ pub enum Effect {
     WakeSeen { provider: Provider, after: Duration },
     /// What came of refreshing a device upstream.
     Refreshed { device: DeviceId, result: RefreshResult, reason: Cow<'static, str> },
-    /// A REGISTER came from an address of `softswitch.trusted`, and was refused.
-    Misplaced { source: SocketAddr },
+    /// Something that the operator may have to mend.
+    Warning(Warning),
     /// A message was not processed; for the counters.
     Dropped(DropReason),
     /// Our own fault. It ended one call and is to be logged.
     Fault(&'static str),
+}
+
+/// What is wrong around the proxy, and keeps phones from being called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Warning {
+    /// A REGISTER came from an address of `softswitch.trusted`, and was refused.
+    RegisterFromTrusted { source: SocketAddr },
+    /// The softswitch's 2xx to a REGISTER does not list the phone's Contact, so that nothing is bound.
+    ContactNotListed { aor: Aor },
 }
 
 /// One line of a call's story.

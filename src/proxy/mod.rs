@@ -42,6 +42,7 @@ use smallvec::SmallVec;
 
 pub use event::{
     CallStep, Contacts, DropReason, Effect, FetchTicket, Input, Outcome, PushSupport, RefreshResult, ResolveTicket,
+    Warning,
 };
 pub use policy::Policy;
 

@@ -19,7 +19,7 @@ use bytes::Bytes;
 
 use super::event::{Effect, RefreshResult, ResolveTicket};
 use super::policy::UpstreamContact;
-use super::relay::listed_expires;
+use super::relay::{Granted, SentContact, listed_expires};
 use super::secret::FlowToken;
 use super::{Proxy, SavePurpose, contact, forward};
 use crate::binding::{Aor, Binding, DeviceId, Upstream};
@@ -70,6 +70,13 @@ enum Verdict {
     Later,
     /// Not before the phone has registered again.
     Never(RefreshResult),
+}
+
+impl Refresh {
+    fn sent(&self) -> SentContact<'_> {
+        let Binding { device, contact, instance, reg_id, .. } = &*self.binding;
+        SentContact { device: *device, uri: contact, instance: instance.as_deref(), reg_id: *reg_id }
+    }
 }
 
 impl Refreshes {
@@ -289,13 +296,11 @@ fn expires_to_ask_for(binding: &Binding) -> u32 {
 
 fn verdict(response: &Message, refresh: &Refresh) -> Verdict {
     match response.status().unwrap_or_default() {
-        200..300 => {
-            let granted = listed_expires(response, refresh.binding.device, &refresh.binding.contact);
-            match granted.unwrap_or(refresh.expires) {
-                0 => Verdict::Never(RefreshResult::Refused),
-                seconds => Verdict::Granted(seconds),
-            }
-        }
+        200..300 => match listed_expires(response, &refresh.sent()) {
+            Granted::Seconds(0) | Granted::NotListed => Verdict::Never(RefreshResult::Refused),
+            Granted::Seconds(seconds) => Verdict::Granted(seconds),
+            Granted::Listed => Verdict::Granted(refresh.expires),
+        },
         401 | 407 => Verdict::Never(RefreshResult::Challenged),
         423 if !refresh.has_been_brief => match response.number(HeaderName::MinExpires).map(u32::try_from) {
             Some(Ok(seconds)) if seconds > refresh.expires => Verdict::AskFor(seconds),
@@ -396,8 +401,9 @@ mod tests {
             (200, format!("{alias};expires=30\r\n"), Verdict::Granted(30)),
             (200, format!("{alias}\r\nExpires: 40\r\n"), Verdict::Granted(40)),
             (200, "Contact: <sip:alice@198.51.100.1>;expires=50\r\n".into(), Verdict::Granted(50)),
-            (200, "Contact: <sip:bob@h>;expires=50\r\n".into(), Verdict::Granted(60)),
-            (202, String::new(), Verdict::Granted(60)),
+            (200, format!("{alias}\r\n"), Verdict::Granted(60)),
+            (200, "Contact: <sip:bob@h>;expires=50\r\n".into(), Verdict::Never(Refused)),
+            (202, String::new(), Verdict::Never(Refused)),
             (200, format!("{alias};expires=0\r\n"), Verdict::Never(Refused)),
             (302, String::new(), Verdict::Never(Refused)),
             (401, String::new(), Verdict::Never(Challenged)),

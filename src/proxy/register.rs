@@ -287,12 +287,12 @@ impl Proxy {
 }
 
 impl Registration {
-    /// The change that this registration is, with the seconds granted to each contact.
+    /// The change that this registration is, with the seconds granted to each contact; `None`: it stays as it was.
     pub(super) fn change(
         &mut self,
         request: &Message,
         flow: crate::sip::Flow,
-        granted: &[u32],
+        granted: &[Option<u32>],
         contacts: &dyn Contacts,
         now: Now,
     ) -> Change {
@@ -304,6 +304,7 @@ impl Registration {
             remove.extend(registered.map(|binding| Removal { device: binding.device, heir: None }));
         }
         for (contact, granted) in self.contacts.iter().zip(granted) {
+            let Some(granted) = granted else { continue };
             let known = existing.iter().find(|binding| binding.device == contact.device);
             let keeps = known.is_some_and(|known| known.push.is_some() && !contact.names_device);
             if *granted == 0 && !keeps {

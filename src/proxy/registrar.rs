@@ -73,7 +73,7 @@ impl Proxy {
     }
 
     /// Seconds for each contact; 423 for an interval that is too short (RFC 3261 §10.3 step 7).
-    fn grant(&self, registration: &Registration) -> Result<Vec<u32>, Reject> {
+    fn grant(&self, registration: &Registration) -> Result<Vec<Option<u32>>, Reject> {
         let policy = &self.policy.registrar;
         let seconds = |duration: std::time::Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
         let (default, min, max) =
@@ -82,14 +82,14 @@ impl Proxy {
             .contacts
             .iter()
             .map(|contact| match contact.expires {
-                Some(0) => Ok(0),
+                Some(0) => Ok(Some(0)),
                 Some(asked) if asked < min && asked < 3600 => {
                     let mut reject = Reject::new(423, "Interval Too Brief");
                     header(&mut reject.headers, "Min-Expires", min.to_string().as_bytes());
                     Err(reject)
                 }
-                Some(asked) => Ok(asked.min(max)),
-                None => Ok(default),
+                Some(asked) => Ok(Some(asked.min(max))),
+                None => Ok(Some(default)),
             })
             .collect()
     }

@@ -2,7 +2,7 @@
 
 use super::contact::{write_contact, write_upstream_params, write_uri_without_push};
 use super::context::{Context, Purpose};
-use super::event::Contacts;
+use super::event::{Contacts, Effect, Warning};
 use super::policy::{Listener, UpstreamContact};
 use super::privacy::Towards;
 use super::register::{RegisterContact, Registration};
@@ -138,11 +138,24 @@ impl Proxy {
             return self.transactions.respond(context.server, 200, bytes, now.instant);
         }
         let default = u32::try_from(self.policy.registrar.expires_default.as_secs()).unwrap_or(u32::MAX);
-        let granted: Vec<u32> = registration
+        let granted: Vec<Option<u32>> = registration
             .contacts
             .iter()
-            .map(|contact| granted_expires(response, &request, contact).or(contact.expires).unwrap_or(default))
+            .map(|contact| match granted_expires(response, &request, contact) {
+                Granted::Seconds(seconds) => Some(seconds),
+                Granted::Listed => Some(contact.expires.unwrap_or(default)),
+                Granted::NotListed => None,
+            })
             .collect();
+        if granted.contains(&None) {
+            let warning = Warning::ContactNotListed { aor: registration.aor.clone() };
+            self.effects.push_back(Effect::Warning(warning));
+        }
+        if !registration.is_star && granted.iter().all(Option::is_none) {
+            context.responses.is_final = true;
+            let bytes = self.relayed_2xx(context, response, contacts);
+            return self.transactions.respond(context.server, 200, bytes, now.instant);
+        }
         registration.accepted = Some(response.clone());
         let change = registration.change(&request, flow, &granted, contacts, now);
         self.save(change, SavePurpose::Registration(context.server));
@@ -178,10 +191,8 @@ impl Proxy {
     ) {
         let Some(listed) = NameAddr::parse(value) else { return };
         let Ok(uri) = listed.parse_uri() else { return };
-        let own = registration
-            .contacts
-            .iter()
-            .find(|contact| is_listed(&uri, contact.device, context.request.slice(contact.uri.clone())));
+        let own =
+            registration.contacts.iter().find(|contact| is_listed(&listed, &uri, &contact.sent(&context.request)));
         let own_uri = own.map(|contact| context.request.slice(contact.uri.clone()));
         if let (Some(contact), Some(own_uri)) = (own, own_uri) {
             return edits.replace(response.span_of(value), |out| {
@@ -200,30 +211,78 @@ impl Proxy {
     }
 }
 
-/// Whether a Contact in a 2xx is the one that a REGISTER of ours sent for a device, whose own URI is `contact`.
-fn is_listed(listed: &Uri<'_>, device: DeviceId, contact: &[u8]) -> bool {
-    listed.user.and_then(DeviceId::parse) == Some(device) || {
-        let mut stripped = Vec::new();
-        write_uri_without_push(&mut stripped, contact);
-        Uri::parse(&stripped).is_ok_and(|sent| sent.is_same(listed))
+/// What a 2xx says of a Contact (RFC 3261 §10.3 step 8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Granted {
+    Seconds(u32),
+    /// It is bound, for a time that the registrar does not tell.
+    Listed,
+    /// It is not bound.
+    NotListed,
+}
+
+/// A Contact that a REGISTER sent upstream, by what it may be known in the 2xx.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SentContact<'a> {
+    pub device: DeviceId,
+    /// The device's own URI.
+    pub uri: &'a [u8],
+    pub instance: Option<&'a str>,
+    pub reg_id: Option<u32>,
+}
+
+impl RegisterContact {
+    fn sent<'a>(&'a self, request: &'a Message) -> SentContact<'a> {
+        SentContact {
+            device: self.device,
+            uri: request.slice(self.uri.clone()),
+            instance: self.instance.as_deref(),
+            reg_id: self.reg_id,
+        }
     }
 }
 
-/// Seconds that the registrar granted to one Contact of the phone's REGISTER.
-fn granted_expires(response: &Message, request: &Message, contact: &RegisterContact) -> Option<u32> {
-    if contact.expires == Some(0) {
-        return Some(0);
+/// Whether a Contact in a 2xx, whose URI is `uri`, is one that a REGISTER of ours sent: by its alias, by the device that it
+/// says it is, or by its address, which Asterisk may have rewritten.
+fn is_listed(listed: &NameAddr<'_>, uri: &Uri<'_>, sent: &SentContact<'_>) -> bool {
+    if uri.user.and_then(DeviceId::parse) == Some(sent.device) {
+        return true;
     }
-    listed_expires(response, contact.device, request.slice(contact.uri.clone()))
+    let instance = listed.param("+sip.instance").flatten().map(scan::unquote);
+    if let (Some(listed_instance), Some(own)) = (instance, sent.instance) {
+        let reg_id = listed.param("reg-id").flatten().and_then(scan::number);
+        match *listed_instance == *own.as_bytes() {
+            true if reg_id == sent.reg_id.map(u64::from) => return true,
+            true => {}
+            false => return false,
+        }
+    }
+    let mut stripped = Vec::new();
+    write_uri_without_push(&mut stripped, sent.uri);
+    Uri::parse(&stripped).is_ok_and(|own| {
+        let original = uri.param("x-ast-orig-host").flatten();
+        own.is_same(uri) || (own.user == uri.user && original.is_some_and(|original| own.is_at(original)))
+    })
+}
+
+/// What the registrar granted to one Contact of the phone's REGISTER. One that ends is not in the 2xx.
+fn granted_expires(response: &Message, request: &Message, contact: &RegisterContact) -> Granted {
+    if contact.expires == Some(0) {
+        return Granted::Seconds(0);
+    }
+    listed_expires(response, &contact.sent(request))
 }
 
 /// Seconds that the registrar granted (RFC 3261 §10.2.4): with the Contact, else for the whole response.
-pub(super) fn listed_expires(response: &Message, device: DeviceId, contact: &[u8]) -> Option<u32> {
+pub(super) fn listed_expires(response: &Message, sent: &SentContact<'_>) -> Granted {
     let listed = response
         .values(HeaderName::Contact)
         .filter_map(NameAddr::parse)
-        .find(|listed| listed.parse_uri().is_ok_and(|uri| is_listed(&uri, device, contact)));
-    let expires = listed.and_then(|listed| listed.param("expires").flatten()).and_then(scan::number);
-    let expires = expires.or_else(|| response.number(HeaderName::Expires))?;
-    Some(u32::try_from(expires).unwrap_or(u32::MAX))
+        .find(|listed| listed.parse_uri().is_ok_and(|uri| is_listed(listed, &uri, sent)));
+    let Some(listed) = listed else { return Granted::NotListed };
+    let expires = listed.param("expires").flatten().and_then(scan::number);
+    match expires.or_else(|| response.number(HeaderName::Expires)) {
+        Some(expires) => Granted::Seconds(u32::try_from(expires).unwrap_or(u32::MAX)),
+        None => Granted::Listed,
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::context::{Context, Purpose};
 use super::dialog::is_of_phone;
-use super::event::{Contacts, DropReason, Effect};
+use super::event::{Contacts, DropReason, Effect, Warning};
 use super::policy::{CallsFrom, Mode};
 use super::response_context::{Hop, RecordRoute, ResponseContext};
 use super::route::{self, Routed};
@@ -115,7 +115,8 @@ impl Proxy {
             if !self.may_register(context.flow) {
                 // One datagram in its name must not make the softswitch a phone, which nobody would take calls from.
                 let reject = Reject::new(403, "Registrations From The Softswitch Are Not Taken");
-                self.effects.push_back(Effect::Misplaced { source: context.flow.remote });
+                let source = context.flow.remote;
+                self.effects.push_back(Effect::Warning(Warning::RegisterFromTrusted { source }));
                 return self.reject(context, &reject, now);
             }
             return self.register(context, contacts, now);

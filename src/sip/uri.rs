@@ -100,6 +100,13 @@ impl<'a> Uri<'a> {
         is_plain.then(|| Aor::new(user, domain))
     }
 
+    /// Whether `hostport` names its host and port.
+    pub fn is_at(&self, hostport: &[u8]) -> bool {
+        parse_hostport(hostport).is_some_and(|(host, port)| {
+            host.eq_ignore_ascii_case(self.host) && port.unwrap_or(5060) == self.port.unwrap_or(5060)
+        })
+    }
+
     /// Equality of RFC 3261 §19.1.4.
     ///
     /// Differs from it in two ways: what is written alike is equal, even if it says a thing twice; and a URI with more

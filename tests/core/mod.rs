@@ -141,7 +141,7 @@ impl Core {
             | Effect::CallEnded { .. }
             | Effect::WakeSeen { .. }
             | Effect::Refreshed { .. }
-            | Effect::Misplaced { .. }
+            | Effect::Warning(_)
             | Effect::Dropped(_)
             | Effect::Fault(_) => {}
         }

@@ -28,6 +28,8 @@ pub(crate) enum Answer {
 pub(crate) enum Registrar {
     /// For at most so many seconds.
     Accepts(u32),
+    /// With a 2xx that lists nobody.
+    ListsNothing,
     /// 401 to what has no Authorization.
     Challenges,
     Refuses(u16),

@@ -198,6 +198,7 @@ impl World {
     fn registrar_serves(&mut self, got: usize, request: &Message) {
         let granted = match self.agents[SOFTSWITCH].registrar {
             Registrar::Silent => return,
+            Registrar::ListsNothing => return self.agent_responds(SOFTSWITCH, got, 200, &[], ""),
             Registrar::Refuses(status) => return self.agent_responds(SOFTSWITCH, got, status, &[], ""),
             Registrar::Challenges if request.first(HeaderName::Authorization).is_none() => {
                 let challenge = "WWW-Authenticate: Digest realm=\"example.org\", nonce=\"n\", qop=\"auth\"".to_owned();

@@ -345,7 +345,7 @@ impl World {
                 self.note(|| format!("refresh {} {reason}", result.name()));
                 self.refreshed.push(result);
             }
-            Effect::Misplaced { source } => self.note(|| format!("a REGISTER from {source}")),
+            Effect::Warning(warning) => self.note(|| format!("{warning:?}")),
             Effect::Dropped(reason) => self.ledger.dropped.push(reason),
             Effect::Fault(fault) => panic!("the core's own fault: {fault}"),
             Effect::Fetch { ticket, .. } => self.schedule_after(Duration::from_millis(5), Event::Fetched(ticket)),

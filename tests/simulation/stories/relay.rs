@@ -85,6 +85,26 @@ fn a_challenged_register_wakes_nothing() {
     call.cancels("");
 }
 
+/// RFC 3261 §10.3 step 8: what is not listed is not bound. What is known already stays.
+#[test]
+fn a_2xx_that_does_not_list_the_contact_binds_nothing() {
+    for contact in [UpstreamContact::Alias, UpstreamContact::Path] {
+        let sim = Sim::with(|policy| policy.upstream_contact = contact);
+        sim.world().ledger.is_lenient = true;
+        let (alice, bob, switch) = (sim.phone("alice"), sim.phone("bob"), sim.switch());
+        alice.registers();
+        let before = sim.bindings();
+        switch.registrar(Registrar::ListsNothing);
+        alice.moves();
+        alice.registers();
+        bob.registers();
+        assert_eq!(sim.bindings(), before);
+        alice.change(|agent| agent.device.expires = Some(0));
+        alice.registers();
+        assert_eq!(sim.bindings().len(), 0, "what ends is listed nowhere");
+    }
+}
+
 #[test]
 fn what_the_softswitch_refuses_is_refused_and_nothing_is_kept() {
     for (upstream, downstream) in [(403, 403), (404, 404), (500, 500), (503, 500), (603, 603)] {

@@ -1,0 +1,48 @@
+//! What keeps phones from being called and is for the operator to mend, told in the log but not for each phone.
+
+use std::time::{Duration, Instant};
+
+use crate::proxy::Warning;
+
+/// Of each kind.
+const EVERY: Duration = Duration::from_secs(60);
+
+/// When each kind was told of last.
+#[derive(Debug, Default)]
+pub(super) struct Warnings {
+    register_from_trusted: Option<Instant>,
+    contact_not_listed: Option<Instant>,
+}
+
+impl Warnings {
+    pub(super) fn tell(&mut self, warning: &Warning, now: Instant) {
+        match warning {
+            Warning::RegisterFromTrusted { source } => {
+                if is_due(&mut self.register_from_trusted, now) {
+                    tracing::warn!(
+                        %source,
+                        "a REGISTER from an address of softswitch.trusted is refused: trust the softswitch's own address \
+                         alone, or set register.phones_behind_trusted = true where phones share it"
+                    );
+                }
+            }
+            Warning::ContactNotListed { aor } => {
+                tracing::debug!(%aor, "not in the softswitch's 2xx");
+                if is_due(&mut self.contact_not_listed, now) {
+                    tracing::warn!(
+                        "the softswitch's 2xx to a REGISTER does not list the phone's Contact (RFC 3261 section 10.3), so \
+                         the phone is not bound and cannot be called"
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn is_due(told: &mut Option<Instant>, now: Instant) -> bool {
+    let is_due = told.is_none_or(|told| now.saturating_duration_since(told) >= EVERY);
+    if is_due {
+        *told = Some(now);
+    }
+    is_due
+}
