@@ -676,6 +676,12 @@ fn passwords_and_hashes_are_the_same() {
     let plain = users("[users]\n\"Mufasa@http-auth.example.org\" = \"Circle of Life\"\n").unwrap();
     let hashed = format!("[users]\n\"Mufasa@http-auth.example.org\" = {{ md5 = \"{MD5}\", sha256 = \"{SHA256}\" }}\n");
     assert_eq!(plain, users(&hashed).unwrap());
+    let table =
+        "[users]\n\"alice@http-auth.example.org\" = { password = \"Circle of Life\", auth_username = \"Mufasa\" }\n";
+    let named = users(table).unwrap();
+    let (alice, mufasa) =
+        (named.find("alice", "http-auth.example.org").unwrap(), plain.find("Mufasa", "http-auth.example.org").unwrap());
+    assert_eq!((alice.md5, alice.sha256), (mufasa.md5, mufasa.sha256), "computed with the name that proves");
     assert_eq!(plain.len(), 1);
     let shown = format!("{plain:?}");
     assert!(!shown.contains("Circle") && !shown.contains("c461"), "{shown}");
@@ -692,7 +698,15 @@ fn what_is_wrong_with_users() {
     wrong("\"a@b.org\" = {}", "\"a@b.org\": neither md5 nor sha256 is given");
     wrong("\"a@b.org\" = { md5 = \"12\" }", "\"a@b.org\": md5 is not 32 hexadecimal digits");
     wrong("\"a@b.org\" = { sha256 = \"12\" }", "\"a@b.org\": sha256 is not 64 hexadecimal digits");
-    wrong("\"a@b.org\" = { sha1 = \"12\" }", "\"a@b.org\": `sha1` is not known; use md5 and sha256");
+    wrong(
+        "\"a@b.org\" = { sha1 = \"12\" }",
+        "\"a@b.org\": `sha1` is not known; use password, md5, sha256 and auth_username",
+    );
+    wrong("\"a@b.org\" = { password = \"\" }", "\"a@b.org\": the password is empty");
+    wrong("\"a@b.org\" = { auth_username = \"a\" }", "\"a@b.org\": neither md5 nor sha256 is given");
+    wrong("\"a@b.org\" = { password = \"x\", auth_username = \"a:b\" }", "\"a@b.org\": auth_username is no user name");
+    let both = format!("\"a@b.org\" = {{ password = \"x\", md5 = \"{MD5}\" }}");
+    wrong(&both, "\"a@b.org\": a password and its hashes; use either");
     assert_eq!(
         users("[users]\n\"a@b.org\" = \"x\"\n\"a@B.org\" = \"y\"\n"),
         Err("users.toml:3:1: users.\"a@B.org\": stands here twice; domains are the same in capitals".to_owned())

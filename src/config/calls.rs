@@ -23,6 +23,8 @@ pub struct Register {
     /// Whether phones may register from the addresses of `softswitch.trusted`, too.
     pub phones_behind_trusted: bool,
     pub calls_from: CallsFrom,
+    /// What challenges offer, in this order.
+    pub digest_algorithms: Vec<DigestAlgorithm>,
     /// Answer 555 to push parameters that we cannot use, instead of taking the contact as a plain one
     /// (RFC 8599 §8.1).
     pub refuse_unsupported_pns: bool,
@@ -59,6 +61,13 @@ pub enum ContactForm {
     Alias,
     /// The phone's own, and a Path with a flow token (RFC 3327, RFC 5626 §5.2).
     Path,
+}
+
+/// RFC 7616 §3.3, RFC 8760.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DigestAlgorithm {
+    Md5,
+    Sha256,
 }
 
 /// Whose requests, other than REGISTER, are taken.
@@ -106,6 +115,7 @@ impl Register {
             (ModeName::Local, AuthName::None) => Mode::Local(Auth::None { open_networks }),
             (ModeName::Local, AuthName::Digest) => Mode::Local(Auth::Digest(read_users(section, users_file))),
         };
+        let digest_algorithms = read_algorithms(section);
         let refuse_unsupported_pns = section.boolean("refuse_unsupported_pns", false);
         let expires_default = section.seconds("expires_default_s", 3600, 1..=YEAR_S, "");
         let expires_min = section.seconds("expires_min_s", 60, 1..=YEAR_S, "");
@@ -117,6 +127,7 @@ impl Register {
             upstream_refresh,
             phones_behind_trusted,
             calls_from,
+            digest_algorithms,
             refuse_unsupported_pns,
             expires_default,
             expires_min,
@@ -143,6 +154,27 @@ impl Register {
 
 const LOOPBACK_V4: ipnet::Ipv4Net = ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0), 8);
 const LOOPBACK_V6: ipnet::Ipv6Net = ipnet::Ipv6Net::new_assert(std::net::Ipv6Addr::LOCALHOST, 128);
+
+fn read_algorithms(section: &Section<'_>) -> Vec<DigestAlgorithm> {
+    let mut seen = Vec::new();
+    let parse = |text: &str| {
+        let algorithm = match text {
+            "MD5" => DigestAlgorithm::Md5,
+            "SHA-256" => DigestAlgorithm::Sha256,
+            _ => return Err(Cow::from("is not an algorithm; use \"MD5\" and \"SHA-256\"")),
+        };
+        if seen.contains(&algorithm) {
+            return Err("stands here twice; leave one of them out".into());
+        }
+        seen.push(algorithm);
+        Ok(algorithm)
+    };
+    let algorithms = section.list("digest_algorithms", Some(&["MD5", "SHA-256"]), parse);
+    if section.is_empty_list("digest_algorithms") {
+        section.wrong("digest_algorithms", "the list is empty; name \"MD5\", \"SHA-256\" or both");
+    }
+    algorithms.unwrap_or_else(|| vec![DigestAlgorithm::Md5, DigestAlgorithm::Sha256])
+}
 
 fn read_users(section: &Section<'_>, file: Option<PathBuf>) -> Users {
     let Some(file) = file else {

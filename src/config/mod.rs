@@ -24,7 +24,7 @@ mod webpush;
 use std::path::Path;
 
 pub use address::{AllowedHost, Collector, Host, HostPort, Listen, NextHop};
-pub use calls::{Auth, CallsFrom, ContactForm, Hold, LateWake, MissedCalls, Mode, PushWhen, Register};
+pub use calls::{Auth, CallsFrom, ContactForm, DigestAlgorithm, Hold, LateWake, MissedCalls, Mode, PushWhen, Register};
 pub use document::Key;
 use document::{Document, Source};
 pub use environment::Variables;

@@ -93,6 +93,8 @@ pub struct Sip {
     pub listen: Vec<Listen>,
     /// What stands for us in Via, Record-Route, Path and alias; `None`: the address of each listener.
     pub advertise: Option<HostPort>,
+    /// Further host names that are ours, in lower case.
+    pub names: Vec<Box<str>>,
     /// At least 1; `sip.workers = 0` has become the number of processors.
     pub workers: usize,
     /// RTT estimate that the transaction timers derive from (RFC 3261 §17.1.1.1).
@@ -116,6 +118,7 @@ impl Sip {
         let workers = usize::try_from(workers).unwrap_or_default();
         Self {
             listen,
+            names: section.list("names", Some(&[]), address::aor_domain).unwrap_or_default(),
             advertise: advertise.and_then(|text| section.parsed("advertise", text, address::host_port)),
             workers: if workers == 0 { available_parallelism().map_or(1, usize::from) } else { workers },
             t1: section.millis("t1_ms", 500, 1..=60_000),

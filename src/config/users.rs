@@ -25,6 +25,8 @@ pub struct Users {
 pub struct Credentials {
     pub md5: Option<[u8; 16]>,
     pub sha256: Option<[u8; 32]>,
+    /// The user name that Digest is computed with, where that is not the user of the AOR.
+    pub auth_username: Option<Box<str>>,
 }
 
 impl fmt::Debug for Credentials {
@@ -37,12 +39,13 @@ impl Credentials {
     /// Of a user whose password is known.
     pub fn of_password(user: &str, realm: &str, password: &str) -> Self {
         let a1 = format!("{user}:{realm}:{password}");
-        Self { md5: Some(Md5::digest(&a1).into()), sha256: Some(Sha256::digest(&a1).into()) }
+        Self { md5: Some(Md5::digest(&a1).into()), sha256: Some(Sha256::digest(&a1).into()), auth_username: None }
     }
 }
 
 impl Users {
-    /// Reads `[users]` with `"user@domain" = "password"` or `{ md5 = "<HA1>", sha256 = "<HA1>" }`.
+    /// Reads `[users]` with `"user@domain" = "password"` or `{ md5 = "<HA1>", sha256 = "<HA1>" }`, where a table may also
+    /// say `password` instead of the hashes, and `auth_username`.
     pub fn load(file: &Path) -> Result<Self, Problems> {
         Self::read(&Source::open(file)?)
     }
@@ -105,7 +108,7 @@ fn entry(aor: &str, value: &DeValue<'_>) -> Result<(Box<str>, Credentials), Stri
     let credentials = match value {
         DeValue::String(password) if password.is_empty() => return Err("the password is empty".to_owned()),
         DeValue::String(password) => Credentials::of_password(user, &domain, password),
-        DeValue::Table(forms) => hashed(forms)?,
+        DeValue::Table(forms) => table(forms, user, &domain)?,
         DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) | DeValue::Array(_) => {
             return Err("a password in quotes or { md5 = \"<HA1>\" } is expected".to_owned());
         }
@@ -113,20 +116,33 @@ fn entry(aor: &str, value: &DeValue<'_>) -> Result<(Box<str>, Credentials), Stri
     Ok((format!("{user}@{domain}").into(), credentials))
 }
 
-fn hashed(forms: &DeTable<'_>) -> Result<Credentials, String> {
-    let mut credentials = Credentials { md5: None, sha256: None };
+fn table(forms: &DeTable<'_>, user: &str, domain: &str) -> Result<Credentials, String> {
+    let mut credentials = Credentials { md5: None, sha256: None, auth_username: None };
+    let mut password = None;
     for (name, value) in forms {
         let text = value.get_ref().as_str().unwrap_or_default();
         match name.get_ref().as_ref() {
             "md5" => credentials.md5 = Some(hex(text).ok_or("md5 is not 32 hexadecimal digits")?),
             "sha256" => credentials.sha256 = Some(hex(text).ok_or("sha256 is not 64 hexadecimal digits")?),
-            other => return Err(format!("`{other}` is not known; use md5 and sha256")),
+            "password" if !text.is_empty() => password = Some(text),
+            "password" => return Err("the password is empty".to_owned()),
+            "auth_username" if !text.is_empty() && !text.contains([':', '"', ' ']) => {
+                credentials.auth_username = Some(text.into());
+            }
+            "auth_username" => return Err("auth_username is no user name".to_owned()),
+            other => return Err(format!("`{other}` is not known; use password, md5, sha256 and auth_username")),
         }
     }
-    if credentials.md5.is_none() && credentials.sha256.is_none() {
-        return Err("neither md5 nor sha256 is given".to_owned());
+    match (password, credentials.md5.is_some() || credentials.sha256.is_some()) {
+        (Some(_), true) => Err("a password and its hashes; use either".to_owned()),
+        (None, false) => Err("neither md5 nor sha256 is given".to_owned()),
+        (None, true) => Ok(credentials),
+        (Some(password), false) => {
+            let user = credentials.auth_username.as_deref().unwrap_or(user);
+            let hashes = Credentials::of_password(user, domain, password);
+            Ok(Credentials { auth_username: credentials.auth_username, ..hashes })
+        }
     }
-    Ok(credentials)
 }
 
 fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {

@@ -384,6 +384,7 @@ impl Worker {
                     self.shared.summary.woken(provider, after, now.unix);
                 }
                 Effect::Refreshed { device, result, reason } => self.refreshed(device, result, &reason),
+                Effect::AuthFailed { .. } => {}
                 Effect::Warning(warning) => self.warnings.tell(&warning, now.instant),
                 Effect::Dropped(reason) => self.shared.metrics.dropped(match reason {
                     proxy::DropReason::Response => DropReason::StrayResponse,

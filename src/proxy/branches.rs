@@ -330,6 +330,7 @@ impl Proxy {
         context.responses.is_final = true;
         match context.responses.best() {
             Some(best) => {
+                self.note_credentials(context, best);
                 let (status, bytes) = self.final_response(context, best);
                 match bytes {
                     Some(bytes) => self.transactions.respond(context.server, status, bytes, now.instant),
@@ -339,6 +340,20 @@ impl Proxy {
             }
             None => self.conclude_unanswered(context, contacts, now),
         }
+    }
+
+    /// What the softswitch says of a phone's credentials.
+    fn note_credentials(&mut self, context: &Context, response: &Message) {
+        let is_from_phone = context.responses.branches.iter().all(|branch| branch.hop.device.is_none());
+        if !is_from_phone || !matches!(response.status(), Some(401 | 403 | 407)) {
+            return;
+        }
+        let source = context.flow.remote.ip();
+        if self.guesses.is_wrong(source, &context.request, response) {
+            let reason = "the softswitch refuses its credentials";
+            self.effects.push_back(Effect::AuthFailed { source, reason });
+        }
+        self.guesses.challenged(source, response);
     }
 
     /// No branch brought a response.

@@ -1,7 +1,7 @@
 //! What goes into the proxy and what comes out: two closed lists.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +67,8 @@ pub enum Effect {
     WakeSeen { provider: Provider, after: Duration },
     /// What came of refreshing a device upstream.
     Refreshed { device: DeviceId, result: RefreshResult, reason: Cow<'static, str> },
+    /// Credentials from this source are wrong. It has got the challenge that they answer, so it is no other.
+    AuthFailed { source: IpAddr, reason: &'static str },
     /// Something that the operator may have to mend.
     Warning(Warning),
     /// A message was not processed; for the counters.

@@ -82,6 +82,7 @@ pub struct Proxy {
     /// Devices whose provider said that their token is not for this app, with the time of the REGISTER that brought it.
     barred: HashMap<DeviceId, (UnixMillis, Box<str>)>,
     nonces: digest::Nonces,
+    guesses: digest::Guesses,
     held_calls: usize,
     is_draining: bool,
     tickets: u64,
@@ -173,7 +174,8 @@ impl Proxy {
         let mut random = Random::new(seed);
         Self {
             keys: Keys::new(&policy.secret),
-            nonces: digest::Nonces::new(&policy.secret),
+            nonces: digest::Nonces::new(&policy.secret, random.draw_wide()),
+            guesses: digest::Guesses::new([random.draw(), random.draw()]),
             transactions: Transactions::new(settings, random.draw()),
             policy,
             contexts: HashMap::new(),

@@ -1,6 +1,7 @@
 //! What the operator decided, in the core's own words.
 
 use std::collections::HashMap;
+use std::hash::Hasher as _;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,8 @@ pub struct Policy {
     pub strip_headers: Arc<[Box<str>]>,
     /// In the order of `sip.listen`.
     pub listeners: Vec<Listener>,
+    /// Further host names of this proxy.
+    pub names: Vec<Box<str>>,
     /// By what other nodes reach this one; `None` where the store has no others.
     pub home: Option<Home>,
     pub registrar: RegistrarPolicy,
@@ -114,13 +117,77 @@ pub enum Auth {
     None(Vec<IpNet>),
 }
 
-/// Digest credentials by `user@domain`.
+/// The hashes that Digest is computed with (RFC 7616 §3.3, RFC 8760).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Algorithm {
+    Md5,
+    Sha256,
+}
+
+impl Algorithm {
+    /// In the order that phones need: older ones take the first challenge, whatever it asks for.
+    pub const ALL: [Self; 2] = [Self::Md5, Self::Sha256];
+
+    /// As in the `algorithm` parameter.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Md5 => "MD5",
+            Self::Sha256 => "SHA-256",
+        }
+    }
+}
+
+/// Digest credentials by `user@domain`, and what is offered to prove them by.
 #[derive(Default)]
-pub struct Credentials(pub HashMap<Box<str>, Secrets>);
+pub struct Credentials {
+    by_account: HashMap<Box<str>, Secrets>,
+    order: Box<[Algorithm]>,
+    /// Which algorithms each user can answer: an unknown one is offered what one of these is.
+    shapes: Box<[(bool, bool)]>,
+}
 
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Credentials({} users)", self.0.len())
+        write!(f, "Credentials({} users)", self.by_account.len())
+    }
+}
+
+impl Credentials {
+    /// `order` is that of the challenges.
+    pub fn new(by_account: HashMap<Box<str>, Secrets>, order: Box<[Algorithm]>) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "sorted")]
+        let mut shapes: Vec<_> = by_account.values().map(Secrets::shape).collect();
+        shapes.sort_unstable();
+        Self { by_account, order, shapes: shapes.into() }
+    }
+
+    pub fn find(&self, user: &str, realm: &str) -> Option<&Secrets> {
+        self.by_account.get(format!("{user}@{realm}").as_str())
+    }
+
+    /// What a challenge for this user offers: only what can be checked for him. Somebody who is not there is offered what
+    /// one of the others is, always the same, so that the offer does not tell who is there.
+    pub fn offered(&self, user: &str, realm: &str) -> impl Iterator<Item = Algorithm> {
+        let (md5, sha256) = match self.find(user, realm) {
+            Some(secrets) => secrets.shape(),
+            None => self.shape_of_nobody(user, realm),
+        };
+        let can = move |algorithm: &Algorithm| match algorithm {
+            Algorithm::Md5 => md5,
+            Algorithm::Sha256 => sha256,
+        };
+        let is_none = !self.order.iter().any(can);
+        let wanted = self.order.iter().copied().filter(can);
+        wanted.chain(Algorithm::ALL.into_iter().filter(move |algorithm| is_none && can(algorithm)))
+    }
+
+    fn shape_of_nobody(&self, user: &str, realm: &str) -> (bool, bool) {
+        let mut hasher = siphasher::sip::SipHasher24::new();
+        hasher.write(user.as_bytes());
+        hasher.write(realm.as_bytes());
+        let users = u64::try_from(self.shapes.len()).unwrap_or(u64::MAX).max(1);
+        let place = usize::try_from(hasher.finish() % users).unwrap_or_default();
+        self.shapes.get(place).copied().unwrap_or((true, true))
     }
 }
 
@@ -129,6 +196,21 @@ impl std::fmt::Debug for Credentials {
 pub struct Secrets {
     pub md5: Option<Box<str>>,
     pub sha256: Option<Box<str>>,
+    /// What he proves himself by, where that is not the user of the AOR.
+    pub username: Option<Box<str>>,
+}
+
+impl Secrets {
+    pub fn ha1(&self, algorithm: Algorithm) -> Option<&str> {
+        match algorithm {
+            Algorithm::Md5 => self.md5.as_deref(),
+            Algorithm::Sha256 => self.sha256.as_deref(),
+        }
+    }
+
+    fn shape(&self) -> (bool, bool) {
+        (self.md5.is_some(), self.sha256.is_some())
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -201,6 +283,7 @@ impl Policy {
     /// Whether a host part names this proxy, whatever the port.
     pub fn is_own_host(&self, host: &[u8]) -> bool {
         self.listeners.iter().any(|listener| host.eq_ignore_ascii_case(listener.host.as_bytes()))
+            || self.names.iter().any(|name| host.eq_ignore_ascii_case(name.as_bytes()))
             || crate::sip::uri::host_ip(host).is_some_and(|ip| {
                 let is_home = self.home.is_some_and(|home| home.address.ip() == ip);
                 is_home || self.listeners.iter().any(|listener| listener.local.ip() == ip)

@@ -1,15 +1,17 @@
 //! The registrar of local mode (RFC 3261 §10.3).
 
 use super::contact::{write_contact, write_uri_without_push};
+use std::sync::Arc;
+
 use super::context::{Context, Purpose};
-use super::digest::Verdict;
-use super::event::Contacts;
+use super::digest::{Account, Verdict};
+use super::event::{Contacts, Effect};
 use super::policy::Auth;
 use super::register::Registration;
 use super::{Proxy, Reject, SavePurpose};
 use crate::clock::Now;
 use crate::sip::response::{self, header};
-use crate::sip::{Flow, HeaderName, Message};
+use crate::sip::{Flow, HeaderName, Message, Uri};
 
 /// Option tags that a UA may Require of us.
 const SUPPORTED: [&str; 1] = ["path"];
@@ -61,12 +63,26 @@ impl Proxy {
             Auth::Digest(users) => users,
         };
         let (user, realm) = registration.aor.as_str().rsplit_once('@').unwrap_or_default();
-        match self.nonces.verify(request, user, realm, &users, now.unix) {
+        let account = Account { user, realm, source: flow.remote.ip() };
+        let policy = Arc::clone(&self.policy);
+        let names_us = |uri: &[u8]| {
+            Uri::parse(uri).is_ok_and(|uri| {
+                uri.host.eq_ignore_ascii_case(realm.as_bytes())
+                    || policy.is_own_host(uri.host)
+                    || policy.domains.iter().any(|served| uri.host.eq_ignore_ascii_case(served.as_bytes()))
+            })
+        };
+        match self.nonces.verify(request, account, &users, names_us, now.unix) {
             Verdict::Genuine => Ok(()),
-            Verdict::Wrong => Err(Reject::of(403)),
+            Verdict::Wrong => {
+                let reason = "wrong user or password";
+                self.effects.push_back(Effect::AuthFailed { source: flow.remote.ip(), reason });
+                Err(Reject::of(403))
+            }
+            Verdict::Elsewhere => Err(Reject::new(403, "Digest URI Names Another Server")),
             Verdict::Challenge { stale } => {
                 let salt = self.random.draw();
-                let headers = self.nonces.challenges(realm, stale, salt, now.unix);
+                let headers = self.nonces.challenges(account, &users, stale, salt, now.unix);
                 Err(Reject { headers, ..Reject::of(401) })
             }
         }

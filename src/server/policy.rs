@@ -8,7 +8,7 @@ use crate::binding::{Home, Provider, PushTarget};
 use crate::config::{self, Config};
 use crate::proxy::PushSupport;
 use crate::proxy::policy::{
-    Auth, CallsFrom, Credentials, HoldPolicy, LateWake, Listener, MissedPolicy, Mode, Policy, PushWhen,
+    Algorithm, Auth, CallsFrom, Credentials, HoldPolicy, LateWake, Listener, MissedPolicy, Mode, Policy, PushWhen,
     RegistrarPolicy, Secrets, Softswitch, UpstreamContact,
 };
 use crate::push::{self, Pushers};
@@ -19,7 +19,10 @@ use crate::transport;
 pub(super) fn policy(config: &Config, listeners: &[transport::Listener], secret: [u8; 32], pushers: Pushers) -> Policy {
     let (mode, auth) = match &config.register.mode {
         config::Mode::Relay => (Mode::Relay, Auth::None(Vec::new())),
-        config::Mode::Local(config::Auth::Digest(users)) => (Mode::Local, Auth::Digest(Arc::new(credentials(users)))),
+        config::Mode::Local(config::Auth::Digest(users)) => {
+            let credentials = credentials(users, &config.register.digest_algorithms);
+            (Mode::Local, Auth::Digest(Arc::new(credentials)))
+        }
         config::Mode::Local(config::Auth::None { open_networks }) => (Mode::Local, Auth::None(open_networks.clone())),
     };
     let probe = match config.hold.push_when {
@@ -46,6 +49,7 @@ pub(super) fn policy(config: &Config, listeners: &[transport::Listener], secret:
         },
         strip_headers: config.softswitch.strip_headers.clone().into(),
         listeners: listeners.iter().map(|listener| listening_point(config, listener)).collect(),
+        names: config.sip.names.clone(),
         home: home(config, listeners),
         registrar: RegistrarPolicy {
             auth,
@@ -124,14 +128,19 @@ fn in_uri(host: &config::Host) -> Box<str> {
     }
 }
 
-fn credentials(users: &config::Users) -> Credentials {
+fn credentials(users: &config::Users, order: &[config::DigestAlgorithm]) -> Credentials {
     fn hex(octets: impl AsRef<[u8]>) -> Box<str> {
         octets.as_ref().iter().map(|octet| format!("{octet:02x}")).collect::<String>().into()
     }
     let secrets = users.all().map(|(account, credentials)| {
-        (account.into(), Secrets { md5: credentials.md5.map(hex), sha256: credentials.sha256.map(hex) })
+        let config::Credentials { md5, sha256, auth_username } = credentials;
+        (account.into(), Secrets { md5: md5.map(hex), sha256: sha256.map(hex), username: auth_username.clone() })
     });
-    Credentials(secrets.collect::<HashMap<_, _>>())
+    let order = order.iter().map(|algorithm| match algorithm {
+        config::DigestAlgorithm::Md5 => Algorithm::Md5,
+        config::DigestAlgorithm::Sha256 => Algorithm::Sha256,
+    });
+    Credentials::new(secrets.collect::<HashMap<_, _>>(), order.collect())
 }
 
 /// The settings of the pushing side.

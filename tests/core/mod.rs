@@ -141,6 +141,7 @@ impl Core {
             | Effect::CallEnded { .. }
             | Effect::WakeSeen { .. }
             | Effect::Refreshed { .. }
+            | Effect::AuthFailed { .. }
             | Effect::Warning(_)
             | Effect::Dropped(_)
             | Effect::Fault(_) => {}

@@ -32,6 +32,8 @@ pub(crate) enum Registrar {
     ListsNothing,
     /// 401 to what has no Authorization.
     Challenges,
+    /// 401 to everything.
+    Distrusts,
     Refuses(u16),
     /// 423 to what asks for less than so many seconds.
     Wants(u32),

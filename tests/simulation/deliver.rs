@@ -195,14 +195,19 @@ impl World {
         who.transactions.respond(server, status, bytes, now);
     }
 
+    fn registrar_challenges(&mut self, got: usize) {
+        let challenge = format!("WWW-Authenticate: Digest realm=\"example.org\", nonce=\"n{got}\", qop=\"auth\"");
+        self.agent_responds(SOFTSWITCH, got, 401, &[challenge], "");
+    }
+
     fn registrar_serves(&mut self, got: usize, request: &Message) {
         let granted = match self.agents[SOFTSWITCH].registrar {
             Registrar::Silent => return,
             Registrar::ListsNothing => return self.agent_responds(SOFTSWITCH, got, 200, &[], ""),
             Registrar::Refuses(status) => return self.agent_responds(SOFTSWITCH, got, status, &[], ""),
+            Registrar::Distrusts => return self.registrar_challenges(got),
             Registrar::Challenges if request.first(HeaderName::Authorization).is_none() => {
-                let challenge = "WWW-Authenticate: Digest realm=\"example.org\", nonce=\"n\", qop=\"auth\"".to_owned();
-                return self.agent_responds(SOFTSWITCH, got, 401, &[challenge], "");
+                return self.registrar_challenges(got);
             }
             Registrar::Challenges => 3600,
             Registrar::Accepts(granted) => granted,

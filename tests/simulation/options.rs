@@ -39,6 +39,7 @@ pub(crate) fn policy() -> Policy {
         calls_from: CallsFrom::Any,
         strip_headers: ["p-asserted-identity", "remote-party-id", "diversion", "history-info"].map(Box::from).into(),
         listeners: vec![listener(Transport::Udp), listener(Transport::Tcp)],
+        names: Vec::new(),
         home: None,
         registrar: RegistrarPolicy {
             auth: Auth::None(vec!["198.51.100.0/24".parse().unwrap()]),

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -83,6 +83,8 @@ pub(crate) struct World {
     /// Who is or was at an address.
     pub(crate) addresses: BTreeMap<SocketAddr, usize>,
     pub(crate) trace: Vec<String>,
+    /// Whose credentials were wrong.
+    pub(crate) auth_failures: Vec<IpAddr>,
     /// Every message that left the proxy, in order.
     pub(crate) left: Vec<(Destination, Message)>,
     connections: u64,
@@ -123,6 +125,7 @@ impl World {
             ledger: Ledger::default(),
             addresses: BTreeMap::new(),
             trace: Vec::new(),
+            auth_failures: Vec::new(),
             left: Vec::new(),
             connections: 0,
             queue: BinaryHeap::new(),
@@ -345,6 +348,7 @@ impl World {
                 self.note(|| format!("refresh {} {reason}", result.name()));
                 self.refreshed.push(result);
             }
+            Effect::AuthFailed { source, .. } => self.auth_failures.push(source),
             Effect::Warning(warning) => self.note(|| format!("{warning:?}")),
             Effect::Dropped(reason) => self.ledger.dropped.push(reason),
             Effect::Fault(fault) => panic!("the core's own fault: {fault}"),

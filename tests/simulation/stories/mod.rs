@@ -13,6 +13,7 @@ mod local;
 mod messages;
 mod missed_calls;
 mod options;
+mod passwords;
 mod provisional;
 mod push_outcomes;
 mod query;

@@ -1,0 +1,124 @@
+//! Passwords that are tried at the softswitch by way of us.
+//!
+//! The softswitch judges, so all that is seen here is its 401 or 403 to credentials. It counts against a source only where
+//! the nonce of those credentials was given to that very source: who sends in another's name does not get him banned.
+
+use std::collections::{HashSet, VecDeque};
+use std::hash::Hasher;
+use std::net::IpAddr;
+
+use siphasher::sip::SipHasher24;
+
+use super::Params;
+use crate::sip::{HeaderName, Message, Method};
+
+/// Challenges that are remembered; the oldest go.
+const CHALLENGES_MAX: usize = 65_536;
+
+/// Which source was given which nonce.
+#[derive(Debug)]
+pub(in crate::proxy) struct Guesses {
+    key: (u64, u64),
+    given: HashSet<u64>,
+    order: VecDeque<u64>,
+}
+
+impl Guesses {
+    pub(in crate::proxy) fn new(key: [u64; 2]) -> Self {
+        Self { key: (key[0], key[1]), given: HashSet::new(), order: VecDeque::new() }
+    }
+
+    /// A final response to a request from `source` that carries challenges.
+    pub(in crate::proxy) fn challenged(&mut self, source: IpAddr, response: &Message) {
+        for name in [HeaderName::WwwAuthenticate, HeaderName::ProxyAuthenticate] {
+            for field in response.fields(name) {
+                let Some(challenge) = Params::read(response.slice(field.value())) else { continue };
+                let given = self.mark(source, &challenge.get("nonce"));
+                if self.given.insert(given) {
+                    self.order.push_back(given);
+                }
+            }
+        }
+        while self.order.len() > CHALLENGES_MAX {
+            if let Some(oldest) = self.order.pop_front() {
+                self.given.remove(&oldest);
+            }
+        }
+    }
+
+    /// Whether a final response means that the request's credentials are wrong. To be asked before
+    /// [`Guesses::challenged`]. A 403 may have any reason but for a REGISTER.
+    pub(in crate::proxy) fn is_wrong(&self, source: IpAddr, request: &Message, response: &Message) -> bool {
+        let is_refused = match response.status() {
+            Some(401 | 407) => !is_stale(response),
+            Some(403) => request.method() == Method::REGISTER,
+            Some(_) | None => false,
+        };
+        is_refused
+            && [HeaderName::Authorization, HeaderName::ProxyAuthorization].into_iter().any(|name| {
+                let mut credentials =
+                    request.fields(name).filter_map(|field| Params::read(request.slice(field.value())));
+                credentials.any(|params| self.given.contains(&self.mark(source, &params.get("nonce"))))
+            })
+    }
+
+    fn mark(&self, source: IpAddr, nonce: &[u8]) -> u64 {
+        let mut hasher = SipHasher24::new_with_keys(self.key.0, self.key.1);
+        match source.to_canonical() {
+            IpAddr::V4(ip) => hasher.write(&ip.octets()),
+            IpAddr::V6(ip) => hasher.write(&ip.octets()),
+        }
+        hasher.write(nonce);
+        hasher.finish()
+    }
+}
+
+fn is_stale(response: &Message) -> bool {
+    [HeaderName::WwwAuthenticate, HeaderName::ProxyAuthenticate].into_iter().any(|name| {
+        let mut challenges = response.fields(name).filter_map(|field| Params::read(response.slice(field.value())));
+        challenges.any(|challenge| challenge.is_stale())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn response(status: u16, nonce: &str, more: &str) -> Message {
+        let line = format!("WWW-Authenticate: Digest realm=\"r\", nonce=\"{nonce}\"{more}\r\n");
+        Message::parse(format!("SIP/2.0 {status} x\r\n{line}\r\n").into(), 128).unwrap()
+    }
+
+    fn request(method: &str, nonce: &str) -> Message {
+        let line = format!("Authorization: Digest username=\"a\", realm=\"r\", nonce=\"{nonce}\", response=\"x\"\r\n");
+        Message::parse(format!("{method} sip:h SIP/2.0\r\n{line}\r\n").into(), 128).unwrap()
+    }
+
+    #[test]
+    fn only_who_was_challenged_can_fail() {
+        let [own, other]: [IpAddr; 2] = ["192.0.2.1", "192.0.2.2"].map(|text| text.parse().unwrap());
+        let mut guesses = Guesses::new([1, 2]);
+        guesses.challenged(own, &response(401, "n1", ""));
+        let register = request("REGISTER", "n1");
+        assert!(guesses.is_wrong(own, &register, &response(401, "n2", "")));
+        assert!(guesses.is_wrong(own, &register, &response(403, "", "")));
+        assert!(!guesses.is_wrong(other, &register, &response(401, "n2", "")), "in another's name");
+        assert!(!guesses.is_wrong(own, &request("REGISTER", "n9"), &response(401, "n2", "")), "a nonce of nobody");
+        assert!(!guesses.is_wrong(own, &register, &response(401, "n2", ", stale=true")));
+        assert!(!guesses.is_wrong(own, &register, &response(404, "", "")));
+        assert!(!guesses.is_wrong(own, &request("INVITE", "n1"), &response(403, "", "")), "a call that is barred");
+        assert!(guesses.is_wrong(own, &request("INVITE", "n1"), &response(407, "n2", "")));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let source: IpAddr = "2001:db8::1".parse().unwrap();
+        let mut guesses = Guesses::new([1, 2]);
+        for number in 0..=CHALLENGES_MAX {
+            guesses.challenged(source, &response(401, &number.to_string(), ""));
+        }
+        assert_eq!((guesses.given.len(), guesses.order.len()), (CHALLENGES_MAX, CHALLENGES_MAX));
+        assert!(!guesses.is_wrong(source, &request("REGISTER", "0"), &response(401, "x", "")));
+        assert!(guesses.is_wrong(source, &request("REGISTER", "1"), &response(401, "x", "")));
+    }
+}
