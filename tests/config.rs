@@ -409,6 +409,43 @@ fn where_a_homer_is() {
 }
 
 #[test]
+fn refreshes_have_an_address_or_a_password_of_their_own() {
+    check(
+        "[register]\nupstream_refresh = true\n",
+        "config.toml:6:20: register.upstream_refresh: true needs register.refresh_from, an address that only refreshes leave \
+         by and that the softswitch trusts alone, such as \"udp:192.0.2.10:5070\", or register.refresh_user with \
+         register.refresh_password_file: a softswitch that takes REGISTERs from the proxy's own address without a password \
+         takes strangers' REGISTERs",
+    );
+    for (from, wrong) in [
+        (
+            "udp:192.0.2.10:5060",
+            "udp:192.0.2.10:5060 is where phones come in (udp:0.0.0.0:5060); use another port or address of \
+                                 this machine",
+        ),
+        (
+            "udp:0.0.0.0:5070",
+            "\"udp:0.0.0.0:5070\" is not udp: and an address of its own; write for example \
+                              udp:192.0.2.10:5070",
+        ),
+        (
+            "tcp:192.0.2.10:5070",
+            "\"tcp:192.0.2.10:5070\" is not udp: and an address of its own; write for example \
+                                 udp:192.0.2.10:5070",
+        ),
+    ] {
+        check(
+            &format!("[register]\nrefresh_from = \"{from}\"\n"),
+            &format!("config.toml:6:16: register.refresh_from: {wrong}"),
+        );
+    }
+    check(
+        "[register]\nrefresh_user = \"push\"\n",
+        "config.toml: register.refresh_password_file: needed with register.refresh_user: the file with its password",
+    );
+}
+
+#[test]
 fn what_this_version_cannot_do_is_said() {
     check(
         "[register]\nmode = \"local\"\nauth = \"none\"\nupstream_refresh = true\n",

@@ -1,14 +1,19 @@
 //! `[register]`, `[hold]` and `[missed_calls]`: how phones register, how calls wait for them, what is told later.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::address::Listen;
+use super::network::{Sip, Softswitch};
 use super::section::Section;
 use super::users::Users;
 use super::{DAY_S, YEAR_S, address};
+use crate::sip::Transport;
 
 /// `[register]`: what becomes of a REGISTER.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +25,10 @@ pub struct Register {
     pub contact: ContactForm,
     /// Refresh the registrations of sleeping phones at the softswitch.
     pub upstream_refresh: bool,
+    /// What those leave by, and nothing else does.
+    pub refresh_from: Option<SocketAddr>,
+    /// What answers the softswitch's challenges to them.
+    pub refresh_account: Option<RefreshAccount>,
     /// Whether phones may register from the addresses of `softswitch.trusted`, too.
     pub phones_behind_trusted: bool,
     pub calls_from: CallsFrom,
@@ -63,6 +72,19 @@ pub enum ContactForm {
     Path,
 }
 
+/// An account of the softswitch's that may register for all its users.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RefreshAccount {
+    pub user: String,
+    pub password: String,
+}
+
+impl fmt::Debug for RefreshAccount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RefreshAccount({})", self.user)
+    }
+}
+
 /// RFC 7616 §3.3, RFC 8760.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DigestAlgorithm {
@@ -104,6 +126,15 @@ impl Register {
                  it to false",
             );
         }
+        let refresh_from = section.optional("refresh_from").and_then(|text| {
+            section.parsed("refresh_from", text, |text| match address::listen(text)? {
+                Listen { transport: Transport::Udp, address } if !address.ip().is_unspecified() => Ok(address),
+                Listen { .. } => {
+                    Err("is not udp: and an address of its own; write for example udp:192.0.2.10:5070".into())
+                }
+            })
+        });
+        let refresh_account = read_refresh_account(section);
         let phones_behind_trusted = section.boolean("phones_behind_trusted", false);
         let calls_from = section.choice("calls_from", [("any", CallsFrom::Any), ("registered", CallsFrom::Registered)]);
         let auth = section.choice("auth", [("digest", AuthName::Digest), ("none", AuthName::None)]);
@@ -125,6 +156,8 @@ impl Register {
             domains,
             contact,
             upstream_refresh,
+            refresh_from,
+            refresh_account,
             phones_behind_trusted,
             calls_from,
             digest_algorithms,
@@ -135,7 +168,49 @@ impl Register {
             contacts_per_aor_max: section.count("contacts_per_aor_max", 10, 1..=1000),
         };
         register.check_expires(section);
+        register.check_refresh(section);
         register
+    }
+
+    /// A softswitch that took everything from our address without a password would take what phones send by us, too.
+    fn check_refresh(&self, section: &Section<'_>) {
+        if self.upstream_refresh
+            && self.mode == Mode::Relay
+            && self.refresh_from.is_none()
+            && self.refresh_account.is_none()
+        {
+            section.wrong(
+                "upstream_refresh",
+                "true needs register.refresh_from, an address that only refreshes leave by and that the softswitch trusts \
+                 alone, such as \"udp:192.0.2.10:5070\", or register.refresh_user with register.refresh_password_file: a \
+                 softswitch that takes REGISTERs from the proxy's own address without a password takes strangers' REGISTERs",
+            );
+        }
+    }
+
+    /// Whether the socket for refreshes can be what it is for.
+    pub(super) fn check_refresh_from(&self, section: &Section<'_>, sip: &Sip, softswitch: &Softswitch) {
+        let Some(from) = self.refresh_from else { return };
+        let is_same = |listen: &&Listen| {
+            listen.transport == Transport::Udp
+                && listen.address.port() == from.port()
+                && from.port() != 0
+                && (listen.address.ip() == from.ip() || listen.address.ip().is_unspecified())
+        };
+        if let Some(listen) = sip.listen.iter().find(is_same) {
+            section.wrong(
+                "refresh_from",
+                format_args!(
+                    "udp:{from} is where phones come in ({listen}); use another port or address of this machine"
+                ),
+            );
+        }
+        if softswitch.uri.as_ref().is_some_and(|uri| uri.transport == Some(Transport::Tcp)) {
+            section.wrong(
+                "refresh_from",
+                "refreshes leave by udp, but softswitch.uri says transport=tcp; use register.refresh_user instead",
+            );
+        }
     }
 
     fn check_expires(&self, section: &Section<'_>) {
@@ -154,6 +229,30 @@ impl Register {
 
 const LOOPBACK_V4: ipnet::Ipv4Net = ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0), 8);
 const LOOPBACK_V6: ipnet::Ipv6Net = ipnet::Ipv6Net::new_assert(std::net::Ipv6Addr::LOCALHOST, 128);
+
+fn read_refresh_account(section: &Section<'_>) -> Option<RefreshAccount> {
+    let user = section.optional("refresh_user").map(str::to_owned);
+    let file = section.path("refresh_password_file", "");
+    match (user, file) {
+        (None, None) => None,
+        (Some(user), Some(file)) => {
+            let password = section.file_text("refresh_password_file", &file)?.trim().to_owned();
+            if password.is_empty() {
+                let text = "is empty; write the password into it, on one line";
+                section.wrong("refresh_password_file", format_args!("{} {text}", file.display()));
+            }
+            Some(RefreshAccount { user, password })
+        }
+        (Some(_), None) => {
+            section.wrong("refresh_password_file", "needed with register.refresh_user: the file with its password");
+            None
+        }
+        (None, Some(_)) => {
+            section.wrong("refresh_user", "needed with register.refresh_password_file: whose password that is");
+            None
+        }
+    }
+}
 
 fn read_algorithms(section: &Section<'_>) -> Vec<DigestAlgorithm> {
     let mut seen = Vec::new();

@@ -93,10 +93,12 @@ impl Config {
         let register = Register::read(&document.section("register"));
         let is_relay = register.mode == Mode::Relay;
         let sip = Sip::read(&document.section("sip"));
+        let softswitch = Softswitch::read(&document.section("softswitch"), is_relay, &sip);
+        register.check_refresh_from(&document.section("register"), &sip, &softswitch);
         let store = Store::read(&document.section("store"));
         Self {
             node: Node::read(&document.section("node"), &sip, store.kind != StoreKind::File),
-            softswitch: Softswitch::read(&document.section("softswitch"), is_relay, &sip),
+            softswitch,
             sip,
             register,
             hold: Hold::read(&document.section("hold")),

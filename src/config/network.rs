@@ -89,7 +89,7 @@ fn host_name() -> Option<String> {
 /// `[sip]`: sockets and timers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sip {
-    /// At least one, at most 256 (a flow names its listener in one byte).
+    /// At least one, at most 255 (a flow names its listener in one byte, and one number is taken).
     pub listen: Vec<Listen>,
     /// What stands for us in Via, Record-Route, Path and alias; `None`: the address of each listener.
     pub advertise: Option<HostPort>,
@@ -127,6 +127,8 @@ impl Sip {
     }
 }
 
+const LISTEN_MAX: usize = crate::sip::flow::REFRESH_LISTENER as usize;
+
 fn read_listen(section: &Section<'_>) -> Vec<Listen> {
     const STANDARD: [&str; 2] = ["udp:0.0.0.0:5060", "tcp:0.0.0.0:5060"];
     let mut seen = Vec::new();
@@ -144,8 +146,8 @@ fn read_listen(section: &Section<'_>) -> Vec<Listen> {
     if section.is_empty_list("listen") {
         section.wrong("listen", "the list is empty; name at least one udp:ADDRESS:PORT or tcp:ADDRESS:PORT");
     }
-    if listen.len() > 256 {
-        section.wrong("listen", format_args!("{} entries are over the limit of 256", listen.len()));
+    if listen.len() > LISTEN_MAX {
+        section.wrong("listen", format_args!("{} entries are over the limit of {LISTEN_MAX}", listen.len()));
     }
     listen
 }

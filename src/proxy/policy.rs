@@ -10,6 +10,7 @@ use ipnet::IpNet;
 
 use super::event::PushSupport;
 use crate::binding::Home;
+use crate::sip::flow::REFRESH_LISTENER;
 use crate::sip::{Method, Transport, Uri};
 
 /// Everything that guides the core. Replaced as a whole on reload.
@@ -28,6 +29,10 @@ pub struct Policy {
     pub strip_headers: Arc<[Box<str>]>,
     /// In the order of `sip.listen`.
     pub listeners: Vec<Listener>,
+    /// What refreshes of sleeping devices leave by, and nothing else does; `None`: they leave by the listeners.
+    pub refresh_from: Option<Listener>,
+    /// By whom refreshes prove themselves where the softswitch asks.
+    pub refresh_user: Option<RefreshUser>,
     /// Further host names of this proxy.
     pub names: Vec<Box<str>>,
     /// By what other nodes reach this one; `None` where the store has no others.
@@ -115,6 +120,13 @@ pub enum Auth {
     Digest(Arc<Credentials>),
     /// Anybody in these networks.
     None(Vec<IpNet>),
+}
+
+/// An account of the softswitch's that may register for all its users.
+#[derive(Clone)]
+pub struct RefreshUser {
+    pub user: Box<str>,
+    pub password: Box<str>,
 }
 
 /// The hashes that Digest is computed with (RFC 7616 §3.3, RFC 8760).
@@ -310,6 +322,6 @@ impl Policy {
     }
 
     pub fn listener(&self, index: u8) -> Option<&Listener> {
-        self.listeners.get(usize::from(index))
+        if index == REFRESH_LISTENER { self.refresh_from.as_ref() } else { self.listeners.get(usize::from(index)) }
     }
 }

@@ -1,5 +1,7 @@
 //! Refreshing registrations of sleeping devices upstream (`register.upstream_refresh`): REGISTERs of our own
-//! (RFC 3261 §10.2.4), without credentials, since those are the phones'.
+//! (RFC 3261 §10.2.4), without the phones' credentials, which we do not have. The softswitch takes them because of where
+//! they come from, a socket that nothing of a phone ever leaves by (`register.refresh_from`), or because of a password of our
+//! own (`register.refresh_user`).
 //!
 //! ```text
 //!   agenda ──► Input::Refresh ──► [resolve] ──► REGISTER ──► verdict ─┬─ 2xx ─────────► Change::Refreshed ──► agenda
@@ -21,9 +23,10 @@ use super::event::{Effect, RefreshResult, ResolveTicket};
 use super::policy::UpstreamContact;
 use super::relay::{Granted, SentContact, listed_expires};
 use super::secret::FlowToken;
-use super::{Proxy, SavePurpose, contact, forward};
+use super::{Proxy, SavePurpose, contact, digest, forward};
 use crate::binding::{Aor, Binding, DeviceId, Upstream};
 use crate::clock::Now;
+use crate::sip::flow::REFRESH_LISTENER;
 use crate::sip::response::{header, reason_phrase};
 use crate::sip::{Destination, HeaderName, Message, Transport, scan};
 use crate::store::Change;
@@ -52,6 +55,10 @@ struct Refresh {
     from_tag: Box<str>,
     /// Whether the softswitch has said already that we ask for too little.
     has_been_brief: bool,
+    /// The header line that answers the softswitch's challenge.
+    credentials: Option<Vec<u8>>,
+    /// Whether a further challenge will not be answered: it came after an answer already.
+    has_been_stale: bool,
     /// Addresses that were not tried yet, the best one last.
     destinations: Vec<Destination>,
     /// The one that was tried last.
@@ -73,6 +80,11 @@ enum Verdict {
 }
 
 impl Refresh {
+    fn registrar_uri(&self) -> String {
+        let domain = self.binding.aor.as_str().rsplit_once('@').map_or("", |(_, domain)| domain);
+        format!("sip:{domain}")
+    }
+
     fn sent(&self) -> SentContact<'_> {
         let Binding { device, contact, instance, reg_id, .. } = &*self.binding;
         SentContact { device: *device, uri: contact, instance: instance.as_deref(), reg_id: *reg_id }
@@ -109,7 +121,9 @@ impl Proxy {
             cseq: u32::try_from(now.unix.seconds().saturating_sub(CSEQ_EPOCH_S)).unwrap_or(u32::MAX >> 1),
             from_tag: self.random.tag(),
             has_been_brief: false,
-            destinations: self.upstream_addresses(),
+            credentials: None,
+            has_been_stale: false,
+            destinations: self.refresh_ways(self.upstream_addresses()),
             destination: None,
             binding,
         };
@@ -131,9 +145,23 @@ impl Proxy {
     /// The softswitch's name was looked up.
     pub(super) fn refresh_resolved(&mut self, device: DeviceId, addresses: &[(Transport, SocketAddr)], now: Now) {
         let Some(mut refresh) = self.refreshes.devices.remove(&device) else { return };
-        refresh.destinations =
-            addresses.iter().rev().filter_map(|(transport, remote)| self.address(*transport, *remote)).collect();
+        let addresses = addresses.iter().rev().filter_map(|(transport, remote)| self.address(*transport, *remote));
+        refresh.destinations = self.refresh_ways(addresses.collect());
         self.begin_refresh(refresh, now);
+    }
+
+    /// The softswitch's addresses, by the socket that refreshes have to themselves where they have one.
+    fn refresh_ways(&self, addresses: Vec<Destination>) -> Vec<Destination> {
+        if self.policy.refresh_from.is_none() {
+            return addresses;
+        }
+        let datagrams = addresses.into_iter().filter(|address| address.transport() == Transport::Udp);
+        let by_socket = |address: Destination| Destination::Address {
+            transport: Transport::Udp,
+            listener: REFRESH_LISTENER,
+            remote: address.remote(),
+        };
+        datagrams.map(by_socket).collect()
     }
 
     fn begin_refresh(&mut self, mut refresh: Refresh, now: Now) {
@@ -141,7 +169,9 @@ impl Proxy {
         let first = refresh.destinations.last().copied();
         let written = first.and_then(|first| self.write_refresh(&refresh, first, &branch));
         if let Some(request) = written.and_then(|bytes| Message::parse(bytes, usize::MAX).ok()) {
-            self.prefer_stream(&request, &mut refresh.destinations);
+            if self.policy.refresh_from.is_none() {
+                self.prefer_stream(&request, &mut refresh.destinations);
+            }
         }
         self.send_refresh(refresh, "the softswitch's name leads nowhere".into(), now);
     }
@@ -213,6 +243,11 @@ impl Proxy {
                 self.send_refresh(refresh, reason(response), now);
             }
             Verdict::Elsewhere => self.send_refresh(refresh, reason(response), now),
+            Verdict::Never(RefreshResult::Challenged) if self.answers_challenge(&mut refresh, response) => {
+                refresh.cseq += 1;
+                refresh.destinations.extend(refresh.destination);
+                self.send_refresh(refresh, reason(response), now);
+            }
             Verdict::Later => self.refreshed(device, RefreshResult::TryAgain, reason(response)),
             Verdict::Never(result) => {
                 let refused = reason(response);
@@ -222,6 +257,24 @@ impl Proxy {
                 self.refreshed(device, result, refused);
             }
         }
+    }
+
+    /// Proves who we are, where we have something to prove it by and this was not tried before (RFC 3261 §22.2).
+    fn answers_challenge(&mut self, refresh: &mut Refresh, challenge: &Message) -> bool {
+        let Some(own) = self.policy.refresh_user.clone() else { return false };
+        if refresh.has_been_stale {
+            return false;
+        }
+        let is_again = refresh.credentials.is_some();
+        let cnonce = self.random.tag();
+        let uri = refresh.registrar_uri();
+        let credentials = (&*own.user, &*own.password);
+        let Some(line) = digest::answer(challenge, ("REGISTER", &uri), credentials, &cnonce, is_again) else {
+            return false;
+        };
+        refresh.has_been_stale = is_again;
+        refresh.credentials = Some(line);
+        true
     }
 
     /// The refresh is under way until this is durable. What the store refuses is found out again.
@@ -245,14 +298,18 @@ impl Proxy {
     fn write_refresh(&self, refresh: &Refresh, destination: Destination, branch: &Branch) -> Option<Bytes> {
         let Refresh { binding, expires, cseq, from_tag, .. } = refresh;
         let domain = binding.aor.as_str().rsplit_once('@')?.1;
+        // Who registers for another says so in From (RFC 3261 §10.2).
+        let from = self.policy.refresh_user.as_ref().map(|own| Aor::new(&own.user, domain));
         let mut out = Vec::with_capacity(1024);
-        out.extend_from_slice(format!("REGISTER sip:{domain} SIP/2.0\r\n").as_bytes());
+        out.extend_from_slice(format!("REGISTER {} SIP/2.0\r\n", refresh.registrar_uri()).as_bytes());
         let egress = self.policy.listener(destination.listener())?;
         forward::write_via(&mut out, egress, destination.transport(), branch);
         header(&mut out, "Max-Forwards", b"70");
-        for (name, tag) in [("From", Some(from_tag)), ("To", None)] {
+        for (name, aor, tag) in
+            [("From", from.as_ref().unwrap_or(&binding.aor), Some(from_tag)), ("To", &binding.aor, None)]
+        {
             let mut value = b"<sip:".to_vec();
-            write_aor(&mut value, &binding.aor);
+            write_aor(&mut value, aor);
             value.push(b'>');
             value.extend(tag.into_iter().flat_map(|tag| format!(";tag={tag}").into_bytes()));
             header(&mut out, name, &value);
@@ -278,6 +335,7 @@ impl Proxy {
             }
         }
         header(&mut out, "Contact", &value);
+        out.extend_from_slice(refresh.credentials.as_deref().unwrap_or_default());
         header(&mut out, "Expires", expires.to_string().as_bytes());
         header(&mut out, "User-Agent", concat!("sip-push-proxy/", env!("CARGO_PKG_VERSION")).as_bytes());
         header(&mut out, "Content-Length", b"0");
@@ -379,6 +437,8 @@ mod tests {
             cseq: 1,
             from_tag: "t".into(),
             has_been_brief,
+            credentials: None,
+            has_been_stale: false,
             destinations: Vec::new(),
             destination: None,
             binding: Arc::new(binding),

@@ -93,6 +93,8 @@ pub struct Server {
     /// What is in effect, for the operator.
     settings: watch::Sender<Arc<Values>>,
     listeners: Arc<[transport::Listener]>,
+    /// What refreshes leave by.
+    refresh_from: Option<SocketAddr>,
     secret: [u8; 32],
     admin: SocketAddr,
     /// Where browsers subscribe.
@@ -196,7 +198,9 @@ impl Server {
         let pushers = Pushers::open(&policy::push_settings(&config), runtime.handle().clone())?;
         pushers.warm_up();
         let listen: Vec<_> = config.sip.listen.iter().map(|listen| (listen.transport, listen.address)).collect();
-        let bound = transport::bind(&listen, config.sip.workers)?;
+        let mut bound = transport::bind(&listen, config.sip.workers)?;
+        let refresh_from = config.register.refresh_from.filter(|_| config.register.upstream_refresh);
+        let refresh_from = refresh_from.map(|local| bound.bind_refresh(local)).transpose()?;
         let (store, mut loaded) = open_store(&config, policy::home(&config, &bound.listeners))?;
         tracing::info!(
             bindings = loaded.bindings,
@@ -207,7 +211,7 @@ impl Server {
         if config.register.upstream_refresh {
             store.table().begin_refreshes();
         }
-        let policy = Arc::new(policy::policy(&config, &bound.listeners, loaded.secret, pushers.clone()));
+        let policy = Arc::new(policy::policy(&config, &bound.listeners, refresh_from, loaded.secret, pushers.clone()));
         let (guidance, guided) = watch::channel(Guidance { policy: Arc::clone(&policy), pushers });
 
         let (stop, stopped) = watch::channel(false);
@@ -261,6 +265,7 @@ impl Server {
             config,
             guidance,
             listeners,
+            refresh_from,
             secret: loaded.secret,
             phase,
             workers: Vec::new(),

@@ -9,14 +9,20 @@ use crate::config::{self, Config};
 use crate::proxy::PushSupport;
 use crate::proxy::policy::{
     Algorithm, Auth, CallsFrom, Credentials, HoldPolicy, LateWake, Listener, MissedPolicy, Mode, Policy, PushWhen,
-    RegistrarPolicy, Secrets, Softswitch, UpstreamContact,
+    RefreshUser, RegistrarPolicy, Secrets, Softswitch, UpstreamContact,
 };
 use crate::push::{self, Pushers};
 use crate::sip::Transport;
 use crate::transport;
 
-/// What guides the workers. `listeners` are those that were really bound.
-pub(super) fn policy(config: &Config, listeners: &[transport::Listener], secret: [u8; 32], pushers: Pushers) -> Policy {
+/// What guides the workers. `listeners` and `refresh_from` are those that were really bound.
+pub(super) fn policy(
+    config: &Config,
+    listeners: &[transport::Listener],
+    refresh_from: Option<SocketAddr>,
+    secret: [u8; 32],
+    pushers: Pushers,
+) -> Policy {
     let (mode, auth) = match &config.register.mode {
         config::Mode::Relay => (Mode::Relay, Auth::None(Vec::new())),
         config::Mode::Local(config::Auth::Digest(users)) => {
@@ -49,6 +55,11 @@ pub(super) fn policy(config: &Config, listeners: &[transport::Listener], secret:
         },
         strip_headers: config.softswitch.strip_headers.clone().into(),
         listeners: listeners.iter().map(|listener| listening_point(config, listener)).collect(),
+        refresh_from: refresh_from.map(refresh_point),
+        refresh_user: config.register.refresh_account.as_ref().map(|account| RefreshUser {
+            user: account.user.as_str().into(),
+            password: account.password.as_str().into(),
+        }),
         names: config.sip.names.clone(),
         home: home(config, listeners),
         registrar: RegistrarPolicy {
@@ -116,6 +127,18 @@ fn listening_point(config: &Config, listener: &transport::Listener) -> Listener 
         sent_by: format!("{host}:{port}").into(),
         host,
         port,
+    }
+}
+
+/// Where refreshes leave. The softswitch answers there and sends nothing else.
+fn refresh_point(local: SocketAddr) -> Listener {
+    let host = in_uri(&config::Host::Ip(local.ip()));
+    Listener {
+        transport: Transport::Udp,
+        local,
+        sent_by: format!("{host}:{}", local.port()).into(),
+        host,
+        port: local.port(),
     }
 }
 

@@ -44,7 +44,7 @@ impl Server {
         {
             tracing::warn!(%error, "the log stays as it is");
         }
-        let policy = Arc::new(policy::policy(&next, &self.listeners, self.secret, pushers.clone()));
+        let policy = Arc::new(policy::policy(&next, &self.listeners, self.refresh_from, self.secret, pushers.clone()));
         // Without workers there is nobody to guide.
         let _ = self.guidance.send(Guidance { policy, pushers });
         self.settings.send_replace(Arc::new(next.values.clone()));

@@ -45,6 +45,10 @@ impl ConnectionId {
     pub const NONE: Self = Self(0);
 }
 
+/// The listener number of the socket of `register.refresh_from`. No flow has it: no request comes in there, and nothing of a
+/// phone leaves by it.
+pub const REFRESH_LISTENER: u8 = u8::MAX;
+
 /// A path on which a message came in and on which another can be sent back.
 ///
 /// UDP: one of our sockets and the peer's source address. TCP: one connection.

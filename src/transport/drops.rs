@@ -27,10 +27,12 @@ pub enum DropReason {
     PartialTimeout,
     /// A peer that did not take a single byte for too long.
     WriteTimeout,
+    /// Anything but a response at the socket of `register.refresh_from`.
+    RefreshSocket,
 }
 
 impl DropReason {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::UdpBufferFull,
         Self::UdpSendError,
         Self::ConnectionLimit,
@@ -42,6 +44,7 @@ impl DropReason {
         Self::BadFraming,
         Self::PartialTimeout,
         Self::WriteTimeout,
+        Self::RefreshSocket,
     ];
 
     /// As in the metric's label.
@@ -58,6 +61,7 @@ impl DropReason {
             Self::BadFraming => "bad_framing",
             Self::PartialTimeout => "partial_timeout",
             Self::WriteTimeout => "write_timeout",
+            Self::RefreshSocket => "refresh_socket",
         }
     }
 }

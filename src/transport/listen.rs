@@ -82,6 +82,19 @@ pub fn bind(listen: &[(flow::Transport, SocketAddr)], workers: usize) -> Result<
     Ok(Bound { listeners: listeners.into(), workers: sockets, tcp: TcpListeners(tcp) })
 }
 
+impl Bound {
+    /// Binds the first worker's own socket for refreshes, and says where it is.
+    pub fn bind_refresh(&mut self, local: SocketAddr) -> Result<SocketAddr, BindError> {
+        let failed = |error| BindError { transport: flow::Transport::Udp, local, error };
+        let socket = udp_socket(local, false).map_err(failed)?;
+        let resolved = socket.local_addr().map_err(failed)?;
+        if let Some(first) = self.workers.first_mut() {
+            first.udp.push((flow::REFRESH_LISTENER, socket));
+        }
+        Ok(resolved)
+    }
+}
+
 fn bind_udp(local: SocketAddr, workers: usize) -> io::Result<Vec<UdpSocket>> {
     if workers == 1 {
         return Ok(vec![udp_socket(local, false)?]);

@@ -24,7 +24,7 @@ use stream::Outgoing;
 use udp::{Datagram, UdpSocket};
 
 pub use crate::sip::flow::Destination;
-use crate::sip::flow::{self, ConnectionId, Flow};
+use crate::sip::flow::{self, ConnectionId, Flow, REFRESH_LISTENER};
 use crate::sip::framing::{DatagramKind, classify};
 use crate::sip::stun;
 
@@ -139,6 +139,11 @@ impl Transport {
                 Err(error) => tracing::debug!(%error, "cannot receive datagrams"),
             }
             for datagram in self.received.drain(..) {
+                if port.listener == REFRESH_LISTENER && !datagram.bytes.starts_with(b"SIP/2.0 ") {
+                    // Whom the softswitch trusts by this address must not be asked anything there.
+                    self.connections.drops().count(DropReason::RefreshSocket);
+                    continue;
+                }
                 match classify(&datagram.bytes) {
                     DatagramKind::Sip => into.push(port.inbound(datagram)),
                     DatagramKind::KeepAlive => {}
@@ -194,9 +199,12 @@ impl Transport {
 
     fn port_to(&self, listener: u8, remote: SocketAddr) -> Option<usize> {
         let suits = |port: &Port| port.socket.local_addr().is_ipv4() == remote.is_ipv4();
-        // A flow of an earlier run may name a listener that the configuration no longer has.
         let named = self.sockets.iter().position(|port| port.listener == listener && suits(port));
-        named.or_else(|| self.sockets.iter().position(suits))
+        if listener == REFRESH_LISTENER {
+            return named;
+        }
+        // A flow of an earlier run may name a listener that the configuration no longer has.
+        named.or_else(|| self.sockets.iter().position(|port| port.listener != REFRESH_LISTENER && suits(port)))
     }
 
     fn queue_datagram(&mut self, listener: u8, datagram: Datagram, tag: u128) -> Result<(), SendError> {

@@ -9,7 +9,9 @@ use crate::phone::{Phone, Push};
 use crate::sip::{Sip, unique};
 use crate::world::{Mode, World};
 
-const REFRESH: &str = "register.upstream_refresh = true";
+const REFRESH: &str = "register.upstream_refresh = true\nregister.refresh_from = 'udp:127.0.0.1:0'\n";
+const BY_PASSWORD: &str = "register.upstream_refresh = true\nregister.refresh_user = 'push'\n\
+                           register.refresh_password_file = 'refresh.txt'\n";
 
 /// Registered for three seconds, and asleep; with the REGISTER that the softswitch got.
 fn asleep_for_long(world: &mut World) -> (Phone, Sip) {
@@ -39,7 +41,8 @@ fn refresh(world: &World, phone: &Phone, register: &Sip) -> (Sip, Link) {
 
 #[track_caller]
 fn sleeping_phone_is_refreshed_and_called(mode: Mode, switch: Transport, times: u32) {
-    let mut world = World::with_program(mode, switch, REFRESH);
+    let config = if switch == Udp { REFRESH } else { BY_PASSWORD };
+    let mut world = World::with_program(mode, switch, config);
     let (mut phone, register) = asleep_for_long(&mut world);
     let mut known: Vec<Sip> = Vec::new();
     for time in 1..=times {
@@ -87,6 +90,36 @@ fn sleeping_phone_is_refreshed_and_called_by_its_path() {
 #[test]
 fn sleeping_phone_is_refreshed_by_tcp() {
     sleeping_phone_is_refreshed_and_called(Mode::Alias, Tcp, 1);
+}
+
+/// Whoever the softswitch trusts by the address of refreshes gets nothing of a phone's from there, and asks it nothing.
+#[test]
+fn refreshes_have_their_socket_to_themselves() {
+    let mut world = World::with_program(Mode::Alias, Udp, REFRESH);
+    let (phone, register) = asleep_for_long(&mut world);
+    let (refreshed, link) = refresh(&world, &phone, &register);
+    let Link::Udp(_, from) = &link else { panic!("by UDP") };
+    assert_ne!(*from, world.sip(Udp));
+    link.send(crate::peer::options(&world.switch.peer, *from));
+    world.switch.answer_register(&refreshed, &link, &phone.aor());
+    world.admin.expect_metric("upstream_refreshes_total{result=\"granted\"}", 1.0);
+    world.admin.expect_metric("sip_dropped_total{reason=\"refresh_socket\"}", 1.0);
+    world.switch.expect_nothing_more();
+}
+
+#[test]
+fn refresh_proves_itself_where_the_softswitch_asks() {
+    let mut world = World::with_program(Mode::Alias, Udp, BY_PASSWORD);
+    let (phone, register) = asleep_for_long(&mut world);
+    let (challenged, link) = refresh(&world, &phone, &register);
+    assert!(challenged.header("From").starts_with("<sip:push@example.org>"), "{challenged:?}");
+    let challenge = "WWW-Authenticate: Digest realm=\"example.org\", nonce=\"n\", qop=\"auth\"\r\n";
+    link.send(challenged.answer(401, "Unauthorized", "r", challenge));
+    let (proven, link) = refresh(&world, &phone, &register);
+    let credentials = proven.header("Authorization");
+    assert!(credentials.starts_with("Digest username=\"push\", realm=\"example.org\", nonce=\"n\""), "{credentials}");
+    world.switch.answer_register(&proven, &link, &phone.aor());
+    world.admin.expect_metric("upstream_refreshes_total{result=\"granted\"}", 1.0);
 }
 
 #[test]

@@ -193,6 +193,7 @@ impl World {
         apns.write_credentials(folder.path()).expect("written");
         let users = ["alice", "bob"].map(|user| format!("\"{user}@example.org\" = \"{PASSWORD}\"\n")).concat();
         std::fs::write(folder.path().join("users.toml"), format!("[users]\n{users}")).expect("written");
+        std::fs::write(folder.path().join("refresh.txt"), PASSWORD).expect("written");
         let switch = Switch::new(transport);
         let redis = (store == Store::Redis).then(redis_server::Server::durable);
         let url = redis.as_ref().map(|redis| format!("store.url = 'redis://127.0.0.1:{}'\n", redis.port));

@@ -39,6 +39,8 @@ pub(crate) fn policy() -> Policy {
         calls_from: CallsFrom::Any,
         strip_headers: ["p-asserted-identity", "remote-party-id", "diversion", "history-info"].map(Box::from).into(),
         listeners: vec![listener(Transport::Udp), listener(Transport::Tcp)],
+        refresh_from: None,
+        refresh_user: None,
         names: Vec::new(),
         home: None,
         registrar: RegistrarPolicy {

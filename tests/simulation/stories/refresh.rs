@@ -98,6 +98,66 @@ fn a_refresh_is_the_phones_registration_by_another_call_id() {
     assert!(text::first(&refresh, HeaderName::UserAgent).starts_with("sip-push-proxy/"));
 }
 
+/// The listening point of refreshes alone.
+fn own_socket(policy: &mut Policy) {
+    let own = policy.listeners[0].clone();
+    policy.refresh_from = Some(sip_push_proxy::proxy::policy::Listener {
+        local: socket("192.0.2.10:5070"),
+        sent_by: "192.0.2.10:5070".into(),
+        port: 5070,
+        ..own
+    });
+}
+
+#[test]
+fn nothing_but_refreshes_leaves_by_their_socket() {
+    let sim = refreshing_with(own_socket);
+    let (alice, switch) = (asleep(&sim), sim.switch());
+    sim.run_for(s(3300));
+    assert_eq!(refreshes(&switch).len(), 1);
+    alice.does(Answer::Answers(ms(100)));
+    let call = switch.invites("alice");
+    sim.run_for(ms(100));
+    alice.registers();
+    sim.run_for(s(2));
+    assert_eq!(call.status(), Some(200));
+    alice.within_last("BYE");
+    alice.asks("MESSAGE", "sip:bob@example.org", |draft| draft.body("x".repeat(3000)));
+    sim.run_for(s(2));
+    let world = sim.world();
+    let is_refresh = |message: &Message| text::text(message.call_id()).ends_with("-refresh");
+    for (to, message) in &world.left {
+        let by_socket = to.listener() == sip_push_proxy::sip::flow::REFRESH_LISTENER;
+        assert_eq!(by_socket, is_refresh(message), "{}", text::summary(message));
+        if by_socket {
+            let via = message.top_via().unwrap();
+            assert_eq!((via.host, via.port), (&b"192.0.2.10"[..], Some(5070)));
+        }
+    }
+}
+
+#[test]
+fn a_challenge_is_answered_once_with_the_proxys_own_password() {
+    for (registrar, count) in [(Registrar::Challenges, 2), (Registrar::Distrusts, 2)] {
+        let sim = refreshing_with(|policy| {
+            policy.refresh_user =
+                Some(sip_push_proxy::proxy::policy::RefreshUser { user: "push".into(), password: "secret".into() });
+        });
+        let (_alice, switch) = (asleep(&sim), sim.switch());
+        switch.registrar(registrar);
+        sim.run_for(s(3300));
+        let sent = refreshes(&switch);
+        assert_eq!(sent.len(), count);
+        assert!(text::first(&sent[0], HeaderName::From).starts_with("<sip:push@example.org>"));
+        assert_eq!(text::first(&sent[0], HeaderName::Authorization), "");
+        let credentials = text::first(&sent[1], HeaderName::Authorization);
+        assert!(credentials.starts_with("Digest username=\"push\", realm=\"example.org\""), "{credentials}");
+        let result =
+            if registrar == Registrar::Challenges { RefreshResult::Granted } else { RefreshResult::Challenged };
+        assert_eq!(sim.world().refreshed, [result]);
+    }
+}
+
 #[test]
 fn with_path_the_phones_contact_and_the_path_are_the_same() {
     let sim = refreshing_with(|policy| policy.upstream_contact = UpstreamContact::Path);
