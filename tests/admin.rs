@@ -89,6 +89,10 @@ impl Source for Two {
         later.filter(|binding| binding.aor.as_str().contains(part)).take(limit).cloned().collect()
     }
 
+    fn admits(&self, _binding: &Binding) -> Result<(), Why> {
+        Ok(())
+    }
+
     fn bucket(&self, device: &DeviceId) -> Vec<Arc<BucketEntry>> {
         let entry = BucketEntry {
             call_ref: "call-1".into(),

@@ -25,7 +25,7 @@ use crate::push::{NoticeKind, Outcome, Preview};
 use crate::readiness::Readiness;
 use crate::store::{BucketEntry, HeldCall, StoreError};
 use crate::summary::Summary;
-use crate::timeline::Call;
+use crate::timeline::{Call, Why};
 
 pub use notification::{Answering, Notifications, Refusal, TextWish, Ticket, TokenWish};
 
@@ -35,6 +35,8 @@ pub trait Source: Send + Sync + 'static {
     fn bindings(&self, aor: &Aor) -> Vec<Arc<Binding>>;
     /// Bindings of the first `limit` AORs after `after` that have `part` in them, ordered by AOR.
     fn page(&self, after: Option<&Aor>, part: &str, limit: usize) -> Vec<Arc<Binding>>;
+    /// Whether a device may be pushed, as far as its user and the other users of its token go; else why not.
+    fn admits(&self, binding: &Binding) -> Result<(), Why>;
     /// A device's push bucket, oldest first.
     fn bucket(&self, device: &DeviceId) -> Vec<Arc<BucketEntry>>;
     /// Up to `limit` calls that are held, oldest first, and how many there are.

@@ -8,8 +8,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::event::PushSupport;
-use crate::binding::Home;
+use crate::binding::{Binding, Home};
 use crate::sip::{Method, Transport, Uri};
+use crate::timeline::{Reason, Why};
 
 /// Everything that guides the core. Replaced as a whole on reload.
 pub struct Policy {
@@ -29,6 +30,8 @@ pub struct Policy {
     pub missed: MissedPolicy,
     pub timer_c: Duration,
     pub held_calls_max: usize,
+    /// How many AORs a push token may serve: those that registered last.
+    pub aors_per_token_max: usize,
     pub push: Arc<dyn PushSupport + Send + Sync>,
     /// The node's durable secret: device ids, flow tokens and nonces are derived from it.
     pub secret: [u8; 32],
@@ -183,6 +186,14 @@ impl Policy {
         self.domains.is_empty()
             || self.is_own_host(domain)
             || self.domains.iter().any(|served| domain.eq_ignore_ascii_case(served.as_bytes()))
+    }
+
+    /// Whether a device may be pushed, as far as its user and the other users of its token go.
+    pub fn admits(&self, _binding: &Binding, has_too_many_aors: impl FnOnce(usize) -> bool) -> Result<(), Why> {
+        if has_too_many_aors(self.aors_per_token_max) {
+            return Err(Reason::TooManyAors.into());
+        }
+        Ok(())
     }
 
     /// Whether a host part names this proxy, whatever the port.
