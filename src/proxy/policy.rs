@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::event::PushSupport;
-use crate::binding::{Binding, Home};
+use crate::binding::{Aor, Binding, Home};
 use crate::sip::{Method, Transport, Uri};
 use crate::timeline::{Reason, Why};
 
@@ -188,8 +188,20 @@ impl Policy {
             || self.domains.iter().any(|served| domain.eq_ignore_ascii_case(served.as_bytes()))
     }
 
+    /// Whether an AOR has a user: where phones register here with a password, only those that have one at present. What
+    /// the others have registered is kept, should they come back.
+    pub fn knows(&self, aor: &Aor) -> bool {
+        match (self.mode, &self.registrar.auth) {
+            (Mode::Local, Auth::Digest(users)) => users.0.contains_key(aor.as_str()),
+            (Mode::Local, Auth::None(_)) | (Mode::Relay, _) => true,
+        }
+    }
+
     /// Whether a device may be pushed, as far as its user and the other users of its token go.
-    pub fn admits(&self, _binding: &Binding, has_too_many_aors: impl FnOnce(usize) -> bool) -> Result<(), Why> {
+    pub fn admits(&self, binding: &Binding, has_too_many_aors: impl FnOnce(usize) -> bool) -> Result<(), Why> {
+        if !self.knows(&binding.aor) {
+            return Err(Reason::UserUnknown.into());
+        }
         if has_too_many_aors(self.aors_per_token_max) {
             return Err(Reason::TooManyAors.into());
         }
