@@ -20,6 +20,7 @@ use crate::binding::{Aor, Binding, DeviceId, Provider};
 use crate::config::{Difference, Token, Values};
 use crate::events::Events;
 use crate::listener;
+pub use crate::listener::Limits;
 use crate::metrics::Metrics;
 use crate::push::{NoticeKind, Outcome, Preview};
 use crate::readiness::Readiness;
@@ -141,10 +142,11 @@ pub struct State {
     pub token: Option<Token>,
 }
 
-/// Connections at one time; more wait in the system's queue.
-const CONNECTIONS: usize = 64;
+/// Answered when all connections are busy with others.
+const HEALTH: &[&str] = &["/healthz", "/readyz", "/metrics"];
 
 /// Serves `listener` until `stop` ends.
-pub async fn serve(listener: TcpListener, state: State, stop: impl Future<Output = ()>) {
-    listener::serve("admin", listener, routes::router(state), CONNECTIONS, stop).await;
+pub async fn serve(listener: TcpListener, state: State, limits: Limits, stop: impl Future<Output = ()>) {
+    let limits = Limits { reserved: HEALTH, ..limits };
+    listener::serve("admin", listener, routes::router(state), limits, stop).await;
 }
