@@ -184,7 +184,8 @@ impl PushTarget {
         self.each().any(|own| own == token)
     }
 
-    fn each(&self) -> impl Iterator<Item = &PushToken> {
+    /// All that a push can go to.
+    pub fn each(&self) -> impl Iterator<Item = &PushToken> {
         let (first, second) = match &self.tokens {
             Tokens::Single | Tokens::Subscription(_) => (Some(&self.prid), None),
             Tokens::Apple { voip, remote, .. } => (voip.as_ref(), remote.as_ref()),

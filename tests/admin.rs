@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +11,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use sip_push_proxy::admin::{
-    self, Answering, Held, Notifications, Pushed, Pushing, Recall, Recalled, Recalling, Refusal, ReloadError,
+    self, Answering, Held, Limits, Notifications, Pushed, Pushing, Recall, Recalled, Recalling, Refusal, ReloadError,
     Reloading, Removing, Source, State, TextWish, Ticket, TokenWish,
 };
 use sip_push_proxy::binding::{Aor, App, Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
 use sip_push_proxy::clock::UnixMillis;
 use sip_push_proxy::config::{Config, Token, Values};
+use sip_push_proxy::events::{Events, What};
 use sip_push_proxy::metrics::{self, Metrics};
 use sip_push_proxy::push::{NoticeKind, Outcome};
 use sip_push_proxy::readiness::{Part, Readiness};
@@ -87,6 +88,10 @@ impl Source for Two {
         let bindings = self.0.lock();
         let later = bindings.iter().filter(|binding| after.is_none_or(|after| binding.aor > *after));
         later.filter(|binding| binding.aor.as_str().contains(part)).take(limit).cloned().collect()
+    }
+
+    fn admits(&self, _binding: &Binding) -> Result<(), Why> {
+        Ok(())
     }
 
     fn bucket(&self, device: &DeviceId) -> Vec<Arc<BucketEntry>> {
@@ -166,6 +171,7 @@ struct Listener {
     address: SocketAddr,
     timeline: Arc<Timeline>,
     summary: Arc<Summary>,
+    events: Arc<Events>,
     readiness: Arc<Readiness>,
     _stop: oneshot::Sender<()>,
     _runtime: Runtime,
@@ -198,15 +204,20 @@ impl Listener {
     }
 
     fn with(token: Option<Token>, notification_token: Option<Token>) -> Self {
+        Self::limited(token, notification_token, Limits::default())
+    }
+
+    fn limited(token: Option<Token>, notification_token: Option<Token>, limits: Limits) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let bindings = vec![binding("alice", ALICE, u64::MAX), binding("bob", BOB, 0)];
-        let (timeline, summary, readiness) = <(Arc<Timeline>, Arc<Summary>, Arc<Readiness>)>::default();
+        let (timeline, summary, events, readiness) =
+            <(Arc<Timeline>, Arc<Summary>, Arc<Events>, Arc<Readiness>)>::default();
         let state = State {
             source: Arc::new(Two(Mutex::new(bindings), Arc::clone(&timeline))),
             summary: Arc::clone(&summary),
-            events: Arc::default(),
+            events: Arc::clone(&events),
             metrics: Arc::new(Metrics::new()),
             readiness: Arc::clone(&readiness),
             notifications: Arc::new(Nobody),
@@ -214,10 +225,10 @@ impl Listener {
             token,
         };
         let (stop, stopped) = oneshot::channel();
-        runtime.spawn(admin::serve(listener, state, async {
+        runtime.spawn(admin::serve(listener, state, limits, async {
             let _ = stopped.await;
         }));
-        Self { address, timeline, summary, readiness, _stop: stop, _runtime: runtime }
+        Self { address, timeline, summary, events, readiness, _stop: stop, _runtime: runtime }
     }
 
     /// Status and body of the answer to a request with these header lines.
@@ -253,6 +264,132 @@ fn health_and_readiness() {
     assert_eq!(listener.json("GET /readyz"), (200, json!({ "status": "ready", "reasons": [] })));
     listener.readiness.failed(Part::Sip, "worker 1 does not go on");
     assert_eq!(listener.json("GET /healthz"), (503, json!({ "status": "stuck" })));
+}
+
+/// Nothing is cut off by time.
+fn few_connections(connections: usize) -> Listener {
+    let patient = Duration::from_secs(3600);
+    let limits = Limits { connections, head: patient, body: patient, answer: patient, ..Limits::default() };
+    Listener::limited(None, None, limits)
+}
+
+#[test]
+fn silent_clients_keep_nobody_out() {
+    let listener = few_connections(4);
+    let mut silent: Vec<_> = (0..100).map(|_| TcpStream::connect(listener.address).unwrap()).collect();
+    for stream in silent.iter_mut().step_by(2) {
+        // One that is cut off already is as good.
+        let head = "POST /api/v1/push HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
+        let _ = write!(stream, "{head}Content-Length: 9\r\n\r\n{{");
+    }
+    for path in ["/healthz", "/metrics", "/api/v1/bindings"] {
+        assert_eq!(listener.ask(&format!("GET {path}"), "Host: localhost\r\n").0, 200, "{path}");
+    }
+    assert_eq!(listener.ask("GET /readyz", "Host: localhost\r\n").0, 503, "it says that the server starts");
+}
+
+/// Sends a body without end, an octet at a time; what the server says to it.
+fn drips(listener: &Listener) -> String {
+    let mut stream = TcpStream::connect(listener.address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+    let head = "POST /api/v1/push HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
+    write!(stream, "{head}Transfer-Encoding: chunked\r\n\r\n").unwrap();
+    let (mut answer, mut part) = (Vec::new(), [0; 1024]);
+    for _ in 0..1000 {
+        let is_open = stream.write_all(b"1\r\n \r\n").is_ok();
+        match stream.read(&mut part) {
+            Ok(0) => break,
+            Ok(count) => answer.extend(&part[..count]),
+            Err(_) if is_open => {}
+            Err(_) => break,
+        }
+    }
+    String::from_utf8(answer).unwrap()
+}
+
+/// Somebody who watches the events.
+struct Watcher(BufReader<TcpStream>);
+
+impl Watcher {
+    fn new(listener: &Listener) -> Self {
+        let mut stream = TcpStream::connect(listener.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream.write_all(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut watcher = Self(BufReader::new(stream));
+        assert_eq!(watcher.line(), "HTTP/1.1 200 OK");
+        while !watcher.line().is_empty() {}
+        watcher
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// The next event is that of a device that registers now.
+    fn sees_what_happens(&mut self, listener: &Listener) {
+        let aor = Aor::new("alice", "example.org");
+        listener.events.publish(UnixMillis(1), || What::ClientOnline { aor, device: ALICE });
+        let is_event = |line: &String| line.starts_with("event: ");
+        assert_eq!(std::iter::repeat_with(|| self.line()).find(is_event).unwrap(), "event: clientOnline");
+    }
+}
+
+#[test]
+fn a_body_that_comes_too_slowly_is_cut_off_and_a_stream_is_not() {
+    let soon = Duration::from_millis(50);
+    let listener = Listener::limited(None, None, Limits { body: soon, answer: soon, ..Limits::default() });
+    let mut watcher = Watcher::new(&listener);
+    let answer = drips(&listener);
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("connection: close"), "{answer}");
+    watcher.sees_what_happens(&listener);
+}
+
+#[test]
+fn a_head_that_comes_too_slowly_is_cut_off() {
+    let soon = Duration::from_millis(50);
+    let listener = Listener::limited(None, None, Limits { head: soon, ..Limits::default() });
+    let mut stream = TcpStream::connect(listener.address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\n").unwrap();
+    let mut answer = String::new();
+    assert_eq!(stream.read_to_string(&mut answer).unwrap(), 0, "{answer}");
+}
+
+#[test]
+fn health_is_told_while_all_connections_are_busy() {
+    let listener = few_connections(2);
+    let mut watchers = [Watcher::new(&listener), Watcher::new(&listener)];
+    // The places for this are only a few, too.
+    let _silent: Vec<_> = (0..20).map(|_| TcpStream::connect(listener.address).unwrap()).collect();
+    for (path, expected) in [("/healthz", 200), ("/metrics", 200), ("/readyz", 503), ("/api/v1/bindings", 503)] {
+        let (head, body) = listener.answer(&format!("GET {path}"), "Host: localhost\r\n");
+        assert!(head.starts_with(&format!("HTTP/1.1 {expected} ")), "{path}: {head}");
+        assert_eq!(head.contains("retry-after"), path.starts_with("/api"), "{path}: {head}\n{body}");
+    }
+    for watcher in &mut watchers {
+        watcher.sees_what_happens(&listener);
+    }
+}
+
+#[test]
+fn a_connection_may_ask_many_things() {
+    let listener = few_connections(1);
+    let mut stream = TcpStream::connect(listener.address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    for _ in 0..3 {
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut lines = reader.by_ref().lines().map(|line| line.unwrap());
+        assert_eq!(lines.next().unwrap(), "HTTP/1.1 200 OK");
+        assert!(lines.by_ref().any(|line| line.is_empty()));
+        let mut body = [0; r#"{"status":"ok"}"#.len()];
+        reader.read_exact(&mut body).unwrap();
+        assert_eq!(body, *br#"{"status":"ok"}"#);
+    }
+    // Between two questions it is the one that others need not wait for.
+    assert_eq!(listener.ask("GET /healthz", "Host: localhost\r\n").0, 200);
 }
 
 #[test]

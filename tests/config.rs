@@ -441,7 +441,7 @@ fn refreshes_have_an_address_or_a_password_of_their_own() {
     }
     check(
         "[register]\nrefresh_user = \"push\"\n",
-        "config.toml: register.refresh_password_file: needed with register.refresh_user: the file with its password",
+        "config.toml:5:1: register.refresh_password_file: needed with register.refresh_user: the file with its password",
     );
 }
 

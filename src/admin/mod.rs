@@ -20,12 +20,13 @@ use crate::binding::{Aor, Binding, DeviceId, Provider};
 use crate::config::{Difference, Token, Values};
 use crate::events::Events;
 use crate::listener;
+pub use crate::listener::Limits;
 use crate::metrics::Metrics;
 use crate::push::{NoticeKind, Outcome, Preview};
 use crate::readiness::Readiness;
 use crate::store::{BucketEntry, HeldCall, StoreError};
 use crate::summary::Summary;
-use crate::timeline::Call;
+use crate::timeline::{Call, Why};
 
 pub use notification::{Answering, Notifications, Refusal, TextWish, Ticket, TokenWish};
 
@@ -35,6 +36,8 @@ pub trait Source: Send + Sync + 'static {
     fn bindings(&self, aor: &Aor) -> Vec<Arc<Binding>>;
     /// Bindings of the first `limit` AORs after `after` that have `part` in them, ordered by AOR.
     fn page(&self, after: Option<&Aor>, part: &str, limit: usize) -> Vec<Arc<Binding>>;
+    /// Whether a device may be pushed, as far as its user and the other users of its token go; else why not.
+    fn admits(&self, binding: &Binding) -> Result<(), Why>;
     /// A device's push bucket, oldest first.
     fn bucket(&self, device: &DeviceId) -> Vec<Arc<BucketEntry>>;
     /// Up to `limit` calls that are held, oldest first, and how many there are.
@@ -139,10 +142,11 @@ pub struct State {
     pub token: Option<Token>,
 }
 
-/// Connections at one time; more wait in the system's queue.
-const CONNECTIONS: usize = 64;
+/// Answered when all connections are busy with others.
+const HEALTH: &[&str] = &["/healthz", "/readyz", "/metrics"];
 
 /// Serves `listener` until `stop` ends.
-pub async fn serve(listener: TcpListener, state: State, stop: impl Future<Output = ()>) {
-    listener::serve("admin", listener, routes::router(state), CONNECTIONS, stop).await;
+pub async fn serve(listener: TcpListener, state: State, limits: Limits, stop: impl Future<Output = ()>) {
+    let limits = Limits { reserved: HEALTH, ..limits };
+    listener::serve("admin", listener, routes::router(state), limits, stop).await;
 }

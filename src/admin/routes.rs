@@ -124,7 +124,8 @@ pub(super) fn with_page(page: PageQuery, list: impl FnOnce(Page) -> Value) -> Re
 async fn bindings(Shared(state): Shared<State>, page: PageQuery) -> Response {
     with_page(page, |page| {
         let now = now();
-        let views = |found: &[Arc<Binding>]| json!({ "bindings": found.iter().map(|found| BindingView::new(found, now)).collect::<Vec<_>>() });
+        let view = |found: &Arc<Binding>| BindingView::new(found, state.source.admits(found), now);
+        let views = |found: &[Arc<Binding>]| json!({ "bindings": found.iter().map(view).collect::<Vec<_>>() });
         if let Some(aor) = &page.aor {
             return views(&state.source.bindings(&parse_aor(aor)));
         }

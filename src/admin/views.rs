@@ -23,7 +23,7 @@ pub(super) struct BindingView {
     provider: Option<&'static str>,
     pn_param: Option<String>,
     tokens: Vec<TokenView>,
-    /// Why the push parameters are not used.
+    /// Why the push parameters are not used, or why the device is not pushed by them.
     push_refused: Option<String>,
     reachable: bool,
     flow: String,
@@ -50,8 +50,9 @@ struct TokenView {
 }
 
 impl BindingView {
-    pub(super) fn new(binding: &Binding, now: UnixMillis) -> Self {
+    pub(super) fn new(binding: &Binding, admitted: Result<(), Why>, now: UnixMillis) -> Self {
         let (push, upstream) = (binding.push.as_ref(), binding.upstream.as_ref());
+        let push_refused = binding.push_refused.as_deref().map(str::to_owned);
         Self {
             id: binding.device.to_string(),
             aor: binding.aor.to_string(),
@@ -59,7 +60,7 @@ impl BindingView {
             provider: push.map(|push| push.provider.name()),
             pn_param: push.map(|push| push.param.as_ref().to_owned()),
             tokens: push.map(tokens).unwrap_or_default(),
-            push_refused: binding.push_refused.as_deref().map(str::to_owned),
+            push_refused: push_refused.or_else(|| admitted.err().map(|why| why.text().to_owned())),
             reachable: binding.is_reachable(now),
             flow: if binding.is_token_device() { String::new() } else { binding.flow.to_string() },
             registered_at: binding.registered_at.to_rfc3339(),

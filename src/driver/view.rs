@@ -58,6 +58,10 @@ impl Contacts for View<'_> {
         self.shared.registering.contains_key(&device)
     }
 
+    fn has_too_many_aors(&self, binding: &Binding, most: usize) -> bool {
+        self.table().has_too_many_aors(binding, most)
+    }
+
     fn has_missed(&self, device: DeviceId) -> bool {
         self.table().entries(&device).iter().any(|entry| entry.state == EntryState::Missed)
     }

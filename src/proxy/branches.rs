@@ -201,7 +201,7 @@ impl Proxy {
                 // That node's word, not the device's: its flow is gone, or no room.
                 context.responses.end(index, 503);
                 if let Some(device) = context.responses.branches.get(index).and_then(|branch| branch.hop.device) {
-                    proxy.device_unreachable(context, device, 503, now);
+                    proxy.device_unreachable(context, device, 503, contacts, now);
                 }
                 return proxy.conclude(context, contacts, now);
             }
@@ -272,7 +272,7 @@ impl Proxy {
             }
             let branch = context.responses.branches.get(index);
             if let Some(device) = branch.filter(|branch| branch.client.is_none()).and_then(|branch| branch.hop.device) {
-                proxy.device_unreachable(context, device, status, now);
+                proxy.device_unreachable(context, device, status, contacts, now);
             }
             proxy.conclude(context, contacts, now);
         });

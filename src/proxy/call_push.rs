@@ -234,6 +234,11 @@ impl Proxy {
         }
     }
 
+    /// Whether a device may be pushed as far as its user and the other users of its token go; else why not.
+    pub(super) fn admits(&self, binding: &Binding, contacts: &dyn Contacts) -> Result<(), Why> {
+        self.policy.admits(binding, |most| contacts.has_too_many_aors(binding, most))
+    }
+
     pub(super) fn retry_due(&mut self, server: ServerId, device: DeviceId, contacts: &dyn Contacts, now: Now) {
         self.with_context(server, |proxy, context| {
             if context.call_mut().is_some_and(|call| call.take_unread(device)) {

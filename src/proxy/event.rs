@@ -137,6 +137,10 @@ pub trait Contacts {
     fn is_registering(&self, _device: DeviceId) -> bool {
         false
     }
+    /// Whether so many other AORs have registered a push token of this binding later than its own AOR has.
+    fn has_too_many_aors(&self, _binding: &Binding, _most: usize) -> bool {
+        false
+    }
     /// Whether the device has missed calls that no push has reported.
     fn has_missed(&self, device: DeviceId) -> bool;
     /// Whether what is not here is nowhere. A large store is read while calls go on already.

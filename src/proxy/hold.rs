@@ -167,7 +167,8 @@ impl Proxy {
             .supports(target)
             .map_err(|wrong| Why::new(Reason::ProviderOff, String::from(wrong)))
             .and_then(|()| can_be_told(target, request.method()).map_err(Why::from))
-            .and_then(|()| self.fits(binding));
+            .and_then(|()| self.fits(binding))
+            .and_then(|()| self.admits(binding, contacts));
         match (is_pushable, self.policy.hold.push_when) {
             (_, PushWhen::Always | PushWhen::Unreachable) if is_reachable && is_fresh => Reach::Now,
             (Err(_), _) if is_reachable => Reach::Now,
@@ -412,13 +413,21 @@ impl Proxy {
 
     /// A device's branch failed without a response. A device that lost its connection may come back by itself, or by a
     /// push that it has not had.
-    pub(super) fn device_unreachable(&mut self, context: &mut Context, device: DeviceId, status: u16, now: Now) {
+    pub(super) fn device_unreachable(
+        &mut self,
+        context: &mut Context,
+        device: DeviceId,
+        status: u16,
+        contacts: &dyn Contacts,
+        now: Now,
+    ) {
         let method = context.request.method();
         let Some(call) = context.call_mut() else { return };
         let call_ref = call.call_ref.clone();
         let binding = call.device(device).map(|held| Arc::clone(&held.binding));
         let target = binding.as_ref().and_then(|binding| binding.push.as_ref());
-        let is_pushable = target.is_some_and(|target| can_be_told(target, method).is_ok());
+        let admitted = binding.as_ref().map_or(Ok(()), |binding| self.admits(binding, contacts));
+        let is_pushable = target.is_some_and(|target| can_be_told(target, method).is_ok()) && admitted.is_ok();
         let (input, reason) = match status {
             408 => (DeviceInput::Silent, Reason::DeviceSilent),
             _ => (DeviceInput::Lost, Reason::FlowLost),
@@ -430,6 +439,9 @@ impl Proxy {
         }
         if is_pushable {
             self.tell(context, device, input, now);
+        }
+        if let (Err(why), Some(_)) = (admitted, target) {
+            self.step_why(&call_ref, Step::DeviceSkipped, Some(device), "", why);
         }
         if let Some(binding) = binding {
             self.tell_tokens(context, &binding, input, now);

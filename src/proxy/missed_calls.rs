@@ -58,7 +58,7 @@ impl Proxy {
 
     fn claim(&mut self, binding: &Binding, contacts: &dyn Contacts) {
         let can_be_told = binding.push.as_ref().is_some_and(|target| self.can_be_told(target));
-        if can_be_told && contacts.has_missed(binding.device) {
+        if can_be_told && contacts.has_missed(binding.device) && self.admits(binding, contacts).is_ok() {
             let change = Change::Claim { aor: binding.aor.clone(), device: binding.device };
             self.save(change, SavePurpose::Claim(binding.device));
         }

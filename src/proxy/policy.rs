@@ -9,9 +9,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::event::PushSupport;
-use crate::binding::Home;
+use crate::binding::{Aor, Binding, Home};
 use crate::sip::flow::REFRESH_LISTENER;
 use crate::sip::{Method, Transport, Uri};
+use crate::timeline::{Reason, Why};
 
 /// Everything that guides the core. Replaced as a whole on reload.
 pub struct Policy {
@@ -42,6 +43,8 @@ pub struct Policy {
     pub missed: MissedPolicy,
     pub timer_c: Duration,
     pub held_calls_max: usize,
+    /// How many AORs a push token may serve: those that registered last.
+    pub aors_per_token_max: usize,
     pub push: Arc<dyn PushSupport + Send + Sync>,
     /// The node's durable secret: device ids, flow tokens and nonces are derived from it.
     pub secret: [u8; 32],
@@ -177,6 +180,11 @@ impl Credentials {
         self.by_account.get(format!("{user}@{realm}").as_str())
     }
 
+    /// Whether this user may prove himself at all.
+    pub fn has(&self, aor: &Aor) -> bool {
+        self.by_account.contains_key(aor.as_str())
+    }
+
     /// What a challenge for this user offers: only what can be checked for him. Somebody who is not there is offered what
     /// one of the others is, always the same, so that the offer does not tell who is there.
     pub fn offered(&self, user: &str, realm: &str) -> impl Iterator<Item = Algorithm> {
@@ -290,6 +298,26 @@ impl Policy {
         self.domains.is_empty()
             || self.is_own_host(domain)
             || self.domains.iter().any(|served| domain.eq_ignore_ascii_case(served.as_bytes()))
+    }
+
+    /// Whether an AOR has a user: where phones register here with a password, only those that have one at present. What
+    /// the others have registered is kept, should they come back.
+    pub fn knows(&self, aor: &Aor) -> bool {
+        match (self.mode, &self.registrar.auth) {
+            (Mode::Local, Auth::Digest(users)) => users.has(aor),
+            (Mode::Local, Auth::None(_)) | (Mode::Relay, _) => true,
+        }
+    }
+
+    /// Whether a device may be pushed, as far as its user and the other users of its token go.
+    pub fn admits(&self, binding: &Binding, has_too_many_aors: impl FnOnce(usize) -> bool) -> Result<(), Why> {
+        if !self.knows(&binding.aor) {
+            return Err(Reason::UserUnknown.into());
+        }
+        if has_too_many_aors(self.aors_per_token_max) {
+            return Err(Reason::TooManyAors.into());
+        }
+        Ok(())
     }
 
     /// Whether a host part names this proxy, whatever the port.

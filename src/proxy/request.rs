@@ -201,7 +201,8 @@ impl Proxy {
         };
         let alias = || DeviceId::parse(user).and_then(|device| contacts.of_device(device));
         // A token device has no contact that anybody could know.
-        if own && let Some(binding) = alias().filter(|binding| !binding.is_token_device()) {
+        let is_known = |binding: &Arc<Binding>| !binding.is_token_device() && self.policy.knows(&binding.aor);
+        if own && let Some(binding) = alias().filter(is_known) {
             let only = Some(binding.device);
             return Ok(Target::Phones { aor: binding.aor.clone(), bindings: vec![binding], only });
         }
@@ -215,6 +216,7 @@ impl Proxy {
         }
         candidates
             .into_iter()
+            .filter(|aor| self.policy.knows(aor))
             .find_map(|aor| {
                 let bindings = contacts.of_aor(&aor);
                 (!bindings.is_empty()).then_some(Target::Phones { aor, bindings, only: None })

@@ -151,16 +151,19 @@ impl Proxy {
         now: Now,
     ) {
         let is_reachable = self.is_reachable(&binding, contacts, now);
+        let admitted = self.admits(&binding, contacts);
         let Some(call) = context.call_mut() else { return };
-        let device = binding.device;
-        let is_over = call.left(now.instant).is_zero();
+        let (device, call_ref) = (binding.device, call.call_ref.clone());
         let has_woken = binding.registered_at > call.since.unix && is_reachable;
+        let is_over = call.left(now.instant).is_zero() || admitted.is_err() && !has_woken;
         let state = if is_over { DeviceState::Unwakeable } else { DeviceState::Recording };
         let held = HeldDevice::new(binding, state);
         call.devices.push(HeldDevice { has_entry: true, is_durable: true, ..held });
         let input = if has_woken { DeviceInput::Woke } else { DeviceInput::Recorded };
         if !is_over {
             self.tell(context, device, input, now);
+        } else if let Err(why) = admitted {
+            self.step_why(&call_ref, Step::DeviceSkipped, Some(device), "", why);
         }
     }
 

@@ -1,11 +1,13 @@
 //! Apple Push Notification service: the accounts we push by, and the sending
 //! (Apple, "Sending notification requests to APNs"; "Responding to VoIP Notifications from PushKit").
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use a2::{CollapseId, NotificationOptions, Priority, PushType};
 use hyper::{Method, Request};
+use parking_lot::Mutex;
 use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use tokio::runtime::Handle;
@@ -26,6 +28,9 @@ use crate::binding::{Provider, PushToken, Tokens};
 
 /// Apple: keep connections open and few. One carries a thousand pushes at once.
 const CONNECTIONS_MAX: usize = 4;
+
+/// Apps of one team that are told apart from those that only a phone says there are.
+const APPS_MAX: usize = 1000;
 
 /// Names the alert of missed calls, so that a later one replaces it on the screen.
 const MISSED_CALLS_COLLAPSE_ID: &str = "missed_calls";
@@ -78,7 +83,16 @@ pub(super) struct Account {
     sandbox: Option<Endpoint>,
     form: AppleForm,
     credential: Credential,
+    /// Apps, by environment and bundle, whose pushes Apple has taken.
+    apps: Mutex<BTreeSet<(Environment, Box<str>)>>,
     pub(super) gate: Gate,
+}
+
+/// Which of Apple's two sides a contact is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Environment {
+    Production,
+    Sandbox,
 }
 
 struct Endpoint {
@@ -133,6 +147,9 @@ impl Credential {
 pub(super) struct Delivery<'a> {
     pub(super) token: &'a PushToken,
     endpoint: &'a Endpoint,
+    environment: Environment,
+    /// As the contact names it, else the account.
+    bundle: &'a str,
     topic: HeaderValue,
     push_type: PushType,
 }
@@ -181,6 +198,7 @@ impl Account {
             sandbox,
             form: form(settings, setup).map_err(|(name, problem)| value(name, problem))?,
             credential,
+            apps: Mutex::default(),
             gate: Gate::new(name, setup.limits),
         })
     }
@@ -245,7 +263,9 @@ impl Account {
             return Err("a token in pn-prid is not one of APNs".to_owned());
         }
         let topic = HeaderValue::try_from(topic).map_err(|_| "the bundle id in pn-param is not one".to_owned())?;
-        Ok(Delivery { token, endpoint, topic, push_type })
+        let is_sandbox = provider == Provider::ApnsDev;
+        let environment = if is_sandbox { Environment::Sandbox } else { Environment::Production };
+        Ok(Delivery { token, endpoint, environment, bundle, topic, push_type })
     }
 
     /// What would be sent, with `hash` in the place of the token.
@@ -296,10 +316,29 @@ impl Account {
                 | Verdict::Final(_)
                 | Verdict::Trouble { .. }
                 | Verdict::Locked(_)
+                | Verdict::Foreign(_)
                 | Verdict::Withdrawn) => verdict,
             };
-            return verdict.sent(left_out);
+            return self.with_regard_to_the_app(verdict, delivery).sent(left_out);
         }
+    }
+
+    /// Bundle and environment are what the phone says, and Apple refuses our key for an app of another team as it refuses
+    /// a bad key. So where it has taken pushes for other apps, a refusal for one for which it never has is about that one.
+    fn with_regard_to_the_app(&self, verdict: Verdict, delivery: &Delivery<'_>) -> Verdict {
+        let app = (delivery.environment, delivery.bundle.into());
+        let mut apps = self.apps.lock();
+        if verdict == Verdict::Final(Outcome::Accepted) && apps.len() < APPS_MAX {
+            apps.insert(app);
+            return verdict;
+        }
+        if let Verdict::Locked(reason) = &verdict
+            && !apps.is_empty()
+            && !apps.contains(&app)
+        {
+            return Verdict::Foreign(reason.clone());
+        }
+        verdict
     }
 
     async fn post(

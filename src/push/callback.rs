@@ -65,8 +65,7 @@ impl Account {
 
     /// What would be sent, with `hash` in the place of the token. The URL's query may hold a key, and is left out.
     pub(super) fn preview(&self, push: &Push, hash: TokenHash) -> Preview {
-        let (user_id, kind) = names(push);
-        let body = payload::callback(push, user_id, kind, &hash.to_string(), BYTES_MAX).bytes;
+        let body = payload::callback(push, device_type(push), &hash.to_string(), BYTES_MAX).bytes;
         let mut url = self.url.clone();
         url.set_query(None);
         Preview {
@@ -80,13 +79,12 @@ impl Account {
 
     /// One attempt. A report that is too large for the gateway is shortened once within it.
     pub(super) async fn send(&self, push: &Push, token: &PushToken) -> Sent {
-        let (user_id, kind) = names(push);
         let mut limit = BYTES_MAX;
         loop {
             if push.purpose.is_over() {
                 return Sent::unsent(Outcome::Withdrawn);
             }
-            let Body { bytes, left_out } = payload::callback(push, user_id, kind, token.reveal(), limit);
+            let Body { bytes, left_out } = payload::callback(push, device_type(push), token.reveal(), limit);
             let half = bytes.len() / 2;
             let verdict = self.post(bytes, token).await;
             let is_first = limit == BYTES_MAX;
@@ -115,13 +113,11 @@ fn signature(secret: &hmac::Key, body: &[u8]) -> String {
     tag.as_ref().iter().fold("sha256=".to_owned(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-/// Whose device it is and what it is, as the operator's systems call it: `pn-param=USER_ID:TYPE`, each part as the phone
-/// likes to say it, else the user of its AOR and [`DEVICE_TYPE`].
-fn names(push: &Push) -> (&str, &str) {
-    let param = &*push.target.param;
-    let (user_id, kind) = param.rsplit_once(':').unwrap_or((param, ""));
-    let user_id = if user_id.is_empty() { push.aor.user() } else { user_id };
-    (user_id, if kind.is_empty() { DEVICE_TYPE } else { kind })
+/// What the device is, as the operator's systems call it: what the phone says after the last colon of its pn-param, else
+/// [`DEVICE_TYPE`]. Whose it is, it has no say in.
+fn device_type(push: &Push) -> &str {
+    let said = push.target.param.rsplit_once(':').map_or("", |(_, kind)| kind);
+    if said.is_empty() { DEVICE_TYPE } else { said }
 }
 
 fn verdict(answer: &Answer) -> Verdict {
@@ -172,8 +168,7 @@ mod tests {
     }
 
     fn body(push: &Push) -> String {
-        let (user_id, kind) = names(push);
-        String::from_utf8(payload::callback(push, user_id, kind, "tok:1", BYTES_MAX).bytes).unwrap()
+        String::from_utf8(payload::callback(push, device_type(push), "tok:1", BYTES_MAX).bytes).unwrap()
     }
 
     #[test]
@@ -185,7 +180,7 @@ mod tests {
         );
         assert_eq!(
             body(&push("123:IOS", Notice::Message)),
-            r#"{"user":{"user_id":"123"},"device":[{"device_token":"tok:1","type":"IOS"}],"notification":{"type":"message","date":1623753491,"ttl":28}}"#
+            r#"{"user":{"user_id":"alice"},"device":[{"device_token":"tok:1","type":"IOS","pn_param":"123:IOS"}],"notification":{"type":"message","date":1623753491,"ttl":28}}"#
         );
         let entry = BucketEntry {
             call_ref: "c1".into(),
@@ -197,20 +192,16 @@ mod tests {
         };
         assert_eq!(
             body(&push("123", Notice::MissedCalls(vec![entry]))),
-            r#"{"user":{"user_id":"123"},"device":[{"device_token":"tok:1","type":"SIP"}],"notification":{"type":"missed_calls","date":1623753491,"calls":[{"id":0,"remote_uri":"103","date":1623753480,"call_ref":"c1","display_name":"Ivan"}],"ttl":28}}"#
+            r#"{"user":{"user_id":"alice"},"device":[{"device_token":"tok:1","type":"SIP","pn_param":"123"}],"notification":{"type":"missed_calls","date":1623753491,"calls":[{"id":0,"remote_uri":"103","date":1623753480,"call_ref":"c1","display_name":"Ivan"}],"ttl":28}}"#
         );
     }
 
     #[test]
-    fn pn_param_names_user_and_type() {
-        for (param, expected) in [
-            ("", ("alice", "SIP")),
-            ("123", ("123", "SIP")),
-            (":IOS", ("alice", "IOS")),
-            ("a:b:IOS", ("a:b", "IOS")),
-            ("123:", ("123", "SIP")),
-        ] {
-            assert_eq!(names(&push(param, Notice::Message)), expected, "{param}");
+    fn pn_param_names_the_type_alone() {
+        for (param, kind) in [("", "SIP"), ("123", "SIP"), (":IOS", "IOS"), ("a:b:IOS", "IOS"), ("123:", "SIP")] {
+            let push = push(param, Notice::Message);
+            assert_eq!(device_type(&push), kind, "{param}");
+            assert!(body(&push).starts_with(r#"{"user":{"user_id":"alice"},"#), "{param}");
         }
     }
 

@@ -217,6 +217,7 @@ impl Account {
                 | Verdict::Final(_)
                 | Verdict::Trouble { .. }
                 | Verdict::Locked(_)
+                | Verdict::Foreign(_)
                 | Verdict::Withdrawn) => verdict,
             };
             return verdict.sent(left_out);

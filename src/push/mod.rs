@@ -364,6 +364,8 @@ enum Verdict {
     Trouble { after: Option<Duration>, reason: Box<str> },
     /// Our credentials, or the rights that go with them, are wrong: no push of this account will be taken.
     Locked(Box<str>),
+    /// The provider does not take what the contact says of itself together with our credentials; of those it says nothing.
+    Foreign(Box<str>),
     /// Our credential is out of date; the same push with a fresh one may be taken at once.
     StaleCredential(Box<str>),
     /// A shorter body may be taken at once.
@@ -381,6 +383,7 @@ impl Verdict {
                 (Outcome::try_again(Trouble::Failing, after, reason), Sign::Fails { after })
             }
             Self::Locked(reason) | Self::StaleCredential(reason) => (Outcome::Locked { reason }, Sign::Locked),
+            Self::Foreign(reason) => (Outcome::Refused { reason }, Sign::Nothing),
             Self::TooLarge(reason) => (Outcome::Refused { reason }, Sign::Works),
             Self::Withdrawn => (Outcome::Withdrawn, Sign::Nothing),
         };

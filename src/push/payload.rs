@@ -165,6 +165,7 @@ struct CallbackRequest<'a> {
 
 #[derive(Serialize)]
 struct CallbackUser<'a> {
+    /// Of the AOR that has the device: what a phone says of itself is not signed as whose it is.
     user_id: &'a str,
 }
 
@@ -173,6 +174,9 @@ struct CallbackDevice<'a> {
     device_token: &'a str,
     #[serde(rename = "type")]
     kind: &'a str,
+    /// The phone's own word.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pn_param: &'a str,
 }
 
 #[derive(Serialize)]
@@ -345,7 +349,7 @@ pub fn fcm_legacy(push: &Push, token: &str, limit: usize) -> Body {
 
 /// The operator's own gateway gets all that is known, in whichever app's words it may tell it on. Missed calls are kept,
 /// newest first, while the whole stays within `limit` bytes.
-pub fn callback(push: &Push, user_id: &str, kind: &str, token: &str, limit: usize) -> Body {
+pub fn callback(push: &Push, kind: &str, token: &str, limit: usize) -> Body {
     fit(&push.notice, limit, |kept| {
         let calls = is_report(&push.notice).then(|| calls(kept, true));
         let (title, message) = push.notice.text().unzip();
@@ -358,8 +362,8 @@ pub fn callback(push: &Push, user_id: &str, kind: &str, token: &str, limit: usiz
             Notice::Message | Notice::MissedCalls(_) | Notice::Test | Notice::Text { .. } => (None, None),
         };
         let body = text(&CallbackRequest {
-            user: CallbackUser { user_id },
-            device: [CallbackDevice { device_token: token, kind }],
+            user: CallbackUser { user_id: push.aor.user() },
+            device: [CallbackDevice { device_token: token, kind, pn_param: &push.target.param }],
             notification: CallbackNotification { content, title, message, number, identity, ttl: seconds(push) },
         });
         let counted = body.len();

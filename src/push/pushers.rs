@@ -16,14 +16,14 @@ use super::{
     Busy, NoticeKind, Outcome, Preview, Push, Reply, Sent, SettingsError, TokenHash, apns, callback, clock, fcm,
     webpush,
 };
-use crate::binding::{Provider, PushTarget, PushToken, Tokens};
+use crate::binding::{Aor, Provider, PushTarget, PushToken, Tokens};
 
 /// What pushes are sent with. An empty list of accounts switches their provider off.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// For one attempt, including a renewal of credentials within it.
     pub timeout: Duration,
-    /// Pushes to one token in a minute; 0 for any number.
+    /// Pushes of one AOR to one token in a minute; 0 for any number.
     pub per_token_per_min: u32,
     /// Pushes that may be under way at once, waiting ones included (`limits.push_queue`).
     pub queue: usize,
@@ -269,7 +269,7 @@ impl Inner {
         let sent = match self.route(&target, notice) {
             Err(reason) => Sent::unsent(Outcome::refused(reason)),
             Ok(_) if push.purpose.is_over() => Sent::unsent(Outcome::Withdrawn),
-            Ok(route) if !self.limits.admit(route.token()) => Sent::unsent(Outcome::Limited),
+            Ok(route) if !self.limits.admit(&push.aor, route.token()) => Sent::unsent(Outcome::Limited),
             Ok(route) => {
                 let send = async |push: Push| route.send(&push).await;
                 route.gate().pass(push, self.timeout, send).await
@@ -352,9 +352,10 @@ fn apns_account<'a>(accounts: &'a [apns::Account], team: &str, bundle: &str) -> 
         })
 }
 
-/// `push.per_token_per_min`: the whole number at once, then one at a time as the minute passes.
+/// `push.per_token_per_min`: the whole number at once, then one at a time as the minute passes. Each AOR with a token has
+/// its own: who has got hold of another user's token cannot use up what that user's calls need.
 struct TokenLimits {
-    limiter: Option<DefaultKeyedRateLimiter<TokenHash>>,
+    limiter: Option<DefaultKeyedRateLimiter<(Aor, TokenHash)>>,
     asked: AtomicU32,
 }
 
@@ -368,7 +369,7 @@ impl TokenLimits {
         Self { limiter, asked: AtomicU32::new(0) }
     }
 
-    fn admit(&self, token: &PushToken) -> bool {
+    fn admit(&self, aor: &Aor, token: &PushToken) -> bool {
         let Some(limiter) = &self.limiter else {
             return true;
         };
@@ -376,6 +377,6 @@ impl TokenLimits {
             limiter.retain_recent();
             limiter.shrink_to_fit();
         }
-        limiter.check_key(&TokenHash::of(token)).is_ok()
+        limiter.check_key(&(aor.clone(), TokenHash::of(token))).is_ok()
     }
 }

@@ -350,7 +350,7 @@ impl Server {
             notification_token: self.config.notification.token.clone(),
             token: self.config.admin.token.clone(),
         };
-        runtime.spawn(admin::serve(listener, state, self.stopped()));
+        runtime.spawn(admin::serve(listener, state, admin::Limits::default(), self.stopped()));
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use tokio::sync::{Mutex, MutexGuard, watch};
 
-use super::operator::push_one;
+use super::operator::{admits, push_one};
 use super::words::{Titles, shortened};
 use crate::admin::{Answering, Notifications, Pushed, Refusal, TextWish, Ticket, TokenWish};
 use crate::binding::{Aor, Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
@@ -163,7 +163,8 @@ impl Tellers {
 
     async fn tell_one(&self, pushers: &Pushers, binding: &Binding, notice: Notice) -> Pushed {
         let sent_at = driver::now().unix;
-        let pushed = push_one(pushers, binding, notice.clone(), sent_at, false).await;
+        let admitted = admits(&self.policy(), &self.shared, binding);
+        let pushed = push_one(pushers, binding, admitted, notice.clone(), sent_at, false).await;
         self.learn_from(binding, &pushed, sent_at).await;
         self.keep_for_browser(binding, notice, &pushed, sent_at).await;
         pushed

@@ -16,8 +16,10 @@ use crate::config::Values;
 use crate::driver::{self, Guidance, Shared, transport_drop};
 use crate::events::What;
 use crate::metrics::Metrics;
+use crate::proxy::Policy;
 use crate::push::{self, Notice, NoticeKind, Outcome, Purpose, Push, Pushers};
 use crate::store::{Applied, BucketEntry, Change, HeldCall};
+use crate::timeline::Why;
 use crate::transport::DropReason;
 
 /// The running server as the admin routes see it.
@@ -51,6 +53,10 @@ impl Source for Operator {
 
     fn page(&self, after: Option<&Aor>, part: &str, limit: usize) -> Vec<Arc<Binding>> {
         self.shared.store.table().page(after, part, limit)
+    }
+
+    fn admits(&self, binding: &Binding) -> Result<(), Why> {
+        admits(&self.guided.borrow().policy, &self.shared, binding)
     }
 
     fn bucket(&self, device: &DeviceId) -> Vec<Arc<BucketEntry>> {
@@ -100,7 +106,8 @@ impl Source for Operator {
         Box::pin(async move {
             let mut pushed = Vec::with_capacity(bindings.len());
             for binding in &bindings {
-                pushed.push(push_one(&pushers, binding, notice.clone(), driver::now().unix, is_dry).await);
+                let admitted = self.admits(binding);
+                pushed.push(push_one(&pushers, binding, admitted, notice.clone(), driver::now().unix, is_dry).await);
             }
             pushed
         })
@@ -148,10 +155,16 @@ const TEST_TTL: Duration = Duration::from_secs(10);
 /// How long a text may be delivered: who reads it a day later has seen it elsewhere.
 const TEXT_TTL: Duration = Duration::from_secs(24 * 3600);
 
+/// As the workers' proxies see it, from outside of them.
+pub(super) fn admits(policy: &Policy, shared: &Shared, binding: &Binding) -> Result<(), Why> {
+    policy.admits(binding, |most| shared.store.table().has_too_many_aors(binding, most))
+}
+
 /// One push to one device, or with `is_dry` what would be sent. Whatever comes of it, the binding stays as it is.
 pub(super) async fn push_one(
     pushers: &Pushers,
     binding: &Binding,
+    admitted: Result<(), Why>,
     notice: Notice,
     date: UnixMillis,
     is_dry: bool,
@@ -165,6 +178,9 @@ pub(super) async fn push_one(
         return pushed(notice.kind(), Err(why.to_owned()), None);
     };
     let kind = notice.kind();
+    if let Err(why) = admitted {
+        return pushed(kind, Err(why.text().to_owned()), None);
+    }
     let push = Push {
         ticket: push::Ticket(0),
         aor: binding.aor.clone(),

@@ -93,6 +93,7 @@ pub(super) fn policy(
             absence: config.missed_calls.absence,
         },
         timer_c: config.sip.timer_c,
+        aors_per_token_max: config.push.aors_per_token_max,
         held_calls_max: (config.limits.held_calls / config.sip.workers).max(1),
         push: Arc::new(Support(pushers)),
         secret,

@@ -19,6 +19,7 @@ mod draft;
 mod embedded;
 mod memory;
 mod messages;
+mod owners;
 mod redis;
 mod refreshes;
 mod schema;

@@ -16,6 +16,7 @@ use super::bucket::Bucket;
 use super::change::{BucketEntry, HeldCall, HeldCallId};
 use super::draft::{Key, Row, Value};
 use super::messages::Messages;
+use super::owners::Owners;
 use super::refreshes::Refreshes;
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::UnixMillis;
@@ -30,6 +31,7 @@ pub struct Table {
     bindings: DashMap<Aor, Bindings>,
     devices: DashMap<DeviceId, Arc<Binding>>,
     peers: DashMap<Peer, Presence>,
+    owners: Owners,
     buckets: DashMap<DeviceId, Bucket>,
     /// Former name of a device to its present one, while calls are settled under the former.
     heirs: DashMap<DeviceId, DeviceId>,
@@ -100,6 +102,11 @@ impl Table {
     /// The binding of a device, by the user part of its alias Contact.
     pub fn by_device(&self, device: DeviceId) -> Option<Arc<Binding>> {
         self.devices.get(&device).map(|binding| Arc::clone(&binding))
+    }
+
+    /// Whether so many other AORs have registered a push token of this binding later than its own AOR has.
+    pub fn has_too_many_aors(&self, binding: &Binding, most: usize) -> bool {
+        self.owners.has_too_many(binding, most, |device| self.by_device(device))
     }
 
     /// The device that registered from this address and transport, by whichever connection, if its Expires is not
@@ -405,6 +412,7 @@ impl Table {
             self.agenda.lock().bindings.insert((binding.expires_at, binding.device));
         }
         self.refreshes.insert(binding);
+        self.owners.insert(binding);
     }
 
     fn unindex(&self, binding: &Binding) {
@@ -417,6 +425,15 @@ impl Table {
             self.agenda.lock().bindings.remove(&(binding.expires_at, binding.device));
         }
         self.refreshes.remove(binding);
+        // A token may have gone to another AOR in the same moment, and have its place.
+        let has_moved = |present: Arc<Binding>| {
+            present.aor != binding.aor
+                && present.registered_at == binding.registered_at
+                && present.shares_token(binding)
+        };
+        if !self.by_device(binding.device).is_some_and(has_moved) {
+            self.owners.remove(binding);
+        }
     }
 }
 

@@ -48,6 +48,12 @@ reasons! {
         "`check --online` says which; renew the key, the certificate or the service account's role, then reload";
     PushRefused, "push_refused", "the push service does not take this push",
         "the answer says what it does not like; `push AOR --dry-run` shows what is sent";
+    TooManyAors, "too_many_aors", "the token is of more users than it may serve, and the others registered later",
+        "an app is to unregister accounts that it does not use any more; users that are strangers to each other mean that \
+         somebody has got hold of a token; push.aors_per_token_max is the limit of this server";
+    UserUnknown, "user_unknown", "the user is not among those of register.users",
+        "a call to it is answered 404; what it has registered works again when the user is put back and the server \
+         reloads";
     PushesLimited, "pushes_limited", "too many pushes to this token in the last minute",
         "an app that is called so often, or a loop of calls; push.per_token_per_min is the limit of this server";
     ProviderSilent, "provider_silent", "the push service did not answer in time",

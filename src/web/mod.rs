@@ -12,13 +12,11 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 use crate::binding::{Aor, PushTarget};
-use crate::listener;
+use crate::listener::{self, Limits};
 use crate::store::{Message, StoreError};
 
 pub use capability::{Keys, TicketError};
 
-/// Connections at one time; more wait in the system's queue.
-const CONNECTIONS: usize = 256;
 /// From the head of a request to its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -56,5 +54,5 @@ pub enum Refusal {
 
 /// Serves `listener` until `stop` ends. Of all requests together at most `per_second` are answered.
 pub async fn serve(listener: TcpListener, source: Arc<dyn Source>, per_second: u32, stop: impl Future<Output = ()>) {
-    listener::serve("webpush", listener, routes::router(source, per_second), CONNECTIONS, stop).await;
+    listener::serve("webpush", listener, routes::router(source, per_second), Limits::default(), stop).await;
 }

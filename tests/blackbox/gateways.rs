@@ -64,7 +64,10 @@ fn callback_wakes_a_sleeping_phone_and_tells_it_of_missed_calls() {
         world.switch.queued();
         let push = next(double.next()).json();
         assert_eq!(push["user"]["user_id"], "alice", "{mode:?}");
-        assert_eq!(push["device"], serde_json::json!([{"device_token": "token-1", "type": "ANDROID"}]));
+        assert_eq!(
+            push["device"],
+            serde_json::json!([{"device_token": "token-1", "type": "ANDROID", "pn_param": ":ANDROID"}])
+        );
         let told = &push["notification"];
         assert_eq!((told["type"].as_str(), told["number"].as_str()), (Some("invite"), Some("103")));
         assert_eq!((told["call_ref"].as_str(), told["display_name"].as_str()), (Some(&*call.call_id), Some("Ivan")));

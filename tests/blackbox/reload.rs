@@ -61,6 +61,50 @@ fn operator_is_told_what_a_reload_has_changed_and_what_needs_a_restart() {
 }
 
 #[test]
+fn a_user_who_is_taken_out_of_the_file_is_not_called_before_it_is_put_back() {
+    let mut world = World::with_program(Mode::Digest, Udp, "");
+    let phone = crate::held_call::asleep(&mut world, Push::Fcm);
+    let file = world.folder.path().join("users.toml");
+    let users = std::fs::read_to_string(&file).expect("the users");
+    let without = users.lines().filter(|line| !line.contains("alice")).collect::<Vec<_>>().join("\n");
+    std::fs::write(&file, without).expect("written");
+    assert_eq!(world.command(&["reload"]).1, Some(0));
+    let call = world.call(&phone);
+    let answer = world.switch.refused(404);
+    call.ack(&answer);
+    assert_eq!(world.pushes(), 0);
+    let bindings = world.admin.bindings(&phone.aor());
+    let why = "the user is not among those of register.users";
+    assert_eq!(bindings.iter().map(|binding| &binding["push_refused"]).collect::<Vec<_>>(), [why]);
+    let (told, code) = world.command(&["why", &phone.aor()]);
+    assert!(code == Some(0) && told.contains(&format!("is not pushed: {why}")), "{told}");
+    let (told, _) = world.command(&["push", &phone.aor(), "--dry-run"]);
+    assert!(told.contains(why), "{told}");
+    std::fs::write(&file, users).expect("written");
+    assert_eq!(world.command(&["reload"]).1, Some(0));
+    let call = world.call(&phone);
+    world.switch.queued();
+    world.pushed_invite(&phone, 28);
+    crate::held_call::give_up(&world, &call, "");
+}
+
+#[test]
+fn a_token_of_too_many_users_says_so() {
+    let mut world = World::with_program(Mode::Alias, Udp, "push.aors_per_token_max = 1\nhold.wait_s = 1");
+    let phone = crate::held_call::asleep(&mut world, Push::Fcm);
+    let mut other = crate::phone::Phone::new("bob", Push::Fcm, Udp);
+    other.token = phone.token.clone();
+    other.register(&mut world);
+    let refused = |world: &World, aor: &str| world.admin.bindings(aor)[0]["push_refused"].clone();
+    let why = "the token is of more users than it may serve, and the others registered later";
+    assert_eq!(refused(&world, &phone.aor()), why);
+    assert_eq!(refused(&world, &other.aor()), serde_json::Value::Null);
+    world.rewrite_config("aors_per_token_max = 1", "aors_per_token_max = 2");
+    assert_eq!(world.command(&["reload"]).1, Some(0));
+    assert_eq!(refused(&world, &phone.aor()), serde_json::Value::Null);
+}
+
+#[test]
 fn log_level_changes_while_the_server_runs() {
     let world = World::with_program(Mode::Alias, Udp, "");
     let told = "the log's level is sip_push_proxy=debug until the next reload\n";

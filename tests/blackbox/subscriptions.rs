@@ -1,5 +1,6 @@
 //! Browsers that subscribe at the page: who may, what they are told, and the texts that they fetch.
 
+use std::net::TcpStream;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -40,6 +41,13 @@ fn send(world: &World, text: &str) -> String {
     let body = json!({ "recipient_id": ALICE, "title": "Shop", "message": text });
     let answer = world.admin.post("/notification/post", &body);
     answer["devices"][0]["result"].as_str().expect("a result").to_owned()
+}
+
+#[test]
+fn visitors_that_say_nothing_keep_nobody_out() {
+    let (_world, page, _double, _folder) = world(Mode::Alias, "");
+    let _silent: Vec<_> = (0..300).map(|_| TcpStream::connect(page.0).expect("the page")).collect();
+    assert_eq!(page.get("/").status, 200);
 }
 
 fn a_browser_is_told_who_calls(mode: Mode) {

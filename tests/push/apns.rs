@@ -33,6 +33,34 @@ async fn invite_goes_to_the_voip_token() {
 }
 
 #[tokio::test]
+async fn what_a_phone_says_of_its_app_is_not_the_accounts_fault() {
+    let double = ApnsDouble::start().await.unwrap();
+    let pushers = apns_pushers(&double);
+    let refusal = || [Answer::Reason { status: 403, reason: "InvalidProviderToken" }];
+    let own = || apns_target(Some("aa"), None);
+    let foreign = |token: &str, provider| {
+        let mut target = PushTarget { provider, ..apns_target(Some(token), None) };
+        if let (Provider::Apns, Tokens::Apple { bundle, .. }) = (provider, &mut target.tokens) {
+            *bundle = "org.example.foreign".into();
+        }
+        target
+    };
+    assert_eq!(outcome(&pushers, invite(own())).await, Outcome::Accepted);
+    // A bundle of another team, and an environment that the key is not for.
+    for (token, provider) in [("bb", Provider::Apns), ("cc", Provider::ApnsDev)] {
+        double.script(token, refusal());
+        assert_eq!(outcome(&pushers, invite(foreign(token, provider))).await, refused("403 InvalidProviderToken"));
+        assert_eq!(pushers.troubles(), []);
+    }
+    double.script("aa", refusal());
+    assert_eq!(outcome(&pushers, invite(own())).await, locked("403 InvalidProviderToken"));
+    // Nor does it say that all is well.
+    double.script("bb", refusal());
+    assert_eq!(outcome(&pushers, invite(foreign("bb", Provider::Apns))).await, refused("403 InvalidProviderToken"));
+    assert_eq!(pushers.troubles().len(), 1);
+}
+
+#[tokio::test]
 async fn invite_without_a_voip_token_is_an_alert() {
     let double = ApnsDouble::start().await.unwrap();
     assert_eq!(outcome(&apns_pushers(&double), invite(apns_target(None, Some("ab12")))).await, Outcome::Accepted);

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use sip_push_proxy::binding::{Provider, PushTarget};
+use serde_json::json;
+use sip_push_proxy::binding::{Aor, Provider, PushTarget};
 use sip_push_proxy::demo::callback_double::{Answer, CallbackDouble};
 use sip_push_proxy::push::{Limits, Notice, NoticeKind, Outcome, Push, Settings, callback};
 use tempfile::TempDir;
@@ -43,7 +44,7 @@ async fn invite_is_posted_signed_and_with_all_that_is_known() {
     let push = soon(double.next()).await;
     assert_eq!(push.header("content-type"), "application/json");
     let body = String::from_utf8_lossy(&push.body);
-    let start = r#"{"user":{"user_id":"123"},"device":[{"device_token":"device_token","type":"IOS"}],"notification":{"type":"invite","date":1623753491,"number":"103","call_ref":"1","uuid":""#;
+    let start = r#"{"user":{"user_id":"alice"},"device":[{"device_token":"device_token","type":"IOS","pn_param":"123:IOS"}],"notification":{"type":"invite","date":1623753491,"number":"103","call_ref":"1","uuid":""#;
     assert!(body.starts_with(start), "{body}");
     assert!(body.ends_with(r#"","display_name":"Ivan","sent_at":1623753491000,"ttl":28}}"#), "{body}");
     // The user of the AOR, and what this program calls its devices.
@@ -51,6 +52,23 @@ async fn invite_is_posted_signed_and_with_all_that_is_known() {
     let body = soon(double.next()).await.json();
     assert_eq!((body["user"]["user_id"].as_str(), body["device"][0]["type"].as_str()), (Some("alice"), Some("SIP")));
     assert_eq!(double.connections(), 1, "the connection is kept");
+}
+
+#[tokio::test]
+async fn a_phone_does_not_say_whose_it_is() {
+    let double = CallbackDouble::start().await.unwrap();
+    let (_folder, settings) = settings(&double);
+    let pushers = open(&settings);
+    let of_bob = || Push {
+        aor: Aor::new("bob", "example.org"),
+        ..invite(PushTarget { param: "alice:IOS".into(), ..target("device_token") })
+    };
+    let preview = pushers.preview(&of_bob()).unwrap();
+    assert!(preview.body.starts_with(r#"{"user":{"user_id":"bob"},"#), "{}", preview.body);
+    assert_eq!(outcome(&pushers, of_bob()).await, Outcome::Accepted);
+    let body = soon(double.next()).await.json();
+    assert_eq!(body["user"], json!({ "user_id": "bob" }));
+    assert_eq!(body["device"], json!([{ "device_token": "device_token", "type": "IOS", "pn_param": "alice:IOS" }]));
 }
 
 #[tokio::test]

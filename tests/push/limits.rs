@@ -1,8 +1,8 @@
 //! Limits: pushes to one token, pushes under way.
 
-use sip_push_proxy::binding::Provider;
+use sip_push_proxy::binding::{Aor, Provider};
 use sip_push_proxy::demo::fcm_double::{Answer, FcmDouble};
-use sip_push_proxy::push::{Busy, Outcome, Pushers, Settings};
+use sip_push_proxy::push::{Busy, Outcome, Push, Pushers, Settings};
 use tokio::sync::mpsc;
 
 use crate::bench::*;
@@ -22,6 +22,22 @@ async fn token_takes_so_many_pushes_in_a_minute() {
     let unlimited = open(&Settings { per_token_per_min: 0, ..settings });
     let outcomes = send_all(&unlimited, (0..100).map(|_| invite(fcm_target("a")))).await;
     assert_eq!(outcomes, vec![Outcome::Accepted; 100]);
+}
+
+#[tokio::test]
+async fn who_has_got_hold_of_a_token_does_not_use_up_the_pushes_of_its_owner() {
+    let double = FcmDouble::start().await.unwrap();
+    let (_folder, settings) = fcm_settings(&double);
+    let pushers = open(&Settings { per_token_per_min: 2, ..settings });
+    let to = |user: &str| Push { aor: Aor::new(user, "example.org"), ..invite(fcm_target("a")) };
+    for _ in 0..2 {
+        assert_eq!(outcome(&pushers, to("mallory")).await, Outcome::Accepted);
+    }
+    assert_eq!(outcome(&pushers, to("mallory")).await, Outcome::Limited);
+    for _ in 0..2 {
+        assert_eq!(outcome(&pushers, to("alice")).await, Outcome::Accepted);
+    }
+    assert_eq!(outcome(&pushers, to("alice")).await, Outcome::Limited);
 }
 
 #[tokio::test]

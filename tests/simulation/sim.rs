@@ -2,6 +2,7 @@
 
 use std::cell::{RefCell, RefMut};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sip_push_proxy::binding::{Aor, Binding, DeviceId, Provider};
@@ -96,6 +97,15 @@ impl Sim {
         let change = Change::BindToken { binding: Box::new(binding), most: 10 };
         world.storage.apply(Ticket(0), change, &mut world.random).result.expect("it is bound");
         Token { world: Rc::clone(&self.world), device }
+    }
+
+    /// The operator has the configuration read again: the one that stories begin with, but for `change`.
+    pub(crate) fn reloads(&self, change: impl FnOnce(&mut Policy)) {
+        let mut policy = options::policy();
+        change(&mut policy);
+        let (policy, world) = (Arc::new(policy), &mut *self.world());
+        world.policy = Arc::clone(&policy);
+        world.proxy.reload(policy);
     }
 
     pub(crate) fn run_for(&self, time: Duration) {

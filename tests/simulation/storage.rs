@@ -93,6 +93,10 @@ impl Contacts for View<'_> {
         self.storage.table().device_on(transport, remote, self.now)
     }
 
+    fn has_too_many_aors(&self, binding: &Binding, most: usize) -> bool {
+        self.storage.table().has_too_many_aors(binding, most)
+    }
+
     fn has_missed(&self, device: DeviceId) -> bool {
         self.storage.table().entries(&device).iter().any(|entry| entry.state == EntryState::Missed)
     }

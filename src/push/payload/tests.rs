@@ -99,8 +99,8 @@ fn a_text_is_shown_as_it_is() {
         r#"{"aps":{"alert":{"title":"new message from support","body":"Hello \"you\""},"sound":"default"},"acme":{"type":"text","date":1623753491}}"#,
     );
     check(
-        &callback(&push, "123", "IOS", "t:1", BYTES_MAX),
-        r#"{"user":{"user_id":"123"},"device":[{"device_token":"t:1","type":"IOS"}],"notification":{"type":"im","date":1623753491,"title":"new message from support","message":"Hello \"you\"","ttl":86400}}"#,
+        &callback(&push, "IOS", "t:1", BYTES_MAX),
+        r#"{"user":{"user_id":"alice"},"device":[{"device_token":"t:1","type":"IOS"}],"notification":{"type":"im","date":1623753491,"title":"new message from support","message":"Hello \"you\"","ttl":86400}}"#,
     );
     // The first 8 bytes of SHA-256 over both texts, each after its length, and the date.
     check(

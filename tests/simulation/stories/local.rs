@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use sip_push_proxy::proxy::policy::Auth;
+use sip_push_proxy::proxy::policy::{Auth, Mode};
+use sip_push_proxy::push::{Outcome, Trouble};
 use sip_push_proxy::sip::{HeaderName, Transport};
 use sip_push_proxy::store::Change;
 
@@ -58,6 +59,58 @@ fn without_authentication_only_open_networks_get_in() {
     let (alice, bob) = (sim.phone("alice"), sim.phone("bob"));
     assert_eq!(alice.tries_to_register().status(), Some(200));
     assert_eq!(bob.tries_to_register().status(), Some(403));
+}
+
+#[test]
+fn a_user_that_is_taken_out_is_not_told_of_calls_until_it_is_put_back() {
+    let users = |user: &str| Auth::Digest(Arc::new(digest::credentials(user, "secret")));
+    let reload = |sim: &Sim, user: &str| {
+        sim.reloads(|policy| (policy.mode, policy.registrar.auth) = (Mode::Local, users(user)));
+    };
+    let sim = with_digest();
+    let (alice, mut push) = (sim.phone("alice"), sim.push());
+    alice.change(|agent| agent.device.password = Some(("secret".into(), "MD5")));
+    let calls_alice = || {
+        let call = sim.switch().asks("INVITE", "sip:alice@example.org", |draft| draft);
+        sim.run_for(ms(100));
+        call
+    };
+    alice.registers();
+    let alias = format!("sip:{}@192.0.2.10", sim.bindings()[0].device);
+    reload(&sim, "bob");
+    // Awake, by its user and by its alias.
+    assert_eq!(calls_alice().status(), Some(404));
+    let by_alias = sim.switch().asks("INVITE", &alias, |draft| draft);
+    sim.run_for(ms(100));
+    assert_eq!(by_alias.status(), Some(404));
+    alice.expects_invites(0);
+    alice.sleeps();
+    assert_eq!(calls_alice().status(), Some(404));
+    push.expects(0);
+    assert_eq!((alice.bindings(), alice.bucket()), (1, vec![]));
+
+    reload(&sim, "alice");
+    let missed = calls_alice();
+    push.expects(1);
+    // What waits already goes on.
+    reload(&sim, "bob");
+    missed.cancels("");
+    sim.run_for(s(1));
+    missed.expects(&[100, 182, 487]);
+
+    reload(&sim, "alice");
+    push.next("alice", Outcome::TryAgain { trouble: Trouble::Failing, after: None, reason: "503".into() });
+    alice.registers();
+    sim.run_for(s(1));
+    push.expects(1);
+    reload(&sim, "bob");
+    sim.run_for(s(600));
+    push.expects(0);
+    reload(&sim, "alice");
+    alice.registers();
+    sim.run_for(s(1));
+    push.expects(1);
+    assert_eq!(push.reported(), [missed.call_ref()]);
 }
 
 #[test]

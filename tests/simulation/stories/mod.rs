@@ -20,6 +20,7 @@ mod query;
 mod refresh;
 mod relay;
 mod routing;
+mod shared_tokens;
 mod time_out;
 mod tokens;
 mod torture;

@@ -1,0 +1,83 @@
+//! Who has a push token: one may serve several AORs (the accounts of an app), but not any number of them.
+
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use smallvec::SmallVec;
+
+use crate::binding::{Aor, Binding, DeviceId, PushTarget};
+use crate::clock::UnixMillis;
+
+/// Devices by the hashes of their tokens, so that a look at one token costs those that have it and not those that there
+/// are. The tokens themselves are in the bindings; two that have one hash are told apart there.
+#[derive(Debug, Default)]
+pub(super) struct Owners {
+    hasher: RandomState,
+    places: RwLock<BTreeSet<Place>>,
+}
+
+/// Kept small, there may be a million. Of one token the registration that is newest comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    token: u64,
+    registered_at: Reverse<UnixMillis>,
+    device: DeviceId,
+}
+
+impl Owners {
+    pub(super) fn insert(&self, binding: &Binding) {
+        let Some(target) = &binding.push else { return };
+        self.places.write().extend(self.places_of(target, binding));
+    }
+
+    pub(super) fn remove(&self, binding: &Binding) {
+        let Some(target) = &binding.push else { return };
+        let mut places = self.places.write();
+        for place in self.places_of(target, binding) {
+            places.remove(&place);
+        }
+    }
+
+    /// Whether `most` other AORs have registered a token of the binding later than its own AOR has. `device` leads from a
+    /// device to its binding.
+    pub(super) fn has_too_many(
+        &self,
+        binding: &Binding,
+        most: usize,
+        device: impl Fn(DeviceId) -> Option<Arc<Binding>>,
+    ) -> bool {
+        let Some(target) = &binding.push else { return false };
+        let mut others: SmallVec<[Aor; 8]> = SmallVec::new();
+        let places = self.places.read();
+        for own in self.places_of(target, binding) {
+            let first = Place { registered_at: Reverse(UnixMillis(u64::MAX)), device: DeviceId([0; 10]), ..own };
+            // Nothing after its own place is newer, whether the place is there or, for this moment, is not.
+            for place in places.range(first..own) {
+                let Some(other) = device(place.device) else { continue };
+                if !other.shares_token(binding) {
+                    continue;
+                }
+                if other.aor == binding.aor {
+                    break;
+                }
+                if !others.contains(&other.aor) {
+                    others.push(other.aor.clone());
+                }
+                if others.len() >= most {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    fn places_of(&self, target: &PushTarget, binding: &Binding) -> impl Iterator<Item = Place> {
+        let (registered_at, device) = (Reverse(binding.registered_at), binding.device);
+        let hash = |token| self.hasher.hash_one((target.provider, token));
+        target.each().map(move |token| Place { token: hash(token), registered_at, device })
+    }
+}
