@@ -18,6 +18,14 @@ use crate::transaction::ServerId;
 
 /// Contacts in one REGISTER; more are refused.
 const CONTACTS_MAX: usize = 10;
+/// What a binding keeps of a REGISTER, which lives for ever, is bounded. A Contact with the endpoint of a browser's
+/// subscription has about 700 bytes, one with both tokens of an iPhone 400.
+const CONTACT_BYTES_MAX: usize = 4096;
+const PATH_BYTES_MAX: usize = 2048;
+const AOR_BYTES_MAX: usize = 512;
+const CALL_ID_BYTES_MAX: usize = 512;
+/// What is longer is cut: it is for people only.
+const USER_AGENT_BYTES_MAX: usize = 256;
 
 /// A REGISTER that is on its way: what will be saved when it is accepted.
 #[derive(Debug)]
@@ -80,6 +88,7 @@ impl Proxy {
         if values.len() > CONTACTS_MAX {
             return Err(Reject::new(403, "Too Many Contacts"));
         }
+        check_lengths(request, &values, &aor)?;
         let is_star = values.contains(&&b"*"[..]);
         if is_star && (values.len() > 1 || request.number(HeaderName::Expires) != Some(0)) {
             return Err(Reject::new(400, "Bad Contact"));
@@ -333,6 +342,24 @@ impl Registration {
     }
 }
 
+fn check_lengths(request: &Message, contacts: &[&[u8]], aor: &Aor) -> Result<(), Reject> {
+    let path: usize = request.fields(HeaderName::Path).map(|field| field.value().len()).sum();
+    let too_long = [
+        (contacts.iter().any(|contact| contact.len() > CONTACT_BYTES_MAX), "Contact Too Long"),
+        (path > PATH_BYTES_MAX, "Path Too Long"),
+        (aor.as_str().len() > AOR_BYTES_MAX, "Address Of Record Too Long"),
+        (request.call_id().len() > CALL_ID_BYTES_MAX, "Call-ID Too Long"),
+    ];
+    match too_long.into_iter().find(|(is_too_long, _)| *is_too_long) {
+        Some((_, reason)) => Err(Reject::new(400, reason)),
+        None => Ok(()),
+    }
+}
+
+fn user_agent(value: &[u8]) -> Box<str> {
+    scan::text(value.get(..USER_AGENT_BYTES_MAX).unwrap_or(value))
+}
+
 fn new_binding(
     aor: &Aor,
     request: &Message,
@@ -359,7 +386,7 @@ fn new_binding(
         expires_at: now.unix.after(Duration::from_secs(granted.into())),
         push: contact.push.clone(),
         push_refused: contact.push_refused.clone(),
-        app: App { user_agent: request.first(HeaderName::UserAgent).map(scan::text), locale: None },
+        app: App { user_agent: request.first(HeaderName::UserAgent).map(user_agent), locale: None },
         upstream: None,
     }
 }

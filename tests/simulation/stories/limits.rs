@@ -63,3 +63,25 @@ fn a_woken_call_that_finds_no_room_is_503() {
         assert_eq!(call.status(), Some(503), "{:?}", call.statuses());
     }
 }
+
+#[test]
+fn what_a_binding_keeps_is_bounded() {
+    for sim in [Sim::new(), Sim::local(|_| {})] {
+        let (alice, bob) = (sim.phone("alice"), sim.phone("bob"));
+        for contact in [
+            format!("<sip:alice@198.51.100.1;pn-provider=fcm;pn-param=p;pn-prid={}>", "x".repeat(5000)),
+            format!("<sip:alice@198.51.100.1>;+sip.instance=\"<{}>\"", "x".repeat(5000)),
+            format!("<sip:{}@198.51.100.1>", "x".repeat(5000)),
+        ] {
+            assert_eq!(alice.registers_as(Some(contact)).status(), Some(400));
+        }
+        alice
+            .change(|agent| agent.device.headers = vec![format!("Path: <sip:edge.example;x={};lr>", "x".repeat(3000))]);
+        assert_eq!(alice.tries_to_register().status(), Some(400));
+        alice.change(|agent| agent.device.headers = vec![format!("User-Agent: {}", "x".repeat(3000))]);
+        assert_eq!(alice.tries_to_register().status(), Some(200), "a name for people is cut");
+        bob.registers();
+        let kept = &sim.bindings()[0];
+        assert_eq!(kept.app.user_agent.as_deref().map(str::len), Some(256));
+    }
+}
