@@ -77,6 +77,7 @@ impl Observer {
             | Effect::Woken(_)
             | Effect::WakeSeen { .. }
             | Effect::Refreshed { .. }
+            | Effect::AuthFailed { .. }
             | Effect::Dropped(_)
             | Effect::Fault(_) => {}
         }

@@ -113,8 +113,16 @@ label!(
         UdpSendError = "udp_send_error",
         /// Over `limits.connections`.
         ConnectionLimit = "connection_limit",
-        /// Over the limit of connections from one address.
+        /// Over `limits.source_connections`.
         SourceLimit = "source_limit",
+        /// Over `limits.source_requests_per_s`.
+        SourceRate = "source_rate",
+        /// Over `limits.source_bytes` (503).
+        SourceBytes = "source_bytes",
+        /// From a source that is shut out for a while.
+        Banned = "banned",
+        /// A request of one of `limits.scanners`.
+        Scanner = "scanner",
         /// A connection could not be opened.
         ConnectFailed = "connect_failed",
         /// A message was for a connection, or by a listener, that is not there.

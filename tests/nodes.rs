@@ -168,6 +168,7 @@ impl Pair {
                 | Effect::CallBegan { .. }
                 | Effect::WakeSeen { .. }
                 | Effect::Refreshed { .. }
+                | Effect::AuthFailed { .. }
                 | Effect::Dropped(_) => {}
             }
         }

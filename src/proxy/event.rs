@@ -1,7 +1,7 @@
 //! What goes into the proxy and what comes out: two closed lists.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +67,8 @@ pub enum Effect {
     WakeSeen { provider: Provider, after: Duration },
     /// What came of refreshing a device upstream.
     Refreshed { device: DeviceId, result: RefreshResult, reason: Cow<'static, str> },
+    /// Somebody failed to prove who they are.
+    AuthFailed { source: IpAddr, reason: &'static str },
     /// A message was not processed; for the counters.
     Dropped(DropReason),
     /// Our own fault. It ended one call and is to be logged.
@@ -93,6 +95,8 @@ pub enum DropReason {
     Ack,
     /// A malformed request that cannot be answered.
     Request,
+    /// A request of a source that has too many others under way; it is answered.
+    SourceBytes,
 }
 
 /// Names a resolution to the one who asked for it.
@@ -119,6 +123,10 @@ pub trait Contacts {
     /// Whether the node that has a binding's flow, if it is not this one, is there.
     fn has_home(&self, _binding: &Binding) -> bool {
         true
+    }
+    /// Whether another node of the same store sends from there.
+    fn is_node(&self, _peer: IpAddr) -> bool {
+        false
     }
     /// Whether a REGISTER of the device is about to be answered with 2xx by this node.
     fn is_registering(&self, _device: DeviceId) -> bool {

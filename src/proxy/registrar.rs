@@ -3,7 +3,7 @@
 use super::contact::{write_contact, write_uri_without_push};
 use super::context::{Context, Purpose};
 use super::digest::Verdict;
-use super::event::Contacts;
+use super::event::{Contacts, Effect};
 use super::policy::Auth;
 use super::register::Registration;
 use super::{Proxy, Reject, SavePurpose};
@@ -63,7 +63,10 @@ impl Proxy {
         let (user, realm) = registration.aor.as_str().rsplit_once('@').unwrap_or_default();
         match self.nonces.verify(request, user, realm, &users, now.unix) {
             Verdict::Genuine => Ok(()),
-            Verdict::Wrong => Err(Reject::of(403)),
+            Verdict::Wrong => {
+                self.effects.push_back(Effect::AuthFailed { source: flow.remote.ip(), reason: "wrong password" });
+                Err(Reject::of(403))
+            }
             Verdict::Challenge { stale } => {
                 let salt = self.random.draw();
                 let headers = self.nonces.challenges(realm, stale, salt, now.unix);

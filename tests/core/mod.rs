@@ -141,6 +141,7 @@ impl Core {
             | Effect::CallEnded { .. }
             | Effect::WakeSeen { .. }
             | Effect::Refreshed { .. }
+            | Effect::AuthFailed { .. }
             | Effect::Dropped(_)
             | Effect::Fault(_) => {}
         }

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -77,6 +77,8 @@ pub(crate) struct World {
     pub(crate) nodes: Vec<Home>,
     /// What came of it.
     pub(crate) refreshed: Vec<RefreshResult>,
+    /// Who failed to prove who they are, and how.
+    pub(crate) auth_failures: Vec<(IpAddr, &'static str)>,
     /// The softswitch is the first.
     pub(crate) agents: Vec<Agent>,
     pub(crate) ledger: Ledger,
@@ -119,6 +121,7 @@ impl World {
             pace: None,
             nodes: Vec::new(),
             refreshed: Vec::new(),
+            auth_failures: Vec::new(),
             agents: Vec::new(),
             ledger: Ledger::default(),
             addresses: BTreeMap::new(),
@@ -336,6 +339,7 @@ impl World {
                 self.note(|| format!("refresh {} {reason}", result.name()));
                 self.refreshed.push(result);
             }
+            Effect::AuthFailed { source, reason } => self.auth_failures.push((source, reason)),
             Effect::Dropped(reason) => self.ledger.dropped.push(reason),
             Effect::Fault(fault) => panic!("the core's own fault: {fault}"),
             Effect::Fetch { ticket, .. } => self.schedule_after(Duration::from_millis(5), Event::Fetched(ticket)),
