@@ -242,6 +242,8 @@ pub struct Metrics {
     pub nodes: Gauge,
     /// Live events that went by a watcher, or that the stream did not take.
     pub events_lost: Gauge,
+    /// Sources that are shut out.
+    pub bans: Gauge,
     accounts_failing: Vec<Gauge>,
     calls: Vec<Counter>,
     pushes: Vec<Counter>,
@@ -326,6 +328,7 @@ impl Metrics {
             journal_entries: gauge(&mut registry, "journal_entries", "Changes that wait for the store to come back"),
             nodes: gauge(&mut registry, "nodes", "Nodes that work on the store"),
             events_lost: gauge(&mut registry, "events_lost", "Live events that a watcher or the stream missed"),
+            bans: gauge(&mut registry, "bans", "Sources that are shut out for a while"),
             accounts_failing: accounts_failing(&mut registry),
             registry,
         }
@@ -532,6 +535,7 @@ mod tests {
             "journal_entries",
             "nodes",
             "events_lost",
+            "bans",
             "upstream_refreshes_total",
             "hep_packets_total",
             "push_accounts_failing",
