@@ -1,5 +1,6 @@
 //! Builds everything from the configuration, starts it, and stops it in order.
 
+mod descriptors;
 mod export;
 mod notifications;
 mod online;
@@ -221,7 +222,7 @@ impl Server {
         let settings = transport::Settings {
             limits: transport::Limits {
                 connections_per_source: config.limits.source_connections,
-                ..transport::Limits::new(config.limits.connections)
+                ..transport::Limits::new(descriptors::connections(config.limits.connections))
             },
             framing: FramingLimits::default(),
             worker_of_response: driver::worker_of_response,
