@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use sip_push_proxy::sip::{ConnectionId, Destination, Flow, Message, Transport};
-use sip_push_proxy::transaction::{Branch, Incoming, Settings, Transactions};
+use sip_push_proxy::transaction::{Branch, Incoming, Settings, Standing, Transactions};
 
 const CALLS: u32 = 10_000;
 const SEED: u64 = 1;
@@ -28,6 +28,7 @@ fn settings() -> Settings {
         t2: Duration::from_secs(4),
         t4: Duration::from_secs(5),
         transactions_max: 1_000_000,
+        source_bytes_max: usize::MAX,
         worker: 0,
     }
 }
@@ -69,7 +70,10 @@ fn run(transactions: &mut Transactions, calls: Vec<Call>, start: Instant) {
     let mut now = start;
     for call in calls {
         now += Duration::from_millis(1);
-        let Incoming::Request(server) = transactions.receive_request(&call.invite, flow(), now) else { continue };
+        let Incoming::Request(server) = transactions.receive_request(&call.invite, flow(), || Standing::Trusted, now)
+        else {
+            continue;
+        };
         let _ = black_box(transactions.send(call.forwarded, call.branch, Destination::Flow(flow()), now));
         let ringing = call.ringing.bytes().clone();
         black_box(transactions.receive_response(call.ringing, now));
@@ -77,7 +81,7 @@ fn run(transactions: &mut Transactions, calls: Vec<Call>, start: Instant) {
         let busy = call.busy.bytes().clone();
         black_box(transactions.receive_response(call.busy, now));
         transactions.respond(server, 486, busy, now);
-        black_box(transactions.receive_request(&call.ack, flow(), now));
+        black_box(transactions.receive_request(&call.ack, flow(), || Standing::Trusted, now));
         drain(transactions, now);
     }
     drain(transactions, now + Duration::from_secs(60));

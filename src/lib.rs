@@ -19,6 +19,7 @@ pub mod config;
 pub mod demo;
 pub mod driver;
 pub mod events;
+pub mod guard;
 pub mod hep;
 mod listener;
 pub mod logging;

@@ -81,6 +81,9 @@ mod tests {
         assert!(tracing::enabled!(tracing::Level::DEBUG));
         set_level("off").unwrap();
         assert!(!tracing::enabled!(tracing::Level::ERROR));
+        // What fail2ban reads is there at each level.
+        set_level("error").unwrap();
+        assert!(tracing::enabled!(target: "security", tracing::Level::WARN));
         set_level("debug").unwrap();
         assert!(tracing::enabled!(tracing::Level::DEBUG));
         reload(&log("off", LogFormat::Text)).unwrap();

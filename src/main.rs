@@ -16,7 +16,8 @@ fn main() -> ExitCode {
         Command::Demo => demo::run(),
         Command::Completions { shell } => cli::completions(shell),
         Command::Man { dir } => cli::man(dir.as_deref()),
-        Command::Bindings { .. }
+        Command::Bans { .. }
+        | Command::Bindings { .. }
         | Command::Calls { .. }
         | Command::Bucket { .. }
         | Command::Health { .. }

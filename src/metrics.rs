@@ -113,8 +113,16 @@ label!(
         UdpSendError = "udp_send_error",
         /// Over `limits.connections`.
         ConnectionLimit = "connection_limit",
-        /// Over the limit of connections from one address.
+        /// Over `limits.source_connections`.
         SourceLimit = "source_limit",
+        /// Over `limits.source_requests_per_s`.
+        SourceRate = "source_rate",
+        /// Over `limits.source_bytes` (503).
+        SourceBytes = "source_bytes",
+        /// From a source that is shut out for a while.
+        Banned = "banned",
+        /// A request of one of `limits.scanners`.
+        Scanner = "scanner",
         /// A connection could not be opened.
         ConnectFailed = "connect_failed",
         /// A message was for a connection, or by a listener, that is not there.
@@ -129,6 +137,8 @@ label!(
         PartialTimeout = "partial_timeout",
         /// A peer that did not take a single byte for too long.
         WriteTimeout = "write_timeout",
+        /// Anything but a response at the socket of `register.refresh_from`.
+        RefreshSocket = "refresh_socket",
         /// A message that cannot be parsed and is not answered.
         Unparsable = "unparsable",
         /// More bytes than a message may have (513).
@@ -234,6 +244,8 @@ pub struct Metrics {
     pub nodes: Gauge,
     /// Live events that went by a watcher, or that the stream did not take.
     pub events_lost: Gauge,
+    /// Sources that are shut out.
+    pub bans: Gauge,
     accounts_failing: Vec<Gauge>,
     calls: Vec<Counter>,
     pushes: Vec<Counter>,
@@ -318,6 +330,7 @@ impl Metrics {
             journal_entries: gauge(&mut registry, "journal_entries", "Changes that wait for the store to come back"),
             nodes: gauge(&mut registry, "nodes", "Nodes that work on the store"),
             events_lost: gauge(&mut registry, "events_lost", "Live events that a watcher or the stream missed"),
+            bans: gauge(&mut registry, "bans", "Sources that are shut out for a while"),
             accounts_failing: accounts_failing(&mut registry),
             registry,
         }
@@ -524,6 +537,7 @@ mod tests {
             "journal_entries",
             "nodes",
             "events_lost",
+            "bans",
             "upstream_refreshes_total",
             "hep_packets_total",
             "push_accounts_failing",

@@ -18,6 +18,7 @@ use sip_push_proxy::binding::{Aor, App, Binding, DeviceId, Provider, PushTarget,
 use sip_push_proxy::clock::UnixMillis;
 use sip_push_proxy::config::{Config, Token, Values};
 use sip_push_proxy::events::{Events, What};
+use sip_push_proxy::guard::{self, Ban};
 use sip_push_proxy::metrics::{self, Metrics};
 use sip_push_proxy::push::{NoticeKind, Outcome};
 use sip_push_proxy::readiness::{Part, Readiness};
@@ -159,6 +160,21 @@ impl Source for Two {
 
     fn settings(&self) -> Arc<Values> {
         Arc::default()
+    }
+
+    fn bans(&self) -> Vec<Ban> {
+        let ban = Ban {
+            source: "2001:db8::/64".parse().unwrap(),
+            reason: "wrong password",
+            since: UnixMillis(1_625_158_716_000),
+            until: UnixMillis(1_625_159_016_000),
+            failures: 20,
+        };
+        vec![ban]
+    }
+
+    fn lift(&self, source: guard::Source) -> bool {
+        self.bans().iter().any(|ban| ban.source == source)
     }
 
     fn measure(&self, metrics: &Metrics) {

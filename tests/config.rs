@@ -154,6 +154,11 @@ fn numbers_out_of_their_limits() {
         "[limits]\nheld_calls = 0\n",
         "config.toml:6:14: limits.held_calls: 0 is under the least of 1; use 1 to 100000000",
     );
+    check("[limits]\nban_s = 0\n", "config.toml:6:9: limits.ban_s: 0 is under the least of 1 s; use 1 to 31536000");
+    check(
+        "[limits]\nscanners = [\"sipcli\", \"a\"]\n",
+        "config.toml:6:23: limits.scanners[1]: \"a\" is too short; use at least 3 characters of a User-Agent",
+    );
     check(
         "[missed_calls]\nttl_s = 99999999999999999999\n",
         "config.toml:6:9: missed_calls.ttl_s: 99999999999999999999 is over the limit of 31536000 s; use 1 to 31536000",

@@ -5,7 +5,7 @@
     reason = "a test's way to say what it relies on, in its helpers too"
 )]
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use sip_push_proxy::sip::flow::{self, ConnectionId, Flow};
 use sip_push_proxy::sip::framing::{FramingError, FramingErrorKind, FramingLimits};
 use sip_push_proxy::transport::{
-    self, Bound, Connections, Destination, DropReason, Event, Inbound, Limits, SendError, Settings, Transport,
+    self, Bound, Connections, Destination, Door, DropReason, Event, Inbound, Limits, SendError, Settings, Transport,
     WorkerSockets,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -42,11 +42,54 @@ struct Setup {
     workers: usize,
     inbox: usize,
     limits: Limits,
+    door: Arc<dyn Door>,
+}
+
+/// Lets everybody in, and trusts nobody.
+#[derive(Debug)]
+struct Open;
+
+impl Door for Open {
+    fn is_trusted(&self, _peer: IpAddr) -> bool {
+        false
+    }
+
+    fn admits_connection(&self, _peer: IpAddr) -> Result<(), DropReason> {
+        Ok(())
+    }
+
+    fn admits(&self, _flow: &Flow, _message: &[u8]) -> Result<(), DropReason> {
+        Ok(())
+    }
+}
+
+/// Lets nothing in that says so.
+#[derive(Debug)]
+struct Strict {
+    connections: Result<(), DropReason>,
+}
+
+impl Door for Strict {
+    fn is_trusted(&self, _peer: IpAddr) -> bool {
+        false
+    }
+
+    fn admits_connection(&self, _peer: IpAddr) -> Result<(), DropReason> {
+        self.connections
+    }
+
+    fn admits(&self, _flow: &Flow, message: &[u8]) -> Result<(), DropReason> {
+        match message.strip_prefix(b"OPTIONS sip:") {
+            Some(uri) if uri.starts_with(b"often@") => Err(DropReason::SourceRate),
+            Some(uri) if uri.starts_with(b"banned@") => Err(DropReason::Banned),
+            Some(_) | None => Ok(()),
+        }
+    }
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { workers: 1, inbox: 16, limits: Limits::new(100) }
+        Self { workers: 1, inbox: 16, limits: Limits::new(100), door: Arc::new(Open) }
     }
 }
 
@@ -64,6 +107,7 @@ impl Setup {
             refusal: |error: &FramingError| {
                 (error.kind != FramingErrorKind::NotSip).then_some(Bytes::from_static(REFUSED))
             },
+            door: self.door,
         };
         let connections = Connections::start(settings, Arc::clone(&listeners), tcp, senders, stopped).unwrap();
         let take = |(worker, sockets): (usize, WorkerSockets)| Transport::new(worker, sockets, connections.clone());
@@ -302,6 +346,7 @@ async fn ipv6_has_its_own_listeners() {
         framing: FramingLimits::default(),
         worker_of_response: |_, _| 0,
         refusal: |_| None,
+        door: Arc::new(Open),
     };
     let (_stop, stopped) = watch::channel(false);
     let connections = Connections::start(settings, Arc::clone(&listeners), tcp, Vec::new(), stopped).unwrap();
@@ -420,6 +465,30 @@ async fn what_cannot_be_framed_is_answered_and_closed() {
     drop(phone);
     server.closes().await;
     assert_eq!(server.dropped(DropReason::BadFraming), 1);
+}
+
+#[tokio::test]
+async fn what_is_not_let_in_goes_no_further() {
+    let door = Arc::new(Strict { connections: Ok(()) });
+    let mut server = Setup { door, ..Setup::default() }.start();
+    let (mut phone, _) = server.phone_with_flow().await;
+    let to = |user: &str| format!("OPTIONS sip:{user}@b SIP/2.0\r\nContent-Length: 0\r\n\r\n").into_bytes();
+    phone.write_all(&[to("often"), to("often"), OPTIONS.to_vec()].concat()).await.unwrap();
+    assert_eq!(server.receives().await.bytes, OPTIONS);
+    assert_eq!(server.dropped(DropReason::SourceRate), 2);
+    phone.write_all(&[to("banned"), OPTIONS.to_vec()].concat()).await.unwrap();
+    assert_eq!(reads_to_end(&mut phone).await, b"");
+    server.closes().await;
+    assert_eq!(server.dropped(DropReason::Banned), 1);
+}
+
+#[tokio::test]
+async fn connections_of_a_banned_peer_are_closed() {
+    let door = Arc::new(Strict { connections: Err(DropReason::Banned) });
+    let server = Setup { door, ..Setup::default() }.start();
+    let mut phone = server.phone().await;
+    assert_eq!(reads_to_end(&mut phone).await, b"");
+    assert_eq!((server.dropped(DropReason::Banned), server.connections.open()), (1, 0));
 }
 
 #[tokio::test]
@@ -700,6 +769,7 @@ fn a_worker_has_its_own_thread() {
             framing: FramingLimits::default(),
             worker_of_response: |_, _| 0,
             refusal: |_| None,
+            door: Arc::new(Open),
         };
         let connections =
             Connections::start(settings, Arc::clone(&listeners), tcp, vec![sender], stopped.clone()).unwrap();

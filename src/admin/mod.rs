@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 use crate::binding::{Aor, Binding, DeviceId, Provider};
 use crate::config::{Difference, Token, Values};
 use crate::events::Events;
+use crate::guard::Ban;
 use crate::listener;
 pub use crate::listener::Limits;
 use crate::metrics::Metrics;
@@ -52,6 +53,10 @@ pub trait Source: Send + Sync + 'static {
     fn reload(&self) -> Reloading<'_>;
     /// The configuration that is in effect.
     fn settings(&self) -> Arc<Values>;
+    /// Sources that are shut out, the oldest ban first.
+    fn bans(&self) -> Vec<Ban>;
+    /// Ends a ban; `false` when there is none.
+    fn lift(&self, source: crate::guard::Source) -> bool;
     /// What happened to calls, newest first: of all nodes where they share a store.
     fn recall(&self, what: Recall) -> Recalling<'_>;
     /// Sets the gauges, right before the metrics are shown.

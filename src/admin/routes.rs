@@ -12,12 +12,13 @@ use axum::{Json, Router, middleware};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::views::{BindingView, CallView, DifferenceView, EntryView, PushedView};
+use super::views::{BanView, BindingView, CallView, DifferenceView, EntryView, PushedView};
 use super::{Recall, Recalled, State};
 use super::{console, exposition, guard, live, notification, overview};
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::UnixMillis;
 use crate::config::{Difference, Log};
+use crate::guard::{NoSource, Source};
 use crate::logging;
 
 /// AORs of one answer when `limit` does not say.
@@ -44,6 +45,8 @@ pub(super) fn router(state: State) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/api/openapi.json", get(openapi))
+        .route("/api/v1/bans", get(bans))
+        .route("/api/v1/bans/{source}", delete(lift_ban))
         .route("/api/v1/bindings", get(bindings))
         .route("/api/v1/bindings/{aor}/{id}", delete(remove_binding))
         .route("/api/v1/calls", get(calls))
@@ -150,6 +153,21 @@ async fn remove_binding(Shared(state): Shared<State>, Path((aor, id)): Path<(Str
         }
         Ok(false) => no_such(),
         Err(failed) => error(StatusCode::SERVICE_UNAVAILABLE, &failed.to_string()),
+    }
+}
+
+/// Sources that are shut out, the oldest ban first.
+async fn bans(Shared(state): Shared<State>) -> Json<Value> {
+    Json(json!({ "bans": state.source.bans().iter().map(BanView::new).collect::<Vec<_>>() }))
+}
+
+async fn lift_ban(Shared(state): Shared<State>, Path(source): Path<String>) -> Response {
+    match source.parse::<Source>() {
+        Ok(source) if state.source.lift(source) => {
+            tracing::info!("a ban was lifted by the operator");
+            Json(json!({ "removed": true })).into_response()
+        }
+        Ok(_) | Err(NoSource) => error(StatusCode::NOT_FOUND, "no such ban"),
     }
 }
 

@@ -9,6 +9,7 @@ use super::Pushed;
 use crate::binding::{Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
 use crate::clock::UnixMillis;
 use crate::config::Difference;
+use crate::guard::Ban;
 use crate::push::Outcome;
 use crate::store::{BucketEntry, EntryState};
 use crate::timeline::{Call, Event, Why};
@@ -72,6 +73,28 @@ impl BindingView {
             user_agent: binding.app.user_agent.as_deref().map(str::to_owned),
             locale: binding.app.locale.as_deref().map(str::to_owned),
             source: if binding.is_token_device() { "token_api" } else { "register" },
+        }
+    }
+}
+
+/// A source that is shut out.
+#[derive(Serialize)]
+pub(super) struct BanView {
+    source: String,
+    reason: &'static str,
+    since: String,
+    until: String,
+    failures: u32,
+}
+
+impl BanView {
+    pub(super) fn new(ban: &Ban) -> Self {
+        Self {
+            source: ban.source.to_string(),
+            reason: ban.reason,
+            since: ban.since.to_rfc3339(),
+            until: ban.until.to_rfc3339(),
+            failures: ban.failures,
         }
     }
 }

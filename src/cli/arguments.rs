@@ -48,6 +48,15 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// List the sources that are shut out for a while, because they tried passwords
+    Bans {
+        /// Let this one in again: an address, or an IPv6 network as listed
+        #[arg(long, value_name = "SOURCE")]
+        remove: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// List the last calls, or tell one step by step
     Calls {
         /// The call's reference: its Call-ID, unless the configuration names another header

@@ -65,6 +65,14 @@ fn answer(admin: Admin, command: &Command) -> Result<String, AskError> {
     runtime.block_on(async {
         let server = Server::new(admin)?;
         match command {
+            Command::Bans { remove: Some(source), json } => {
+                let answer = server.send(Method::DELETE, &["bans", source], &[]).await?;
+                Ok(if *json { pretty(&answer) } else { format!("{source} is let in again\n") })
+            }
+            Command::Bans { remove: None, json } => {
+                let answer = server.send(Method::GET, &["bans"], &[]).await?;
+                Ok(if *json { pretty(&answer) } else { tables::bans(&answer) })
+            }
             Command::Bindings { aor: Some(aor), remove: Some(id), json } => {
                 let answer = server.send(Method::DELETE, &["bindings", aor, id], &[]).await?;
                 Ok(if *json { pretty(&answer) } else { format!("{id} is removed\n") })

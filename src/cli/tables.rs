@@ -9,6 +9,15 @@ pub(super) fn health(answer: &Value) -> String {
     if reasons.is_empty() { format!("{status}\n") } else { format!("{status}: {}\n", reasons.join("; ")) }
 }
 
+pub(super) fn bans(answer: &Value) -> String {
+    let rows = list(answer, "bans").iter().map(|ban| {
+        let failures = ban.get("failures").and_then(Value::as_u64).unwrap_or_default();
+        let [source, since, until, reason] = ["source", "since", "until", "reason"].map(|key| text(ban, key));
+        vec![source, since, until, failures.to_string(), reason]
+    });
+    table(&["SOURCE", "SINCE", "UNTIL", "FAILURES", "REASON"], rows.collect(), "nobody is banned")
+}
+
 pub(super) fn bindings(answer: &Value) -> String {
     let rows = list(answer, "bindings").iter().map(|binding| {
         let tokens = list(binding, "tokens").iter().map(|token| text(token, "sha256"));
@@ -186,6 +195,19 @@ mod tests {
              2022  live    anonymous  abcdefgh  z\n"
         );
         assert_eq!(bucket(&json!({ "entries": [] })), "no calls in the bucket\n");
+    }
+
+    #[test]
+    fn bans_are_told() {
+        let answer = json!({ "bans": [
+            { "source": "2001:db8::/64", "reason": "wrong password", "since": "A", "until": "B", "failures": 20 },
+        ]});
+        assert_eq!(
+            bans(&answer),
+            "SOURCE         SINCE  UNTIL  FAILURES  REASON\n\
+             2001:db8::/64  A      B      20        wrong password\n"
+        );
+        assert_eq!(bans(&json!({ "bans": [] })), "nobody is banned\n");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `[events]`, `[limits]`, `[store]`, `[admin]` and `[log]`: what the operator turns.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -11,7 +12,7 @@ use super::redis_url::Redis;
 use super::section::Section;
 use super::{DAY_S, YEAR_S};
 
-/// `[limits]`: over each of them 503, and a counter.
+/// `[limits]`: over each of them 503, and a counter. Those of a source are for addresses that are not trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     pub held_calls: usize,
@@ -21,7 +22,23 @@ pub struct Limits {
     pub headers: usize,
     /// Pushes waiting for a provider or under way to it.
     pub push_queue: usize,
+    /// Of one source; 0: none. What is over it has no answer.
+    pub source_requests_per_s: u32,
+    /// Accepted from one source.
+    pub source_connections: usize,
+    /// What the requests of one source may have us keep.
+    pub source_bytes: usize,
+    /// So many in a minute shut a source out; 0: never.
+    pub auth_failures_per_min: u32,
+    /// For so long.
+    pub ban: Duration,
+    /// Parts of the User-Agents of those who get no answer.
+    pub scanners: Vec<Box<str>>,
 }
+
+/// What the tools of those who look for open systems call themselves.
+const SCANNERS: [&str; 8] =
+    ["friendly-scanner", "friendly-request", "sipvicious", "sundayddr", "sip-scan", "sipcli", "siparmyknife", "pplsip"];
 
 impl Limits {
     pub(super) fn read(section: &Section<'_>) -> Self {
@@ -32,8 +49,23 @@ impl Limits {
             connections: section.count("connections", 100_000, 1..=MOST),
             headers: section.count("headers", 128, 16..=1024),
             push_queue: section.count("push_queue", 10_000, 1..=MOST),
+            source_requests_per_s: section.integer("source_requests_per_s", 100, 0..=1_000_000),
+            source_connections: section.count("source_connections", 200, 1..=MOST),
+            source_bytes: section.count("source_bytes", 16 << 20, 1 << 16..=1 << 31),
+            auth_failures_per_min: section.integer("auth_failures_per_min", 20, 0..=1_000_000),
+            ban: section.seconds("ban_s", 300, 1..=YEAR_S, ""),
+            scanners: section.list("scanners", Some(&SCANNERS), scanner).unwrap_or_else(standard_scanners),
         }
     }
+}
+
+fn scanner(text: &str) -> Result<Box<str>, Cow<'static, str>> {
+    // A part as short as that is in every other name.
+    if text.len() < 3 { Err("is too short; use at least 3 characters of a User-Agent".into()) } else { Ok(text.into()) }
+}
+
+fn standard_scanners() -> Vec<Box<str>> {
+    SCANNERS.into_iter().map(Into::into).collect()
 }
 
 /// `[store]`: where bindings, buckets and held calls are kept.

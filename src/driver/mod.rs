@@ -1,6 +1,7 @@
 //! The one loop of a worker: an [`Input`] to the proxy, its [`Effect`]s to the world, one sleep.
 
 mod board;
+mod door;
 mod fetch;
 mod hand_over;
 mod label;
@@ -15,13 +16,14 @@ mod warnings;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 
+pub use door::Door;
 use label::{kind_of, store_op};
 pub use label::{push_kind, push_result, transport_drop};
 use leaving::Leaving;
@@ -33,12 +35,13 @@ use warnings::Warnings;
 use crate::binding::{Binding, DeviceId};
 use crate::clock::{Now, UnixMillis};
 use crate::events::What;
+use crate::guard::{Ban, Rules};
 use crate::metrics::{Direction, DropReason, Kind, PushResult, StoreOp};
 use crate::proxy::event::{CallStep, FetchTicket, ResolveTicket};
 use crate::proxy::{self, Effect, Input, Proxy};
 use crate::push::{self, Outcome, Pushers};
 use crate::sip::message::{Message, NotSip};
-use crate::sip::{Flow, Transport as TransportKind};
+use crate::sip::{Flow, HeaderName, Transport as TransportKind};
 use crate::store::{self, Change, HeldCall, LeftCall};
 use crate::timeline::{Step, Why};
 use crate::transaction::{Branch, SendTag};
@@ -69,6 +72,7 @@ pub fn now() -> Now {
 pub struct Guidance {
     pub policy: Arc<proxy::Policy>,
     pub pushers: Pushers,
+    pub rules: Arc<Rules>,
 }
 
 /// One worker: a thread, its sockets, its proxy.
@@ -76,6 +80,7 @@ pub struct Worker {
     index: usize,
     proxy: Proxy,
     pushers: Pushers,
+    rules: Arc<Rules>,
     guidance: watch::Receiver<Guidance>,
     transport: Transport,
     shared: Arc<Shared>,
@@ -129,12 +134,13 @@ impl Worker {
         guidance: watch::Receiver<Guidance>,
         stop: watch::Receiver<Phase>,
     ) -> io::Result<Self> {
-        let pushers = guidance.borrow().pushers.clone();
+        let Guidance { pushers, rules, .. } = guidance.borrow().clone();
         let keeps_pace = index == 0 && shared.store.table().keeps_refreshes();
         Ok(Self {
             index,
             proxy,
             pushers,
+            rules,
             guidance,
             transport: Transport::new(index, sockets, shared.connections.clone())?,
             shared,
@@ -198,9 +204,10 @@ impl Worker {
             }
             () = sleep => {}
             Ok(()) = self.guidance.changed() => {
-                let Guidance { policy, pushers } = self.guidance.borrow_and_update().clone();
+                let Guidance { policy, pushers, rules } = self.guidance.borrow_and_update().clone();
                 self.proxy.reload(policy);
                 self.pushers = pushers;
+                self.rules = rules;
             }
             changed = self.stop.changed() => {
                 let phase = *self.stop.borrow();
@@ -248,7 +255,10 @@ impl Worker {
         let mut received = std::mem::take(&mut self.received);
         self.transport.receive(&mut received);
         for inbound in received.drain(..) {
-            self.message(inbound);
+            match self.shared.door.admits(&self.rules, &inbound.flow, &inbound.bytes) {
+                Ok(()) => self.message(inbound),
+                Err(reason) => self.shared.connections.drops().count(reason),
+            }
         }
         self.received = received;
     }
@@ -273,6 +283,9 @@ impl Worker {
             Ok(message) => message,
             Err(error) => return self.not_sip(flow, error),
         };
+        if self.is_of_scanner(&message, flow) {
+            return self.shared.metrics.dropped(DropReason::Scanner);
+        }
         if self.hand_over(&message, flow, bytes) {
             return;
         }
@@ -286,6 +299,20 @@ impl Worker {
             self.tap_received(tap, flow, message.bytes());
         }
         self.handle(Input::Received { flow, message });
+    }
+
+    fn is_of_scanner(&self, message: &Message, flow: Flow) -> bool {
+        message.is_request()
+            && message.first(HeaderName::UserAgent).is_some_and(|user_agent| self.rules.is_scanner(user_agent))
+            && !self.shared.door.guard.is_trusted(&self.rules, flow.remote.ip())
+    }
+
+    /// One line for each ban, which fail2ban reads (packaging/fail2ban).
+    fn auth_failed(&self, peer: IpAddr, reason: &'static str, now: Now) {
+        if let Some(ban) = self.shared.door.guard.auth_failed(&self.rules, peer, reason, now) {
+            let Ban { source, failures, .. } = ban;
+            tracing::warn!(target: "security", %source, reason, ban_s = self.rules.ban.as_secs(), failures, "banned");
+        }
     }
 
     fn not_sip(&self, flow: Flow, error: NotSip) {
@@ -384,10 +411,11 @@ impl Worker {
                     self.shared.summary.woken(provider, after, now.unix);
                 }
                 Effect::Refreshed { device, result, reason } => self.refreshed(device, result, &reason),
-                Effect::AuthFailed { .. } => {}
+                Effect::AuthFailed { source, reason } => self.auth_failed(source, reason, now),
                 Effect::Warning(warning) => self.warnings.tell(&warning, now.instant),
                 Effect::Dropped(reason) => self.shared.metrics.dropped(match reason {
                     proxy::DropReason::Response => DropReason::StrayResponse,
+                    proxy::DropReason::SourceBytes => DropReason::SourceBytes,
                     proxy::DropReason::Ack | proxy::DropReason::Request => DropReason::Unparsable,
                 }),
                 Effect::Fault(fault) => {

@@ -11,6 +11,7 @@ use parking_lot::RwLock;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use super::Door;
 use super::board::Board;
 use super::now;
 use crate::binding::DeviceId;
@@ -42,6 +43,7 @@ pub struct Shared {
     pub traces: Option<Traces>,
     pub readiness: Arc<Readiness>,
     pub connections: Connections,
+    pub door: Arc<Door>,
     pub headers_max: usize,
     /// `None` where the system has no resolver configuration; then only addresses work.
     pub resolver: Option<TokioResolver>,
@@ -71,6 +73,7 @@ pub struct Parts {
     pub traces: Option<Traces>,
     pub readiness: Arc<Readiness>,
     pub connections: Connections,
+    pub door: Arc<Door>,
     pub headers_max: usize,
     pub runtime: Handle,
     /// Calls that an earlier run held.
@@ -94,6 +97,7 @@ impl Shared {
             traces: parts.traces,
             readiness: parts.readiness,
             connections: parts.connections,
+            door: parts.door,
             headers_max: parts.headers_max,
             resolver: resolver.inspect_err(|error| tracing::warn!(%error, "no resolver: host names do not work")).ok(),
             runtime: parts.runtime,
@@ -138,6 +142,8 @@ impl Shared {
         } else {
             self.readiness.well(Part::Store);
         }
+        let homes = self.store.homes().into_iter();
+        self.door.guard.set_nodes(homes.map(|home| home.address.ip().to_canonical()).collect());
         for left in self.store.take_held() {
             let worker = worker_of(&left.call, self.boards.len());
             self.resumed.add(&left.call, worker);

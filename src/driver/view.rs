@@ -1,6 +1,6 @@
 //! The contact table as a worker's proxy sees it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +52,10 @@ impl Contacts for View<'_> {
         // A node that has just come may be known by its bindings before it is known by itself.
         let is_new = || self.now.since(binding.registered_at) < NEW_NODE;
         self.shared.store.knows_node(home).unwrap_or_else(is_new)
+    }
+
+    fn is_node(&self, peer: IpAddr) -> bool {
+        self.shared.door.guard.is_node(peer)
     }
 
     fn is_registering(&self, device: DeviceId) -> bool {

@@ -106,6 +106,8 @@ pub enum DropReason {
     Ack,
     /// A malformed request that cannot be answered.
     Request,
+    /// A request of a source that has too many others under way; it is answered.
+    SourceBytes,
 }
 
 /// Names a resolution to the one who asked for it.
@@ -132,6 +134,10 @@ pub trait Contacts {
     /// Whether the node that has a binding's flow, if it is not this one, is there.
     fn has_home(&self, _binding: &Binding) -> bool {
         true
+    }
+    /// Whether another node of the same store sends from there.
+    fn is_node(&self, _peer: IpAddr) -> bool {
+        false
     }
     /// Whether a REGISTER of the device is about to be answered with 2xx by this node.
     fn is_registering(&self, _device: DeviceId) -> bool {

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::event::PushSupport;
+use super::event::{Contacts, PushSupport};
 use crate::binding::{Aor, Binding, Home};
 use crate::sip::flow::REFRESH_LISTENER;
-use crate::sip::{Method, Transport, Uri};
+use crate::sip::{Flow, Method, Transport, Uri};
 use crate::timeline::{Reason, Why};
+use crate::transaction::Standing;
 
 /// Everything that guides the core. Replaced as a whole on reload.
 pub struct Policy {
@@ -291,6 +292,17 @@ impl Policy {
     pub fn is_trusted(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         self.trusted.iter().any(|net| net.contains(&ip))
+    }
+
+    /// What is known of whoever sends by this flow.
+    pub(super) fn standing(&self, flow: Flow, contacts: &dyn Contacts) -> Standing {
+        if self.is_trusted(flow.remote.ip()) || contacts.is_node(flow.remote.ip()) {
+            Standing::Trusted
+        } else if flow.transport.is_reliable() || contacts.on_flow(flow.transport, flow.remote).is_some() {
+            Standing::Proven
+        } else {
+            Standing::Unproven
+        }
     }
 
     /// Whether an AOR of this domain may be ours.

@@ -168,10 +168,10 @@ impl Proxy {
         let branch = self.transactions.new_branch(0);
         let first = refresh.destinations.last().copied();
         let written = first.and_then(|first| self.write_refresh(&refresh, first, &branch));
-        if let Some(request) = written.and_then(|bytes| Message::parse(bytes, usize::MAX).ok()) {
-            if self.policy.refresh_from.is_none() {
-                self.prefer_stream(&request, &mut refresh.destinations);
-            }
+        if let Some(request) = written.and_then(|bytes| Message::parse(bytes, usize::MAX).ok())
+            && self.policy.refresh_from.is_none()
+        {
+            self.prefer_stream(&request, &mut refresh.destinations);
         }
         self.send_refresh(refresh, "the softswitch's name leads nowhere".into(), now);
     }

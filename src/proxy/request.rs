@@ -80,8 +80,13 @@ impl Proxy {
         if request.values(HeaderName::Via).next().is_none() {
             return self.effects.push_back(Effect::Dropped(DropReason::Request));
         }
-        match self.transactions.receive_request(&request, flow, now.instant) {
+        let policy = &self.policy;
+        match self.transactions.receive_request(&request, flow, || policy.standing(flow, contacts), now.instant) {
             Incoming::Absorbed => {}
+            Incoming::SourceFull => {
+                self.effects.push_back(Effect::Dropped(DropReason::SourceBytes));
+                self.respond_stateless(&request, flow, &Reject::busy(BUSY_RETRY_AFTER_S));
+            }
             Incoming::Full => self.respond_stateless(&request, flow, &Reject::busy(BUSY_RETRY_AFTER_S)),
             Incoming::Ack => self.forward_ack(&request, flow, contacts, now),
             Incoming::Cancel { cancel, invite } => self.receive_cancel(request, flow, cancel, invite, contacts, now),

@@ -22,7 +22,7 @@ use crate::clock::Now;
 use crate::sip::{Flow, HeaderName, Message, scan};
 use crate::store::{self, Change, HeldCallId, Settlement};
 use crate::timeline::{Reason, Step};
-use crate::transaction::{Incoming, ServerId};
+use crate::transaction::{Incoming, ServerId, Standing};
 
 /// How long a call that another node has may be cancelled here: its wait, and the time that it rings.
 const TAKEN_OVER_KNOWN: Duration = Duration::from_secs(360);
@@ -36,7 +36,9 @@ impl Proxy {
         let Ok(request) = Message::parse(stored.invite.clone(), usize::MAX) else {
             return self.give_up(stored);
         };
-        let Incoming::Request(server) = self.transactions.receive_request(&request, flow, now.instant) else {
+        // It was let in once, and has to go on.
+        let trusted = || Standing::Trusted;
+        let Incoming::Request(server) = self.transactions.receive_request(&request, flow, trusted, now.instant) else {
             // The same INVITE is held under another record, or there are too many transactions.
             return self.give_up(stored);
         };

@@ -1,5 +1,6 @@
 //! Builds everything from the configuration, starts it, and stops it in order.
 
+mod descriptors;
 mod export;
 mod notifications;
 mod online;
@@ -33,8 +34,9 @@ use crate::admin;
 use crate::binding::Home;
 use crate::clock::UnixMillis;
 use crate::config::{Config, Problems, StoreKind, Values};
-use crate::driver::{self, Guidance, INBOX, Phase, Shared, Worker};
+use crate::driver::{self, Door, Guidance, INBOX, Phase, Shared, Worker};
 use crate::events::{self, Events, Relay};
+use crate::guard::Guard;
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::push::{Pushers, SettingsError};
@@ -212,17 +214,24 @@ impl Server {
             store.table().begin_refreshes();
         }
         let policy = Arc::new(policy::policy(&config, &bound.listeners, refresh_from, loaded.secret, pushers.clone()));
-        let (guidance, guided) = watch::channel(Guidance { policy: Arc::clone(&policy), pushers });
+        let rules = Arc::new(policy::rules(&config));
+        let guard = Guard::new(Arc::clone(&rules), [random()?, random()?], driver::now().instant);
+        let door = Arc::new(Door::new(guard, Arc::clone(store.table())));
+        let (guidance, guided) = watch::channel(Guidance { policy: Arc::clone(&policy), pushers, rules });
 
         let (stop, stopped) = watch::channel(false);
         let (phase, phases) = watch::channel(Phase::Running);
         let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..config.sip.workers).map(|_| mpsc::channel(INBOX)).unzip();
         let Bound { listeners, workers: sockets, tcp } = bound;
         let settings = transport::Settings {
-            limits: transport::Limits::new(config.limits.connections),
+            limits: transport::Limits {
+                connections_per_source: config.limits.source_connections,
+                ..transport::Limits::new(descriptors::connections(config.limits.connections))
+            },
             framing: FramingLimits::default(),
             worker_of_response: driver::worker_of_response,
             refusal,
+            door: Arc::clone(&door) as Arc<dyn transport::Door>,
         };
         let connections = {
             let _within = runtime.enter();
@@ -242,6 +251,7 @@ impl Server {
             events: Arc::new(Events::default()),
             readiness: Arc::new(Readiness::default()),
             connections,
+            door,
             headers_max: config.limits.headers,
             runtime: runtime.handle().clone(),
             held: loaded.held.clone(),
@@ -279,6 +289,7 @@ impl Server {
                 t2: T2.max(server.config.sip.t1),
                 t4: T4,
                 transactions_max: (server.config.limits.transactions / server.config.sip.workers).max(2),
+                source_bytes_max: server.config.limits.source_bytes / server.config.sip.workers,
                 worker: u8::try_from(index).unwrap_or(u8::MAX),
             };
             let proxy = Proxy::new(Arc::clone(&policy), settings, [random()?, random()?]);
@@ -416,6 +427,7 @@ impl Server {
                     shared.look_at_store();
                     let pushers = guided.borrow().pushers.clone();
                     shared.look_at_push(&pushers);
+                    shared.door.guard.expire(driver::now().instant);
                     if looks.is_multiple_of(LOOKS_PER_SWEEP) {
                         let now = driver::now().unix;
                         shared.store.sweep(now);

@@ -15,6 +15,7 @@ use crate::clock::UnixMillis;
 use crate::config::Values;
 use crate::driver::{self, Guidance, Shared, transport_drop};
 use crate::events::What;
+use crate::guard::{self, Ban};
 use crate::metrics::Metrics;
 use crate::proxy::Policy;
 use crate::push::{self, Notice, NoticeKind, Outcome, Purpose, Push, Pushers};
@@ -126,6 +127,14 @@ impl Source for Operator {
         Arc::clone(&self.settings.borrow())
     }
 
+    fn bans(&self) -> Vec<Ban> {
+        self.shared.door.guard.bans(driver::now().instant)
+    }
+
+    fn lift(&self, source: guard::Source) -> bool {
+        self.shared.door.guard.lift(source, driver::now().instant)
+    }
+
     fn recall(&self, what: Recall) -> Recalling<'_> {
         Box::pin(self.stories.recall(what))
     }
@@ -140,6 +149,7 @@ impl Source for Operator {
         metrics.journal_entries.set(gauge(self.shared.store.journal_entries()));
         metrics.events_lost.set(i64::try_from(self.shared.events.lost()).unwrap_or(i64::MAX));
         metrics.nodes.set(gauge(self.shared.store.nodes()));
+        metrics.bans.set(gauge(self.shared.door.guard.ban_count(driver::now().instant)));
         for (reason, shown) in DropReason::ALL.into_iter().zip(&self.drops) {
             let total = self.shared.connections.drops().total(reason);
             let new = total.saturating_sub(shown.swap(total, Ordering::Relaxed));

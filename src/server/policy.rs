@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::binding::{Home, Provider, PushTarget};
 use crate::config::{self, Config};
+use crate::guard::Rules;
 use crate::proxy::PushSupport;
 use crate::proxy::policy::{
     Algorithm, Auth, CallsFrom, Credentials, HoldPolicy, LateWake, Listener, MissedPolicy, Mode, Policy, PushWhen,
@@ -97,6 +98,17 @@ pub(super) fn policy(
         held_calls_max: (config.limits.held_calls / config.sip.workers).max(1),
         push: Arc::new(Support(pushers)),
         secret,
+    }
+}
+
+/// What each source may do.
+pub(super) fn rules(config: &Config) -> Rules {
+    Rules {
+        trusted: config.softswitch.trusted.clone(),
+        requests_per_s: config.limits.source_requests_per_s,
+        auth_failures_per_min: config.limits.auth_failures_per_min,
+        ban: config.limits.ban,
+        scanners: config.limits.scanners.clone(),
     }
 }
 

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::{Server, policy};
 use crate::admin::{ReloadError, Reloaded};
-use crate::config::{Auth, Config, Difference, Mode, Page, Problems, Register, Softswitch};
+use crate::config::{Auth, Config, Difference, Limits, Mode, Page, Problems, Register, Softswitch};
 use crate::driver::Guidance;
 use crate::logging;
 use crate::push::Pushers;
@@ -45,8 +45,10 @@ impl Server {
             tracing::warn!(%error, "the log stays as it is");
         }
         let policy = Arc::new(policy::policy(&next, &self.listeners, self.refresh_from, self.secret, pushers.clone()));
+        let rules = Arc::new(policy::rules(&next));
+        self.shared.door.guard.reload(Arc::clone(&rules));
         // Without workers there is nobody to guide.
-        let _ = self.guidance.send(Guidance { policy, pushers });
+        let _ = self.guidance.send(Guidance { policy, pushers, rules });
         self.settings.send_replace(Arc::new(next.values.clone()));
         let reloaded = Reloaded { changed: changes(&self.config, &next), needs_restart: changes(&next, &wanted) };
         self.config = next;
@@ -82,6 +84,13 @@ fn changeable(present: &Config, wanted: &Config) -> Config {
         missed_calls: wanted.missed_calls.clone(),
         push,
         log: wanted.log.clone(),
+        limits: Limits {
+            source_requests_per_s: wanted.limits.source_requests_per_s,
+            auth_failures_per_min: wanted.limits.auth_failures_per_min,
+            ban: wanted.limits.ban,
+            scanners: wanted.limits.scanners.clone(),
+            ..present.limits.clone()
+        },
         softswitch: Softswitch { trusted: wanted.softswitch.trusted.clone(), ..present.softswitch.clone() },
         register: Register { mode: users, ..present.register.clone() },
         values: present.values.with(&wanted.values, is_changeable),
@@ -91,9 +100,12 @@ fn changeable(present: &Config, wanted: &Config) -> Config {
 
 /// Of the keys above, as they are named in the file.
 fn is_changeable(key: &str) -> bool {
+    const OF_GUARD: [&str; 4] =
+        ["limits.source_requests_per_s", "limits.auth_failures_per_min", "limits.ban_s", "limits.scanners"];
     const OF_PAGE: [&str; 3] = ["push.webpush.listen", "push.webpush.ticket_expires_s", "push.webpush.requests_per_s"];
     ["hold.", "missed_calls.", "push.", "log."].iter().any(|table| key.starts_with(table)) && !OF_PAGE.contains(&key)
         || matches!(key, "softswitch.trusted" | "register.users")
+        || OF_GUARD.contains(&key)
 }
 
 /// The keys that differ, and the sections where only what their files say does.
@@ -142,6 +154,24 @@ mod tests {
         let keys = |changes: Vec<Difference>| changes.into_iter().map(|change| change.key).collect::<Vec<_>>();
         assert_eq!(keys(changes(&present, &next)), ["hold.wait_s"]);
         assert_eq!(keys(changes(&next, &wanted)), ["hep.server", "limits.headers", "node.drain_s"]);
+    }
+
+    #[test]
+    fn limits_per_source_change_but_for_what_is_built_at_the_start() {
+        let present = config("");
+        let wanted = config(
+            "[limits]\nsource_requests_per_s = 7\nsource_connections = 8\nsource_bytes = 70000\n\
+             auth_failures_per_min = 9\nban_s = 10\nscanners = [\"nmap\"]\n",
+        );
+        let next = changeable(&present, &wanted);
+        let keys = |changes: Vec<Difference>| changes.into_iter().map(|change| change.key).collect::<Vec<_>>();
+        let in_effect =
+            ["limits.auth_failures_per_min", "limits.ban_s", "limits.scanners", "limits.source_requests_per_s"];
+        assert_eq!(keys(changes(&present, &next)), in_effect);
+        assert_eq!(keys(changes(&next, &wanted)), ["limits.source_bytes", "limits.source_connections"]);
+        let rules = policy::rules(&next);
+        assert_eq!((rules.requests_per_s, rules.auth_failures_per_min, rules.ban.as_secs()), (7, 9, 10));
+        assert!(rules.is_scanner(b"Nmap NSE") && !rules.is_scanner(b"friendly-scanner"));
     }
 
     #[test]

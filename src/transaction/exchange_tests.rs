@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::test_support::{answer, parse, settings, start};
+use super::test_support::{answer, parse, settings, start, trusted};
 use super::*;
 use crate::sip::{ConnectionId, Transport};
 
@@ -170,7 +170,7 @@ impl Exchange {
 
     fn server_receives(&mut self, request: Message) {
         let number = request.cseq().unwrap().number;
-        match self.server.receive_request(&request, self.flow(), self.now) {
+        match self.server.receive_request(&request, self.flow(), trusted, self.now) {
             Incoming::Request(id) => {
                 self.served.insert(id, number);
                 self.course(number).taken += 1;
@@ -181,7 +181,7 @@ impl Exchange {
             Incoming::Absorbed if request.method() == Method::ACK => self.course(number).acknowledged = true,
             Incoming::Ack => self.course(number).ack_passed = true,
             Incoming::Absorbed => {}
-            other @ (Incoming::Cancel { .. } | Incoming::Full) => panic!("{other:?}"),
+            other @ (Incoming::Cancel { .. } | Incoming::Full | Incoming::SourceFull) => panic!("{other:?}"),
         }
     }
 

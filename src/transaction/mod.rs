@@ -13,6 +13,7 @@
 //!
 //! The four machines are pure tables of (state, input) → (state, actions); `servers` and `clients` perform the actions.
 
+mod allowance;
 pub mod branch;
 mod clients;
 mod common;
@@ -41,7 +42,9 @@ pub use branch::Branch;
 pub use servers::reply_destination;
 pub use timer::{Timer, TimerQueue};
 
+use crate::guard::Source;
 use crate::sip::{Destination, Flow, Message, Method, response};
+use allowance::Taken;
 use clients::Clients;
 use common::{Common, Owner};
 use servers::Servers;
@@ -58,6 +61,8 @@ pub struct Settings {
     pub t4: Duration,
     /// Server and client transactions together.
     pub transactions_max: usize,
+    /// What the requests of one source that is not trusted may come to, while they are answered and repetitions absorbed.
+    pub source_bytes_max: usize,
     /// The number of the worker that owns this table; part of every branch.
     pub worker: u8,
 }
@@ -67,6 +72,17 @@ impl Settings {
     pub fn patience(&self) -> Duration {
         self.t1.saturating_mul(64)
     }
+}
+
+/// What is known of whoever sent a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The softswitch, or another node.
+    Trusted,
+    /// It really is where its messages come from: it has a connection, or has registered from there.
+    Proven,
+    /// A datagram from an address that anybody may have written into it.
+    Unproven,
 }
 
 /// Names a server transaction. Never used again after its [`Event::ServerEnded`]; harmless when stale.
@@ -134,6 +150,8 @@ pub enum Incoming {
     Ack,
     /// Too many transactions: to be answered 503 in none.
     Full,
+    /// Too much is kept for its source: likewise.
+    SourceFull,
 }
 
 /// What happened in a transaction.
@@ -182,8 +200,15 @@ impl Transactions {
         }
     }
 
-    /// A request from the network. A new INVITE is answered 100 at once (RFC 3261 §17.2.1).
-    pub fn receive_request(&mut self, request: &Message, flow: Flow, now: Instant) -> Incoming {
+    /// A request from the network. A new INVITE is answered 100 at once (RFC 3261 §17.2.1). `standing` is asked for when
+    /// the request is a new one.
+    pub fn receive_request(
+        &mut self,
+        request: &Message,
+        flow: Flow,
+        standing: impl FnOnce() -> Standing,
+        now: Instant,
+    ) -> Incoming {
         let key = self.common.keys.server(request);
         let found = self.servers.find(key);
         let method = request.method();
@@ -197,13 +222,27 @@ impl Transactions {
         }
         let cancelled =
             (method == Method::CANCEL).then(|| self.servers.find(self.common.keys.cancelled_invite(request))).flatten();
+        let standing = standing();
         // Room is needed for the request and for forwarding it: under load, a request that could only be answered 503
         // must not take the place of one that could be served. The CANCEL of a known INVITE, one at most, always fits.
-        if cancelled.is_none() && self.len().saturating_add(1) >= self.common.settings.transactions_max.max(2) {
+        if cancelled.is_none() && self.len().saturating_add(1) >= self.room_for(standing).max(2) {
             return Incoming::Full;
         }
-        let destination = reply_destination(request, flow);
-        let Some(id) = self.servers.start(key, method == Method::INVITE, destination) else { return Incoming::Full };
+        let taken = (standing != Standing::Trusted).then(|| Taken {
+            source: Source::of(flow.remote.ip()),
+            bytes: u32::try_from(request.bytes().len()).unwrap_or(u32::MAX),
+        });
+        let bytes_max = self.common.settings.source_bytes_max;
+        if cancelled.is_none() && taken.is_some_and(|taken| !self.servers.has_room(taken, bytes_max)) {
+            return Incoming::SourceFull;
+        }
+        let start = servers::Beginning {
+            is_invite: method == Method::INVITE,
+            destination: reply_destination(request, flow),
+            is_unproven: standing == Standing::Unproven,
+            taken,
+        };
+        let Some(id) = self.servers.start(key, start) else { return Incoming::Full };
         if method == Method::CANCEL {
             return self.receive_cancel(id, cancelled, request, flow, now);
         }
@@ -211,6 +250,17 @@ impl Transactions {
             self.respond(id, 100, build(request, flow, 100, None), now);
         }
         Incoming::Request(id)
+    }
+
+    /// How many transactions there may be when a request of this standing comes. The last quarter is for the softswitch, as
+    /// long as others have a quarter, too: calls that it has us hold must not keep their phones from coming.
+    fn room_for(&self, standing: Standing) -> usize {
+        let all = self.common.settings.transactions_max;
+        let quarter = all / 4;
+        match standing {
+            Standing::Proven | Standing::Unproven if self.servers.untrusted() >= quarter => all - quarter,
+            Standing::Trusted | Standing::Proven | Standing::Unproven => all,
+        }
     }
 
     /// A CANCEL that comes after the final response is answered 200 and changes nothing (RFC 3261 §9.2).

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::allowance::{Allowances, Taken};
 use super::common::{Common, Owner};
 use super::invite_server::{self, InviteServer};
 use super::key::TransactionKey;
@@ -35,6 +36,21 @@ pub(super) enum Action {
 pub(super) struct Servers {
     entries: Slab<Server>,
     index: HashMap<TransactionKey, ServerId, OwnNumbers>,
+    allowances: Allowances,
+    /// Of those that have taken something of an allowance.
+    untrusted: usize,
+}
+
+/// What a transaction begins with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Beginning {
+    pub(super) is_invite: bool,
+    /// Where its responses go.
+    pub(super) destination: Destination,
+    /// The client's address may be another's.
+    pub(super) is_unproven: bool,
+    /// Of its source's allowance.
+    pub(super) taken: Option<Taken>,
 }
 
 #[derive(Debug)]
@@ -47,6 +63,8 @@ pub(super) struct Server {
     doublings: u8,
     /// The connection that the request came by is gone, and `destination` is what its Via says instead.
     fell_back: bool,
+    is_unproven: bool,
+    taken: Option<Taken>,
 }
 
 #[derive(Debug)]
@@ -77,27 +95,51 @@ pub(super) struct Outcome {
 
 impl Servers {
     pub(super) fn new() -> Self {
-        Self { entries: Slab::new(), index: HashMap::default() }
+        Self { entries: Slab::new(), index: HashMap::default(), allowances: Allowances::default(), untrusted: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 
+    /// Those of sources that are not trusted.
+    pub(super) fn untrusted(&self) -> usize {
+        self.untrusted
+    }
+
     pub(super) fn find(&self, key: TransactionKey) -> Option<ServerId> {
         self.index.get(&key).copied()
     }
 
+    /// Whether the source may have so much more kept.
+    pub(super) fn has_room(&self, taken: Taken, bytes_max: usize) -> bool {
+        self.allowances.has_room(taken, bytes_max)
+    }
+
     /// `None` when there are no more ids.
-    pub(super) fn start(&mut self, key: TransactionKey, is_invite: bool, destination: Destination) -> Option<ServerId> {
+    pub(super) fn start(&mut self, key: TransactionKey, beginning: Beginning) -> Option<ServerId> {
+        let Beginning { is_invite, destination, is_unproven, taken } = beginning;
         let machine = if is_invite {
             Machine::Invite(InviteServer::Proceeding)
         } else {
             Machine::NonInvite(NonInviteServer::Trying)
         };
-        let server = Server { key, destination, response: Bytes::new(), machine, doublings: 0, fell_back: false };
+        let server = Server {
+            key,
+            destination,
+            response: Bytes::new(),
+            machine,
+            doublings: 0,
+            fell_back: false,
+            is_unproven,
+            taken,
+        };
         let id = ServerId(self.entries.insert(server)?);
         self.index.insert(key, id);
+        if let Some(taken) = taken {
+            self.allowances.take(taken);
+            self.untrusted += 1;
+        }
         Some(id)
     }
 
@@ -173,6 +215,10 @@ impl Servers {
     fn remove(&mut self, id: ServerId) {
         if let Some(server) = self.entries.remove(id.0) {
             self.index.remove(&server.key);
+            if let Some(taken) = server.taken {
+                self.allowances.give_back(taken);
+                self.untrusted -= 1;
+            }
         }
     }
 }
@@ -184,7 +230,10 @@ impl Server {
 
     fn start(&mut self, id: ServerId, timer: Timer, doublings: u8, common: &mut Common, now: Instant) {
         self.doublings = doublings;
-        let reliable = self.destination.transport().is_reliable();
+        // Differs from RFC 3261 §17.2.1: a final response is not repeated (Timer G) to a client that may not be where its
+        // request says, because anybody could have eleven of them sent to somebody else by one datagram. A client
+        // that has heard nothing repeats its request and gets it then; one that has heard our 100 waits in vain if it is lost.
+        let reliable = self.destination.transport().is_reliable() || timer == Timer::G && self.is_unproven;
         common.start(Owner::Server(id), timer, reliable, doublings, now);
     }
 
@@ -243,6 +292,20 @@ impl Machine {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_allowance_goes_back_with_its_transaction() {
+        let mut servers = Servers::new();
+        let source = crate::guard::Source::of([192, 0, 2, 1].into());
+        let destination = Destination::Flow(super::super::test_support::flow(crate::sip::Transport::Udp));
+        let taken = Some(Taken { source, bytes: 700 });
+        let beginning = Beginning { is_invite: false, destination, is_unproven: true, taken };
+        let key = super::super::key::Keys::new(1).server(&super::super::test_support::request("OPTIONS", "1"));
+        let id = servers.start(key, beginning).unwrap();
+        assert!(!servers.allowances.is_empty() && servers.untrusted() == 1);
+        servers.abandon(id);
+        assert!(servers.allowances.is_empty() && servers.untrusted() == 0);
+    }
 
     /// A held call has one of these for as long as it waits.
     #[test]

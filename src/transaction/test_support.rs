@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Branch, Settings, Transactions};
+use super::{Branch, Settings, Standing, Transactions};
 use crate::sip::{ConnectionId, Flow, Message, Transport, response};
 
 /// The defaults of RFC 3261 §17.1.1.1.
@@ -15,8 +15,14 @@ pub(super) fn settings() -> Settings {
         t2: Duration::from_secs(4),
         t4: Duration::from_secs(5),
         transactions_max: 1_000,
+        source_bytes_max: 1 << 20,
         worker: 7,
     }
+}
+
+/// The softswitch's.
+pub(super) fn trusted() -> Standing {
+    Standing::Trusted
 }
 
 /// Some instant, always the same; tests count from it and never look at the clock.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use super::test_support::{after, answer, flow, own_request, parse, request, sent, settings};
+use super::test_support::{after, answer, flow, own_request, parse, request, sent, settings, trusted};
 use super::*;
 use crate::sip::{HeaderName, Transport};
 
@@ -28,7 +28,7 @@ fn run(transactions: &mut Transactions, until: Instant) -> Vec<Event> {
 
 /// A server transaction that has just begun, with what was sent for it thrown away.
 fn serve(transactions: &mut Transactions, request: &Message, transport: Transport) -> ServerId {
-    let Incoming::Request(id) = transactions.receive_request(request, flow(transport), after(0)) else {
+    let Incoming::Request(id) = transactions.receive_request(request, flow(transport), trusted, after(0)) else {
         panic!("not taken");
     };
     sent(transactions);
@@ -56,12 +56,14 @@ fn is_over(transactions: &mut Transactions) -> bool {
 fn an_invite_gets_100_at_once_and_its_repetition_the_last_response() {
     let mut transactions = transactions();
     let invite = request("INVITE", "1");
-    let Incoming::Request(id) = transactions.receive_request(&invite, flow(Transport::Udp), after(0)) else { panic!() };
+    let Incoming::Request(id) = transactions.receive_request(&invite, flow(Transport::Udp), trusted, after(0)) else {
+        panic!()
+    };
     assert_eq!(sent(&mut transactions), ["100"]);
-    assert_eq!(transactions.receive_request(&invite, flow(Transport::Udp), after(500)), Incoming::Absorbed);
+    assert_eq!(transactions.receive_request(&invite, flow(Transport::Udp), trusted, after(500)), Incoming::Absorbed);
     assert_eq!(sent(&mut transactions), ["100"]);
     transactions.respond(id, 182, answer(&invite, 182), after(600));
-    transactions.receive_request(&invite, flow(Transport::Udp), after(1_500));
+    transactions.receive_request(&invite, flow(Transport::Udp), trusted, after(1_500));
     assert_eq!(sent(&mut transactions), ["182", "182"]);
     assert_eq!((transactions.len(), transactions.poll_timeout()), (1, None), "a held call needs no timer");
 }
@@ -75,8 +77,8 @@ fn a_failure_is_repeated_until_the_ack() {
     run(&mut transactions, after(11_000));
     assert_eq!(sent(&mut transactions), ["480"; 5], "at 0, 0.5, 1.5, 3.5 and 7.5 s");
     let ack = request("ACK", "1");
-    assert_eq!(transactions.receive_request(&ack, flow(Transport::Udp), after(11_000)), Incoming::Absorbed);
-    assert_eq!(transactions.receive_request(&ack, flow(Transport::Udp), after(11_100)), Incoming::Absorbed);
+    assert_eq!(transactions.receive_request(&ack, flow(Transport::Udp), trusted, after(11_000)), Incoming::Absorbed);
+    assert_eq!(transactions.receive_request(&ack, flow(Transport::Udp), trusted, after(11_100)), Incoming::Absorbed);
     assert!(matches!(run(&mut transactions, after(16_000))[..], [Event::ServerEnded { server }] if server == id));
     assert!(sent(&mut transactions).is_empty() && is_over(&mut transactions));
 }
@@ -104,10 +106,10 @@ fn after_a_2xx_further_2xx_pass_and_repeated_invites_are_absorbed() {
     transactions.respond(id, 486, answer(&invite, 486), after(1));
     transactions.respond(id, 180, answer(&invite, 180), after(2));
     transactions.respond(id, 200, answer(&invite, 200), after(3));
-    assert_eq!(transactions.receive_request(&invite, flow(Transport::Udp), after(500)), Incoming::Absorbed);
+    assert_eq!(transactions.receive_request(&invite, flow(Transport::Udp), trusted, after(500)), Incoming::Absorbed);
     assert_eq!(sent(&mut transactions), ["200", "200"]);
     let ack = request("ACK", "1");
-    assert_eq!(transactions.receive_request(&ack, flow(Transport::Udp), after(600)), Incoming::Ack);
+    assert_eq!(transactions.receive_request(&ack, flow(Transport::Udp), trusted, after(600)), Incoming::Ack);
     assert!(matches!(run(&mut transactions, after(32_000))[..], [Event::ServerEnded { .. }]));
     assert!(is_over(&mut transactions));
 }
@@ -115,7 +117,7 @@ fn after_a_2xx_further_2xx_pass_and_repeated_invites_are_absorbed() {
 #[test]
 fn an_ack_of_nothing_known_is_the_users() {
     let ack = request("ACK", "1");
-    assert_eq!(transactions().receive_request(&ack, flow(Transport::Udp), after(0)), Incoming::Ack);
+    assert_eq!(transactions().receive_request(&ack, flow(Transport::Udp), trusted, after(0)), Incoming::Ack);
 }
 
 /// RFC 4320 §4: no 100 of its own, no 408.
@@ -124,18 +126,21 @@ fn a_non_invite_server_sends_only_what_it_is_given() {
     let mut transactions = transactions();
     let options = request("OPTIONS", "1");
     let id = serve(&mut transactions, &options, Transport::Udp);
-    assert_eq!(transactions.receive_request(&options, flow(Transport::Udp), after(500)), Incoming::Absorbed);
+    assert_eq!(transactions.receive_request(&options, flow(Transport::Udp), trusted, after(500)), Incoming::Absorbed);
     assert!(run(&mut transactions, after(100_000)).is_empty() && sent(&mut transactions).is_empty());
     transactions.respond(id, 200, answer(&options, 200), after(100_000));
     transactions.respond(id, 500, answer(&options, 500), after(100_001));
-    assert_eq!(transactions.receive_request(&options, flow(Transport::Udp), after(100_500)), Incoming::Absorbed);
+    assert_eq!(
+        transactions.receive_request(&options, flow(Transport::Udp), trusted, after(100_500)),
+        Incoming::Absorbed
+    );
     assert_eq!(sent(&mut transactions), ["200", "200"]);
     assert!(run(&mut transactions, after(131_999)).is_empty());
     assert!(matches!(run(&mut transactions, after(132_000))[..], [Event::ServerEnded { .. }]));
     assert!(is_over(&mut transactions));
     transactions.respond(id, 200, answer(&options, 200), after(132_001));
     assert!(sent(&mut transactions).is_empty(), "a stale id");
-    let again = transactions.receive_request(&options, flow(Transport::Udp), after(132_002));
+    let again = transactions.receive_request(&options, flow(Transport::Udp), trusted, after(132_002));
     assert!(matches!(again, Incoming::Request(_)), "nothing remembers the old one");
 }
 
@@ -144,16 +149,16 @@ fn a_cancel_finds_its_invite_until_the_final_response() {
     let mut transactions = transactions();
     let (invite, cancel) = (request("INVITE", "1"), request("CANCEL", "1"));
     let id = serve(&mut transactions, &invite, Transport::Udp);
-    let incoming = transactions.receive_request(&cancel, flow(Transport::Udp), after(10));
+    let incoming = transactions.receive_request(&cancel, flow(Transport::Udp), trusted, after(10));
     let Incoming::Cancel { cancel: cancel_id, invite: Some(found) } = incoming else { panic!("{incoming:?}") };
     assert_eq!(found, id);
     transactions.respond(cancel_id, 200, answer(&cancel, 200), after(11));
     transactions.respond(id, 487, answer(&invite, 487), after(11));
-    assert_eq!(transactions.receive_request(&cancel, flow(Transport::Udp), after(20)), Incoming::Absorbed);
+    assert_eq!(transactions.receive_request(&cancel, flow(Transport::Udp), trusted, after(20)), Incoming::Absorbed);
     assert_eq!(sent(&mut transactions), ["200", "487", "200"]);
 
     let unknown = request("CANCEL", "2");
-    let incoming = transactions.receive_request(&unknown, flow(Transport::Udp), after(30));
+    let incoming = transactions.receive_request(&unknown, flow(Transport::Udp), trusted, after(30));
     assert!(matches!(incoming, Incoming::Cancel { invite: None, .. }), "{incoming:?}");
 }
 
@@ -166,7 +171,7 @@ fn a_cancel_after_the_final_response_changes_nothing() {
     transactions.respond(id, 200, answer(&invite, 200), after(0));
     sent(&mut transactions);
     let cancel = request("CANCEL", "1");
-    assert_eq!(transactions.receive_request(&cancel, flow(Transport::Udp), after(10)), Incoming::Absorbed);
+    assert_eq!(transactions.receive_request(&cancel, flow(Transport::Udp), trusted, after(10)), Incoming::Absorbed);
     let answer = parse(transactions.poll_send().unwrap().bytes);
     assert_eq!((answer.status(), answer.method(), answer.to_tag()), (Some(200), Method::CANCEL, Some(&b"t"[..])));
 }
@@ -176,14 +181,98 @@ fn a_full_table_takes_no_request_that_it_could_not_forward() {
     let mut transactions = Transactions::new(Settings { transactions_max: 3, ..settings() }, 1);
     serve(&mut transactions, &request("INVITE", "1"), Transport::Udp);
     let (_, _) = call(&mut transactions, "INVITE", Transport::Udp);
-    let second = transactions.receive_request(&request("INVITE", "2"), flow(Transport::Udp), after(0));
+    let second = transactions.receive_request(&request("INVITE", "2"), flow(Transport::Udp), trusted, after(0));
     assert_eq!((second, transactions.len()), (Incoming::Full, 2));
     call(&mut transactions, "INVITE", Transport::Udp);
     let branch = transactions.new_branch(0);
     let fourth = transactions.send(own_request("BYE", branch), branch, destination(Transport::Udp), after(0));
     assert_eq!(fourth, Err(Full));
-    let cancel = transactions.receive_request(&request("CANCEL", "1"), flow(Transport::Udp), after(0));
+    let cancel = transactions.receive_request(&request("CANCEL", "1"), flow(Transport::Udp), trusted, after(0));
     assert!(matches!(cancel, Incoming::Cancel { invite: Some(_), .. }), "whoever gives up makes room");
+}
+
+#[test]
+fn the_last_quarter_of_the_table_is_for_the_softswitch() {
+    let mut transactions = Transactions::new(Settings { transactions_max: 8, ..settings() }, 1);
+    let mut asks = |branch: &str, standing: Standing| {
+        transactions.receive_request(&request("OPTIONS", branch), flow(Transport::Udp), || standing, after(0))
+    };
+    for branch in ["1", "2", "3", "4", "5"] {
+        assert!(matches!(asks(branch, Standing::Unproven), Incoming::Request(_)), "{branch}");
+    }
+    assert_eq!((asks("6", Standing::Unproven), asks("6", Standing::Proven)), (Incoming::Full, Incoming::Full));
+    assert_eq!(asks("1", Standing::Unproven), Incoming::Absorbed);
+    for branch in ["6", "7"] {
+        assert!(matches!(asks(branch, Standing::Trusted), Incoming::Request(_)), "{branch}");
+    }
+    assert_eq!(asks("8", Standing::Trusted), Incoming::Full);
+    // What the softswitch has us keep does not shut others out.
+    let mut transactions = Transactions::new(Settings { transactions_max: 8, ..settings() }, 1);
+    let standings = [[Standing::Trusted; 5].as_slice(), &[Standing::Unproven, Standing::Proven]].concat();
+    for (branch, standing) in ["1", "2", "3", "4", "5", "6", "7"].into_iter().zip(standings) {
+        let request = request("OPTIONS", branch);
+        let incoming = transactions.receive_request(&request, flow(Transport::Udp), || standing, after(0));
+        assert!(matches!(incoming, Incoming::Request(_)), "{branch}: {incoming:?}");
+    }
+}
+
+#[test]
+fn a_source_has_no_more_kept_than_it_may() {
+    let size = request("OPTIONS", "1").bytes().len();
+    let settings = Settings { source_bytes_max: 2 * size + size / 2, ..settings() };
+    let mut transactions = Transactions::new(settings, 1);
+    let other = Flow { remote: "192.0.2.7:5070".parse().unwrap(), ..flow(Transport::Udp) };
+    let mut first = None;
+    for branch in ["1", "2"] {
+        let incoming = transactions.receive_request(
+            &request("OPTIONS", branch),
+            flow(Transport::Udp),
+            || Standing::Proven,
+            after(0),
+        );
+        let Incoming::Request(id) = incoming else { panic!("{incoming:?}") };
+        first = first.or(Some(id));
+    }
+    let third = request("OPTIONS", "3");
+    let mut again =
+        |flow: Flow, standing: Standing, ms: u64| transactions.receive_request(&third, flow, || standing, after(ms));
+    assert_eq!(again(flow(Transport::Udp), Standing::Unproven, 0), Incoming::SourceFull);
+    assert!(matches!(again(other, Standing::Unproven, 0), Incoming::Request(_)));
+    transactions.respond(first.unwrap(), 200, answer(&request("OPTIONS", "1"), 200), after(0));
+    run(&mut transactions, after(40_000));
+    let incoming = transactions.receive_request(
+        &request("OPTIONS", "4"),
+        flow(Transport::Udp),
+        || Standing::Unproven,
+        after(40_000),
+    );
+    assert!(matches!(incoming, Incoming::Request(_)), "{incoming:?}");
+    let much = (5..50).map(|branch| request("OPTIONS", &branch.to_string()));
+    for request in much {
+        let incoming = transactions.receive_request(&request, flow(Transport::Udp), trusted, after(40_000));
+        assert!(matches!(incoming, Incoming::Request(_)), "the softswitch has no such limit: {incoming:?}");
+    }
+}
+
+#[test]
+fn a_final_response_is_repeated_to_those_alone_who_are_where_they_say() {
+    for (standing, expected) in [(Standing::Unproven, 1), (Standing::Proven, 11), (Standing::Trusted, 11)] {
+        let mut transactions = transactions();
+        let invite = request("INVITE", "1");
+        let Incoming::Request(id) = transactions.receive_request(&invite, flow(Transport::Udp), || standing, after(0))
+        else {
+            panic!("not taken");
+        };
+        sent(&mut transactions);
+        transactions.respond(id, 486, answer(&invite, 486), after(0));
+        run(&mut transactions, after(31_999));
+        assert_eq!(sent(&mut transactions), vec!["486"; expected], "{standing:?}");
+        // What the client repeats is answered as ever, and absorbed for as long.
+        let again = transactions.receive_request(&invite, flow(Transport::Udp), || standing, after(31_999));
+        assert_eq!((again, &*sent(&mut transactions)), (Incoming::Absorbed, &["486".to_owned()][..]));
+        run(&mut transactions, after(32_000));
+        assert!(is_over(&mut transactions));
+    }
 }
 
 #[test]
@@ -232,7 +321,9 @@ fn a_datagram_has_no_other_way() {
 fn a_held_call_outlives_the_callers_connection() {
     let mut transactions = transactions();
     let invite = request("INVITE", "1");
-    let Incoming::Request(id) = transactions.receive_request(&invite, flow(Transport::Tcp), after(0)) else { panic!() };
+    let Incoming::Request(id) = transactions.receive_request(&invite, flow(Transport::Tcp), trusted, after(0)) else {
+        panic!()
+    };
     for _ in 0..2 {
         let outgoing = transactions.poll_send().unwrap();
         assert!(transactions.send_failed(outgoing.tag, after(1)).is_none());
@@ -394,8 +485,8 @@ fn hostile_requests_and_responses_do_no_harm() {
     let mut transactions = transactions();
     for text in ["INVITE x SIP/2.0\n\n", "ACK x SIP/2.0\n\n", "CANCEL x SIP/2.0\n\n", "OPTIONS x SIP/2.0\nVia: ,\n\n"] {
         let request = test_support::message(text);
-        transactions.receive_request(&request, flow(Transport::Udp), after(0));
-        transactions.receive_request(&request, flow(Transport::Tcp), after(0));
+        transactions.receive_request(&request, flow(Transport::Udp), trusted, after(0));
+        transactions.receive_request(&request, flow(Transport::Tcp), trusted, after(0));
     }
     for text in ["SIP/2.0 200 OK\n\n", "SIP/2.0 200 OK\nVia: SIP/2.0/UDP h;branch=z9hG4bK\nCSeq: 1 INVITE\n\n"] {
         assert!(transactions.receive_response(test_support::message(text), after(0)).is_none());

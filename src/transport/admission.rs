@@ -1,20 +1,21 @@
 //! How many connections there may be, in all and from one address.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::drops::DropReason;
+use crate::guard::Source;
 
 /// Counts the open connections against their limits.
 #[derive(Debug)]
 pub(super) struct Admission {
     connections_max: usize,
     per_source_max: usize,
-    by_source: Mutex<HashMap<IpAddr, usize>>,
+    by_source: Mutex<HashMap<Source, usize>>,
     open: watch::Sender<usize>,
 }
 
@@ -24,21 +25,28 @@ impl Admission {
         Arc::new(Self { connections_max, per_source_max, by_source: Mutex::default(), open })
     }
 
-    /// A place for one more connection, held until the value is dropped.
+    /// A place for one more connection, held until the value is dropped. The last quarter of all places is for those who
+    /// are trusted, and for connections that we open.
     pub(super) fn admit(self: &Arc<Self>, peer: IpAddr) -> Result<Admitted, DropReason> {
-        self.admit_within(peer, self.per_source_max)
+        self.admit_within(peer, self.connections_max - self.connections_max / 4, self.per_source_max)
     }
 
-    /// A place for a connection that we open: how many one peer gets of these is our own affair.
-    pub(super) fn admit_opened(self: &Arc<Self>, peer: IpAddr) -> Result<Admitted, DropReason> {
-        self.admit_within(peer, usize::MAX)
+    /// A place for a connection of a peer that is trusted, or that we open: how many one peer gets of these is our own
+    /// affair.
+    pub(super) fn admit_trusted(self: &Arc<Self>, peer: IpAddr) -> Result<Admitted, DropReason> {
+        self.admit_within(peer, self.connections_max, usize::MAX)
     }
 
-    fn admit_within(self: &Arc<Self>, peer: IpAddr, per_source_max: usize) -> Result<Admitted, DropReason> {
-        let source = network(peer);
+    fn admit_within(
+        self: &Arc<Self>,
+        peer: IpAddr,
+        connections_max: usize,
+        per_source_max: usize,
+    ) -> Result<Admitted, DropReason> {
+        let source = Source::of(peer);
         let mut by_source = self.by_source.lock();
         let count = by_source.get(&source).copied().unwrap_or_default();
-        if *self.open.borrow() >= self.connections_max {
+        if *self.open.borrow() >= connections_max {
             return Err(DropReason::ConnectionLimit);
         }
         if count >= per_source_max {
@@ -64,7 +72,7 @@ impl Admission {
 #[derive(Debug)]
 pub(super) struct Admitted {
     admission: Arc<Admission>,
-    source: IpAddr,
+    source: Source,
 }
 
 impl Drop for Admitted {
@@ -77,14 +85,6 @@ impl Drop for Admitted {
             }
         }
         self.admission.open.send_modify(|open| *open -= 1);
-    }
-}
-
-/// What counts as one source: an IPv4 address, or the /64 that one IPv6 subscriber has.
-fn network(peer: IpAddr) -> IpAddr {
-    match peer {
-        IpAddr::V4(_) => peer,
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
     }
 }
 
@@ -104,6 +104,18 @@ mod tests {
         assert_eq!(admission.open(), 3);
         drop(first);
         let _again = admission.admit(a).unwrap();
+    }
+
+    #[test]
+    fn the_last_quarter_is_for_those_who_are_trusted() {
+        let admission = Admission::new(8, 8);
+        let (stranger, switch): (IpAddr, IpAddr) = ("198.51.100.1".parse().unwrap(), "192.0.2.20".parse().unwrap());
+        let strangers: Vec<_> = (0..6).map(|_| admission.admit(stranger).unwrap()).collect();
+        assert_eq!(admission.admit(stranger).unwrap_err(), DropReason::ConnectionLimit);
+        let trusted: Vec<_> = (0..2).map(|_| admission.admit_trusted(switch).unwrap()).collect();
+        assert_eq!(admission.admit_trusted(switch).unwrap_err(), DropReason::ConnectionLimit);
+        drop((strangers, trusted));
+        assert_eq!(admission.open(), 0);
     }
 
     #[test]

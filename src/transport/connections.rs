@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use super::admission::{Admission, Admitted};
+use super::door::Door;
 use super::drops::{DropReason, Drops};
 use super::listen::{Listener, TcpListeners};
 use super::stream::{Connection, Link, Outgoing};
@@ -34,6 +35,7 @@ pub struct Settings {
     pub worker_of_response: fn(&Bytes, SocketAddr) -> usize,
     /// The answer to what could not be framed, sent before its connection is closed (RFC 3261 §18.3).
     pub refusal: fn(&FramingError) -> Option<Bytes>,
+    pub door: Arc<dyn Door>,
 }
 
 /// How many, how much, how long.
@@ -41,7 +43,7 @@ pub struct Settings {
 pub struct Limits {
     /// `limits.connections`, accepted and opened.
     pub connections: usize,
-    /// Accepted from one IPv4 address or IPv6 /64.
+    /// `limits.source_connections`: accepted from one source that is not trusted.
     pub connections_per_source: usize,
     /// From the first byte of a message to its last.
     pub partial_timeout: Duration,
@@ -56,11 +58,11 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The defaults, around `limits.connections`. A carrier's NAT puts thousands of phones behind one address.
+    /// The defaults, around `limits.connections`. All of them may be from one source.
     pub fn new(connections: usize) -> Self {
         Self {
             connections,
-            connections_per_source: (connections / 4).max(1000),
+            connections_per_source: connections,
             partial_timeout: Duration::from_secs(30),
             silent_timeout: Duration::from_secs(120),
             write_timeout: Duration::from_secs(30),
@@ -195,7 +197,7 @@ impl Shared {
     ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        match self.admission.admit(remote.ip()) {
+        match self.admit(remote.ip()) {
             Ok(place) => {
                 let (connection, link) = self.connection(listener, remote, place);
                 link.is_at(local);
@@ -206,6 +208,15 @@ impl Shared {
         }
     }
 
+    fn admit(&self, peer: IpAddr) -> Result<Admitted, DropReason> {
+        let door = &self.settings.door;
+        if door.is_trusted(peer) {
+            return self.admission.admit_trusted(peer);
+        }
+        door.admits_connection(peer)?;
+        self.admission.admit(peer)
+    }
+
     /// The connection to a peer. Whoever asks first opens it; all others queue on it.
     fn link_to(self: &Arc<Self>, listener: u8, remote: SocketAddr) -> Result<Arc<Link>, SendError> {
         let local = self.listeners.get(usize::from(listener)).ok_or(SendError::NoListener)?;
@@ -214,7 +225,7 @@ impl Shared {
         if let Some(link) = self.links.get(&known) {
             return Ok(Arc::clone(&link));
         }
-        let Ok(place) = self.admission.admit_opened(remote.ip()) else {
+        let Ok(place) = self.admission.admit_trusted(remote.ip()) else {
             drop(known);
             self.by_remote.remove_if(&peer, |_, connection| *connection == ConnectionId::NONE);
             self.drops.count(DropReason::ConnectionLimit);

@@ -11,8 +11,12 @@ pub enum DropReason {
     UdpSendError,
     /// Over `limits.connections`.
     ConnectionLimit,
-    /// Over the limit of connections from one address.
+    /// Over `limits.source_connections`.
     SourceLimit,
+    /// Over `limits.source_requests_per_s`.
+    SourceRate,
+    /// From a source that is shut out for a while.
+    Banned,
     /// A connection could not be opened.
     ConnectFailed,
     /// A message was for a connection, or by a listener, that is not there.
@@ -32,11 +36,13 @@ pub enum DropReason {
 }
 
 impl DropReason {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::UdpBufferFull,
         Self::UdpSendError,
         Self::ConnectionLimit,
         Self::SourceLimit,
+        Self::SourceRate,
+        Self::Banned,
         Self::ConnectFailed,
         Self::NotConnected,
         Self::QueueFull,
@@ -54,6 +60,8 @@ impl DropReason {
             Self::UdpSendError => "udp_send_error",
             Self::ConnectionLimit => "connection_limit",
             Self::SourceLimit => "source_limit",
+            Self::SourceRate => "source_rate",
+            Self::Banned => "banned",
             Self::ConnectFailed => "connect_failed",
             Self::NotConnected => "not_connected",
             Self::QueueFull => "queue_full",

@@ -5,6 +5,7 @@
 
 mod admission;
 mod connections;
+mod door;
 mod drops;
 mod listen;
 mod stream;
@@ -18,6 +19,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 pub use connections::{Connections, Limits, Settings};
+pub use door::Door;
 pub use drops::{DropReason, Drops};
 pub use listen::{BindError, Bound, Listener, TcpListeners, WorkerSockets, bind};
 use stream::Outgoing;

@@ -103,6 +103,8 @@ enum End {
     Closed,
     /// The peer sends what cannot be framed.
     Refused(FramingError),
+    /// The peer is shut out.
+    Banned,
     /// A message was not complete in time.
     Partial,
     /// The peer takes nothing.
@@ -118,6 +120,7 @@ impl End {
         match self {
             Self::Refused(error) if error.kind == FramingErrorKind::NotSip => Some(DropReason::NotSip),
             Self::Refused(_) => Some(DropReason::BadFraming),
+            Self::Banned => Some(DropReason::Banned),
             Self::Partial => Some(DropReason::PartialTimeout),
             Self::Stalled => Some(DropReason::WriteTimeout),
             Self::Overflow => Some(DropReason::QueueFull),
@@ -129,7 +132,7 @@ impl End {
     fn is_orderly(&self) -> bool {
         match self {
             Self::Refused(error) => error.kind != FramingErrorKind::NotSip,
-            Self::Closed | Self::Partial | Self::Stopped => true,
+            Self::Closed | Self::Banned | Self::Partial | Self::Stopped => true,
             Self::Stalled | Self::Overflow => false,
         }
     }
@@ -251,11 +254,12 @@ async fn read(shared: &Shared, link: &Link, reader: &mut (impl AsyncRead + Unpin
         let mut frames = 0;
         loop {
             match framer.next_frame() {
-                Ok(Some(Frame::Message(bytes))) => {
-                    if !shared.deliver(Inbound { flow: link.flow, bytes }).await {
-                        return End::Stopped;
-                    }
-                }
+                Ok(Some(Frame::Message(bytes))) => match shared.settings.door.admits(&link.flow, &bytes) {
+                    Ok(()) if shared.deliver(Inbound { flow: link.flow, bytes }).await => {}
+                    Ok(()) => return End::Stopped,
+                    Err(DropReason::Banned) => return End::Banned,
+                    Err(reason) => shared.drops.count(reason),
+                },
                 // A peer that does not read its pongs does without.
                 Ok(Some(Frame::Ping)) => drop(link.send(Outgoing { bytes: PONG, tag: 0, worker: 0 })),
                 Ok(None) => break,

@@ -24,6 +24,7 @@ mod bad_input;
 mod check;
 mod crash;
 mod devices;
+mod doors;
 mod events;
 mod gateways;
 mod held_call;

@@ -200,6 +200,11 @@ impl Phone {
 
     /// Takes the topmost challenge, which is SHA-256 (RFC 8760 §2.4).
     pub(crate) fn answer_challenge(&mut self, challenge: &Sip) {
+        self.answer_challenge_by(challenge, PASSWORD);
+    }
+
+    /// As [`Phone::answer_challenge`], by what may be the wrong password.
+    pub(crate) fn answer_challenge_by(&mut self, challenge: &Sip, password: &str) {
         let hash = |text: String| sha2::Sha256::digest(text).iter().map(|b| format!("{b:02x}")).collect::<String>();
         let value = challenge.header("WWW-Authenticate");
         assert!(value.contains("algorithm=SHA-256"), "{value}");
@@ -208,7 +213,7 @@ impl Phone {
             value[start..].split('"').next().unwrap_or_default().to_owned()
         };
         let (realm, nonce) = (quoted("realm"), quoted("nonce"));
-        let ha1 = hash(format!("{}:{realm}:{PASSWORD}", self.user));
+        let ha1 = hash(format!("{}:{realm}:{password}", self.user));
         let ha2 = hash("REGISTER:sip:example.org".to_owned());
         let response = hash(format!("{ha1}:{nonce}:00000001:c0ffee:auth:{ha2}"));
         self.credentials = format!(
@@ -216,6 +221,18 @@ impl Phone {
              response=\"{response}\", algorithm=SHA-256, cnonce=\"c0ffee\", qop=auth, nc=00000001\r\n",
             self.user
         );
+    }
+
+    /// A REGISTER with the wrong password; it is refused.
+    #[track_caller]
+    pub(crate) fn is_refused_by_password(&mut self) {
+        self.credentials.clear();
+        self.send_register();
+        let challenge = self.peer().response(401, "REGISTER");
+        self.answer_challenge_by(&challenge, "wrong horse");
+        self.send_register();
+        self.credentials.clear();
+        self.peer().response(403, "REGISTER");
     }
 
     /// The next message must be an INVITE.

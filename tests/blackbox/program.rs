@@ -12,6 +12,8 @@ use serde_json::Value;
 
 use crate::peer::eventually;
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_sip-push-proxy");
+
 /// A running `sip-push-proxy serve`. It is killed when this is dropped.
 pub(crate) struct Program {
     child: Child,
@@ -35,9 +37,22 @@ impl Program {
         program
     }
 
+    /// With so many open files at most.
+    pub(crate) fn start_with_files(config: &Path, files: u32) -> Self {
+        let mut limited = Command::new("bash");
+        limited.args(["-c", "ulimit -n $0; exec \"$@\"", &files.to_string(), PROGRAM]);
+        let (program, log) = Self::start_by(&mut limited, config, &[]);
+        log.read_on();
+        program
+    }
+
     /// With some more environment variables, and a log that is the caller's to read.
     pub(crate) fn start_in(config: &Path, environment: &[(&str, &str)]) -> (Self, Log) {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sip-push-proxy"))
+        Self::start_by(&mut Command::new(PROGRAM), config, environment)
+    }
+
+    fn start_by(command: &mut Command, config: &Path, environment: &[(&str, &str)]) -> (Self, Log) {
+        let mut child = command
             .arg("serve")
             .arg("--config")
             .arg(config)

@@ -183,6 +183,13 @@ impl World {
         world
     }
 
+    /// With the built program, which may have so many open files at most.
+    pub(crate) fn with_files_max(mode: Mode, transport: Transport, files: u32) -> Self {
+        let mut world = Self::prepare(Store::of_environment(), mode, transport, "");
+        world.serve_by(Program::start_with_files(&world.config_file(), files));
+        world
+    }
+
     /// Everything but the server.
     fn prepare(store: Store, mode: Mode, transport: Transport, config: &str) -> Self {
         let folder = TempDir::new().expect("a folder");
@@ -229,7 +236,10 @@ impl World {
 
     /// Starts the program, once more with what an earlier run left.
     pub(crate) fn start_program(&mut self) {
-        let program = Program::start(&self.config_file());
+        self.serve_by(Program::start(&self.config_file()));
+    }
+
+    fn serve_by(&mut self, program: Program) {
         self.addresses = [program.address("udp"), program.address("tcp")];
         self.admin = Admin(program.admin);
         self.server = Running::Program(program);

@@ -1,11 +1,12 @@
 //! What is in packaging/: the Debian package and its unit, containers, and what Prometheus and Grafana are given.
 //!
-//! Needs cargo-deb, lintian, systemd-analyze and promtool; tests/run installs them.
+//! Needs cargo-deb, lintian, systemd-analyze, promtool and fail2ban; tests/run installs them.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod debian;
 mod deploy;
+mod fail2ban;
 mod monitoring;
 mod promql;
 mod unit;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sip_push_proxy::push::{NoticeKind, Push};
 use sip_push_proxy::sip::{Flow, HeaderName, Message, Method, Transport, response};
-use sip_push_proxy::transaction::{Event as Told, Incoming, ServerId};
+use sip_push_proxy::transaction::{Event as Told, Incoming, ServerId, Standing};
 
 use crate::agent::{Agent, Answer, Got, Registrar, Sent};
 use crate::text::{self, Draft};
@@ -103,7 +103,7 @@ impl World {
             }
             return;
         }
-        match who.transactions.receive_request(&message, flow, now) {
+        match who.transactions.receive_request(&message, flow, || Standing::Trusted, now) {
             Incoming::Request(server) => {
                 let got = who.keep(message, Some(server), flow, now);
                 self.agent_serves(agent, got);
@@ -124,7 +124,7 @@ impl World {
                     self.agent_responds(agent, invite, 487, &[], "");
                 }
             }
-            Incoming::Absorbed | Incoming::Full => {}
+            Incoming::Absorbed | Incoming::Full | Incoming::SourceFull => {}
         }
     }
 

@@ -77,6 +77,7 @@ pub(crate) fn settings() -> Settings {
         t2: Duration::from_secs(4),
         t4: Duration::from_secs(5),
         transactions_max: 10_000,
+        source_bytes_max: 1 << 24,
         worker: 0,
     }
 }

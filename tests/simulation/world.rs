@@ -77,14 +77,14 @@ pub(crate) struct World {
     pub(crate) nodes: Vec<Home>,
     /// What came of it.
     pub(crate) refreshed: Vec<RefreshResult>,
+    /// Who failed to prove who they are, and how.
+    pub(crate) auth_failures: Vec<(IpAddr, &'static str)>,
     /// The softswitch is the first.
     pub(crate) agents: Vec<Agent>,
     pub(crate) ledger: Ledger,
     /// Who is or was at an address.
     pub(crate) addresses: BTreeMap<SocketAddr, usize>,
     pub(crate) trace: Vec<String>,
-    /// Whose credentials were wrong.
-    pub(crate) auth_failures: Vec<IpAddr>,
     /// Every message that left the proxy, in order.
     pub(crate) left: Vec<(Destination, Message)>,
     connections: u64,
@@ -121,11 +121,11 @@ impl World {
             pace: None,
             nodes: Vec::new(),
             refreshed: Vec::new(),
+            auth_failures: Vec::new(),
             agents: Vec::new(),
             ledger: Ledger::default(),
             addresses: BTreeMap::new(),
             trace: Vec::new(),
-            auth_failures: Vec::new(),
             left: Vec::new(),
             connections: 0,
             queue: BinaryHeap::new(),
@@ -348,7 +348,7 @@ impl World {
                 self.note(|| format!("refresh {} {reason}", result.name()));
                 self.refreshed.push(result);
             }
-            Effect::AuthFailed { source, .. } => self.auth_failures.push(source),
+            Effect::AuthFailed { source, reason } => self.auth_failures.push((source, reason)),
             Effect::Warning(warning) => self.note(|| format!("{warning:?}")),
             Effect::Dropped(reason) => self.ledger.dropped.push(reason),
             Effect::Fault(fault) => panic!("the core's own fault: {fault}"),

@@ -34,9 +34,12 @@ fn a_wrong_password_and_no_password_do_not() {
     let sim = with_digest();
     let alice = sim.phone("alice");
     assert_eq!(alice.tries_to_register().status(), Some(401));
+    assert!(sim.world().auth_failures.is_empty(), "no password is no wrong one");
     alice.change(|agent| agent.device.password = Some(("wrong".into(), "MD5")));
     assert_eq!(alice.tries_to_register().status(), Some(403));
     assert_eq!(alice.bindings(), 0);
+    let failures = sim.world().auth_failures.clone();
+    assert_eq!(failures.len(), 1, "{failures:?}");
 }
 
 #[test]

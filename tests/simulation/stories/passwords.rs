@@ -84,7 +84,7 @@ fn each_wrong_password_is_noticed_with_its_source() {
         mallory.change(|agent| agent.device.password = Some((word.into(), "MD5")));
         assert_eq!(mallory.tries_to_register().status(), Some(403));
     }
-    assert_eq!(sim.world().auth_failures, [address; 3]);
+    assert_eq!(sim.world().auth_failures, [(address, "wrong user or password"); 3]);
 }
 
 #[test]
