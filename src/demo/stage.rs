@@ -196,6 +196,7 @@ fn config(softswitch: &str, fcm: &str, [apns, sandbox]: [&str; 2], [webpush, cal
         uri = "sip:{softswitch}"
         [register]
         domains = ["{DOMAIN}"]
+        phones_behind_trusted = true
         [[push.fcm]]
         service_account = "fcm.json"
         endpoint = "{fcm}"

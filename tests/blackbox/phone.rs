@@ -198,16 +198,16 @@ impl Phone {
         self.peer().response(200, "REGISTER")
     }
 
-    /// Takes the topmost challenge, which is SHA-256 (RFC 8760 §2.4).
+    /// Takes the topmost challenge, as phones do that know no better (RFC 8760 §2.4).
     pub(crate) fn answer_challenge(&mut self, challenge: &Sip) {
         self.answer_challenge_by(challenge, PASSWORD);
     }
 
     /// As [`Phone::answer_challenge`], by what may be the wrong password.
     pub(crate) fn answer_challenge_by(&mut self, challenge: &Sip, password: &str) {
-        let hash = |text: String| sha2::Sha256::digest(text).iter().map(|b| format!("{b:02x}")).collect::<String>();
         let value = challenge.header("WWW-Authenticate");
-        assert!(value.contains("algorithm=SHA-256"), "{value}");
+        assert!(value.contains("algorithm=MD5"), "{value}");
+        let hash = |text: String| md5::Md5::digest(text).iter().map(|b| format!("{b:02x}")).collect::<String>();
         let quoted = |name: &str| {
             let start = value.find(&format!("{name}=\"")).expect("a parameter of the challenge") + name.len() + 2;
             value[start..].split('"').next().unwrap_or_default().to_owned()
@@ -218,7 +218,7 @@ impl Phone {
         let response = hash(format!("{ha1}:{nonce}:00000001:c0ffee:auth:{ha2}"));
         self.credentials = format!(
             "Authorization: Digest username=\"{}\", realm=\"{realm}\", nonce=\"{nonce}\", uri=\"sip:example.org\", \
-             response=\"{response}\", algorithm=SHA-256, cnonce=\"c0ffee\", qop=auth, nc=00000001\r\n",
+             response=\"{response}\", algorithm=MD5, cnonce=\"c0ffee\", qop=auth, nc=00000001\r\n",
             self.user
         );
     }

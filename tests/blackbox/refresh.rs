@@ -9,7 +9,7 @@ use crate::phone::{Phone, Push};
 use crate::sip::{Sip, unique};
 use crate::world::{Mode, World};
 
-const REFRESH: &str = "register.upstream_refresh = true\nregister.refresh_from = 'udp:127.0.0.1:0'\n";
+const REFRESH: &str = "register.upstream_refresh = true\nregister.refresh_from = 'udp:127.0.0.3:0'\n";
 const BY_PASSWORD: &str = "register.upstream_refresh = true\nregister.refresh_user = 'push'\n\
                            register.refresh_password_file = 'refresh.txt'\n";
 
