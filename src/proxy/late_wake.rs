@@ -268,9 +268,10 @@ impl Proxy {
         self.late.clients.remove(&client);
     }
 
-    /// A device that is about to learn of a call by INVITE and CANCEL is told of the others later. Whether that is so.
+    /// A device that is about to learn of a call by INVITE and CANCEL is told of the others later. Whether that is so: also
+    /// when memory has its registration already and this worker has yet to hear that it is durable.
     pub(super) fn puts_off_report(&mut self, device: DeviceId, now: Now) -> bool {
-        let puts_off = self.late.is_under_way(device);
+        let puts_off = self.late.is_under_way(device) || self.late.waiting.contains_key(&device);
         if puts_off {
             self.timers.set(Timer::Report(device), now.instant + REPORT_PAUSE);
         }
