@@ -13,7 +13,7 @@ use crate::phone::{PHONE_IP, Phone, Push};
 use crate::world::{Mode, World};
 
 /// Neither the softswitch's address nor that of phones.
-const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9));
+pub(crate) const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9));
 const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 10));
 
 fn dropped(world: &World, reason: &str) -> f64 {
@@ -27,7 +27,7 @@ fn expect_dropped(world: &World, reason: &str, count: f64) {
 
 /// A phone that sleeps is called, woken and answers; the caller hangs up.
 #[track_caller]
-fn a_call_goes_through(world: &mut World, phone: &mut Phone) {
+pub(crate) fn a_call_goes_through(world: &mut World, phone: &mut Phone) {
     let call = world.call(phone);
     world.switch.queued();
     world.pushed(phone);

@@ -45,6 +45,7 @@ mod sipp;
 mod sleeping_phone;
 mod spans;
 mod stories;
+mod strangers;
 mod subscriptions;
 mod systemd;
 mod test_push;

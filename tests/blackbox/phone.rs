@@ -138,8 +138,14 @@ impl Phone {
 
     /// Sends a REGISTER with its Contact, and nothing else.
     pub(crate) fn send_register(&mut self) {
+        self.send_register_text();
+    }
+
+    /// As [`Phone::send_register`]; the message as it was sent.
+    pub(crate) fn send_register_text(&mut self) -> String {
         let text = self.own_register();
-        self.link().send(text);
+        self.link().send(&text);
+        text
     }
 
     /// Sends a REGISTER with these header lines instead of its own Contact.

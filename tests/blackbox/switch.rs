@@ -89,16 +89,25 @@ impl Switch {
     }
 
     pub(crate) fn call_by(&self, link: Link, aor: &str, headers: &str) -> Call {
-        let (uri, routes) = self.way_to(aor);
         let contact = match self.peer.transport {
-            Transport::Udp => format!("<sip:switch@{}>", self.peer.address),
-            Transport::Tcp => format!("<sip:switch@{};transport=tcp>", self.peer.address),
+            Transport::Udp => format!("sip:switch@{}", self.peer.address),
+            Transport::Tcp => format!("sip:switch@{};transport=tcp", self.peer.address),
         };
+        self.call_as(link, aor, &contact, headers)
+    }
+
+    /// With this URI in the Contact.
+    pub(crate) fn call_with_contact(&self, aor: &str, contact: &str) -> Call {
+        self.call_as(self.link().clone(), aor, contact, "")
+    }
+
+    fn call_as(&self, link: Link, aor: &str, contact: &str, headers: &str) -> Call {
+        let (uri, routes) = self.way_to(aor);
         let (call_id, from) = (unique("call-"), format!("\"Ivan\" <sip:103@example.org>;tag={}", unique("t")));
         let common = format!("From: {from}\r\nCall-ID: {call_id}\r\nMax-Forwards: 70\r\n");
         let (to, via) = (format!("<sip:{aor}>"), self.peer.via());
         let invite = format!(
-            "INVITE {uri} SIP/2.0\r\n{via}{routes}{common}To: {to}\r\nCSeq: 1 INVITE\r\nContact: {contact}\r\n{headers}\
+            "INVITE {uri} SIP/2.0\r\n{via}{routes}{common}To: {to}\r\nCSeq: 1 INVITE\r\nContact: <{contact}>\r\n{headers}\
              Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{OFFER}",
             OFFER.len()
         );
