@@ -51,7 +51,7 @@ impl Limits {
             push_queue: section.count("push_queue", 10_000, 1..=MOST),
             source_requests_per_s: section.integer("source_requests_per_s", 100, 0..=1_000_000),
             source_connections: section.count("source_connections", 200, 1..=MOST),
-            source_bytes: section.count("source_bytes", 16 << 20, 1 << 16..=1 << 31),
+            source_bytes: section.count("source_bytes", 16 << 20, 1024..=1 << 31),
             auth_failures_per_min: section.integer("auth_failures_per_min", 20, 0..=1_000_000),
             ban: section.seconds("ban_s", 300, 1..=YEAR_S, ""),
             scanners: section.list("scanners", Some(&SCANNERS), scanner).unwrap_or_else(standard_scanners),

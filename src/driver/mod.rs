@@ -303,8 +303,8 @@ impl Worker {
 
     fn is_of_scanner(&self, message: &Message, flow: Flow) -> bool {
         message.is_request()
-            && message.first(HeaderName::UserAgent).is_some_and(|user_agent| self.rules.is_scanner(user_agent))
             && !self.shared.door.guard.is_trusted(&self.rules, flow.remote.ip())
+            && message.first(HeaderName::UserAgent).is_some_and(|name| self.rules.scanners.is_one(name))
     }
 
     /// One line for each ban, which fail2ban reads (packaging/fail2ban).

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use aho_corasick::AhoCorasick;
 use ipnet::IpNet;
 use parking_lot::RwLock;
 
@@ -38,22 +39,42 @@ pub struct Rules {
     /// So many in a minute are a ban; 0: never.
     pub auth_failures_per_min: u32,
     pub ban: Duration,
-    /// What the User-Agent of a scanner has in it, in any case.
-    pub scanners: Vec<Box<str>>,
+    pub scanners: Scanners,
 }
 
 impl Rules {
     fn is_trusted(&self, peer: IpAddr) -> bool {
         self.trusted.iter().any(|network| network.contains(&peer))
     }
+}
 
-    pub fn is_scanner(&self, user_agent: &[u8]) -> bool {
+/// What the User-Agent of a scanner has in it, in any case.
+#[derive(Debug, Clone, Default)]
+pub struct Scanners {
+    names: Vec<Box<str>>,
+    /// Finds all of them at once; `None`: there are none.
+    finder: Option<AhoCorasick>,
+}
+
+impl PartialEq for Scanners {
+    fn eq(&self, other: &Self) -> bool {
+        self.names == other.names
+    }
+}
+
+impl Eq for Scanners {}
+
+impl Scanners {
+    /// More names than can be looked for are as good as none; the configuration bounds them.
+    pub fn new(names: Vec<Box<str>>) -> Self {
+        let finder =
+            AhoCorasick::builder().ascii_case_insensitive(true).build(names.iter().map(|name| name.as_bytes()));
+        Self { finder: finder.ok().filter(|_| !names.is_empty()), names }
+    }
+
+    pub fn is_one(&self, user_agent: &[u8]) -> bool {
         let user_agent = user_agent.get(..USER_AGENT_BYTES).unwrap_or(user_agent);
-        let names = |scanner: &[u8]| {
-            let mut parts = user_agent.windows(scanner.len().max(1));
-            parts.any(|part| part.eq_ignore_ascii_case(scanner))
-        };
-        self.scanners.iter().any(|scanner| names(scanner.as_bytes()))
+        self.finder.as_ref().is_some_and(|finder| finder.is_match(user_agent))
     }
 }
 
@@ -175,7 +196,7 @@ mod tests {
             requests_per_s: 10,
             auth_failures_per_min: 2,
             ban: Duration::from_secs(300),
-            scanners: vec!["friendly-scanner".into(), "SIPVicious".into()],
+            scanners: Scanners::new(vec!["friendly-scanner".into(), "SIPVicious".into()]),
         }
     }
 
@@ -230,8 +251,8 @@ mod tests {
             ("friendly", false),
             ("", false),
         ] {
-            assert_eq!(rules.is_scanner(user_agent.as_bytes()), expected, "{user_agent}");
+            assert_eq!(rules.scanners.is_one(user_agent.as_bytes()), expected, "{user_agent}");
         }
-        assert!(!Rules::default().is_scanner(b"friendly-scanner"));
+        assert!(!Rules::default().scanners.is_one(b"friendly-scanner"));
     }
 }

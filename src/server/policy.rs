@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::binding::{Home, Provider, PushTarget};
 use crate::config::{self, Config};
-use crate::guard::Rules;
+use crate::guard::{self, Rules};
 use crate::proxy::PushSupport;
 use crate::proxy::policy::{
     Algorithm, Auth, CallsFrom, Credentials, HoldPolicy, LateWake, Listener, MissedPolicy, Mode, Policy, PushWhen,
@@ -108,7 +108,7 @@ pub(super) fn rules(config: &Config) -> Rules {
         requests_per_s: config.limits.source_requests_per_s,
         auth_failures_per_min: config.limits.auth_failures_per_min,
         ban: config.limits.ban,
-        scanners: config.limits.scanners.clone(),
+        scanners: guard::Scanners::new(config.limits.scanners.clone()),
     }
 }
 

@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(keys(changes(&next, &wanted)), ["limits.source_bytes", "limits.source_connections"]);
         let rules = policy::rules(&next);
         assert_eq!((rules.requests_per_s, rules.auth_failures_per_min, rules.ban.as_secs()), (7, 9, 10));
-        assert!(rules.is_scanner(b"Nmap NSE") && !rules.is_scanner(b"friendly-scanner"));
+        assert!(rules.scanners.is_one(b"Nmap NSE") && !rules.scanners.is_one(b"friendly-scanner"));
     }
 
     #[test]
