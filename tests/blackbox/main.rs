@@ -42,6 +42,7 @@ mod registration;
 mod reload;
 #[path = "../sipp/mod.rs"]
 mod sipp;
+mod sipvicious;
 mod sleeping_phone;
 mod spans;
 mod stories;
