@@ -23,7 +23,11 @@ pub(crate) struct Switch {
 
 impl Switch {
     pub(crate) fn new(transport: Transport) -> Self {
-        let peer = Peer::new(transport, IpAddr::V4(Ipv4Addr::LOCALHOST));
+        Self::at(transport, IpAddr::V4(Ipv4Addr::LOCALHOST))
+    }
+
+    pub(crate) fn at(transport: Transport, ip: IpAddr) -> Self {
+        let peer = Peer::new(transport, ip);
         Self { peer, link: None, server: None, registered: HashMap::new() }
     }
 
