@@ -78,6 +78,7 @@ impl Observer {
             | Effect::WakeSeen { .. }
             | Effect::Refreshed { .. }
             | Effect::AuthFailed { .. }
+            | Effect::AuthProven { .. }
             | Effect::Warning(_)
             | Effect::Dropped(_)
             | Effect::Fault(_) => {}

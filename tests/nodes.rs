@@ -169,6 +169,7 @@ impl Pair {
                 | Effect::WakeSeen { .. }
                 | Effect::Refreshed { .. }
                 | Effect::AuthFailed { .. }
+                | Effect::AuthProven { .. }
                 | Effect::Warning(_)
                 | Effect::Dropped(_) => {}
             }

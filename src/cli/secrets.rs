@@ -8,7 +8,7 @@ use super::files;
 use crate::config::Values;
 
 /// Keys that name a file with a secret in it.
-const SECRETS: [&str; 8] = [
+const SECRETS: [&str; 9] = [
     "service_account",
     "key_file",
     "certificate_file",
@@ -16,6 +16,7 @@ const SECRETS: [&str; 8] = [
     "secret_file",
     "token_file",
     "capture_password_file",
+    "refresh_password_file",
     "users",
 ];
 

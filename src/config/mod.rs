@@ -133,6 +133,15 @@ impl Config {
         if self.hep.server.is_some() && self.hep.sends_secrets {
             notes.push("hep.send_secrets is true: push tokens and Digest responses go to hep.server, in the clear");
         }
+        if self.register.refresh_from.is_some() && !self.register.upstream_refresh {
+            notes.push("register.refresh_from has no use: register.upstream_refresh is false");
+        }
+        if self.register.phones_behind_trusted {
+            notes.push(
+                "register.phones_behind_trusted is true: who registers from an address of softswitch.trusted is taken for a \
+                 phone there",
+            );
+        }
         if self.softswitch.trusted.is_empty() {
             notes.push("softswitch.trusted is empty: nobody may call phones");
         }

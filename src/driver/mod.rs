@@ -40,7 +40,7 @@ use crate::metrics::{Direction, DropReason, Kind, PushResult, StoreOp};
 use crate::proxy::event::{CallStep, FetchTicket, ResolveTicket};
 use crate::proxy::{self, Effect, Input, Proxy};
 use crate::push::{self, Outcome, Pushers};
-use crate::sip::message::{Message, NotSip};
+use crate::sip::message::{Defect, Message, NotSip};
 use crate::sip::{Flow, HeaderName, Transport as TransportKind};
 use crate::store::{self, Change, HeldCall, LeftCall};
 use crate::timeline::{Step, Why};
@@ -283,6 +283,9 @@ impl Worker {
             Ok(message) => message,
             Err(error) => return self.not_sip(flow, error),
         };
+        if message.defect() == Some(Defect::TooManyHeaders) {
+            self.shared.metrics.dropped(DropReason::TooManyHeaders);
+        }
         if self.is_of_scanner(&message, flow) {
             return self.shared.metrics.dropped(DropReason::Scanner);
         }
@@ -412,10 +415,12 @@ impl Worker {
                 }
                 Effect::Refreshed { device, result, reason } => self.refreshed(device, result, &reason),
                 Effect::AuthFailed { source, reason } => self.auth_failed(source, reason, now),
+                Effect::AuthProven { source, failures } => self.shared.door.guard.auth_proven(source, failures),
                 Effect::Warning(warning) => self.warnings.tell(&warning, now.instant),
                 Effect::Dropped(reason) => self.shared.metrics.dropped(match reason {
                     proxy::DropReason::Response => DropReason::StrayResponse,
                     proxy::DropReason::SourceBytes => DropReason::SourceBytes,
+                    proxy::DropReason::Overload => DropReason::Overload,
                     proxy::DropReason::Ack | proxy::DropReason::Request => DropReason::Unparsable,
                 }),
                 Effect::Fault(fault) => {

@@ -118,8 +118,9 @@ impl Worker {
                     pace.has_warned = true;
                     tracing::warn!(
                         reason,
-                        "the softswitch refuses what register.upstream_refresh sends: let it take REGISTERs from this \
-                         address without a password, or keep registrations longer than phones sleep"
+                        "the softswitch refuses what register.upstream_refresh sends: let it take REGISTERs without a \
+                         password from the address of register.refresh_from alone, or give register.refresh_user an account \
+                         there that may register for all users, or keep registrations longer than phones sleep"
                     );
                 }
             }

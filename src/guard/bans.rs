@@ -72,6 +72,14 @@ impl Bans {
         ban
     }
 
+    /// So many failures were none. A ban that they led to stays.
+    pub(super) fn take_back(&self, source: Source, failures: u32) {
+        let mut state = self.state.write();
+        if let Some(failing) = state.failing.get_mut(&source) {
+            failing.failures = failing.failures.saturating_sub(failures);
+        }
+    }
+
     pub(super) fn is_banned(&self, source: Source, now: Instant) -> bool {
         self.active.load(Ordering::Relaxed) > 0
             && self.state.read().banned.get(&source).is_some_and(|(until, _)| now < *until)
@@ -210,6 +218,18 @@ mod tests {
         let bans = Bans::default();
         assert!((0..30).all(|number| fails(&bans, 1, number * 30_000).is_none()));
         assert!(bans.list(after(900_000).instant).is_empty());
+    }
+
+    #[test]
+    fn what_was_no_failure_is_taken_back() {
+        let bans = Bans::default();
+        assert_eq!((fails(&bans, 1, 0), fails(&bans, 1, 0)), (None, None));
+        bans.take_back(source(1), 1);
+        bans.take_back(source(2), 1);
+        assert_eq!(fails(&bans, 1, 0), None);
+        assert!(fails(&bans, 1, 0).is_some());
+        bans.take_back(source(1), 9);
+        assert!(is_banned(&bans, 1, 0));
     }
 
     #[test]

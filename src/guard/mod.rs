@@ -165,6 +165,11 @@ impl Guard {
         self.bans.failed(Source::of(peer), reason, rules.auth_failures_per_min, rules.ban, now)
     }
 
+    /// So many of those failures were no guesses.
+    pub fn auth_proven(&self, peer: IpAddr, failures: u32) {
+        self.bans.take_back(Source::of(peer), failures);
+    }
+
     /// Those that hold, the oldest first.
     pub fn bans(&self, now: Instant) -> Vec<Ban> {
         self.bans.list(now)

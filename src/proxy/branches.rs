@@ -351,6 +351,7 @@ impl Proxy {
         let source = context.flow.remote.ip();
         if self.guesses.is_wrong(source, &context.request, response) {
             let reason = "the softswitch refuses its credentials";
+            self.guesses.failed(source, &context.request);
             self.effects.push_back(Effect::AuthFailed { source, reason });
         }
         self.guesses.challenged(source, response);

@@ -69,6 +69,8 @@ pub enum Effect {
     Refreshed { device: DeviceId, result: RefreshResult, reason: Cow<'static, str> },
     /// Credentials from this source are wrong. It has got the challenge that they answer, so it is no other.
     AuthFailed { source: IpAddr, reason: &'static str },
+    /// So many of those were a user's who has proved himself now.
+    AuthProven { source: IpAddr, failures: u32 },
     /// Something that the operator may have to mend.
     Warning(Warning),
     /// A message was not processed; for the counters.
@@ -106,6 +108,8 @@ pub enum DropReason {
     Ack,
     /// A malformed request that cannot be answered.
     Request,
+    /// There are too many transactions; it was answered 503.
+    Overload,
     /// A request of a source that has too many others under way; it is answered.
     SourceBytes,
 }

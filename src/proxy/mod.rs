@@ -35,6 +35,7 @@ mod validate;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -81,6 +82,8 @@ pub struct Proxy {
     late: late_wake::LateCalls,
     /// Devices whose provider said that their token is not for this app, with the time of the REGISTER that brought it.
     barred: HashMap<DeviceId, (UnixMillis, Box<str>)>,
+    /// What `softswitch.uri` came to last, where it is a name; the best address first.
+    next_hops: SmallVec<[SocketAddr; 2]>,
     nonces: digest::Nonces,
     guesses: digest::Guesses,
     held_calls: usize,
@@ -165,6 +168,8 @@ impl Reject {
     }
 }
 
+/// Addresses of a softswitch that goes by a name.
+const NEXT_HOPS_MAX: usize = 16;
 /// Seconds in the Retry-After of a 503.
 const BUSY_RETRY_AFTER_S: u32 = 5;
 
@@ -178,6 +183,7 @@ impl Proxy {
             guesses: digest::Guesses::new([random.draw(), random.draw()]),
             transactions: Transactions::new(settings, random.draw()),
             policy,
+            next_hops: SmallVec::new(),
             contexts: HashMap::new(),
             clients: HashMap::new(),
             waiting: HashMap::new(),
@@ -224,10 +230,15 @@ impl Proxy {
             }
             Input::Saved(reply) => self.saved(reply, contacts, now),
             Input::Pushed(reply) => self.pushed(reply, contacts, now),
-            Input::Resolved { ticket, addresses } => match self.refreshes.resolved(ticket) {
-                Some(device) => self.refresh_resolved(device, &addresses, now),
-                None => self.resolved(ticket, &addresses, contacts, now),
-            },
+            Input::Resolved { ticket, addresses } => {
+                if !addresses.is_empty() {
+                    self.next_hops = addresses.iter().map(|(_, address)| *address).take(NEXT_HOPS_MAX).collect();
+                }
+                match self.refreshes.resolved(ticket) {
+                    Some(device) => self.refresh_resolved(device, &addresses, now),
+                    None => self.resolved(ticket, &addresses, contacts, now),
+                }
+            }
             Input::Fetched { ticket, is_known } => self.fetched(ticket, is_known, contacts, now),
             Input::Woken(binding) => self.wake(&binding, contacts, now),
             Input::Resume(left) => self.resume(&left, contacts, now),

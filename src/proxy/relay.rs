@@ -132,6 +132,10 @@ impl Proxy {
         if registration.accepted.is_some() {
             return;
         }
+        let (source, failures) = (flow.remote.ip(), self.guesses.proven(flow.remote.ip(), &request));
+        if failures > 0 {
+            self.effects.push_back(Effect::AuthProven { source, failures });
+        }
         if registration.contacts.is_empty() && !registration.is_star {
             context.responses.is_final = true;
             let bytes = self.relayed_2xx(context, response, contacts);

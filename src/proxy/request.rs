@@ -87,7 +87,10 @@ impl Proxy {
                 self.effects.push_back(Effect::Dropped(DropReason::SourceBytes));
                 self.respond_stateless(&request, flow, &Reject::busy(BUSY_RETRY_AFTER_S));
             }
-            Incoming::Full => self.respond_stateless(&request, flow, &Reject::busy(BUSY_RETRY_AFTER_S)),
+            Incoming::Full => {
+                self.effects.push_back(Effect::Dropped(DropReason::Overload));
+                self.respond_stateless(&request, flow, &Reject::busy(BUSY_RETRY_AFTER_S));
+            }
             Incoming::Ack => self.forward_ack(&request, flow, contacts, now),
             Incoming::Cancel { cancel, invite } => self.receive_cancel(request, flow, cancel, invite, contacts, now),
             Incoming::Request(server) => {
@@ -241,10 +244,11 @@ impl Proxy {
     /// Whether a REGISTER that comes by this flow may be a phone's.
     fn may_register(&self, flow: Flow) -> bool {
         let is_next_hop = || {
-            self.policy.softswitch.as_ref().is_some_and(|softswitch| {
-                crate::sip::uri::host_ip(softswitch.host.as_bytes())
-                    .is_some_and(|ip| SocketAddr::new(ip, softswitch.port.unwrap_or(5060)) == flow.remote)
-            })
+            let numeric = self.policy.softswitch.as_ref().and_then(|softswitch| {
+                let ip = crate::sip::uri::host_ip(softswitch.host.as_bytes())?;
+                Some(SocketAddr::new(ip, softswitch.port.unwrap_or(5060)))
+            });
+            numeric == Some(flow.remote) || self.next_hops.contains(&flow.remote)
         };
         !self.policy.is_trusted(flow.remote.ip()) || (self.policy.phones_behind_trusted && !is_next_hop())
     }

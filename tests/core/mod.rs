@@ -142,6 +142,7 @@ impl Core {
             | Effect::WakeSeen { .. }
             | Effect::Refreshed { .. }
             | Effect::AuthFailed { .. }
+            | Effect::AuthProven { .. }
             | Effect::Warning(_)
             | Effect::Dropped(_)
             | Effect::Fault(_) => {}

@@ -148,7 +148,7 @@ fn fail2ban_takes_the_jail() {
     }
     let mut test = Command::new("fail2ban-client");
     let told = run(test.arg("-c").arg(&config).arg("--dump"));
-    for part in ["'add', 'sip-push-proxy', 'systemd'", "'maxretry', 1", "_SYSTEMD_UNIT=sip-push-proxy.service"] {
+    for part in ["'add', 'sip-push-proxy', 'systemd'", "'maxretry', 3", "_SYSTEMD_UNIT=sip-push-proxy.service"] {
         assert!(told.contains(part), "{part}: {told}");
     }
 }

@@ -349,6 +349,14 @@ impl World {
                 self.refreshed.push(result);
             }
             Effect::AuthFailed { source, reason } => self.auth_failures.push((source, reason)),
+            Effect::AuthProven { source, failures } => {
+                let mut left = failures;
+                self.auth_failures.retain(|(failed, _)| {
+                    let is_taken_back = *failed == source && left > 0;
+                    left -= u32::from(is_taken_back);
+                    !is_taken_back
+                });
+            }
             Effect::Warning(warning) => self.note(|| format!("{warning:?}")),
             Effect::Dropped(reason) => self.ledger.dropped.push(reason),
             Effect::Fault(fault) => panic!("the core's own fault: {fault}"),

@@ -1,31 +1,44 @@
 //! Passwords that are tried at the softswitch by way of us.
 //!
 //! The softswitch judges, so all that is seen here is its 401 or 403 to credentials. It counts against a source only where
-//! the nonce of those credentials was given to that very source: who sends in another's name does not get him banned.
+//! the nonce of those credentials was given to that very source: who sends in another's name does not get him banned. And it
+//! is taken back when the same user proves himself from there: a phone that tries an old nonce first, at a softswitch that
+//! does not say `stale`, is no guesser, and an office has hundreds of them behind one address.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hasher;
 use std::net::IpAddr;
 
 use siphasher::sip::SipHasher24;
 
 use super::Params;
-use crate::sip::{HeaderName, Message, Method};
+use crate::sip::{HeaderName, Message, Method, NameAddr};
 
 /// Challenges that are remembered; the oldest go.
 const CHALLENGES_MAX: usize = 65_536;
 
-/// Which source was given which nonce.
+/// Users whose failures are remembered; the oldest go.
+const FAILED_MAX: usize = 65_536;
+
+/// Which source was given which nonce, and which users failed from where.
 #[derive(Debug)]
 pub(in crate::proxy) struct Guesses {
     key: (u64, u64),
     given: HashSet<u64>,
     order: VecDeque<u64>,
+    failed: HashMap<u64, u32>,
+    failed_order: VecDeque<u64>,
 }
 
 impl Guesses {
     pub(in crate::proxy) fn new(key: [u64; 2]) -> Self {
-        Self { key: (key[0], key[1]), given: HashSet::new(), order: VecDeque::new() }
+        Self {
+            key: (key[0], key[1]),
+            given: HashSet::new(),
+            order: VecDeque::new(),
+            failed: HashMap::new(),
+            failed_order: VecDeque::new(),
+        }
     }
 
     /// A final response to a request from `source` that carries challenges.
@@ -62,6 +75,28 @@ impl Guesses {
             })
     }
 
+    /// Notes a failure of the user that the request names.
+    pub(in crate::proxy) fn failed(&mut self, source: IpAddr, request: &Message) {
+        let mark = self.mark(source, user_of(request));
+        let failures = self.failed.entry(mark).or_insert_with(|| {
+            self.failed_order.push_back(mark);
+            0
+        });
+        *failures = failures.saturating_add(1);
+        while self.failed_order.len() > FAILED_MAX {
+            if let Some(oldest) = self.failed_order.pop_front() {
+                self.failed.remove(&oldest);
+            }
+        }
+    }
+
+    /// How many failures are to be taken back, because that user has proved himself now.
+    pub(in crate::proxy) fn proven(&mut self, source: IpAddr, request: &Message) -> u32 {
+        let mark = self.mark(source, user_of(request));
+        // Its place in the order goes with the others.
+        self.failed.get_mut(&mark).map_or(0, std::mem::take)
+    }
+
     fn mark(&self, source: IpAddr, nonce: &[u8]) -> u64 {
         let mut hasher = SipHasher24::new_with_keys(self.key.0, self.key.1);
         match source.to_canonical() {
@@ -71,6 +106,12 @@ impl Guesses {
         hasher.write(nonce);
         hasher.finish()
     }
+}
+
+/// Whose password it is about.
+fn user_of(request: &Message) -> &[u8] {
+    let name = if request.method() == Method::REGISTER { HeaderName::To } else { HeaderName::From };
+    request.first(name).and_then(NameAddr::parse).map_or(&[], |address| address.uri)
 }
 
 fn is_stale(response: &Message) -> bool {
@@ -108,6 +149,23 @@ mod tests {
         assert!(!guesses.is_wrong(own, &register, &response(404, "", "")));
         assert!(!guesses.is_wrong(own, &request("INVITE", "n1"), &response(403, "", "")), "a call that is barred");
         assert!(guesses.is_wrong(own, &request("INVITE", "n1"), &response(407, "n2", "")));
+    }
+
+    #[test]
+    fn who_proves_himself_in_the_end_has_not_guessed() {
+        let of = |user: &str| {
+            let text = format!("REGISTER sip:h SIP/2.0\r\nTo: <sip:{user}@h>;tag=1\r\n\r\n");
+            Message::parse(text.into(), 128).unwrap()
+        };
+        let [own, other]: [IpAddr; 2] = ["192.0.2.1", "192.0.2.2"].map(|text| text.parse().unwrap());
+        let mut guesses = Guesses::new([1, 2]);
+        (0..3).for_each(|_| guesses.failed(own, &of("alice")));
+        assert_eq!((guesses.proven(own, &of("bob")), guesses.proven(other, &of("alice"))), (0, 0));
+        assert_eq!((guesses.proven(own, &of("alice")), guesses.proven(own, &of("alice"))), (3, 0));
+        for number in 0..=FAILED_MAX {
+            guesses.failed(own, &of(&number.to_string()));
+        }
+        assert!(guesses.failed.len() <= FAILED_MAX && guesses.failed_order.len() <= FAILED_MAX);
     }
 
     #[test]

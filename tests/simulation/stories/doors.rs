@@ -223,15 +223,21 @@ fn a_register_in_the_softswitchs_name_leaves_it_the_softswitch() {
 
 #[test]
 fn where_phones_share_the_softswitchs_address_its_own_port_stays_its_own() {
-    let sim = Sim::with(|policy| policy.phones_behind_trusted = true);
-    let alice = sim.phone("alice");
-    alice.registers();
-    let forged = sim.switch().asks("REGISTER", "sip:example.org", |draft| {
-        draft.header("Contact: <sip:mallory@192.0.2.20:5060>").header("Expires: 3600")
-    });
-    sim.run_for(s(1));
-    assert_eq!(forged.status(), Some(403));
-    is_served(&sim, &alice, "alice");
+    for name in [&b"sip:192.0.2.20:5060"[..], b"sip:pbx.example.net"] {
+        let sim = Sim::with(|policy| {
+            policy.phones_behind_trusted = true;
+            let uri = sip_push_proxy::sip::Uri::parse(name).unwrap();
+            policy.softswitch = sip_push_proxy::proxy::policy::Softswitch::of(&uri);
+        });
+        let alice = sim.phone("alice");
+        alice.registers();
+        let forged = sim.switch().asks("REGISTER", "sip:example.org", |draft| {
+            draft.header("Contact: <sip:mallory@192.0.2.20:5060>").header("Expires: 3600")
+        });
+        sim.run_for(s(1));
+        assert_eq!(forged.status(), Some(403));
+        is_served(&sim, &alice, "alice");
+    }
 }
 
 #[test]

@@ -108,3 +108,17 @@ fn passwords_that_are_tried_at_the_softswitch_are_noticed_too() {
     assert_eq!(stolen(&forged, &line, &sim).status(), Some(401));
     assert_eq!(sim.world().auth_failures.len(), 3);
 }
+
+/// As pjsip does, which answers the last challenge that it had, at a softswitch that does not say `stale`.
+#[test]
+fn a_phone_that_proves_itself_at_the_second_try_has_not_guessed() {
+    let sim = Sim::new();
+    let alice = sim.phone("alice");
+    alice.change(|agent| agent.device.password = Some(("secret".into(), "MD5")));
+    sim.switch().registrar(Registrar::Distrusts);
+    assert_eq!(alice.tries_to_register().status(), Some(401));
+    assert_eq!(sim.world().auth_failures.len(), 1);
+    sim.switch().registrar(Registrar::Challenges);
+    alice.registers();
+    assert!(sim.world().auth_failures.is_empty());
+}
