@@ -135,7 +135,6 @@ fn call_all(world: &World, phones: &[Phone]) -> HashMap<String, (Call, String)> 
 /// Ended while it holds so many calls, and started again; the callers hear nothing of it.
 fn held_calls_survive(end: impl Fn(&mut Program), mut world: World, count: u16) {
     let transport = world.switch.peer.transport;
-    world.keep_ports();
     let server = world.sip(Udp);
     let mut phones: Vec<_> = (0..count).map(|number| Phone::new(&format!("user{number}"), Push::Fcm, Udp)).collect();
     all_at_once(&mut phones, |phone| {
@@ -216,7 +215,6 @@ fn held_calls_survive_a_restart() {
 #[test]
 fn calls_that_ran_out_while_the_server_was_dead_are_answered_and_missed() {
     let mut world = World::with_program(Mode::Open, Udp, "hold.wait_s = 1");
-    world.keep_ports();
     let mut phone = crate::held_call::asleep(&mut world, Push::Fcm);
     let call = world.call(&phone);
     let queued = world.switch.queued();

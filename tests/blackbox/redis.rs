@@ -27,9 +27,7 @@ const IMPATIENT: &str = "store.timeout_ms = 300\n";
 
 fn world(store: &str) -> World {
     let config = format!("{HOLDS_LONG}{store}");
-    let world = World::with_program_on(Store::Redis, Mode::Open, Udp, &config);
-    world.keep_ports();
-    world
+    World::with_program_on(Store::Redis, Mode::Open, Udp, &config)
 }
 
 /// AORs of REGISTERs that were sent from this phone's socket: each is answered within `patience`, with 200.
@@ -246,9 +244,7 @@ fn percentiles(latencies: &[Duration]) -> String {
 /// The configuration of a world whose Redis the test sees to.
 fn world_on(url: &str) -> World {
     let config = format!("{HOLDS_LONG}{PATIENT}store.url = '{url}'\n");
-    let world = World::with_program_on(Store::Embedded, Mode::Open, Udp, &config);
-    world.keep_ports();
-    world
+    World::with_program_on(Store::Embedded, Mode::Open, Udp, &config)
 }
 
 /// The master dies with changes that it acknowledged and its replica never heard of.

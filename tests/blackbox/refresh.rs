@@ -152,7 +152,6 @@ fn challenge_ends_it_and_the_operator_sees_why() {
 #[test]
 fn next_run_refreshes_what_is_due() {
     let mut world = World::with_program(Mode::Alias, Udp, REFRESH);
-    world.keep_ports();
     let (phone, register) = asleep_for_long(&mut world);
     world.program().kill();
     world.start_program();

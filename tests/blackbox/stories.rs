@@ -36,7 +36,6 @@ fn expect_told(world: &World, aor: &str, call: &Call) {
 fn are_told_after_a_restart_and_after_a_crash() {
     let mut world = World::with_program(Mode::Open, Udp, "");
     let (aor, call) = failed(&mut world);
-    world.keep_ports();
     world.program().terminate();
     assert!(world.program().exit_status().success());
     world.start_program();

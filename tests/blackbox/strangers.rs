@@ -179,7 +179,6 @@ fn where_phones_share_the_softswitchs_address_they_register_from_there() {
 #[test]
 fn what_was_overheard_of_a_registration_registers_nobody() {
     let mut world = World::with_program(Mode::Digest, Udp, "sip.workers = 4");
-    world.keep_ports();
     let mut alice = Phone::new("alice", Push::None, Udp);
     alice.wake(&world);
     alice.send_register();

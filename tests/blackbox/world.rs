@@ -1,8 +1,9 @@
 //! Everything around one server: softswitch, push services, and the configuration that knows them.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use sip_push_proxy::config::Config;
@@ -72,9 +73,10 @@ fn configuration(
     [apns, sandbox]: [&ApnsDouble; 2],
     config: &str,
 ) -> String {
+    let port = free_port();
     // Nothing is lost on loopback, so that a repetition would only mean a test that stood still for a moment.
     let standard = format!(
-        "node.id = 'test'\nsip.listen = ['udp:127.0.0.1:0', 'tcp:127.0.0.1:0']\nsip.workers = 1\nsip.t1_ms = 5000\n\
+        "node.id = 'test'\nsip.listen = ['udp:127.0.0.1:{port}', 'tcp:127.0.0.1:{port}']\nsip.workers = 1\nsip.t1_ms = 5000\n\
          softswitch.uri = '{}'\nsoftswitch.trusted = ['127.0.0.1/32']\nadmin.listen = '127.0.0.1:0'\n{}\
          register.expires_min_s = 1\nregister.domains = ['example.org']\nlog.format = 'json'\n",
         switch.uri(),
@@ -94,6 +96,21 @@ fn configuration(
         merge(&mut merged, part.parse().expect("TOML"));
     }
     merged.to_string()
+}
+
+/// A port for both transports that no system gives away by itself (Linux begins at 32768), so that a server which starts
+/// again finds it free.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test binaries that run at the same time begin at different places.
+    let start = u16::try_from(std::process::id() % 16_000).unwrap_or_default();
+    loop {
+        let port = 16_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 16_000;
+        let address = (Ipv4Addr::LOCALHOST, port);
+        if UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn merge(into: &mut toml::Table, from: toml::Table) {
@@ -220,13 +237,6 @@ impl World {
         let text = std::fs::read_to_string(self.config_file()).expect("the configuration");
         assert!(text.contains(from), "{text}");
         std::fs::write(self.config_file(), text.replace(from, to)).expect("the configuration is written");
-    }
-
-    /// Has the next run listen where this one does, as a server with a configured port would.
-    pub(crate) fn keep_ports(&self) {
-        for (name, address) in ["udp", "tcp"].into_iter().zip(self.addresses) {
-            self.rewrite_config(&format!("{name}:127.0.0.1:0"), &format!("{name}:{address}"));
-        }
     }
 
     fn connect(&mut self) {
