@@ -106,6 +106,8 @@ impl Ledger {
         let below = text::branch(message, 1).expect("what is forwarded has the sender's Via");
         let Arrived { at, message: came, flow } = &self.requests[&(below, method.clone())];
         assert_ne!(to, &Destination::Flow(*flow), "nothing goes back to where it came from");
+        let is_of_phone = flow.remote.ip().to_string().starts_with("198.51.");
+        assert!(!is_of_phone || is_softswitch(to), "a phone's request goes to the softswitch and nowhere else: {to:?}");
         let mut ours = OURS_IN_REQUESTS.to_vec();
         if method == "REGISTER" {
             ours.extend(OURS_IN_REGISTERS);
@@ -123,7 +125,7 @@ impl Ledger {
 
     /// A REGISTER of the proxy's own: nothing of it is a phone's, and it tells nothing of push.
     fn refresh_left(to: &Destination, message: &Message) {
-        assert!(to.remote().to_string().starts_with("192.0.2.2"), "only the softswitch is a registrar: {to:?}");
+        assert!(is_softswitch(to), "only the softswitch is a registrar: {to:?}");
         assert!(text::first(message, HeaderName::CallId).ends_with("-refresh"), "a Call-ID of its own");
         assert!(!text::text(message.bytes()).contains("pn-"), "what wakes a phone stays here");
         assert_eq!(message.number(HeaderName::MaxForwards), Some(70));
@@ -249,6 +251,11 @@ impl Ledger {
     pub(crate) fn story(&self, call_ref: &str) -> Vec<Step> {
         self.steps.iter().filter(|step| *step.call_ref == *call_ref).map(|step| step.step).collect()
     }
+}
+
+/// It may have several addresses.
+fn is_softswitch(to: &Destination) -> bool {
+    to.remote().to_string().starts_with("192.0.2.2")
 }
 
 fn is_ours(via: &Via<'_>) -> bool {
