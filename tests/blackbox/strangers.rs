@@ -204,3 +204,36 @@ fn what_was_overheard_of_a_registration_registers_nobody() {
     let bindings = world.admin.bindings("alice@example.org");
     assert!(bindings.len() == 1 && !bindings[0].to_string().contains("127.0.0.66"), "{bindings:?}");
 }
+
+/// Both ACK and BYE follow the INVITE, although the softswitch's Contact is a name, too.
+#[test]
+fn a_phones_call_by_the_softswitchs_name_is_acknowledged_and_hung_up() {
+    let mut world = World::with_program(Mode::Alias, Udp, "");
+    world.rewrite_config("sip:127.0.0.1:", "sip:localhost:");
+    world.program().kill();
+    world.start_program();
+    let mut phone = Phone::new("alice", Push::None, Udp);
+    phone.register(&mut world);
+    let call = |method: &str, cseq: &str, to: &str, uri: &str, routes: &str| {
+        format!(
+            "{method} {uri} SIP/2.0\r\n{}{routes}From: <sip:alice@example.org>;tag=a\r\nTo: {to}\r\nCall-ID: out\r\n\
+             CSeq: {cseq} {method}\r\nMax-Forwards: 70\r\nContact: <{}>\r\nContent-Length: 0\r\n\r\n",
+            phone.peer().via(),
+            phone.contact(),
+        )
+    };
+    phone.link().send(call("INVITE", "1", "<sip:bob@example.org>", "sip:bob@example.org", ""));
+    let (invite, link) = world.switch.peer.request("INVITE");
+    let routes: String =
+        invite.headers("Record-Route").into_iter().map(|route| format!("Record-Route: {route}\r\n")).collect();
+    link.send(invite.answer(200, "OK", "b", &format!("{routes}Contact: <sip:pbx@pbx.example.net>\r\n")));
+    phone.peer().response(100, "INVITE");
+    let ok = phone.peer().response(200, "INVITE");
+    let routes: String = ok.headers("Record-Route").into_iter().map(|route| format!("Route: {route}\r\n")).collect();
+    phone.link().send(call("ACK", "1", ok.header("To"), ok.contact(), &routes));
+    assert_eq!(world.switch.peer.request("ACK").0.uri(), "sip:pbx@pbx.example.net");
+    phone.link().send(call("BYE", "2", ok.header("To"), ok.contact(), &routes));
+    let (bye, link) = world.switch.peer.request("BYE");
+    link.send(bye.answer(200, "OK", "", ""));
+    phone.peer().response(200, "BYE");
+}
