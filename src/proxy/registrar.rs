@@ -1,8 +1,8 @@
 //! The registrar of local mode (RFC 3261 §10.3).
 
-use super::contact::{write_contact, write_uri_without_push};
 use std::sync::Arc;
 
+use super::contact::{write_contact, write_uri_without_push};
 use super::context::{Context, Purpose};
 use super::digest::{Account, Verdict};
 use super::event::{Contacts, Effect};

@@ -202,6 +202,15 @@ fn a_phones_call_is_acknowledged_where_it_went_when_the_softswitch_goes_by_a_nam
     bye.expects(&[200]);
 }
 
+/// A REGISTER whose source is the softswitch's very address.
+fn registers_in_its_name(sim: &Sim) -> Request {
+    let forged = sim.switch().asks("REGISTER", "sip:example.org", |draft| {
+        draft.header("Contact: <sip:mallory@192.0.2.20:5060>").header("Expires: 3600")
+    });
+    sim.run_for(s(1));
+    forged
+}
+
 #[test]
 fn a_register_in_the_softswitchs_name_leaves_it_the_softswitch() {
     for make in [Sim::new as fn() -> Sim, || Sim::local(|_| {})] {
@@ -211,10 +220,7 @@ fn a_register_in_the_softswitchs_name_leaves_it_the_softswitch() {
         });
         let alice = sim.phone("alice");
         alice.registers();
-        let forged = sim.switch().asks("REGISTER", "sip:example.org", |draft| {
-            draft.header("Contact: <sip:mallory@192.0.2.20:5060>").header("Expires: 3600")
-        });
-        sim.run_for(s(1));
+        let forged = registers_in_its_name(&sim);
         assert_eq!(forged.status(), Some(403));
         assert_eq!(sim.bindings().len(), 1);
         is_served(&sim, &alice, "alice");
@@ -231,10 +237,7 @@ fn where_phones_share_the_softswitchs_address_its_own_port_stays_its_own() {
         });
         let alice = sim.phone("alice");
         alice.registers();
-        let forged = sim.switch().asks("REGISTER", "sip:example.org", |draft| {
-            draft.header("Contact: <sip:mallory@192.0.2.20:5060>").header("Expires: 3600")
-        });
-        sim.run_for(s(1));
+        let forged = registers_in_its_name(&sim);
         assert_eq!(forged.status(), Some(403));
         is_served(&sim, &alice, "alice");
     }
