@@ -121,9 +121,10 @@ pub(super) fn is_of_phone(token: &DialogToken, flow: Flow, contacts: &dyn Contac
 /// Transport and port of the sender's Contact, where that is surely its own word: no other has passed the request on
 /// (one Via, no Record-Route), and it names the address that the request came from.
 fn own_contact(request: &Message, source: Flow) -> Option<(Transport, u16)> {
-    let is_first_hand =
-        request.values(HeaderName::Via).nth(1).is_none() && request.fields(HeaderName::RecordRoute).next().is_none();
-    let contact = request.values(HeaderName::Contact).next().filter(|_| is_first_hand)?;
+    let mut vias = request.fields(HeaderName::Via).map(|field| request.slice(field.value()));
+    let is_only_via = vias.next().is_some_and(|via| memchr::memchr(b',', via).is_none()) && vias.next().is_none();
+    let is_first_hand = is_only_via && request.fields(HeaderName::RecordRoute).next().is_none();
+    let contact = request.first(HeaderName::Contact).filter(|_| is_first_hand)?;
     let uri = NameAddr::parse(contact)?.parse_uri().ok().filter(|uri| !uri.is_sips)?;
     let transport = match uri.param("transport") {
         None => source.transport,

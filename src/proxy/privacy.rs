@@ -2,6 +2,7 @@
 //! (RFC 8599 §13).
 
 use super::contact::write_uri_without_push;
+use crate::sip::message::Field;
 use crate::sip::push_param::names_push;
 use crate::sip::{Edits, HeaderName, Message, Method, NameAddr, scan};
 
@@ -48,17 +49,22 @@ fn strip(message: &Message, asserted: &[Box<str>], edits: &mut Edits) {
 
 /// Who asks for privacy is not named to a phone, which nobody has told to keep it to itself (RFC 3325 §7).
 fn hide_caller(message: &Message, edits: &mut Edits) {
-    let is_private = message
-        .fields(HeaderName::Privacy)
-        .flat_map(|field| message.slice(field.value()).split(|byte| matches!(byte, b';' | b',')))
-        .any(|value| scan::trim(value).eq_ignore_ascii_case(b"id"));
-    for field in message.all_fields() {
-        let is_party = || message.slice(field.name_span()).eq_ignore_ascii_case(b"Remote-Party-ID");
-        let is_named = field.name == HeaderName::PAssertedIdentity || (field.name == HeaderName::Other && is_party());
-        if is_named && (is_private || wants_privacy(message.slice(field.value()))) {
+    let is_party = |field: &Field| {
+        field.name == HeaderName::Other && message.slice(field.name_span()).eq_ignore_ascii_case(b"Remote-Party-ID")
+    };
+    let names_caller = |field: &&Field| field.name == HeaderName::PAssertedIdentity || is_party(field);
+    for field in message.all_fields().iter().filter(names_caller) {
+        if is_private(message) || wants_privacy(message.slice(field.value())) {
             edits.remove(field.line());
         }
     }
+}
+
+fn is_private(message: &Message) -> bool {
+    message
+        .fields(HeaderName::Privacy)
+        .flat_map(|field| message.slice(field.value()).split(|byte| matches!(byte, b';' | b',')))
+        .any(|value| scan::trim(value).eq_ignore_ascii_case(b"id"))
 }
 
 /// A Remote-Party-ID may have a privacy parameter of its own, which may also stand in quotes.
@@ -68,8 +74,8 @@ fn wants_privacy(value: &[u8]) -> bool {
 }
 
 fn hide_push(message: &Message, edits: &mut Edits) {
-    for value in message.values(HeaderName::Contact).filter(|value| names_push(value)) {
-        let Some(contact) = NameAddr::parse(value) else { continue };
+    let fields = message.fields(HeaderName::Contact).map(|field| message.slice(field.value()));
+    for contact in fields.filter(|contacts| names_push(contacts)).flat_map(scan::values).filter_map(NameAddr::parse) {
         edits.replace(message.span_of(contact.uri), |out| write_uri_without_push(out, contact.uri));
     }
 }

@@ -113,12 +113,12 @@ impl Message {
         }
         let (line, headers_start) = line_at(&bytes, 0);
         let mut defect = None;
-        if !ends_plainly(&bytes, &line, headers_start) {
-            defect = Some(Defect::ControlCharacter);
-        }
         let start_line = StartLine::parse(bytes.get(line).unwrap_or_default(), &mut defect)?;
         let mut message = Self { bytes, start_line, fields: SmallVec::new(), body: 0, defect };
         message.scan_headers(headers_start, headers_max);
+        if !has_plain_lines(message.bytes.get(..message.body as usize).unwrap_or_default()) {
+            message.found(Defect::ControlCharacter);
+        }
         message.find_body();
         Ok(message)
     }
@@ -128,7 +128,6 @@ impl Message {
             let start = at;
             let (mut line, next) = line_at(&self.bytes, at);
             at = next;
-            self.check_line(&line, next);
             if line.is_empty() {
                 if next == start {
                     self.found(Defect::HeadersUnfinished);
@@ -138,7 +137,6 @@ impl Message {
             }
             while matches!(self.bytes.get(at), Some(b' ' | b'\t')) {
                 let (continued, next) = line_at(&self.bytes, at);
-                self.check_line(&continued, next);
                 line.end = continued.end;
                 at = next;
             }
@@ -150,12 +148,6 @@ impl Message {
                 Some(field) => self.fields.push(field),
                 None => self.found(Defect::HeaderLine),
             }
-        }
-    }
-
-    fn check_line(&mut self, line: &Range<usize>, next: usize) {
-        if !ends_plainly(&self.bytes, line, next) {
-            self.found(Defect::ControlCharacter);
         }
     }
 
@@ -404,21 +396,23 @@ fn line_at(bytes: &[u8], at: usize) -> (Range<usize>, usize) {
     }
 }
 
-/// Whether a line, after which `next` begins, ends by CRLF or with the message, and has no NUL and no CR before.
-fn ends_plainly(bytes: &[u8], line: &Range<usize>, next: usize) -> bool {
-    let ends_by_lf_alone = next == line.end + 1;
-    let text = bytes.get(line.clone()).unwrap_or_default();
-    !ends_by_lf_alone && (memchr::memchr2(b'\r', 0, text).is_none() || has_only_quoted_pairs(text))
+/// Whether each line of a head ends by CRLF, and has no CR, LF or NUL before.
+fn has_plain_lines(head: &[u8]) -> bool {
+    let mut ends = memchr::memchr_iter(b'\n', head);
+    ends.all(|at| at > 0 && head.get(at - 1) == Some(&b'\r'))
+        && memchr::memchr_iter(b'\r', head).count() == memchr::memchr_iter(b'\n', head).count()
+        && (memchr::memchr(0, head).is_none() || has_only_quoted_pairs(head))
 }
 
-/// Whether each NUL is a quoted-pair in a quoted string, the one place that the grammar has for it, and no CR is there
-/// (RFC 3261 §25.1, RFC 4475 §3.1.1.2).
+/// Whether each NUL is a quoted-pair in a quoted string, the one place that the grammar has for it (RFC 3261 §25.1,
+/// RFC 4475 §3.1.1.2).
 fn has_only_quoted_pairs(text: &[u8]) -> bool {
     let (mut quoted, mut escaped) = (false, false);
     text.iter().all(|byte| {
         let was_escaped = std::mem::take(&mut escaped);
         match byte {
-            b'\r' => return false,
+            // A quote that was not closed ends with its line.
+            b'\n' => quoted = false,
             0 => return was_escaped,
             b'\\' if quoted && !was_escaped => escaped = true,
             b'"' if !was_escaped => quoted = !quoted,
@@ -445,7 +439,7 @@ mod tests {
         for line in [
             "Subject: a\r b",
             "Subject: a\nTo: b",
-            "a\0: b",
+            "X-A: a\0b",
             "f: \"\\\\\0\" <sip:a@h>",
             "Subject: \\\0",
             "f: \"\0\"<sip:a@h>",

@@ -12,12 +12,22 @@ use smallvec::SmallVec;
 use crate::binding::{Aor, Binding, DeviceId, PushTarget};
 use crate::clock::UnixMillis;
 
+/// Parts that are locked each by itself: each REGISTER changes one.
+const SHARDS: usize = 64;
+
 /// Devices by the hashes of their tokens, so that a look at one token costs those that have it and not those that there
 /// are. The tokens themselves are in the bindings; two that have one hash are told apart there.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Owners {
     hasher: RandomState,
-    places: RwLock<BTreeSet<Place>>,
+    shards: Box<[RwLock<BTreeSet<Place>>]>,
+}
+
+impl Default for Owners {
+    fn default() -> Self {
+        let shards = std::iter::repeat_with(RwLock::default).take(SHARDS);
+        Self { hasher: RandomState::default(), shards: shards.collect() }
+    }
 }
 
 /// Kept small, there may be a million. Of one token the registration that is newest comes first.
@@ -31,14 +41,19 @@ struct Place {
 impl Owners {
     pub(super) fn insert(&self, binding: &Binding) {
         let Some(target) = &binding.push else { return };
-        self.places.write().extend(self.places_of(target, binding));
+        for place in self.places_of(target, binding) {
+            if let Some(shard) = self.shard(&place) {
+                shard.write().insert(place);
+            }
+        }
     }
 
     pub(super) fn remove(&self, binding: &Binding) {
         let Some(target) = &binding.push else { return };
-        let mut places = self.places.write();
         for place in self.places_of(target, binding) {
-            places.remove(&place);
+            if let Some(shard) = self.shard(&place) {
+                shard.write().remove(&place);
+            }
         }
     }
 
@@ -52,8 +67,8 @@ impl Owners {
     ) -> bool {
         let Some(target) = &binding.push else { return false };
         let mut others: SmallVec<[Aor; 8]> = SmallVec::new();
-        let places = self.places.read();
         for own in self.places_of(target, binding) {
+            let Some(places) = self.shard(&own).map(|shard| shard.read()) else { continue };
             let first = Place { registered_at: Reverse(UnixMillis(u64::MAX)), device: DeviceId([0; 10]), ..own };
             // Nothing after its own place is newer, whether the place is there or, for this moment, is not.
             for place in places.range(first..own) {
@@ -73,6 +88,10 @@ impl Owners {
             }
         }
         false
+    }
+
+    fn shard(&self, place: &Place) -> Option<&RwLock<BTreeSet<Place>>> {
+        self.shards.get(usize::try_from(place.token).unwrap_or_default() % SHARDS)
     }
 
     fn places_of(&self, target: &PushTarget, binding: &Binding) -> impl Iterator<Item = Place> {
