@@ -34,7 +34,7 @@ fn info(invite: &[u8], number: u32, request: u32) -> Bytes {
     format!(
         "INFO sip:2001@192.0.2.20:5060 SIP/2.0\r\nVia: SIP/2.0/UDP {address};rport;branch=z9hG4bKn{request}\r\n\
          Max-Forwards: 70\r\nRoute: {route}\r\nFrom: <sip:user{number}@example.org>;tag=a\r\n\
-         To: <sip:2001@example.org>;tag=f\r\nCall-ID: {number}@192.0.2.20\r\nCSeq: {request} INFO\r\n\
+         To: <sip:2001@example.org>;tag=f\r\nCall-ID: {number:08}@192.0.2.20\r\nCSeq: {request} INFO\r\n\
          User-Agent: phone/1.0\r\nContent-Length: 0\r\n\r\n"
     )
     .into()

@@ -37,11 +37,8 @@ impl Proxy {
             let device = context.responses.branches.get(index).and_then(|branch| branch.hop.device);
             let branch = self.branch(context, device);
             let Some(bytes) = self.branch_bytes(context, index, destination, &branch) else { continue };
-            let Ok(request) = Message::parse(bytes, usize::MAX) else {
-                self.effects.push_back(Effect::Fault("a forwarded request does not parse"));
-                continue;
-            };
-            match self.transactions.send(request, branch, destination, now.instant) {
+            let method = context.request.method_text();
+            match self.transactions.send_bytes(bytes, method, branch, destination, now.instant) {
                 Ok(client) => {
                     self.clients.insert(client, (context.server, index));
                     if let Some(branch) = context.responses.branches.get_mut(index) {
@@ -77,7 +74,7 @@ impl Proxy {
     ) -> Option<Bytes> {
         let policy: &Policy = &self.policy;
         let outgoing = context.outgoing();
-        let routed = route::preprocess(outgoing, policy, &self.keys);
+        let routed = route::remains(outgoing, policy, &self.keys);
         let state = context.responses.branches.get(index)?;
         let record_route = state
             .hop

@@ -23,14 +23,30 @@ pub(super) struct Routed<'m> {
     pub token: TokenRead,
 }
 
+impl<'m> Routed<'m> {
+    /// A request as it came.
+    fn untouched(request: &'m Message) -> Self {
+        Self {
+            uri: request.uri(),
+            uri_restored: false,
+            removed: SmallVec::new(),
+            next_route: None,
+            token: TokenRead::NoToken,
+        }
+    }
+}
+
+/// What is left of the Route of a request whose target is known. Without a Route there is nothing to be done, and no token
+/// to be read.
+pub(super) fn remains<'m>(request: &'m Message, policy: &Policy, keys: &Keys) -> Routed<'m> {
+    if request.fields(HeaderName::Route).next().is_none() {
+        return Routed::untouched(request);
+    }
+    preprocess(request, policy, keys)
+}
+
 pub(super) fn preprocess<'m>(request: &'m Message, policy: &Policy, keys: &Keys) -> Routed<'m> {
-    let mut routed = Routed {
-        uri: request.uri(),
-        uri_restored: false,
-        removed: SmallVec::new(),
-        next_route: None,
-        token: TokenRead::NoToken,
-    };
+    let mut routed = Routed::untouched(request);
     let mut routes: SmallVec<[&[u8]; 4]> = request.values(HeaderName::Route).collect();
     if let Some(token) = own_token(request, request.uri(), policy, keys) {
         routed.token = token;

@@ -322,18 +322,26 @@ impl Transactions {
         destination: Destination,
         now: Instant,
     ) -> Result<ClientId, Full> {
-        debug_assert_ne!(request.method(), Method::ACK, "an ACK has no transaction (RFC 3261 §17)");
         debug_assert_eq!(request.top_via().and_then(|via| via.branch()), Some(&branch.text()[..]), "top Via");
+        self.send_bytes(request.bytes().clone(), request.method_text(), branch, destination, now)
+    }
+
+    /// The same for a request that its sender has written itself and need not read again.
+    pub fn send_bytes(
+        &mut self,
+        bytes: Bytes,
+        method: &[u8],
+        branch: Branch,
+        destination: Destination,
+        now: Instant,
+    ) -> Result<ClientId, Full> {
+        let is_invite = Method::of(method) == Method::INVITE;
+        debug_assert_ne!(Method::of(method), Method::ACK, "an ACK has no transaction (RFC 3261 §17)");
         if self.len() >= self.common.settings.transactions_max {
             return Err(Full);
         }
-        let key = self.common.keys.client(&branch.text(), request.method_text());
-        let request = clients::Request {
-            is_invite: request.method() == Method::INVITE,
-            is_own_cancel: false,
-            bytes: request.bytes().clone(),
-            destination,
-        };
+        let key = self.common.keys.client(&branch.text(), method);
+        let request = clients::Request { is_invite, is_own_cancel: false, bytes, destination };
         self.clients.start(key, request, &mut self.common, now).ok_or(Full)
     }
 

@@ -104,6 +104,21 @@ fn refreshes_have_their_socket_to_themselves() {
     world.switch.answer_register(&refreshed, &link, &phone.aor());
     world.admin.expect_metric("upstream_refreshes_total{result=\"granted\"}", 1.0);
     world.admin.expect_metric("sip_dropped_total{reason=\"refresh_socket\"}", 1.0);
+    // A stranger's REGISTER for the same user comes from elsewhere, and so does his call.
+    let mut stranger = Phone::new("alice", Push::None, Udp);
+    stranger.wake(&world);
+    stranger.send_register();
+    let (register, link) = world.switch.peer.request("REGISTER");
+    let Link::Udp(_, by) = &link else { panic!("by UDP") };
+    assert_eq!(*by, world.sip(Udp));
+    link.send(register.answer(
+        401,
+        "Unauthorized",
+        "r",
+        "WWW-Authenticate: Digest realm=\"example.org\", nonce=\"n\"\r\n",
+    ));
+    stranger.peer().response(401, "REGISTER");
+    assert_eq!(world.admin.bindings(&phone.aor()).len(), 1);
     world.switch.expect_nothing_more();
 }
 
