@@ -39,9 +39,9 @@ fn strip(message: &Message, asserted: &[Box<str>], edits: &mut Edits) {
             continue;
         }
         let name = message.slice(field.name_span());
+        let is_one_of = |names: &[&[u8]]| names.iter().any(|known| name.eq_ignore_ascii_case(known));
         let is_asserted = asserted.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()));
-        let may_stay = !message.is_request() && OF_REDIRECTIONS.iter().any(|known| name.eq_ignore_ascii_case(known));
-        if is_asserted && !may_stay {
+        if is_asserted && (message.is_request() || !is_one_of(&OF_REDIRECTIONS)) {
             edits.remove(field.line());
         }
     }

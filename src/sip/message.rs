@@ -113,21 +113,24 @@ impl Message {
         }
         let (line, headers_start) = line_at(&bytes, 0);
         let mut defect = None;
+        let mut ends = LineEnds::default();
+        ends.see(&line, headers_start);
         let start_line = StartLine::parse(bytes.get(line).unwrap_or_default(), &mut defect)?;
         let mut message = Self { bytes, start_line, fields: SmallVec::new(), body: 0, defect };
-        message.scan_headers(headers_start, headers_max);
-        if !has_plain_lines(message.bytes.get(..message.body as usize).unwrap_or_default()) {
+        message.scan_headers(headers_start, headers_max, &mut ends);
+        if !ends.are_plain(message.bytes.get(..message.body as usize).unwrap_or_default()) {
             message.found(Defect::ControlCharacter);
         }
         message.find_body();
         Ok(message)
     }
 
-    fn scan_headers(&mut self, mut at: usize, headers_max: usize) {
+    fn scan_headers(&mut self, mut at: usize, headers_max: usize, ends: &mut LineEnds) {
         loop {
             let start = at;
             let (mut line, next) = line_at(&self.bytes, at);
             at = next;
+            ends.see(&line, next);
             if line.is_empty() {
                 if next == start {
                     self.found(Defect::HeadersUnfinished);
@@ -137,6 +140,7 @@ impl Message {
             }
             while matches!(self.bytes.get(at), Some(b' ' | b'\t')) {
                 let (continued, next) = line_at(&self.bytes, at);
+                ends.see(&continued, next);
                 line.end = continued.end;
                 at = next;
             }
@@ -396,12 +400,29 @@ fn line_at(bytes: &[u8], at: usize) -> (Range<usize>, usize) {
     }
 }
 
-/// Whether each line of a head ends by CRLF, and has no CR, LF or NUL before.
-fn has_plain_lines(head: &[u8]) -> bool {
-    let mut ends = memchr::memchr_iter(b'\n', head);
-    ends.all(|at| at > 0 && head.get(at - 1) == Some(&b'\r'))
-        && memchr::memchr_iter(b'\r', head).count() == memchr::memchr_iter(b'\n', head).count()
-        && (memchr::memchr(0, head).is_none() || has_only_quoted_pairs(head))
+/// How the lines of a head end.
+#[derive(Debug, Default)]
+struct LineEnds {
+    by_crlf: usize,
+    by_lf_alone: usize,
+}
+
+impl LineEnds {
+    /// A line, after which `next` begins. One that the message ends with has no end of its own.
+    fn see(&mut self, line: &Range<usize>, next: usize) {
+        match next - line.end {
+            2 => self.by_crlf += 1,
+            1 => self.by_lf_alone += 1,
+            _ => {}
+        }
+    }
+
+    /// Whether each line of `head` ends by CRLF, and has no CR, LF or NUL before.
+    fn are_plain(&self, head: &[u8]) -> bool {
+        self.by_lf_alone == 0
+            && memchr::memchr_iter(b'\r', head).count() == self.by_crlf
+            && (memchr::memchr(0, head).is_none() || has_only_quoted_pairs(head))
+    }
 }
 
 /// Whether each NUL is a quoted-pair in a quoted string, the one place that the grammar has for it (RFC 3261 §25.1,
