@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::address;
 use super::section::Section;
+use super::values::Files;
 use super::webpush::WebPush;
 
 /// `[push]`; a provider without an account is switched off.
@@ -40,6 +41,8 @@ pub struct Push {
     pub callback: Option<Callback>,
     /// `None`: off.
     pub webpush: Option<WebPush>,
+    /// What the files that it names held: a new key under an old name is another setting.
+    pub files: Files,
 }
 
 /// `[[push.alert]]`: the texts of one language.
@@ -243,6 +246,7 @@ impl Push {
             apns,
             callback,
             webpush,
+            files: section.files(),
         }
     }
 
