@@ -204,8 +204,8 @@ pub enum Outcome {
     Refused { reason: Box<str> },
     /// The provider does not take our credentials, or they lack a right. So it will be for every push of the account.
     Locked { reason: Box<str> },
-    /// The token is not for what it is used for: another app's, or voip and remote mixed up. It will be so until the
-    /// phone registers anew.
+    /// The token is not for what it is used for: another app's or project's, of another environment, or voip and remote
+    /// mixed up. It will be so until the phone registers anew or the account is another one.
     Misfit { reason: Box<str> },
     /// Not sent, because `push.per_token_per_min` pushes went to this token in the last minute. An earlier one may
     /// still wake the phone.
@@ -245,6 +245,10 @@ impl Outcome {
 
     fn refused(reason: impl Into<Box<str>>) -> Self {
         Self::Refused { reason: reason.into() }
+    }
+
+    fn misfit(reason: impl Into<Box<str>>) -> Self {
+        Self::Misfit { reason: reason.into() }
     }
 
     /// Why, in the provider's words or ours; nothing for what says all by its name.
@@ -366,6 +370,8 @@ enum Verdict {
     Locked(Box<str>),
     /// The provider does not take what the contact says of itself together with our credentials; of those it says nothing.
     Foreign(Box<str>),
+    /// The token is not one of this environment; the account's other one may know it.
+    Stranger(Box<str>),
     /// Our credential is out of date; the same push with a fresh one may be taken at once.
     StaleCredential(Box<str>),
     /// A shorter body may be taken at once.
@@ -384,6 +390,7 @@ impl Verdict {
             }
             Self::Locked(reason) | Self::StaleCredential(reason) => (Outcome::Locked { reason }, Sign::Locked),
             Self::Foreign(reason) => (Outcome::Refused { reason }, Sign::Nothing),
+            Self::Stranger(reason) => (Outcome::Misfit { reason }, Sign::Works),
             Self::TooLarge(reason) => (Outcome::Refused { reason }, Sign::Works),
             Self::Withdrawn => (Outcome::Withdrawn, Sign::Nothing),
         };

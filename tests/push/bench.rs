@@ -142,6 +142,11 @@ pub(crate) fn dead(reason: &str) -> Outcome {
     Outcome::TokenDead { since: None, reason: reason.into() }
 }
 
+/// The token is not for what it is used for.
+pub(crate) fn misfit(reason: &str) -> Outcome {
+    Outcome::Misfit { reason: reason.into() }
+}
+
 pub(crate) fn refused(reason: &str) -> Outcome {
     Outcome::Refused { reason: reason.into() }
 }
