@@ -406,6 +406,7 @@ impl Worker {
                         }
                     }
                 }
+                Effect::Found(finding) => self.shared.bars.write().learn(finding),
                 Effect::WakeSeen { provider, after } => {
                     self.shared.metrics.wake(provider, after);
                     self.shared.summary.woken(provider, after, now.unix);

@@ -182,3 +182,20 @@ fn a_key_replaced_at_the_same_path_is_read() {
     is_pushed(&world);
     assert_eq!(world.command(&["reload"]).0, "the configuration is the same\n");
 }
+
+#[test]
+fn a_phone_that_was_barred_for_a_wrong_setting_is_pushed_after_a_reload() {
+    let mut world = World::with_program(Mode::Alias, Udp, "");
+    let phone = crate::held_call::asleep(&mut world, Push::Fcm);
+    world.fcm.script(&phone.token, [sip_push_proxy::demo::fcm_double::Answer::SenderIdMismatch]);
+    let call = world.call(&phone);
+    world.switch.queued();
+    call.ack(&world.switch.response(480, "INVITE"));
+    let why = |world: &World| world.admin.bindings(&phone.aor())[0]["push_refused"].clone();
+    assert!(why(&world).as_str().is_some_and(|why| why.starts_with("403 SENDER_ID_MISMATCH")), "{}", why(&world));
+    assert_eq!(world.command(&["reload"]).1, Some(0));
+    assert_eq!(why(&world), serde_json::Value::Null);
+    world.call(&phone);
+    world.switch.queued();
+    world.pushed_invite(&phone, 28);
+}
