@@ -182,9 +182,10 @@ impl Shared {
 
     /// Brings what the pushing side says of its accounts to where it is seen. To be called now and then.
     pub fn look_at_push(&self, pushers: &Pushers) {
-        let troubles = pushers.troubles();
+        let (troubles, alarms) = (pushers.troubles(), pushers.alarms());
         self.metrics.push_accounts_failing(troubles.iter().map(|(provider, _)| *provider));
-        let reasons: Vec<_> = troubles.into_iter().map(|(_, reason)| reason).collect();
+        self.metrics.push_accounts_doubted(alarms.iter().map(|(provider, _)| *provider));
+        let reasons: Vec<_> = troubles.into_iter().chain(alarms).map(|(_, reason)| reason).collect();
         if reasons.is_empty() {
             self.readiness.well(Part::Push);
         } else {

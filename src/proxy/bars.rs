@@ -42,6 +42,7 @@ impl Finding {
         let (reason, words) = match outcome {
             Outcome::Accepted => return Some(Self::Works(binding.device)),
             Outcome::Misfit { reason } => (Reason::TokenMisfit, reason),
+            Outcome::Doubted { reason } => (Reason::DeathDoubted, reason),
             // The binding ends by the first; the others say nothing of the token.
             Outcome::TokenDead { .. }
             | Outcome::TryAgain { .. }
@@ -157,5 +158,10 @@ mod tests {
         for outcome in [Outcome::TokenDead { since: None, reason: "410".into() }, Outcome::Limited, Outcome::busy()] {
             assert_eq!(Finding::of(&binding, NoticeKind::Invite, &outcome, later(1)), None);
         }
+        let doubted = Outcome::Doubted { reason: "410".into() };
+        let Some(Finding::Barred(barred)) = Finding::of(&binding, NoticeKind::Invite, &doubted, later(1)) else {
+            panic!("should bar")
+        };
+        assert_eq!(barred.why.reason, Reason::DeathDoubted);
     }
 }

@@ -173,6 +173,7 @@ impl Proxy {
                 push::Outcome::Refused { reason } => (DeviceInput::Refused, Reason::PushRefused, reason),
                 push::Outcome::Locked { reason } => (DeviceInput::Refused, Reason::CredentialsRefused, reason),
                 push::Outcome::Misfit { reason } => (DeviceInput::Refused, Reason::TokenMisfit, reason),
+                push::Outcome::Doubted { reason } => (DeviceInput::Refused, Reason::DeathDoubted, reason),
                 push::Outcome::TryAgain { trouble, after, reason } => {
                     let attempts = call.device(device).map_or(1, |held| held.attempts);
                     (DeviceInput::TryAgain(retry_pause(attempts, after, chance)), reason_of(trouble), reason)

@@ -107,7 +107,11 @@ impl Proxy {
                 self.keep(Change::Reported { aor, device, call_refs });
             }
             // The next REGISTER tries again; before it nothing would be different.
-            Outcome::TokenDead { .. } | Outcome::Refused { .. } | Outcome::Locked { .. } | Outcome::Misfit { .. } => {
+            Outcome::TokenDead { .. }
+            | Outcome::Refused { .. }
+            | Outcome::Locked { .. }
+            | Outcome::Misfit { .. }
+            | Outcome::Doubted { .. } => {
                 self.missed.failures.remove(&device);
                 self.keep(Change::Release { aor, device });
             }

@@ -10,6 +10,7 @@ mod breaker;
 pub mod callback;
 mod connection;
 mod connections;
+mod deaths;
 mod dial;
 mod encryption;
 pub mod fcm;
@@ -207,6 +208,9 @@ pub enum Outcome {
     /// The token is not for what it is used for: another app's or project's, of another environment, or voip and remote
     /// mixed up. It will be so until the phone registers anew or the account is another one.
     Misfit { reason: Box<str> },
+    /// The provider says that the token is dead, as it does of more tokens of the account than can be
+    /// (`push.dead_per_min`): rather a useless push than a lost phone.
+    Doubted { reason: Box<str> },
     /// Not sent, because `push.per_token_per_min` pushes went to this token in the last minute. An earlier one may
     /// still wake the phone.
     Limited,
@@ -259,6 +263,7 @@ impl Outcome {
             | Self::Refused { reason }
             | Self::Locked { reason }
             | Self::Misfit { reason }
+            | Self::Doubted { reason }
             | Self::Skipped { reason } => Some(reason),
             Self::Accepted | Self::Limited | Self::Withdrawn => None,
         }
@@ -272,6 +277,7 @@ impl Outcome {
             Self::TryAgain { .. } => "try_again",
             Self::Refused { .. } | Self::Locked { .. } => "refused",
             Self::Misfit { .. } => "misfit",
+            Self::Doubted { .. } => "doubted",
             Self::Limited => "limited",
             Self::Skipped { .. } => "skipped",
             Self::Withdrawn => "withdrawn",

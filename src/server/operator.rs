@@ -82,7 +82,7 @@ impl Source for Operator {
         let pushers = self.guided.borrow().pushers.clone();
         let mut services: BTreeMap<_, Vec<_>> = BTreeMap::new();
         services.extend(pushers.providers().into_iter().map(|provider| (provider, Vec::new())));
-        for (provider, trouble) in pushers.troubles() {
+        for (provider, trouble) in pushers.troubles().into_iter().chain(pushers.alarms()) {
             services.entry(provider).or_default().push(trouble);
         }
         services

@@ -245,6 +245,31 @@ fn a_token_that_neither_environment_knows_is_barred() {
 }
 
 #[test]
+fn more_dead_tokens_than_can_be_cost_no_phone_its_binding_and_are_an_alarm() {
+    let mut world = World::with(Mode::Alias, Udp, "push.dead_per_min = 2\nsip.workers = 2");
+    let unregistered = |world: &World, token: &str| world.fcm.script(token, [Fcm::Unregistered]);
+    for number in 0..2 {
+        check(&mut world, Push::Fcm, number, unregistered, Then::EndsBinding, "404 UNREGISTERED");
+    }
+    world.admin.expect_ready("ready");
+    let reason = "404 UNREGISTERED, as of too many others within a minute (push.dead_per_min)";
+    for number in 2..4 {
+        check(&mut world, Push::Fcm, number, unregistered, Then::Ends, reason);
+    }
+    world.admin.expect_ready("degraded");
+    world.admin.expect_metric("push_accounts_doubted{provider=\"fcm\"}", 1.0);
+    let ready = world.admin.get("/readyz").to_string();
+    assert!(ready.contains("fcm project demo-project: more than 2 tokens are called dead within a minute"), "{ready}");
+    let why = world.admin.bindings("user3@example.org")[0]["push_refused"].clone();
+    assert!(why.as_str().is_some_and(|why| why.starts_with(reason)), "{why}");
+    // Apple's tokens die by themselves.
+    let gone = |world: &World, token: &str| {
+        world.apns.script(token, [Apns::Unregistered { timestamp_ms: (unix_seconds() + 60) * 1000 }]);
+    };
+    check(&mut world, Push::Apns, 4, gone, Then::EndsBinding, "410 Unregistered");
+}
+
+#[test]
 fn an_account_that_fails_is_seen_by_the_operator_and_ends_calls_at_once() {
     let mut world = World::with(Mode::Alias, Udp, "push.breaker_failures = 3\npush.breaker_pause_ms = 60000");
     let wrong = || fcm(403, "PERMISSION_DENIED", "", "");

@@ -176,6 +176,7 @@ pub(crate) fn trouble(outcome: &Outcome) -> &str {
         | Outcome::Refused { .. }
         | Outcome::Locked { .. }
         | Outcome::Misfit { .. }
+        | Outcome::Doubted { .. }
         | Outcome::Limited
         | Outcome::Skipped { .. }
         | Outcome::Withdrawn => {

@@ -108,6 +108,25 @@ fn a_push_of_before_a_reload_bars_nobody_after_it() {
 }
 
 #[test]
+fn a_death_that_is_not_believed_keeps_the_binding_and_bars_it() {
+    let sim = Sim::new();
+    let mut push = sim.push();
+    let (alice, first) = call(&sim, Outcome::Doubted { reason: "404 UNREGISTERED".into() });
+    first.expects(&[100, 182, 480]);
+    assert_eq!((alice.bindings(), alice.bucket()), (1, vec![(first.call_ref(), EntryState::Missed)]));
+    sim.run_for(s(3600));
+    let second = sim.switch().invites("alice");
+    sim.run_for(s(1));
+    second.expects(&[100, 480]);
+    push.expects(1);
+    alice.registers();
+    alice.sleeps();
+    sim.switch().invites("alice").cancels("");
+    sim.run_for(s(1));
+    assert!(sim.world().pushes.sent.iter().filter(|push| push.notice.kind().name() == "invite").count() > 1);
+}
+
+#[test]
 fn a_dead_remote_token_does_not_end_the_binding_that_calls_reach_by_the_voip_token() {
     let sim = Sim::new();
     let (alice, mut push) = (sim.phone("alice"), sim.push());
