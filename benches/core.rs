@@ -75,6 +75,7 @@ impl Observer {
             | Effect::Resolve { .. }
             | Effect::Fetch { .. }
             | Effect::Woken(_)
+            | Effect::Found(_)
             | Effect::WakeSeen { .. }
             | Effect::Refreshed { .. }
             | Effect::AuthFailed { .. }

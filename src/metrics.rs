@@ -247,6 +247,7 @@ pub struct Metrics {
     /// Sources that are shut out.
     pub bans: Gauge,
     accounts_failing: Vec<Gauge>,
+    accounts_doubted: Vec<Gauge>,
     calls: Vec<Counter>,
     pushes: Vec<Counter>,
     messages: Vec<Counter>,
@@ -331,22 +332,28 @@ impl Metrics {
             nodes: gauge(&mut registry, "nodes", "Nodes that work on the store"),
             events_lost: gauge(&mut registry, "events_lost", "Live events that a watcher or the stream missed"),
             bans: gauge(&mut registry, "bans", "Sources that are shut out for a while"),
-            accounts_failing: accounts_failing(&mut registry),
+            accounts_failing: accounts(
+                &mut registry,
+                "push_accounts_failing",
+                "Accounts that their provider fails or refuses",
+            ),
+            accounts_doubted: accounts(
+                &mut registry,
+                "push_accounts_doubted",
+                "Accounts of which too many tokens are called dead at once, so that no binding ends",
+            ),
             registry,
         }
     }
 
     /// The providers of all accounts that do not work.
     pub fn push_accounts_failing(&self, providers: impl Iterator<Item = Provider>) {
-        let mut counts = [0; Provider::ALL.len()];
-        for provider in providers {
-            if let Some(count) = counts.get_mut(provider as usize) {
-                *count += 1;
-            }
-        }
-        for (gauge, count) in self.accounts_failing.iter().zip(counts) {
-            gauge.set(count);
-        }
+        count_providers(&self.accounts_failing, providers);
+    }
+
+    /// The providers of all accounts whose word on dead tokens is not believed.
+    pub fn push_accounts_doubted(&self, providers: impl Iterator<Item = Provider>) {
+        count_providers(&self.accounts_doubted, providers);
     }
 
     /// A call ended.
@@ -432,9 +439,21 @@ fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
     gauge
 }
 
-fn accounts_failing(registry: &mut Registry) -> Vec<Gauge> {
+fn count_providers(gauges: &[Gauge], providers: impl Iterator<Item = Provider>) {
+    let mut counts = [0; Provider::ALL.len()];
+    for provider in providers {
+        if let Some(count) = counts.get_mut(provider as usize) {
+            *count += 1;
+        }
+    }
+    for (gauge, count) in gauges.iter().zip(counts) {
+        gauge.set(count);
+    }
+}
+
+fn accounts(registry: &mut Registry, name: &str, help: &str) -> Vec<Gauge> {
     let family = Family::<OfProvider, Gauge>::default();
-    registry.register("push_accounts_failing", "Accounts that their provider fails or refuses", family.clone());
+    registry.register(name, help, family.clone());
     let labels = Provider::ALL.iter().map(|provider| OfProvider { provider: provider.name() });
     labels.map(|label| family.get_or_create_owned(&label)).collect()
 }
@@ -541,6 +560,7 @@ mod tests {
             "upstream_refreshes_total",
             "hep_packets_total",
             "push_accounts_failing",
+            "push_accounts_doubted",
         ];
         let expected = plain
             .into_iter()
@@ -567,11 +587,13 @@ mod tests {
         metrics.refresh(RefreshResult::TryAgain);
         metrics.hep_packet(HepResult::Cut);
         metrics.push_accounts_failing([Provider::Apns, Provider::Apns].into_iter());
+        metrics.push_accounts_doubted([Provider::Fcm].into_iter());
         let text = metrics.render();
         for line in [
             "held_calls 3",
             "push_accounts_failing{provider=\"apns\"} 2",
             "push_accounts_failing{provider=\"fcm\"} 0",
+            "push_accounts_doubted{provider=\"fcm\"} 1",
             "calls_total{outcome=\"answered\"} 1",
             "calls_total{outcome=\"overload\"} 1",
             "sip_messages_total{direction=\"out\",transport=\"tcp\",kind=\"6xx\"} 1",

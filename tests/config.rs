@@ -857,3 +857,57 @@ fn environment_goes_before_the_file() {
         assert_eq!(load(&[(name, value)]).unwrap_err().to_string(), expected);
     }
 }
+
+#[test]
+fn another_content_of_any_file_that_is_named_is_another_configuration() {
+    let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(["app".to_owned()]).unwrap();
+    let files = [
+        ("push.fcm[0].service_account", service_account(include_str!("../src/demo/throwaway_rsa.pem"))),
+        ("push.fcm[0].ca_file", cert.pem()),
+        ("push.apns[0].key_file", p8()),
+        ("push.apns[0].ca_file", cert.pem()),
+        ("push.apns[1].certificate_file", format!("{}{}", cert.pem(), signing_key.serialize_pem())),
+        ("push.webpush.vapid_key_file", include_str!("../src/demo/throwaway_vapid.pem").to_owned()),
+        ("push.webpush.ca_file", cert.pem()),
+        ("push.callback.secret_file", "secret".to_owned()),
+        ("push.callback.ca_file", cert.pem()),
+        ("admin.token_file", "0123456789abcdef".to_owned()),
+        ("notification.token_file", "0123456789abcdef".to_owned()),
+        ("hep.capture_password_file", "secret".to_owned()),
+        ("register.users", "[users]\n\"alice@example.org\" = \"secret\"\n".to_owned()),
+    ];
+    let named = |key: &str| format!("{} = {key:?}\n", key.rsplit('.').next().unwrap());
+    let text = format!(
+        "[sip]\nadvertise = \"192.0.2.10\"\n[register]\nmode = \"local\"\n{}[hep]\n{}[admin]\n{}[notification]\n{}\
+         [[push.fcm]]\n{}{}[[push.apns]]\nkey_id = \"ABC123DEFG\"\nteam_id = \"DEF123GHIJ\"\n{}{}[[push.apns]]\n\
+         topic = \"org.example.app\"\n{}[push.webpush]\nenabled = true\n{}{}[push.callback]\nurl = \"https://example.org\"\n{}{}",
+        named("register.users"),
+        named("hep.capture_password_file"),
+        named("admin.token_file"),
+        named("notification.token_file"),
+        named("push.fcm[0].service_account"),
+        named("push.fcm[0].ca_file"),
+        named("push.apns[0].key_file"),
+        named("push.apns[0].ca_file"),
+        named("push.apns[1].certificate_file"),
+        named("push.webpush.vapid_key_file"),
+        named("push.webpush.ca_file"),
+        named("push.callback.secret_file"),
+        named("push.callback.ca_file"),
+    );
+    let mut folder = Folder::new();
+    for (key, content) in &files {
+        folder = folder.with(key, content);
+    }
+    let before = folder.load(&text).unwrap();
+    assert_eq!(before, folder.load(&text).unwrap());
+    for (key, content) in &files {
+        folder = folder.with(key, &format!("{content}\n"));
+        let after = folder.load(&text).unwrap();
+        let told = before.values.differences(&after.values);
+        let [only] = told.as_slice() else { panic!("{key}: {told:?}") };
+        assert_eq!((&*only.key, only.to.clone()), (*key, Some(format!("{key:?} (new content)"))));
+        assert_eq!(after.push == before.push, !key.starts_with("push."), "{key}");
+        folder = folder.with(key, content);
+    }
+}

@@ -166,6 +166,7 @@ impl Pair {
                 | Effect::Fetch { .. }
                 | Effect::Step(_)
                 | Effect::CallBegan { .. }
+                | Effect::Found(_)
                 | Effect::WakeSeen { .. }
                 | Effect::Refreshed { .. }
                 | Effect::AuthFailed { .. }

@@ -128,6 +128,7 @@ fn words(result: &str) -> &str {
         "try_again" => "the provider has trouble, or is not reached",
         "refused" => "refused for a fault of ours",
         "misfit" => "the token is another app's",
+        "doubted" => "dead token, as too many others at once: it is not believed",
         "limited" => "too many pushes to this token in the last minute",
         "skipped" => "not tried: the account fails",
         "not_sent" => "not sent",

@@ -291,6 +291,9 @@ fn read_users(section: &Section<'_>, file: Option<PathBuf>) -> Users {
         );
         return Users::default();
     }
+    if let Ok(content) = std::fs::read(&file) {
+        section.has_read("users", &content);
+    }
     Users::load(&file).unwrap_or_else(|problems| {
         section.document().wrong_elsewhere(problems);
         Users::default()

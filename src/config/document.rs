@@ -126,6 +126,11 @@ impl<'t> Document<'t> {
         self.values.borrow_mut().set(name, value);
     }
 
+    /// Notes what stands in a file that a key names.
+    pub(super) fn has_read(&self, name: String, content: &[u8]) {
+        self.values.borrow_mut().set_content(name, content);
+    }
+
     /// What the keys that were asked for are set to.
     pub(super) fn values(&self) -> Values {
         self.values.borrow().clone()

@@ -37,7 +37,7 @@ pub use problem::{Place, Problem, Problems};
 pub use push::{Alert, Apns, ApnsCredential, ApnsPayload, Callback, Fcm, FcmPayload, FcmProfile, HttpsProxy, Push};
 pub use redis_url::{Redis, RedisShape};
 pub use users::{Credentials, Users};
-pub use values::{Difference, Values};
+pub use values::{Difference, Files, Values};
 pub use webpush::{Page, WebPush};
 
 const DAY_S: u32 = 86_400;

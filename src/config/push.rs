@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::address;
 use super::section::Section;
+use super::values::Files;
 use super::webpush::WebPush;
 
 /// `[push]`; a provider without an account is switched off.
@@ -21,6 +22,8 @@ pub struct Push {
     pub timeout: Duration,
     /// Pushes to one token in a minute; further ones are not sent.
     pub per_token_per_min: u32,
+    /// Tokens of one account that may die in a minute before that is not believed; 0: any number.
+    pub dead_per_min: usize,
     /// How many AORs a token may serve.
     pub aors_per_token_max: usize,
     /// Pushes of one account that may wait for an answer.
@@ -40,6 +43,8 @@ pub struct Push {
     pub callback: Option<Callback>,
     /// `None`: off.
     pub webpush: Option<WebPush>,
+    /// What the files that it names held: a new key under an old name is another setting.
+    pub files: Files,
 }
 
 /// `[[push.alert]]`: the texts of one language.
@@ -190,6 +195,7 @@ impl Push {
     pub(super) fn read(section: &Section<'_>, probe: bool) -> Self {
         let timeout = section.millis("timeout_ms", 5000, 1..=60_000);
         let per_token_per_min = section.integer("per_token_per_min", 30, 1..=100_000);
+        let dead_per_min = section.count("dead_per_min", 30, 0..=100_000);
         let aors_per_token_max = section.count("aors_per_token_max", 5, 1..=1000);
         let account_in_flight_max = section.count("account_in_flight_max", 1000, 1..=100_000);
         let account_queue_max = section.count("account_queue_max", 5000, 1..=10_000_000);
@@ -231,6 +237,7 @@ impl Push {
         Self {
             timeout,
             per_token_per_min,
+            dead_per_min,
             aors_per_token_max,
             account_in_flight_max,
             account_queue_max,
@@ -243,6 +250,7 @@ impl Push {
             apns,
             callback,
             webpush,
+            files: section.files(),
         }
     }
 

@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::document::{Document, Key, join};
-use super::values;
+use super::values::{self, Files};
 
 /// One table of a document.
 pub(super) struct Section<'d> {
@@ -295,8 +295,19 @@ impl<'d> Section<'d> {
     /// What stands in a file that the key names; tells it when it cannot be read.
     pub(super) fn file_text(&self, key: &str, file: &Path) -> Option<String> {
         std::fs::read_to_string(file)
+            .inspect(|text| self.has_read(key, text.as_bytes()))
             .map_err(|error| self.wrong(key, format_args!("{} cannot be read: {error}", file.display())))
             .ok()
+    }
+
+    /// Notes what stands in a file that the key names, so that a reload sees whether it is another one.
+    pub(super) fn has_read(&self, key: &str, content: &[u8]) {
+        self.document.has_read(join(&self.name, key), content);
+    }
+
+    /// What the files that keys of this table name held.
+    pub(super) fn files(&self) -> Files {
+        self.document.values().files_of(&self.name)
     }
 }
 

@@ -83,7 +83,7 @@ impl WebPush {
             section.wrong("vapid_key_file", format_args!("needed: a P-256 key; {MAKE_VAPID}"));
             return None;
         };
-        let public_key = vapid_public_key(&vapid_key_file)
+        let public_key = vapid_public_key(section, &vapid_key_file)
             .map_err(|problem| section.wrong("vapid_key_file", format_args!("{} {problem}", vapid_key_file.display())));
         let ca_file = ca_file.filter(|file| has_certificate(section, "ca_file", file));
         let subject = subject.to_owned();
@@ -95,8 +95,9 @@ const MAKE_VAPID: &str =
     "make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out vapid.pem`";
 
 /// The key in the file, in base64url; else what is wrong with the file.
-fn vapid_public_key(file: &Path) -> Result<String, String> {
+fn vapid_public_key(section: &Section<'_>, file: &Path) -> Result<String, String> {
     let pem = std::fs::read(file).map_err(|error| format!("cannot be read: {error}; {MAKE_VAPID}"))?;
+    section.has_read("vapid_key_file", &pem);
     let key = match PrivateKeyDer::from_pem_slice(&pem) {
         Ok(PrivateKeyDer::Pkcs8(key)) => key,
         Ok(_) => {

@@ -48,7 +48,7 @@ pub fn push_kind(notice: NoticeKind) -> PushKind {
 pub fn push_result(outcome: &Outcome) -> PushResult {
     match outcome {
         Outcome::Accepted => PushResult::Accepted,
-        Outcome::TokenDead { .. } => PushResult::TokenDead,
+        Outcome::TokenDead { .. } | Outcome::Doubted { .. } => PushResult::TokenDead,
         Outcome::TryAgain { .. } => PushResult::TryAgain,
         Outcome::Refused { .. } | Outcome::Locked { .. } | Outcome::Misfit { .. } => PushResult::Refused,
         Outcome::Limited => PushResult::Limited,

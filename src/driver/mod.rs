@@ -79,7 +79,6 @@ pub struct Guidance {
 pub struct Worker {
     index: usize,
     proxy: Proxy,
-    pushers: Pushers,
     rules: Arc<Rules>,
     guidance: watch::Receiver<Guidance>,
     transport: Transport,
@@ -134,12 +133,11 @@ impl Worker {
         guidance: watch::Receiver<Guidance>,
         stop: watch::Receiver<Phase>,
     ) -> io::Result<Self> {
-        let Guidance { pushers, rules, .. } = guidance.borrow().clone();
+        let rules = Arc::clone(&guidance.borrow().rules);
         let keeps_pace = index == 0 && shared.store.table().keeps_refreshes();
         Ok(Self {
             index,
             proxy,
-            pushers,
             rules,
             guidance,
             transport: Transport::new(index, sockets, shared.connections.clone())?,
@@ -204,9 +202,8 @@ impl Worker {
             }
             () = sleep => {}
             Ok(()) = self.guidance.changed() => {
-                let Guidance { policy, pushers, rules } = self.guidance.borrow_and_update().clone();
+                let Guidance { policy, rules, .. } = self.guidance.borrow_and_update().clone();
                 self.proxy.reload(policy);
-                self.pushers = pushers;
                 self.rules = rules;
             }
             changed = self.stop.changed() => {
@@ -409,6 +406,7 @@ impl Worker {
                         }
                     }
                 }
+                Effect::Found(finding) => self.shared.bars.write().learn(finding),
                 Effect::WakeSeen { provider, after } => {
                     self.shared.metrics.wake(provider, after);
                     self.shared.summary.woken(provider, after, now.unix);
@@ -455,7 +453,9 @@ impl Worker {
 
     fn push(&mut self, push: push::Push) {
         let (ticket, provider, notice) = (push.ticket, push.target.provider, push.notice.kind());
-        if self.pushers.submit(push, self.pushed.0.clone()).is_err() {
+        // Nothing is sent by the accounts of before once a reload has ended, also before this worker has heard of it.
+        let pushers = self.guidance.borrow().pushers.clone();
+        if pushers.submit(push, self.pushed.0.clone()).is_err() {
             let took = Duration::ZERO;
             let outcome = Outcome::busy();
             self.shared.metrics.push(provider, push_kind(notice), PushResult::Busy, took);

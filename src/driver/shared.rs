@@ -19,6 +19,7 @@ use crate::clock::UnixMillis;
 use crate::events::Events;
 use crate::hep;
 use crate::metrics::Metrics;
+use crate::proxy::bars::Bars;
 use crate::push::Pushers;
 use crate::readiness::{Part, Readiness};
 use crate::sip::Message;
@@ -49,6 +50,8 @@ pub struct Shared {
     pub resolver: Option<TokioResolver>,
     /// Where look-ups run.
     pub runtime: Handle,
+    /// Devices that are not pushed for what their provider says of their token.
+    pub bars: RwLock<Bars>,
     store_is_up: AtomicBool,
     pub(super) inboxes: Vec<mpsc::Sender<Event>>,
     /// Calls that were taken up: what their callers send may arrive at another worker.
@@ -101,6 +104,7 @@ impl Shared {
             headers_max: parts.headers_max,
             resolver: resolver.inspect_err(|error| tracing::warn!(%error, "no resolver: host names do not work")).ok(),
             runtime: parts.runtime,
+            bars: RwLock::default(),
             store_is_up: AtomicBool::new(true),
             inboxes,
             resumed,
@@ -178,12 +182,13 @@ impl Shared {
 
     /// Brings what the pushing side says of its accounts to where it is seen. To be called now and then.
     pub fn look_at_push(&self, pushers: &Pushers) {
-        let troubles = pushers.troubles();
+        let (troubles, alarms) = (pushers.troubles(), pushers.alarms());
         self.metrics.push_accounts_failing(troubles.iter().map(|(provider, _)| *provider));
-        if troubles.is_empty() {
+        self.metrics.push_accounts_doubted(alarms.iter().map(|(provider, _)| *provider));
+        let reasons: Vec<_> = troubles.into_iter().chain(alarms).map(|(_, reason)| reason).collect();
+        if reasons.is_empty() {
             self.readiness.well(Part::Push);
         } else {
-            let reasons: Vec<_> = troubles.into_iter().map(|(_, reason)| reason).collect();
             self.readiness.degraded(Part::Push, reasons.join("; "));
         }
     }

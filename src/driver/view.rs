@@ -11,6 +11,7 @@ use crate::clock::UnixMillis;
 use crate::proxy::Contacts;
 use crate::sip::Transport;
 use crate::store::{EntryState, Table};
+use crate::timeline::Why;
 
 /// A node is known by its signs of life not later than this after it first accepted a REGISTER: some seconds, and what
 /// two clocks may differ.
@@ -64,6 +65,10 @@ impl Contacts for View<'_> {
 
     fn has_too_many_aors(&self, binding: &Binding, most: usize) -> bool {
         self.table().has_too_many_aors(binding, most)
+    }
+
+    fn fits(&self, binding: &Binding) -> Result<(), Why> {
+        self.shared.bars.read().check(binding)
     }
 
     fn has_missed(&self, device: DeviceId) -> bool {

@@ -4,19 +4,17 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
+use super::bars::Finding;
 use super::context::Context;
 use super::event::{Contacts, Effect};
 use super::held_call::{DeviceInput, DeviceState, HeldDevice, retry_pause};
 use super::{Proxy, PushPurpose, SavePurpose};
 use crate::binding::{Binding, DeviceId};
 use crate::clock::{Now, UnixMillis};
-use crate::push::{self, Notice, NoticeKind, Push};
+use crate::push::{self, Notice, Push};
 use crate::store::{self, Applied, BucketEntry, Change, EntryState, StoreError};
 use crate::timeline::{Reason, Step, Why};
 use crate::transaction::ServerId;
-
-/// Devices with tokens that do not fit which are remembered; beyond it all are forgotten.
-const BARRED_MAX: usize = 10_000;
 
 impl Proxy {
     /// Makes the bucket entries of all devices that are about to be pushed durable, before any push.
@@ -155,12 +153,7 @@ impl Proxy {
         now: Now,
     ) {
         let sent_at = UnixMillis(now.unix.0.saturating_sub(millis(reply.took)));
-        if let push::Outcome::TokenDead { since, .. } = &reply.outcome {
-            self.token_dead(device, reply.notice, *since, sent_at, contacts);
-        }
-        if let push::Outcome::Misfit { reason } = &reply.outcome {
-            self.bar(device, reason, sent_at, contacts);
-        }
+        self.learn_of_token(device, &reply, sent_at, contacts);
         let chance = self.random.draw();
         self.with_context(server, |proxy, context| {
             let Some(call) = context.call_mut() else { return };
@@ -180,6 +173,7 @@ impl Proxy {
                 push::Outcome::Refused { reason } => (DeviceInput::Refused, Reason::PushRefused, reason),
                 push::Outcome::Locked { reason } => (DeviceInput::Refused, Reason::CredentialsRefused, reason),
                 push::Outcome::Misfit { reason } => (DeviceInput::Refused, Reason::TokenMisfit, reason),
+                push::Outcome::Doubted { reason } => (DeviceInput::Refused, Reason::DeathDoubted, reason),
                 push::Outcome::TryAgain { trouble, after, reason } => {
                     let attempts = call.device(device).map_or(1, |held| held.attempts);
                     (DeviceInput::TryAgain(retry_pause(attempts, after, chance)), reason_of(trouble), reason)
@@ -196,42 +190,27 @@ impl Proxy {
         });
     }
 
-    /// The binding ends, unless the device has registered since. An iOS device with two tokens may lose the remote one
-    /// alone, when its user wants no notifications.
-    pub(super) fn token_dead(
+    /// A dead token ends the binding, unless the device has registered since. An iOS device with two tokens may lose the
+    /// remote one alone, when its user wants no notifications. What else is wrong with a token bars the device.
+    pub(super) fn learn_of_token(
         &mut self,
         device: DeviceId,
-        notice: NoticeKind,
-        dead_since: Option<UnixMillis>,
+        reply: &push::Reply,
         sent_at: UnixMillis,
         contacts: &dyn Contacts,
     ) {
         let Some(binding) = contacts.of_device(device) else { return };
-        let Some(target) = &binding.push else { return };
-        let token = notice.token(target).clone();
-        self.keep(Change::TokenDead { aor: binding.aor.clone(), device, token, sent_at, dead_since });
-    }
-
-    /// A device whose token does not fit is not pushed again before it registers anew.
-    fn bar(&mut self, device: DeviceId, reason: &str, sent_at: UnixMillis, contacts: &dyn Contacts) {
-        let Some(binding) = contacts.of_device(device).filter(|binding| binding.registered_at <= sent_at) else {
-            return;
+        if let (push::Outcome::TokenDead { since, .. }, Some(target)) = (&reply.outcome, &binding.push) {
+            let token = reply.notice.token(target).clone();
+            let aor = binding.aor.clone();
+            self.keep(Change::TokenDead { aor, device, token, sent_at, dead_since: *since });
+        }
+        let finding = Finding::of(&binding, reply.notice, &reply.outcome, sent_at);
+        let is_news = |finding: &Finding| match finding {
+            Finding::Barred(_) => true,
+            Finding::Works(_) => contacts.fits(&binding).is_err(),
         };
-        if self.barred.len() >= BARRED_MAX {
-            // Each of them is found out again by one push.
-            self.barred.clear();
-        }
-        self.barred.insert(device, (binding.registered_at, reason.into()));
-    }
-
-    /// Whether a device may be pushed as far as its provider has said of its token; else what it said.
-    pub(super) fn fits(&self, binding: &Binding) -> Result<(), Why> {
-        match self.barred.get(&binding.device) {
-            Some((registered_at, reason)) if *registered_at == binding.registered_at => {
-                Err(Why::new(Reason::TokenMisfit, format!("{reason}; not pushed before it registers anew")))
-            }
-            Some(_) | None => Ok(()),
-        }
+        self.effects.extend(finding.filter(is_news).map(Effect::Found));
     }
 
     /// Whether a device may be pushed as far as its user and the other users of its token go; else why not.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::bars::Finding;
 use crate::binding::{Aor, Binding, DeviceId, Home, Provider, PushTarget};
 pub use crate::metrics::{Outcome, RefreshResult};
 use crate::push::{self, Push};
@@ -63,6 +64,8 @@ pub enum Effect {
     CallBegan { call_ref: Box<str>, call_id: Box<str>, aor: Aor },
     /// A call that this proxy took charge of is over.
     CallEnded { call_ref: Box<str>, outcome: Outcome },
+    /// What a push has shown of its device, for all workers ([`Contacts::fits`]).
+    Found(Finding),
     /// A pushed device registered: how long after the provider took the push.
     WakeSeen { provider: Provider, after: Duration },
     /// What came of refreshing a device upstream.
@@ -150,6 +153,10 @@ pub trait Contacts {
     /// Whether so many other AORs have registered a push token of this binding later than its own AOR has.
     fn has_too_many_aors(&self, _binding: &Binding, _most: usize) -> bool {
         false
+    }
+    /// Whether a device may be pushed as far as its provider has said of its token; else what it said.
+    fn fits(&self, _binding: &Binding) -> Result<(), Why> {
+        Ok(())
     }
     /// Whether the device has missed calls that no push has reported.
     fn has_missed(&self, device: DeviceId) -> bool;

@@ -167,7 +167,7 @@ impl Proxy {
             .supports(target)
             .map_err(|wrong| Why::new(Reason::ProviderOff, String::from(wrong)))
             .and_then(|()| can_be_told(target, request.method()).map_err(Why::from))
-            .and_then(|()| self.fits(binding))
+            .and_then(|()| contacts.fits(binding))
             .and_then(|()| self.admits(binding, contacts));
         match (is_pushable, self.policy.hold.push_when) {
             (_, PushWhen::Always | PushWhen::Unreachable) if is_reachable && is_fresh => Reach::Now,

@@ -97,6 +97,7 @@ impl Proxy {
     pub(super) fn report_pushed(&mut self, device: DeviceId, reply: push::Reply, contacts: &dyn Contacts, now: Now) {
         let Some(report) = self.missed.claimed.remove(&device) else { return };
         let Report { aor, call_refs, sent_at } = report;
+        self.learn_of_token(device, &reply, sent_at, contacts);
         match reply.outcome {
             Outcome::Accepted => {
                 self.missed.failures.remove(&device);
@@ -105,13 +106,12 @@ impl Proxy {
                 }
                 self.keep(Change::Reported { aor, device, call_refs });
             }
-            Outcome::TokenDead { since, .. } => {
-                self.missed.failures.remove(&device);
-                self.keep(Change::Release { aor, device });
-                self.token_dead(device, reply.notice, since, sent_at, contacts);
-            }
             // The next REGISTER tries again; before it nothing would be different.
-            Outcome::Refused { .. } | Outcome::Locked { .. } | Outcome::Misfit { .. } => {
+            Outcome::TokenDead { .. }
+            | Outcome::Refused { .. }
+            | Outcome::Locked { .. }
+            | Outcome::Misfit { .. }
+            | Outcome::Doubted { .. } => {
                 self.missed.failures.remove(&device);
                 self.keep(Change::Release { aor, device });
             }

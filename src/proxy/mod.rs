@@ -1,6 +1,7 @@
 //! The proxy core (RFC 3261 §16, RFC 8599 §5): a pure value. A message goes in as [`Input`] with the present time,
 //! what is to be done comes out as [`Effect`]s.
 
+pub mod bars;
 mod branches;
 mod call_end;
 mod call_push;
@@ -52,7 +53,7 @@ use random::Random;
 use secret::Keys;
 
 use crate::binding::{Aor, DeviceId};
-use crate::clock::{Now, UnixMillis};
+use crate::clock::Now;
 use crate::push;
 use crate::sip::response::{self, reason_phrase};
 use crate::sip::{Flow, Message, Method};
@@ -80,8 +81,6 @@ pub struct Proxy {
     missed: missed_calls::Reports,
     refreshes: refresh::Refreshes,
     late: late_wake::LateCalls,
-    /// Devices whose provider said that their token is not for this app, with the time of the REGISTER that brought it.
-    barred: HashMap<DeviceId, (UnixMillis, Box<str>)>,
     /// What `softswitch.uri` came to last, where it is a name; the best address first.
     next_hops: SmallVec<[SocketAddr; 2]>,
     nonces: digest::Nonces,
@@ -196,7 +195,6 @@ impl Proxy {
             missed: missed_calls::Reports::default(),
             refreshes: refresh::Refreshes::default(),
             late: late_wake::LateCalls::default(),
-            barred: HashMap::new(),
             held_calls: 0,
             is_draining: false,
             tickets: 0,

@@ -1,7 +1,7 @@
 //! Apple Push Notification service: the accounts we push by, and the sending
 //! (Apple, "Sending notification requests to APNs"; "Responding to VoIP Notifications from PushKit").
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use super::jwt::{SigningError, SigningKey};
 use super::payload::{self, AppleForm, AppleProfile, Body};
 use super::provider_token::{ProviderToken, ProviderTokens};
 use super::pushers::Setup;
-use super::{NoticeKind, Outcome, Preview, Push, Sent, SettingsError, TokenHash, Verdict, clock};
+use super::{NoticeKind, Outcome, Preview, Push, Sent, SettingsError, Sign, TokenHash, Verdict, clock};
 use crate::binding::{Provider, PushToken, Tokens};
 
 /// Apple: keep connections open and few. One carries a thousand pushes at once.
@@ -31,6 +31,9 @@ const CONNECTIONS_MAX: usize = 4;
 
 /// Apps of one team that are told apart from those that only a phone says there are.
 const APPS_MAX: usize = 1000;
+
+/// Tokens of the other environment that are remembered; beyond it all are found out again, by one more request each.
+const ELSEWHERE_MAX: usize = 100_000;
 
 /// Names the alert of missed calls, so that a later one replaces it on the screen.
 const MISSED_CALLS_COLLAPSE_ID: &str = "missed_calls";
@@ -85,14 +88,34 @@ pub(super) struct Account {
     credential: Credential,
     /// Apps, by environment and bundle, whose pushes Apple has taken.
     apps: Mutex<BTreeSet<(Environment, Box<str>)>>,
+    /// Tokens that are not of the environment that their contact names: the other one has taken them. Lost by a restart and
+    /// by a reload of other settings, which costs one more request each.
+    elsewhere: Mutex<HashSet<(Environment, TokenHash)>>,
     pub(super) gate: Gate,
 }
 
 /// Which of Apple's two sides a contact is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Environment {
     Production,
     Sandbox,
+}
+
+impl Environment {
+    fn other(self) -> Self {
+        match self {
+            Self::Production => Self::Sandbox,
+            Self::Sandbox => Self::Production,
+        }
+    }
+
+    /// In a sentence.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Production => "production",
+            Self::Sandbox => "the sandbox",
+        }
+    }
 }
 
 struct Endpoint {
@@ -148,6 +171,8 @@ pub(super) struct Delivery<'a> {
     pub(super) token: &'a PushToken,
     endpoint: &'a Endpoint,
     environment: Environment,
+    /// As the contact says.
+    said: Environment,
     /// As the contact names it, else the account.
     bundle: &'a str,
     topic: HeaderValue,
@@ -199,6 +224,7 @@ impl Account {
             form: form(settings, setup).map_err(|(name, problem)| value(name, problem))?,
             credential,
             apps: Mutex::default(),
+            elsewhere: Mutex::default(),
             gate: Gate::new(name, setup.limits),
         })
     }
@@ -223,14 +249,13 @@ impl Account {
     }
 
     pub(super) fn serves(&self, provider: Provider) -> bool {
-        self.endpoint(provider).is_some()
+        environment(provider).is_some_and(|environment| self.endpoint(environment).is_some())
     }
 
-    fn endpoint(&self, provider: Provider) -> Option<&Endpoint> {
-        match provider {
-            Provider::Apns => Some(&self.production),
-            Provider::ApnsDev => self.sandbox.as_ref(),
-            Provider::Fcm | Provider::WebPush | Provider::Callback => None,
+    fn endpoint(&self, environment: Environment) -> Option<&Endpoint> {
+        match environment {
+            Environment::Production => Some(&self.production),
+            Environment::Sandbox => self.sandbox.as_ref(),
         }
     }
 
@@ -242,7 +267,8 @@ impl Account {
         tokens: &'a Tokens,
         kind: NoticeKind,
     ) -> Result<Delivery<'a>, String> {
-        let endpoint = self.endpoint(provider).ok_or_else(|| format!("provider {provider} is switched off"))?;
+        let is_off = || format!("provider {provider} is switched off");
+        let said = environment(provider).filter(|said| self.endpoint(*said).is_some()).ok_or_else(is_off)?;
         let Tokens::Apple { bundle, voip, remote, .. } = tokens else {
             return Err("pn-prid does not say which tokens it has".to_owned());
         };
@@ -263,9 +289,9 @@ impl Account {
             return Err("a token in pn-prid is not one of APNs".to_owned());
         }
         let topic = HeaderValue::try_from(topic).map_err(|_| "the bundle id in pn-param is not one".to_owned())?;
-        let is_sandbox = provider == Provider::ApnsDev;
-        let environment = if is_sandbox { Environment::Sandbox } else { Environment::Production };
-        Ok(Delivery { token, endpoint, environment, bundle, topic, push_type })
+        let environment = if self.is_elsewhere(said, token) { said.other() } else { said };
+        let endpoint = self.endpoint(environment).ok_or_else(is_off)?;
+        Ok(Delivery { token, endpoint, environment, said, bundle, topic, push_type })
     }
 
     /// What would be sent, with `hash` in the place of the token.
@@ -285,16 +311,69 @@ impl Account {
         }
     }
 
-    /// One attempt. A stale provider token is renewed once and an oversized report shortened once within it.
+    /// One attempt. A token that is not known where its contact says is tried in the other environment once within it.
     pub(super) async fn send(&self, push: &Push, delivery: &Delivery<'_>) -> Sent {
+        let (verdict, left_out) = self.send_there(push, delivery).await;
+        let environment = delivery.environment.other();
+        let (Verdict::Stranger(reason), Some(endpoint)) = (&verdict, self.endpoint(environment)) else {
+            return verdict.sent(left_out);
+        };
+        let other = Delivery { environment, endpoint, topic: delivery.topic.clone(), ..*delivery };
+        let (verdict, left_out) = self.send_there(push, &other).await;
+        let name = environment.name();
+        let outcome = match verdict {
+            Verdict::Stranger(_) => {
+                self.remember(delivery, delivery.said);
+                Outcome::misfit(format!("{reason}, also at {name}"))
+            }
+            // Our key is not for the other one, or the phone's app is not; so it has none to be tried.
+            Verdict::Locked(why) | Verdict::StaleCredential(why) | Verdict::Foreign(why) => {
+                Outcome::misfit(format!("{reason}; {name}: {why}"))
+            }
+            Verdict::Final(Outcome::Accepted) => {
+                let token = TokenHash::of(delivery.token);
+                tracing::info!(%token, environment = name, "the other environment of APNs has taken a token; it is remembered");
+                self.remember(delivery, environment);
+                Outcome::Accepted
+            }
+            verdict @ (Verdict::Final(_) | Verdict::Trouble { .. } | Verdict::TooLarge(_) | Verdict::Withdrawn) => {
+                verdict.sent(left_out).outcome
+            }
+        };
+        // Whatever the other one says, this one has looked at the push.
+        Sent { outcome, sign: Sign::Works, left_out }
+    }
+
+    fn is_elsewhere(&self, said: Environment, token: &PushToken) -> bool {
+        let elsewhere = self.elsewhere.lock();
+        !elsewhere.is_empty() && elsewhere.contains(&(said, TokenHash::of(token)))
+    }
+
+    /// The token is of this environment, whatever its contact says.
+    fn remember(&self, delivery: &Delivery<'_>, environment: Environment) {
+        let token = (delivery.said, TokenHash::of(delivery.token));
+        let mut elsewhere = self.elsewhere.lock();
+        if environment == delivery.said {
+            elsewhere.remove(&token);
+            return;
+        }
+        if elsewhere.len() >= ELSEWHERE_MAX {
+            elsewhere.clear();
+        }
+        elsewhere.insert(token);
+    }
+
+    /// To one environment. A stale provider token is renewed once and an oversized report shortened once. With how many
+    /// calls were left out.
+    async fn send_there(&self, push: &Push, delivery: &Delivery<'_>) -> (Verdict, usize) {
         let mut provider_token = match self.credential.current() {
             Ok(token) => token,
-            Err(error) => return Verdict::Locked(error.to_string().into()).sent(0),
+            Err(error) => return (Verdict::Locked(error.to_string().into()), 0),
         };
         let (mut limit, mut renewed) = (payload::BYTES_MAX, false);
         loop {
             if push.purpose.is_over() {
-                return Sent::unsent(Outcome::Withdrawn);
+                return (Verdict::Withdrawn, 0);
             }
             let alert = delivery.push_type == PushType::Alert;
             let Body { bytes, left_out } = payload::apns(push, &self.form, alert, limit);
@@ -303,7 +382,7 @@ impl Account {
                     renewed = true;
                     match self.credential.replace(provider_token.as_deref()) {
                         Some(token) => provider_token = Some(token),
-                        None => return Verdict::Locked(reason).sent(left_out),
+                        None => return (Verdict::Locked(reason), left_out),
                     }
                     continue;
                 }
@@ -317,9 +396,10 @@ impl Account {
                 | Verdict::Trouble { .. }
                 | Verdict::Locked(_)
                 | Verdict::Foreign(_)
+                | Verdict::Stranger(_)
                 | Verdict::Withdrawn) => verdict,
             };
-            return self.with_regard_to_the_app(verdict, delivery).sent(left_out);
+            return (self.with_regard_to_the_app(verdict, delivery), left_out);
         }
     }
 
@@ -378,6 +458,15 @@ impl Account {
                 Verdict::trouble(Some(REPEAT_PAUSE.saturating_sub(gone)), reason)
             }
         }
+    }
+}
+
+/// Which one a contact says that it is of.
+fn environment(provider: Provider) -> Option<Environment> {
+    match provider {
+        Provider::Apns => Some(Environment::Production),
+        Provider::ApnsDev => Some(Environment::Sandbox),
+        Provider::Fcm | Provider::WebPush | Provider::Callback => None,
     }
 }
 

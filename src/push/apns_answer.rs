@@ -48,8 +48,10 @@ fn known(name: &str) -> Option<ErrorReason> {
 fn by_reason(known: &ErrorReason, answer: &Answer, reason: String) -> Verdict {
     use ErrorReason as R;
     match known {
-        // The endpoint was chosen by pn-provider, so it is not the right token for the wrong environment.
-        R::BadDeviceToken | R::Unregistered => Verdict::Final(Outcome::dead(None, reason)),
+        // Apps say by pn-provider which endpoint they are for, and some are wrong.
+        R::BadDeviceToken => Verdict::Stranger(reason.into()),
+        // Only a 410 says that it is gone for good.
+        R::Unregistered => Verdict::Final(Outcome::misfit(reason)),
         R::ExpiredProviderToken | R::MissingProviderToken => Verdict::StaleCredential(reason.into()),
         R::PayloadTooLarge => Verdict::TooLarge(reason.into()),
         // It is about this device; others are served.
@@ -62,7 +64,7 @@ fn by_reason(known: &ErrorReason, answer: &Answer, reason: String) -> Verdict {
         R::BadCertificate | R::BadCertificateEnvironment | R::Forbidden | R::InvalidProviderToken => {
             Verdict::Locked(reason.into())
         }
-        R::DeviceTokenNotForTopic => Verdict::Final(Outcome::Misfit { reason: reason.into() }),
+        R::DeviceTokenNotForTopic => Verdict::Final(Outcome::misfit(reason)),
         // The topic comes from the contact where it has one, so this says nothing of other contacts.
         R::BadTopic
         | R::MissingTopic
@@ -104,18 +106,18 @@ mod tests {
     #[test]
     fn every_reason_has_its_verdict() {
         let after = Some(Duration::from_secs(7));
-        let dead = |reason: &str| Verdict::Final(Outcome::dead(None, reason));
+        let stranger = |reason: &str| Verdict::Stranger(reason.into());
         let refused = |reason: &str| Verdict::Final(Outcome::refused(reason));
         let trouble = |reason: &str| Verdict::trouble(after, reason);
         let try_again = |reason: &str| Verdict::Final(Outcome::try_again(Trouble::TokenLimit, after, reason));
-        let misfit = |reason: &str| Verdict::Final(Outcome::Misfit { reason: reason.into() });
+        let misfit = |reason: &str| Verdict::Final(Outcome::misfit(reason));
         let locked = |reason: &str| Verdict::Locked(reason.into());
         let stale = |reason: &str| Verdict::StaleCredential(reason.into());
         let too_large = |reason: &str| Verdict::TooLarge(reason.into());
         type Expected<'a> = &'a dyn Fn(&str) -> Verdict;
         let table: [(u16, &[&str], Expected<'_>); 14] = [
-            (400, &["BadDeviceToken"], &dead),
-            (400, &["DeviceTokenNotForTopic"], &misfit),
+            (400, &["BadDeviceToken"], &stranger),
+            (400, &["DeviceTokenNotForTopic", "Unregistered"], &misfit),
             (400, &["BadTopic", "MissingTopic", "TopicDisallowed"], &refused),
             (400, &["BadCollapseId", "BadExpirationDate", "BadMessageId", "BadPriority", "InvalidPushType"], &refused),
             (400, &["DuplicateHeaders", "PayloadEmpty", "MissingDeviceToken"], &refused),

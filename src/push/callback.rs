@@ -125,8 +125,10 @@ fn verdict(answer: &Answer) -> Verdict {
     match answer.status {
         200..=299 => Verdict::Final(Outcome::Accepted),
         410 => Verdict::Final(Outcome::dead(None, reason)),
-        404 if is_about_the_token(&answer.body) => Verdict::Final(Outcome::dead(None, reason)),
-        // A wrong path at the gateway must not cost every phone its binding.
+        // Only a 410 ends a binding; a wrong path at the gateway is no word on any token at all.
+        404 if is_about_the_token(&answer.body) => {
+            Verdict::Final(Outcome::misfit(format!("{reason}; answer 410 where the token is gone for good")))
+        }
         404 => Verdict::Locked(format!("{reason}; if it is about the token, answer 410").into()),
         401 | 403 => Verdict::Locked(reason.into()),
         413 => Verdict::TooLarge(reason.into()),

@@ -218,6 +218,7 @@ impl Account {
                 | Verdict::Trouble { .. }
                 | Verdict::Locked(_)
                 | Verdict::Foreign(_)
+                | Verdict::Stranger(_)
                 | Verdict::Withdrawn) => verdict,
             };
             return verdict.sent(left_out);

@@ -25,9 +25,11 @@ pub(super) fn verdict(answer: &Answer) -> Verdict {
         Some(_) | None => reason.clone(),
     };
     match code {
-        "UNREGISTERED" | "SENDER_ID_MISMATCH" => Verdict::Final(Outcome::dead(None, reason)),
+        "UNREGISTERED" => Verdict::Final(Outcome::dead(None, reason)),
+        // A key of another project makes every good token such a one.
+        "SENDER_ID_MISMATCH" => Verdict::Final(Outcome::misfit(reason)),
         "INVALID_ARGUMENT" if names_the_token(error) => {
-            Verdict::Final(Outcome::dead(None, format!("{reason}: message.token")))
+            Verdict::Final(Outcome::misfit(format!("{reason}: message.token")))
         }
         "INVALID_ARGUMENT" if says_too_big(error) => Verdict::TooLarge(reason.into()),
         "UNAUTHENTICATED" => Verdict::StaleCredential(reason.into()),
@@ -85,7 +87,8 @@ pub(super) fn legacy_verdict(answer: &Answer) -> Verdict {
     };
     let reason = format!("{} {}", answer.status, plain(error));
     match error {
-        "NotRegistered" | "InvalidRegistration" | "MismatchSenderId" => Verdict::Final(Outcome::dead(None, reason)),
+        "NotRegistered" => Verdict::Final(Outcome::dead(None, reason)),
+        "InvalidRegistration" | "MismatchSenderId" => Verdict::Final(Outcome::misfit(reason)),
         "MessageTooBig" => Verdict::TooLarge(reason.into()),
         "Unavailable" | "InternalServerError" => Verdict::trouble(answer.retry_after, reason),
         "DeviceMessageRateExceeded" => {
@@ -148,8 +151,8 @@ mod tests {
             assert_eq!(legacy_verdict(&answer(200, &body)), expected);
         };
         check("NotRegistered", Verdict::Final(Outcome::dead(None, "200 NotRegistered")));
-        check("InvalidRegistration", Verdict::Final(Outcome::dead(None, "200 InvalidRegistration")));
-        check("MismatchSenderId", Verdict::Final(Outcome::dead(None, "200 MismatchSenderId")));
+        check("InvalidRegistration", Verdict::Final(Outcome::misfit("200 InvalidRegistration")));
+        check("MismatchSenderId", Verdict::Final(Outcome::misfit("200 MismatchSenderId")));
         check("MessageTooBig", Verdict::TooLarge("200 MessageTooBig".into()));
         check("Unavailable", Verdict::trouble(None, "200 Unavailable"));
         check(

@@ -139,6 +139,7 @@ impl Gate {
             | Outcome::Misfit { reason } => reason.as_ref(),
             Outcome::Accepted
             | Outcome::TokenDead { .. }
+            | Outcome::Doubted { .. }
             | Outcome::Limited
             | Outcome::Skipped { .. }
             | Outcome::Withdrawn => "",

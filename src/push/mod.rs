@@ -10,6 +10,7 @@ mod breaker;
 pub mod callback;
 mod connection;
 mod connections;
+mod deaths;
 mod dial;
 mod encryption;
 pub mod fcm;
@@ -204,9 +205,12 @@ pub enum Outcome {
     Refused { reason: Box<str> },
     /// The provider does not take our credentials, or they lack a right. So it will be for every push of the account.
     Locked { reason: Box<str> },
-    /// The token is not for what it is used for: another app's, or voip and remote mixed up. It will be so until the
-    /// phone registers anew.
+    /// The token is not for what it is used for: another app's or project's, of another environment, or voip and remote
+    /// mixed up. It will be so until the phone registers anew or the account is another one.
     Misfit { reason: Box<str> },
+    /// The provider says that the token is dead, as it does of more tokens of the account than can be
+    /// (`push.dead_per_min`): rather a useless push than a lost phone.
+    Doubted { reason: Box<str> },
     /// Not sent, because `push.per_token_per_min` pushes went to this token in the last minute. An earlier one may
     /// still wake the phone.
     Limited,
@@ -247,6 +251,10 @@ impl Outcome {
         Self::Refused { reason: reason.into() }
     }
 
+    fn misfit(reason: impl Into<Box<str>>) -> Self {
+        Self::Misfit { reason: reason.into() }
+    }
+
     /// Why, in the provider's words or ours; nothing for what says all by its name.
     pub fn reason(&self) -> Option<&str> {
         match self {
@@ -255,6 +263,7 @@ impl Outcome {
             | Self::Refused { reason }
             | Self::Locked { reason }
             | Self::Misfit { reason }
+            | Self::Doubted { reason }
             | Self::Skipped { reason } => Some(reason),
             Self::Accepted | Self::Limited | Self::Withdrawn => None,
         }
@@ -268,6 +277,7 @@ impl Outcome {
             Self::TryAgain { .. } => "try_again",
             Self::Refused { .. } | Self::Locked { .. } => "refused",
             Self::Misfit { .. } => "misfit",
+            Self::Doubted { .. } => "doubted",
             Self::Limited => "limited",
             Self::Skipped { .. } => "skipped",
             Self::Withdrawn => "withdrawn",
@@ -366,6 +376,8 @@ enum Verdict {
     Locked(Box<str>),
     /// The provider does not take what the contact says of itself together with our credentials; of those it says nothing.
     Foreign(Box<str>),
+    /// The token is not one of this environment; the account's other one may know it.
+    Stranger(Box<str>),
     /// Our credential is out of date; the same push with a fresh one may be taken at once.
     StaleCredential(Box<str>),
     /// A shorter body may be taken at once.
@@ -384,6 +396,7 @@ impl Verdict {
             }
             Self::Locked(reason) | Self::StaleCredential(reason) => (Outcome::Locked { reason }, Sign::Locked),
             Self::Foreign(reason) => (Outcome::Refused { reason }, Sign::Nothing),
+            Self::Stranger(reason) => (Outcome::Misfit { reason }, Sign::Works),
             Self::TooLarge(reason) => (Outcome::Refused { reason }, Sign::Works),
             Self::Withdrawn => (Outcome::Withdrawn, Sign::Nothing),
         };

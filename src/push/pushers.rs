@@ -1,15 +1,18 @@
 //! The sending side: which account a push goes by, how many go at once, and one reply for each.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::alert::Alerts;
+use super::deaths::{Belief, Deaths};
 use super::dial::HttpsProxy;
 use super::gate::{Gate, Limits};
 use super::{
@@ -25,6 +28,8 @@ pub struct Settings {
     pub timeout: Duration,
     /// Pushes of one AOR to one token in a minute; 0 for any number.
     pub per_token_per_min: u32,
+    /// Tokens of one account that may die in a minute; what is over is not believed. 0 for any number.
+    pub dead_per_min: usize,
     /// Pushes that may be under way at once, waiting ones included (`limits.push_queue`).
     pub queue: usize,
     /// Of each account.
@@ -45,6 +50,7 @@ impl Default for Settings {
         Self {
             timeout: Duration::from_secs(5),
             per_token_per_min: 30,
+            dead_per_min: 30,
             queue: 10_000,
             limits: Limits::default(),
             https_proxy: None,
@@ -92,6 +98,9 @@ struct Inner {
     timeout: Duration,
     queue: Arc<Semaphore>,
     limits: TokenLimits,
+    dead_per_min: usize,
+    /// Of accounts, by name, of which tokens have died. Here the verdicts of all workers come together.
+    deaths: Mutex<BTreeMap<Box<str>, (Provider, Deaths)>>,
     fcm: Vec<fcm::Account>,
     apns: Vec<apns::Account>,
     callback: Option<callback::Account>,
@@ -130,6 +139,8 @@ impl Pushers {
             timeout: settings.timeout,
             queue: Arc::new(Semaphore::new(settings.queue)),
             limits: TokenLimits::new(settings.per_token_per_min),
+            dead_per_min: settings.dead_per_min,
+            deaths: Mutex::default(),
             fcm,
             apns,
             callback: callback.transpose()?,
@@ -197,6 +208,20 @@ impl Pushers {
             .chain(webpush)
             .filter_map(|(provider, gate)| Some((provider, gate.trouble()?)))
             .collect()
+    }
+
+    /// Accounts of which so many tokens are called dead that it is not believed: `push.dead_per_min`.
+    pub fn alarms(&self) -> Vec<(Provider, String)> {
+        let now = clock().instant;
+        let deaths = self.0.deaths.lock();
+        let alarming = deaths.iter().filter(|(_, (_, deaths))| deaths.is_alarming(now));
+        let most = self.0.dead_per_min;
+        let text = |name: &str| {
+            format!(
+                "{name}: more than {most} tokens are called dead within a minute; their devices are kept and not pushed"
+            )
+        };
+        alarming.map(|(name, (provider, _))| (*provider, text(name))).collect()
     }
 
     /// The key that browsers must subscribe for, for `+sip.vapid`; `None` when Web Push is off.
@@ -272,7 +297,8 @@ impl Inner {
             Ok(route) if !self.limits.admit(&push.aor, route.token()) => Sent::unsent(Outcome::Limited),
             Ok(route) => {
                 let send = async |push: Push| route.send(&push).await;
-                route.gate().pass(push, self.timeout, send).await
+                let sent = route.gate().pass(push, self.timeout, send).await;
+                Sent { outcome: self.doubt(provider, route.gate().name(), sent.outcome), ..sent }
             }
         };
         let Sent { outcome, left_out, sign: _ } = sent;
@@ -283,6 +309,32 @@ impl Inner {
             tracing::info!(ticket = ticket.0, %token, left_out, "missed calls left out of a push that was full");
         }
         Reply { ticket, provider, notice, outcome, left_out, took }
+    }
+}
+
+impl Inner {
+    /// Does not believe that a token is dead where too many are said to be.
+    fn doubt(&self, provider: Provider, account: &str, outcome: Outcome) -> Outcome {
+        let Outcome::TokenDead { reason, .. } = &outcome else { return outcome };
+        let now = clock().instant;
+        let belief = {
+            let mut deaths = self.deaths.lock();
+            let (_, of_account) = deaths.entry(account.into()).or_insert_with(|| (provider, Deaths::default()));
+            of_account.died(self.dead_per_min, now)
+        };
+        let Belief::Doubted { is_news } = belief else { return outcome };
+        if is_news {
+            let most = self.dead_per_min;
+            tracing::error!(
+                account,
+                %reason,
+                most,
+                "more tokens are called dead within a minute than push.dead_per_min; their devices are kept and not pushed"
+            );
+        }
+        Outcome::Doubted {
+            reason: format!("{reason}, as of too many others within a minute (push.dead_per_min)").into(),
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use crate::clock::UnixMillis;
 use crate::config::{Config, Page};
 use crate::driver::{self, Guidance, Shared};
 use crate::proxy::Policy;
+use crate::proxy::bars::Finding;
 use crate::proxy::secret::Keys;
 use crate::push::{Notice, NoticeKind, Outcome, Pushers};
 use crate::sip::Uri;
@@ -231,11 +232,14 @@ impl Tellers {
         Ok(devices)
     }
 
-    /// A token that the provider says is dead ends here as it does for a call.
+    /// What the provider says of a token counts here as it does for a call.
     async fn learn_from(&self, binding: &Binding, pushed: &Pushed, sent_at: UnixMillis) {
         let (Some((outcome, took)), Some(target)) = (&pushed.answer, &binding.push) else { return };
         let (kind, result) = (driver::push_kind(pushed.notice), driver::push_result(outcome));
         self.shared.metrics.push(target.provider, kind, result, *took);
+        if let Some(finding) = Finding::of(binding, NoticeKind::Text, outcome, sent_at) {
+            self.shared.bars.write().learn(finding);
+        }
         if let Outcome::TokenDead { since, .. } = outcome {
             let token = NoticeKind::Text.token(target).clone();
             let (aor, device, dead_since) = (binding.aor.clone(), binding.device, *since);

@@ -98,7 +98,7 @@ async fn account(pushers: &Pushers, target: PushTarget) -> Result<String, String
     pushed.preview?;
     match pushed.answer.map(|(outcome, _)| outcome) {
         Some(Outcome::Accepted) => Ok("it takes our pushes".to_owned()),
-        Some(Outcome::TokenDead { reason, .. } | Outcome::Misfit { reason }) => {
+        Some(Outcome::TokenDead { reason, .. } | Outcome::Misfit { reason } | Outcome::Doubted { reason }) => {
             Ok(format!("it takes our credentials ({reason} for a token that nobody has)"))
         }
         Some(

@@ -57,7 +57,8 @@ impl Source for Operator {
     }
 
     fn admits(&self, binding: &Binding) -> Result<(), Why> {
-        admits(&self.guided.borrow().policy, &self.shared, binding)
+        admits(&self.guided.borrow().policy, &self.shared, binding)?;
+        self.shared.bars.read().check(binding)
     }
 
     fn bucket(&self, device: &DeviceId) -> Vec<Arc<BucketEntry>> {
@@ -81,7 +82,7 @@ impl Source for Operator {
         let pushers = self.guided.borrow().pushers.clone();
         let mut services: BTreeMap<_, Vec<_>> = BTreeMap::new();
         services.extend(pushers.providers().into_iter().map(|provider| (provider, Vec::new())));
-        for (provider, trouble) in pushers.troubles() {
+        for (provider, trouble) in pushers.troubles().into_iter().chain(pushers.alarms()) {
             services.entry(provider).or_default().push(trouble);
         }
         services
@@ -107,8 +108,13 @@ impl Source for Operator {
         Box::pin(async move {
             let mut pushed = Vec::with_capacity(bindings.len());
             for binding in &bindings {
-                let admitted = self.admits(binding);
-                pushed.push(push_one(&pushers, binding, admitted, notice.clone(), driver::now().unix, is_dry).await);
+                // A device that is barred is pushed all the same: that is how the operator sees that it works again.
+                let admitted = admits(&self.guided.borrow().policy, &self.shared, binding);
+                let one = push_one(&pushers, binding, admitted, notice.clone(), driver::now().unix, is_dry).await;
+                if matches!(one.answer, Some((Outcome::Accepted, _))) {
+                    self.shared.bars.write().lift(binding.device);
+                }
+                pushed.push(one);
             }
             pushed
         })

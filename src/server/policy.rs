@@ -184,6 +184,7 @@ pub(super) fn push_settings(config: &Config) -> push::Settings {
     push::Settings {
         timeout: config.push.timeout,
         per_token_per_min: config.push.per_token_per_min,
+        dead_per_min: config.push.dead_per_min,
         queue: config.limits.push_queue,
         limits: push::Limits {
             in_flight: config.push.account_in_flight_max,

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::{Server, policy};
 use crate::admin::{ReloadError, Reloaded};
 use crate::config::{Auth, Config, Difference, Limits, Mode, Page, Problems, Register, Softswitch};
-use crate::driver::Guidance;
+use crate::driver::{self, Guidance};
 use crate::logging;
 use crate::push::Pushers;
 
@@ -49,6 +49,8 @@ impl Server {
         self.shared.door.guard.reload(Arc::clone(&rules));
         // Without workers there is nobody to guide.
         let _ = self.guidance.send(Guidance { policy, pushers, rules });
+        // Whatever the operator has mended, here or elsewhere: one push each shows whether it works.
+        self.shared.bars.write().lift_all(driver::now().unix);
         self.settings.send_replace(Arc::new(next.values.clone()));
         let reloaded = Reloaded { changed: changes(&self.config, &next), needs_restart: changes(&next, &wanted) };
         self.config = next;

@@ -41,7 +41,10 @@ reasons! {
         "the app must register its remote token beside the voip token";
     TokenMisfit, "token_misfit", "the token is another app's or for another use",
         "compare the app's bundle, team and environment (apns or apns.dev) or its Firebase project with the account; \
-         the device is pushed again when it registers anew";
+         the device is pushed again when it registers anew, after a reload, or when `push AOR` works";
+    DeathDoubted, "death_doubted", "too many tokens of the account are called dead at once, so it is not believed",
+        "compare the account's key and project with the apps'; the device is pushed again when it registers anew, after \
+         a reload, or when `push AOR` works; push.dead_per_min is the limit";
     TokenDead, "token_dead", "the push service does not know the token any more",
         "nothing here: the app was removed, or it must fetch a new token and register with it";
     CredentialsRefused, "credentials_refused", "the push service refuses our credentials or rights",

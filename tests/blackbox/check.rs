@@ -32,7 +32,9 @@ fn answers(world: &World) -> (String, Option<i32>) {
 fn what_is_well_and_what_is_not() {
     let world = World::start(Mode::Alias, Udp);
     world.fcm.script(NOBODY, [fcm_double::Answer::InvalidToken]);
-    world.apns.script(NOBODY, [apns_double::Answer::Reason { status: 400, reason: "BadDeviceToken" }]);
+    for environment in [&world.apns, &world.sandbox] {
+        environment.script(NOBODY, [apns_double::Answer::Reason { status: 400, reason: "BadDeviceToken" }]);
+    }
     let (said, code) = answers(&world);
     let expected = [
         "it answers OPTIONS with 200 OK",

@@ -5,6 +5,7 @@ use sip_push_proxy::demo::apns_double::Answer as Apns;
 use sip_push_proxy::demo::fcm_double::Answer as Fcm;
 use sip_push_proxy::sip::Transport::Udp;
 
+use crate::gateways::next;
 use crate::peer::eventually;
 use crate::phone::{Phone, Push};
 use crate::world::{Mode, World, unix_seconds};
@@ -79,9 +80,9 @@ fn every_answer_of_fcm() {
     let mut world = World::with(Mode::Alias, Udp, PATIENT);
     let unauthenticated = || fcm(401, "UNAUTHENTICATED", "", "Request had invalid authentication credentials.");
     let table: Vec<(Vec<Fcm>, Then, &str)> = vec![
-        (vec![Fcm::InvalidToken], Then::EndsBinding, "400 INVALID_ARGUMENT: message.token"),
+        (vec![Fcm::InvalidToken], Then::Ends, "400 INVALID_ARGUMENT: message.token"),
         (vec![Fcm::Unregistered], Then::EndsBinding, "404 UNREGISTERED"),
-        (vec![Fcm::SenderIdMismatch], Then::EndsBinding, "403 SENDER_ID_MISMATCH"),
+        (vec![Fcm::SenderIdMismatch], Then::Ends, "403 SENDER_ID_MISMATCH"),
         (
             vec![fcm(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "Invalid value at 'message.data'")],
             Then::Ends,
@@ -125,7 +126,6 @@ fn every_answer_of_apns() {
         (vec![unregistered(-60)], Then::EndsBinding, "410 Unregistered"),
         // It was dead before the phone registered with it again.
         (vec![unregistered(3600)], Then::Ends, "410 Unregistered"),
-        (vec![apns(400, "BadDeviceToken")], Then::EndsBinding, "400 BadDeviceToken"),
         (vec![apns(400, "IdleTimeout")], Then::IsPushedAgain, "400 IdleTimeout"),
         (vec![apns(403, "ExpiredProviderToken")], Then::GoesOn, ""),
         // A second new one within twenty minutes would only make Apple angry.
@@ -162,6 +162,111 @@ fn every_answer_of_apns() {
     for (number, (answers, then, reason)) in table.into_iter().enumerate() {
         check(&mut world, Push::Apns, number, |world, token| world.apns.script(token, answers), then, reason);
     }
+}
+
+/// What `bindings` says of why the phone is not pushed.
+fn barred(world: &World, phone: &Phone) -> Value {
+    let bindings = world.admin.bindings(&phone.aor());
+    let [binding] = bindings.as_slice() else { panic!("{bindings:?}") };
+    binding["push_refused"].clone()
+}
+
+/// A call is held and ends with its push.
+#[track_caller]
+fn fails(world: &World, phone: &Phone) {
+    let call = world.call(phone);
+    world.switch.queued();
+    call.ack(&world.switch.response(480, "INVITE"));
+}
+
+#[test]
+fn a_wrong_setting_costs_no_phone_its_binding_and_ends_with_a_push_that_works() {
+    let mut world = World::with(Mode::Alias, Udp, PATIENT);
+    let phone = crate::held_call::asleep(&mut world, Push::Fcm);
+    world.fcm.script(&phone.token, [Fcm::SenderIdMismatch]);
+    fails(&world, &phone);
+    let asked = world.pushes();
+    let why = barred(&world, &phone);
+    assert!(why.as_str().is_some_and(|why| why.starts_with("403 SENDER_ID_MISMATCH; not pushed before")), "{why}");
+    // It gets the INVITE by the flow that it may still have, and is not pushed in vain.
+    world.call(&phone);
+    world.switch.response(100, "INVITE");
+    let (told, _) = world.command(&["why", &phone.aor()]);
+    assert!(told.contains("is not pushed: 403 SENDER_ID_MISMATCH"), "{told}");
+    // The project's key is the right one by now.
+    let (said, code) = world.command(&["push", &phone.aor()]);
+    assert_eq!(code, Some(0), "{said}");
+    world.pushed(&phone);
+    assert_eq!(world.pushes(), asked + 1, "the operator's push is the only one");
+    assert_eq!(barred(&world, &phone), Value::Null);
+    world.call(&phone);
+    world.switch.queued();
+    world.pushed_invite(&phone, 28);
+}
+
+#[test]
+fn a_token_of_the_other_environment_is_tried_there_once_and_remembered() {
+    let mut world = World::with(Mode::Alias, Udp, PATIENT);
+    for (push, is_production) in [(Push::Apns, true), (Push::ApnsDev, false)] {
+        let mut phone = Phone::new(&format!("user{is_production}"), push, Udp);
+        phone.register(&mut world);
+        phone.sleep();
+        let bad = || apns(400, "BadDeviceToken");
+        let asked = |world: &World| (world.apns.requests(), world.sandbox.requests());
+        let before = asked(&world);
+        if is_production { &world.apns } else { &world.sandbox }.script(&phone.token, [bad(), bad(), bad()]);
+        for number in 1..=2 {
+            let call = world.call(&phone);
+            world.switch.queued();
+            next(if is_production { &world.sandbox } else { &world.apns }.next());
+            // A push whose call is over before its answer has come is forgotten.
+            eventually("the push to be accepted", || {
+                let steps = world.admin.get(&format!("/api/v1/calls/{}", call.call_id))["steps"].to_string();
+                steps.contains("push_accepted").then_some(())
+            });
+            crate::held_call::give_up(&world, &call, "");
+            let after = asked(&world);
+            let tried = (after.0 - before.0, after.1 - before.1);
+            assert_eq!(tried, if is_production { (1, number) } else { (number, 1) }, "{push:?}");
+        }
+        assert_eq!(barred(&world, &phone), Value::Null);
+    }
+}
+
+#[test]
+fn a_token_that_neither_environment_knows_is_barred() {
+    let mut world = World::with(Mode::Alias, Udp, PATIENT);
+    let phone = crate::held_call::asleep(&mut world, Push::Apns);
+    world.apns.script(&phone.token, [apns(400, "BadDeviceToken")]);
+    world.sandbox.script(&phone.token, [apns(400, "BadDeviceToken")]);
+    fails(&world, &phone);
+    let why = barred(&world, &phone);
+    assert!(why.as_str().is_some_and(|why| why.starts_with("400 BadDeviceToken, also at the sandbox")), "{why}");
+}
+
+#[test]
+fn more_dead_tokens_than_can_be_cost_no_phone_its_binding_and_are_an_alarm() {
+    let mut world = World::with(Mode::Alias, Udp, "push.dead_per_min = 2\nsip.workers = 2");
+    let unregistered = |world: &World, token: &str| world.fcm.script(token, [Fcm::Unregistered]);
+    for number in 0..2 {
+        check(&mut world, Push::Fcm, number, unregistered, Then::EndsBinding, "404 UNREGISTERED");
+    }
+    world.admin.expect_ready("ready");
+    let reason = "404 UNREGISTERED, as of too many others within a minute (push.dead_per_min)";
+    for number in 2..4 {
+        check(&mut world, Push::Fcm, number, unregistered, Then::Ends, reason);
+    }
+    world.admin.expect_ready("degraded");
+    world.admin.expect_metric("push_accounts_doubted{provider=\"fcm\"}", 1.0);
+    let ready = world.admin.get("/readyz").to_string();
+    assert!(ready.contains("fcm project demo-project: more than 2 tokens are called dead within a minute"), "{ready}");
+    let why = world.admin.bindings("user3@example.org")[0]["push_refused"].clone();
+    assert!(why.as_str().is_some_and(|why| why.starts_with(reason)), "{why}");
+    // Apple's tokens die by themselves.
+    let gone = |world: &World, token: &str| {
+        world.apns.script(token, [Apns::Unregistered { timestamp_ms: (unix_seconds() + 60) * 1000 }]);
+    };
+    check(&mut world, Push::Apns, 4, gone, Then::EndsBinding, "410 Unregistered");
 }
 
 #[test]

@@ -145,3 +145,57 @@ fn advice_comes_of_the_calls_that_are_remembered() {
     assert_eq!(fcm[1], "20", "{told}");
     assert!(told.contains("28 (now)"), "{told}");
 }
+
+#[test]
+fn a_key_replaced_at_the_same_path_is_read() {
+    let mut world = World::with_program(Mode::Alias, Udp, "push.breaker_failures = 1000");
+    let phone = crate::held_call::asleep(&mut world, Push::Apns);
+    let is_pushed = |world: &World| {
+        let call = world.call(&phone);
+        world.switch.queued();
+        world.pushed_invite(&phone, 28);
+        crate::held_call::give_up(world, &call, "");
+    };
+    is_pushed(&world);
+    let connections = world.apns.connections();
+    assert_eq!(world.command(&["reload"]).0, "the configuration is the same\n");
+    is_pushed(&world);
+    assert_eq!(world.apns.connections(), connections, "what is as it was is left alone");
+
+    let file = world.folder.path().join("AuthKey.p8");
+    let good = std::fs::read(&file).expect("the key");
+    let reload = |world: &World, key: &[u8]| {
+        std::fs::write(&file, key).expect("written");
+        world.command(&["reload"])
+    };
+    let other = crate::world::other_apns_key();
+    let (told, code) = reload(&world, &other);
+    assert_eq!(code, Some(0), "{told}");
+    let row = told.lines().find(|line| line.starts_with("push.apns[0].key_file ")).unwrap_or_default();
+    assert!(row.contains("new content") && row.ends_with("in effect"), "{told}");
+    let call = world.call(&phone);
+    world.switch.queued();
+    call.ack(&world.switch.response(480, "INVITE"));
+
+    assert_eq!(reload(&world, b"no key"), (String::new(), Some(1)));
+    assert_eq!(reload(&world, &good).1, Some(0));
+    is_pushed(&world);
+    assert_eq!(world.command(&["reload"]).0, "the configuration is the same\n");
+}
+
+#[test]
+fn a_phone_that_was_barred_for_a_wrong_setting_is_pushed_after_a_reload() {
+    let mut world = World::with_program(Mode::Alias, Udp, "");
+    let phone = crate::held_call::asleep(&mut world, Push::Fcm);
+    world.fcm.script(&phone.token, [sip_push_proxy::demo::fcm_double::Answer::SenderIdMismatch]);
+    let call = world.call(&phone);
+    world.switch.queued();
+    call.ack(&world.switch.response(480, "INVITE"));
+    let why = |world: &World| world.admin.bindings(&phone.aor())[0]["push_refused"].clone();
+    assert!(why(&world).as_str().is_some_and(|why| why.starts_with("403 SENDER_ID_MISMATCH")), "{}", why(&world));
+    assert_eq!(world.command(&["reload"]).1, Some(0));
+    assert_eq!(why(&world), serde_json::Value::Null);
+    world.call(&phone);
+    world.switch.queued();
+    world.pushed_invite(&phone, 28);
+}

@@ -451,3 +451,10 @@ fn check_apns(push: &Recorded, token: &str, headers: [&str; 5], body: &str) {
 pub(crate) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
+
+/// A key that Apple has never heard of, as a file.
+pub(crate) fn other_apns_key() -> Vec<u8> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let other = RUNTIME.block_on(ApnsDouble::start()).expect("a double");
+    std::fs::read(other.write_credentials(folder.path()).expect("written")).expect("the key")
+}

@@ -139,6 +139,7 @@ impl Core {
             | Effect::Step(_)
             | Effect::CallBegan { .. }
             | Effect::CallEnded { .. }
+            | Effect::Found(_)
             | Effect::WakeSeen { .. }
             | Effect::Refreshed { .. }
             | Effect::AuthFailed { .. }

@@ -134,7 +134,6 @@ async fn each_answer_has_its_outcome() {
             Answer::Unregistered { timestamp_ms: 1_508_249_865_488 },
             Outcome::TokenDead { since: Some(UnixMillis(1_508_249_865_488)), reason: "410 Unregistered".into() },
         ),
-        (reason(400, "BadDeviceToken"), dead("400 BadDeviceToken")),
         (reason(400, "DeviceTokenNotForTopic"), Outcome::Misfit { reason: "400 DeviceTokenNotForTopic".into() }),
         (reason(400, "TopicDisallowed"), refused("400 TopicDisallowed")),
         (reason(403, "InvalidProviderToken"), locked("403 InvalidProviderToken")),
@@ -150,6 +149,55 @@ async fn each_answer_has_its_outcome() {
         assert_eq!(outcome(&pushers, invite(apns_target(Some(&token), None))).await, expected, "{answer:?}");
     }
     assert_eq!(double.provider_tokens(), 1);
+}
+
+#[tokio::test]
+async fn a_token_of_the_other_environment_is_tried_there_and_remembered() {
+    let production = ApnsDouble::start().await.unwrap();
+    let sandbox = production.start_sandbox().await.unwrap();
+    let (_folder, mut settings) = apns_settings(&production);
+    settings.apns[0].sandbox_endpoint = sandbox.url();
+    let pushers = open(&settings);
+    let bad = || Answer::Reason { status: 400, reason: "BadDeviceToken" };
+    let asked = || (production.requests(), sandbox.requests());
+    let push = |token: &str| invite(apns_target(Some(token), None));
+    let dev = |token: &str| invite(PushTarget { provider: Provider::ApnsDev, ..apns_target(Some(token), None) });
+
+    production.script("aa", [bad(), bad()]);
+    assert_eq!(outcome(&pushers, push("aa")).await, Outcome::Accepted);
+    assert_eq!(asked(), (1, 1));
+    assert_eq!(outcome(&pushers, push("aa")).await, Outcome::Accepted);
+    assert_eq!(asked(), (1, 2), "remembered");
+    sandbox.script("bb", [bad()]);
+    assert_eq!(outcome(&pushers, dev("bb")).await, Outcome::Accepted);
+    assert_eq!(outcome(&pushers, dev("bb")).await, Outcome::Accepted);
+    assert_eq!(asked(), (3, 3));
+
+    // It was taken back by the one, and is not known to the other any more.
+    sandbox.script("aa", [bad()]);
+    let nowhere = Outcome::Misfit { reason: "400 BadDeviceToken, also at production".into() };
+    assert_eq!(outcome(&pushers, push("aa")).await, nowhere);
+    assert_eq!(asked(), (4, 4));
+    production.script("cc", [bad()]);
+    sandbox.script("cc", [bad()]);
+    let nowhere = Outcome::Misfit { reason: "400 BadDeviceToken, also at the sandbox".into() };
+    assert_eq!(outcome(&pushers, push("cc")).await, nowhere);
+
+    // What the other one says of itself is no word on the token, and none on the account.
+    production.script("dd", [bad()]);
+    sandbox.script("dd", [Answer::Reason { status: 503, reason: "ServiceUnavailable" }]);
+    assert_eq!(outcome(&pushers, push("dd")).await, try_again(None, "503 ServiceUnavailable"));
+    production.script("ee", [bad()]);
+    sandbox.script("ee", [Answer::Reason { status: 403, reason: "BadEnvironmentKeyIdInToken" }]);
+    let not_ours = Outcome::Misfit { reason: "400 BadDeviceToken; the sandbox: 403 BadEnvironmentKeyIdInToken".into() };
+    assert_eq!(outcome(&pushers, push("ee")).await, not_ours);
+    assert_eq!(pushers.troubles(), []);
+
+    // A certificate, or a gateway, may be for one environment alone.
+    settings.apns[0].sandbox_endpoint = String::new();
+    production.script("ff", [bad()]);
+    let only = Outcome::Misfit { reason: "400 BadDeviceToken".into() };
+    assert_eq!(outcome(&open(&settings), push("ff")).await, only);
 }
 
 #[tokio::test]

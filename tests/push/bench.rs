@@ -142,6 +142,11 @@ pub(crate) fn dead(reason: &str) -> Outcome {
     Outcome::TokenDead { since: None, reason: reason.into() }
 }
 
+/// The token is not for what it is used for.
+pub(crate) fn misfit(reason: &str) -> Outcome {
+    Outcome::Misfit { reason: reason.into() }
+}
+
 pub(crate) fn refused(reason: &str) -> Outcome {
     Outcome::Refused { reason: reason.into() }
 }
@@ -171,6 +176,7 @@ pub(crate) fn trouble(outcome: &Outcome) -> &str {
         | Outcome::Refused { .. }
         | Outcome::Locked { .. }
         | Outcome::Misfit { .. }
+        | Outcome::Doubted { .. }
         | Outcome::Limited
         | Outcome::Skipped { .. }
         | Outcome::Withdrawn => {

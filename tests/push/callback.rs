@@ -83,8 +83,11 @@ async fn each_answer_has_its_outcome() {
         (raw(204, ""), Outcome::Accepted),
         (raw(410, ""), dead("410")),
         (raw(410, "<html>Gone</html>"), dead("410")),
-        (raw(404, ""), dead("404")),
-        (raw(404, r#"{"error":"unknown token"}"#), dead("404: unknown token")),
+        (raw(404, ""), misfit("404; answer 410 where the token is gone for good")),
+        (
+            raw(404, r#"{"error":"unknown token"}"#),
+            misfit("404: unknown token; answer 410 where the token is gone for good"),
+        ),
         (raw(404, "<html>Not Found</html>"), locked(no_path)),
         (raw(429, ""), try_again(None, "429")),
         (retry_after(429, "9"), try_again(Some(9), "429")),

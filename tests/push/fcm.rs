@@ -46,8 +46,8 @@ async fn each_answer_has_its_outcome() {
     let table = [
         (Answer::Accept, Outcome::Accepted),
         (Answer::Unregistered, dead("404 UNREGISTERED")),
-        (Answer::SenderIdMismatch, dead("403 SENDER_ID_MISMATCH")),
-        (Answer::InvalidToken, dead("400 INVALID_ARGUMENT: message.token")),
+        (Answer::SenderIdMismatch, misfit("403 SENDER_ID_MISMATCH")),
+        (Answer::InvalidToken, misfit("400 INVALID_ARGUMENT: message.token")),
         (Answer::QuotaExceeded { retry_after_s: Some(9) }, try_again(Some(9), "429 QUOTA_EXCEEDED")),
         (Answer::QuotaExceeded { retry_after_s: None }, try_again(Some(60), "429 QUOTA_EXCEEDED")),
         (Answer::Unavailable { retry_after_s: Some(3) }, try_again(Some(3), "503 UNAVAILABLE")),

@@ -119,3 +119,37 @@ fn pushes_run_on_the_given_runtime_whichever_thread_submits() {
     pushers.submit(invite(fcm_target("a")), reply_to).unwrap();
     assert_eq!(runtime.block_on(soon(replies.recv())).unwrap().outcome, Outcome::Accepted);
 }
+
+#[tokio::test]
+async fn more_dead_tokens_of_one_account_than_can_be_are_not_believed() {
+    let double = FcmDouble::start().await.unwrap();
+    let (_folder, settings) = fcm_settings(&double);
+    let pushers = open(&settings);
+    let (mut believed, mut doubted) = (0, 0);
+    for number in 0..40 {
+        let token = format!("token-{number}");
+        double.script(&token, [Answer::Unregistered]);
+        let outcome = outcome(&pushers, invite(fcm_target(&token))).await;
+        if let Outcome::Doubted { reason } = &outcome {
+            assert!(reason.starts_with("404 UNREGISTERED, as of too many others"), "{reason}");
+            doubted += 1;
+        } else {
+            assert_eq!(outcome, dead("404 UNREGISTERED"));
+            believed += 1;
+        }
+        assert_eq!(pushers.alarms().len(), usize::from(doubted > 0));
+    }
+    assert_eq!((believed, doubted), (30, 10));
+    let alarm = "fcm project demo-project: more than 30 tokens are called dead within a minute; their devices are kept and \
+                 not pushed";
+    assert_eq!(pushers.alarms(), [(Provider::Fcm, alarm.to_owned())]);
+    assert_eq!(pushers.troubles(), []);
+    assert_eq!(outcome(&pushers, invite(fcm_target("good"))).await, Outcome::Accepted, "who lives is pushed");
+
+    let pushers = open(&Settings { dead_per_min: 0, ..settings });
+    for number in 0..40 {
+        let token = format!("token-{number}");
+        double.script(&token, [Answer::Unregistered]);
+        assert_eq!(outcome(&pushers, invite(fcm_target(&token))).await, dead("404 UNREGISTERED"));
+    }
+}

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use sip_push_proxy::binding::{Aor, Binding, DeviceId};
 use sip_push_proxy::clock::UnixMillis;
 use sip_push_proxy::proxy::Contacts;
+use sip_push_proxy::proxy::bars::Bars;
 use sip_push_proxy::sip::Transport;
 use sip_push_proxy::store::{Change, EntryState, Limits, Memory, Reply, StoreError, Table, Ticket};
+use sip_push_proxy::timeline::Why;
 
 use crate::random::Random;
 
@@ -28,6 +30,8 @@ pub(crate) struct Storage {
     pub(crate) is_cold: bool,
     /// And there is nowhere to fetch it from.
     pub(crate) is_away: bool,
+    /// What pushes have shown of devices.
+    pub(crate) bars: Bars,
     pub(crate) watched: RefCell<BTreeMap<Aor, usize>>,
     /// Changes are applied in the order of their submission.
     last: Option<Instant>,
@@ -43,6 +47,7 @@ impl Storage {
             refuses: |_| false,
             is_cold: false,
             is_away: false,
+            bars: Bars::default(),
             watched: RefCell::default(),
             last: None,
         }
@@ -95,6 +100,10 @@ impl Contacts for View<'_> {
 
     fn has_too_many_aors(&self, binding: &Binding, most: usize) -> bool {
         self.storage.table().has_too_many_aors(binding, most)
+    }
+
+    fn fits(&self, binding: &Binding) -> Result<(), Why> {
+        self.storage.bars.check(binding)
     }
 
     fn has_missed(&self, device: DeviceId) -> bool {

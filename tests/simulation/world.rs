@@ -10,6 +10,7 @@ use bytes::Bytes;
 use sip_push_proxy::binding::{Binding, Home};
 use sip_push_proxy::clock::{Now, UnixMillis};
 use sip_push_proxy::driver::{Pace, is_ours_to_refresh};
+use sip_push_proxy::proxy::bars::Bars;
 use sip_push_proxy::proxy::{Effect, FetchTicket, Input, Policy, Proxy, RefreshResult, ResolveTicket};
 use sip_push_proxy::push::{self, Outcome, Push};
 use sip_push_proxy::sip::{ConnectionId, Destination, Flow, Message, Transport};
@@ -270,6 +271,7 @@ impl World {
         };
         self.events.retain(|_, event| !was_asked(event));
         self.proxy = Proxy::new(Arc::clone(&self.policy), settings(), [seed, !seed]);
+        self.storage.bars = Bars::default();
         if self.pace.is_some() {
             self.begin_refreshes();
         }
@@ -365,6 +367,7 @@ impl World {
                 let addresses = self.softswitch_at.iter().map(|address| (Transport::Udp, socket(address))).collect();
                 self.schedule_after(Duration::from_millis(1), Event::Resolved(ticket, addresses));
             }
+            Effect::Found(finding) => self.storage.bars.learn(finding),
             Effect::Woken(_) | Effect::WakeSeen { .. } => {}
         }
     }

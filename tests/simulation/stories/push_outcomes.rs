@@ -79,6 +79,54 @@ fn a_token_that_does_not_fit_is_not_pushed_again_before_the_phone_registers() {
 }
 
 #[test]
+fn a_token_that_does_not_fit_is_pushed_again_once_the_operator_has_mended_something() {
+    let sim = Sim::new();
+    let mut push = sim.push();
+    let (alice, _) = call(&sim, Outcome::Misfit { reason: "403 SENDER_ID_MISMATCH".into() });
+    push.expects(1);
+    assert_eq!(alice.bindings(), 1);
+    let now = sim.world().now.unix;
+    sim.world().storage.bars.lift_all(now);
+    sim.switch().invites("alice");
+    sim.run_for(s(1));
+    push.expects(1);
+}
+
+#[test]
+fn a_push_of_before_a_reload_bars_nobody_after_it() {
+    let sim = Sim::new();
+    let mut push = sim.push();
+    push.takes(s(2));
+    let (_, call) = call(&sim, Outcome::Misfit { reason: "403 SENDER_ID_MISMATCH".into() });
+    let now = sim.world().now.unix;
+    sim.world().storage.bars.lift_all(now);
+    sim.run_for(s(2));
+    call.expects(&[100, 182, 480]);
+    sim.switch().invites("alice");
+    sim.run_for(s(1));
+    push.expects(2);
+}
+
+#[test]
+fn a_death_that_is_not_believed_keeps_the_binding_and_bars_it() {
+    let sim = Sim::new();
+    let mut push = sim.push();
+    let (alice, first) = call(&sim, Outcome::Doubted { reason: "404 UNREGISTERED".into() });
+    first.expects(&[100, 182, 480]);
+    assert_eq!((alice.bindings(), alice.bucket()), (1, vec![(first.call_ref(), EntryState::Missed)]));
+    sim.run_for(s(3600));
+    let second = sim.switch().invites("alice");
+    sim.run_for(s(1));
+    second.expects(&[100, 480]);
+    push.expects(1);
+    alice.registers();
+    alice.sleeps();
+    sim.switch().invites("alice").cancels("");
+    sim.run_for(s(1));
+    assert!(sim.world().pushes.sent.iter().filter(|push| push.notice.kind().name() == "invite").count() > 1);
+}
+
+#[test]
 fn a_dead_remote_token_does_not_end_the_binding_that_calls_reach_by_the_voip_token() {
     let sim = Sim::new();
     let (alice, mut push) = (sim.phone("alice"), sim.push());
