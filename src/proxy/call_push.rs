@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::context::Context;
 use super::event::{Contacts, Effect};
-use super::held_call::{DeviceInput, DeviceState, HeldDevice, retry_pause};
+use super::held_call::{DeviceInput, DeviceState, HeldDevice, paused, retry_pause};
 use super::{Proxy, PushPurpose, SavePurpose};
 use crate::binding::{Binding, DeviceId};
 use crate::clock::{Now, UnixMillis};
@@ -184,8 +184,9 @@ impl Proxy {
                     let attempts = call.device(device).map_or(1, |held| held.attempts);
                     (DeviceInput::TryAgain(retry_pause(attempts, after, chance)), reason_of(trouble), reason)
                 }
-                // Waiting for it would be waiting in vain: the next try is far away, and so is its success.
-                push::Outcome::Skipped { reason } => (DeviceInput::Refused, Reason::ProviderPaused, reason),
+                push::Outcome::Skipped { after, reason } => {
+                    (paused(after, call.left(now.instant), chance), Reason::ProviderPaused, reason)
+                }
                 // The device has come, or the call is over; its machine knows that already.
                 push::Outcome::Withdrawn => return,
             };

@@ -289,7 +289,7 @@ impl Account {
     pub(super) async fn send(&self, push: &Push, delivery: &Delivery<'_>) -> Sent {
         let mut provider_token = match self.credential.current() {
             Ok(token) => token,
-            Err(error) => return Verdict::Locked(error.to_string().into()).sent(0),
+            Err(error) => return Verdict::Locked(error.to_string().into()).sent(0).before_any_push(),
         };
         let (mut limit, mut renewed) = (payload::BYTES_MAX, false);
         loop {
@@ -316,6 +316,7 @@ impl Account {
                 | Verdict::Final(_)
                 | Verdict::Trouble { .. }
                 | Verdict::Locked(_)
+                | Verdict::Suspect(_)
                 | Verdict::Foreign(_)
                 | Verdict::Withdrawn) => verdict,
             };
@@ -371,11 +372,11 @@ impl Account {
                 verdict(&answer)
             }
             Err(Lost::Unwanted) => Verdict::Withdrawn,
-            Err(Lost::Unprocessed(reason)) => Verdict::trouble(None, reason),
+            Err(Lost::Unprocessed(reason)) => Verdict::unreached(None, reason),
             // See REPEAT_PAUSE for why a second push does no harm.
             Err(Lost::Unknown(reason)) => {
                 let gone = clock().instant.saturating_duration_since(sent_at);
-                Verdict::trouble(Some(REPEAT_PAUSE.saturating_sub(gone)), reason)
+                Verdict::unreached(Some(REPEAT_PAUSE.saturating_sub(gone)), reason)
             }
         }
     }

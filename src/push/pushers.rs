@@ -268,12 +268,7 @@ impl Inner {
         let target = push.target.clone();
         let sent = match self.route(&target, notice) {
             Err(reason) => Sent::unsent(Outcome::refused(reason)),
-            Ok(_) if push.purpose.is_over() => Sent::unsent(Outcome::Withdrawn),
-            Ok(route) if !self.limits.admit(&push.aor, route.token()) => Sent::unsent(Outcome::Limited),
-            Ok(route) => {
-                let send = async |push: Push| route.send(&push).await;
-                route.gate().pass(push, self.timeout, send).await
-            }
+            Ok(route) => self.pass(push, &route).await,
         };
         let Sent { outcome, left_out, sign: _ } = sent;
         let took = clock().instant.saturating_duration_since(submitted);
@@ -283,6 +278,19 @@ impl Inner {
             tracing::info!(ticket = ticket.0, %token, left_out, "missed calls left out of a push that was full");
         }
         Reply { ticket, provider, notice, outcome, left_out, took }
+    }
+
+    /// What is not sent because its account is in trouble does not count as a push of its token.
+    async fn pass(&self, push: Push, route: &Route<'_>) -> Sent {
+        let (gate, token) = (route.gate(), TokenHash::of(route.token()));
+        if let Some(refusal) = gate.refusal(&push, token) {
+            return Sent::unsent(refusal);
+        }
+        if !self.limits.admit(&push.aor, route.token()) {
+            return Sent::unsent(Outcome::Limited);
+        }
+        let send = async |push: Push| route.send(&push).await;
+        gate.pass(push, token, self.timeout, send).await
     }
 }
 

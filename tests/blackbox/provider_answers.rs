@@ -165,7 +165,7 @@ fn every_answer_of_apns() {
 }
 
 #[test]
-fn an_account_that_fails_is_seen_by_the_operator_and_ends_calls_at_once() {
+fn an_account_that_fails_for_longer_than_calls_wait_is_seen_by_the_operator_and_ends_them_at_once() {
     let mut world = World::with(Mode::Alias, Udp, "push.breaker_failures = 3\npush.breaker_pause_ms = 60000");
     let wrong = || fcm(403, "PERMISSION_DENIED", "", "");
     for number in 0..3 {
@@ -190,6 +190,37 @@ fn an_account_that_fails_is_seen_by_the_operator_and_ends_calls_at_once() {
     world.call(&phone);
     world.switch.queued();
     world.pushed_invite(&phone, 28);
+}
+
+#[test]
+fn calls_wait_while_their_account_is_not_asked_and_are_pushed_when_it_works_again() {
+    let mut world = World::with(Mode::Alias, Udp, "push.breaker_failures = 3\npush.breaker_pause_ms = 1000");
+    let phones = (0..4).map(|number| {
+        let mut phone = Phone::new(&format!("user{number}"), Push::Fcm, Udp);
+        phone.register(&mut world);
+        phone.sleep();
+        world.fcm.script(&phone.token, [Fcm::Unavailable { retry_after_s: None }]);
+        phone
+    });
+    let mut phones: Vec<_> = phones.collect();
+    let calls = phones.iter().map(|phone| {
+        let call = world.call(phone);
+        world.switch.queued();
+        call
+    });
+    let calls: Vec<_> = calls.collect();
+    let mut pushed: Vec<_> = phones.iter().map(|phone| world.pushed(phone).token).collect();
+    let mut tokens: Vec<_> = phones.iter().map(|phone| phone.token.clone()).collect();
+    pushed.sort();
+    tokens.sort();
+    assert_eq!(pushed, tokens);
+    for (phone, call) in phones.iter_mut().zip(&calls) {
+        phone.register(&mut world);
+        let incoming = phone.invited();
+        incoming.answer(200, "OK");
+        call.confirm(&world.switch.response(200, "INVITE"));
+        incoming.confirmed();
+    }
 }
 
 #[test]

@@ -19,14 +19,14 @@ fn retry_after(status: u16, seconds: &str) -> Answer {
     Answer::Raw { status, headers: vec![header], body: String::new() }
 }
 
-fn settings(double: &CallbackDouble) -> (TempDir, Settings) {
+pub(crate) fn settings(double: &CallbackDouble) -> (TempDir, Settings) {
     let folder = tempfile::tempdir().unwrap();
     let secret_file = Some(double.write_credentials(folder.path()).unwrap());
     let callback = Some(callback::Settings { url: double.url(), secret_file, ca_file: None });
     (folder, Settings { callback, per_token_per_min: 0, ..Settings::default() })
 }
 
-fn target(token: &str) -> PushTarget {
+pub(crate) fn target(token: &str) -> PushTarget {
     PushTarget { provider: Provider::Callback, ..fcm_target(token) }
 }
 
