@@ -2,6 +2,7 @@
 //! (Apple, "Sending notification requests to APNs"; "Responding to VoIP Notifications from PushKit").
 
 use std::collections::BTreeSet;
+use std::iter;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -85,7 +86,6 @@ pub(super) struct Account {
     credential: Credential,
     /// Apps, by environment and bundle, whose pushes Apple has taken.
     apps: Mutex<BTreeSet<(Environment, Box<str>)>>,
-    pub(super) gate: Gate,
 }
 
 /// Which of Apple's two sides a contact is of.
@@ -98,6 +98,8 @@ enum Environment {
 struct Endpoint {
     url: Url,
     connections: Connections,
+    /// Of its own: what is wrong with apps in development is nothing to those that people have.
+    gate: Gate,
 }
 
 /// What Apple knows us by.
@@ -154,6 +156,12 @@ pub(super) struct Delivery<'a> {
     push_type: PushType,
 }
 
+impl<'a> Delivery<'a> {
+    pub(super) fn gate(&self) -> &'a Gate {
+        &self.endpoint.gate
+    }
+}
+
 impl Account {
     /// `table` names the configuration table in errors. Connections are kept on `runtime`.
     pub(super) fn open(
@@ -173,23 +181,24 @@ impl Account {
         let roots = roots(&key("ca_file"), settings.ca_file.as_deref())?;
         let certificate = if is_known { "certificate_file" } else { "ca_file" };
         let tls = Tls::new(&roots, identity).map_err(|problem| value(certificate, &problem))?;
-        let endpoint = |name: &str, text: &str| {
+        let account = match (settings.team_id.as_str(), settings.topic.as_str()) {
+            ("", topic) => format!("topic {topic}"),
+            (team, "") => format!("team {team}"),
+            (team, topic) => format!("team {team} topic {topic}"),
+        };
+        let endpoint = |name: &str, text: &str, side: &str| {
             let wrong = || value(name, "must be an http:// or https:// URL");
             let url = http_url(text).ok_or_else(wrong)?;
             let proxy = setup.https_proxy.as_ref();
             let dialer = Dialer::new(&url, &tls, proxy, setup.timeout).ok_or_else(wrong)?;
             let connections = Connections::new(dialer, is_known, CONNECTIONS_MAX, runtime.clone());
-            Ok(Endpoint { url, connections })
+            let gate = Gate::new(format!("{side} {account}"), setup.limits);
+            Ok(Endpoint { url, connections, gate })
         };
-        let production = endpoint("endpoint", &settings.endpoint)?;
+        let production = endpoint("endpoint", &settings.endpoint, "apns")?;
         let sandbox = match settings.sandbox_endpoint.as_str() {
             "" => None,
-            text => Some(endpoint("sandbox_endpoint", text)?),
-        };
-        let name = match (settings.team_id.as_str(), settings.topic.as_str()) {
-            ("", topic) => format!("apns topic {topic}"),
-            (team, "") => format!("apns team {team}"),
-            (team, topic) => format!("apns team {team} topic {topic}"),
+            text => Some(endpoint("sandbox_endpoint", text, "apns sandbox")?),
         };
         Ok(Self {
             team_id: settings.team_id.as_str().into(),
@@ -199,7 +208,6 @@ impl Account {
             form: form(settings, setup).map_err(|(name, problem)| value(name, problem))?,
             credential,
             apps: Mutex::default(),
-            gate: Gate::new(name, setup.limits),
         })
     }
 
@@ -224,6 +232,11 @@ impl Account {
 
     pub(super) fn serves(&self, provider: Provider) -> bool {
         self.endpoint(provider).is_some()
+    }
+
+    pub(super) fn gates(&self) -> impl Iterator<Item = (Provider, &Gate)> {
+        let sandbox = self.sandbox.iter().map(|sandbox| (Provider::ApnsDev, &sandbox.gate));
+        iter::once((Provider::Apns, &self.production.gate)).chain(sandbox)
     }
 
     fn endpoint(&self, provider: Provider) -> Option<&Endpoint> {
@@ -277,7 +290,7 @@ impl Account {
             (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
         };
         Preview {
-            account: self.gate.name().to_owned(),
+            account: delivery.gate().name().to_owned(),
             token: hash,
             url: device_url(delivery).as_str().replace(delivery.token.reveal(), &hash.to_string()),
             headers: headers.iter().map(shown).collect(),

@@ -189,7 +189,7 @@ impl Pushers {
     /// What an operator must know of accounts that do not work.
     pub fn troubles(&self) -> Vec<(Provider, String)> {
         let fcm = self.0.fcm.iter().map(|account| (Provider::Fcm, &account.gate));
-        let apns = self.0.apns.iter().map(|account| (Provider::Apns, &account.gate));
+        let apns = self.0.apns.iter().flat_map(apns::Account::gates);
         let callback = self.0.callback.iter().map(|account| (Provider::Callback, &account.gate));
         let webpush = self.0.webpush.iter().flat_map(webpush::Account::gates).map(|gate| (Provider::WebPush, gate));
         fcm.chain(apns)
@@ -306,7 +306,7 @@ impl Route<'_> {
     fn gate(&self) -> &Gate {
         match self {
             Self::Fcm { account, .. } => &account.gate,
-            Self::Apns { account, .. } => &account.gate,
+            Self::Apns { delivery, .. } => delivery.gate(),
             Self::Callback { account, .. } => &account.gate,
             Self::WebPush { subscription, .. } => &subscription.service.gate,
         }

@@ -224,6 +224,34 @@ fn calls_wait_while_their_account_is_not_asked_and_are_pushed_when_it_works_agai
 }
 
 #[test]
+fn trouble_of_apples_sandbox_is_named_and_is_not_productions() {
+    let mut world = World::with(Mode::Alias, Udp, "push.breaker_failures = 3\npush.breaker_pause_ms = 60000");
+    let refused = "403 BadEnvironmentKeyIdInToken";
+    for number in 0..3 {
+        let answer = apns(403, "BadEnvironmentKeyIdInToken");
+        check(
+            &mut world,
+            Push::ApnsDev,
+            number,
+            |world, token| world.sandbox.script(token, [answer]),
+            Then::Ends,
+            refused,
+        );
+    }
+    let skipped = format!("apns sandbox team DEF123GHIJ is not asked for a moment: {refused}");
+    check(&mut world, Push::ApnsDev, 3, |_, _| {}, Then::Ends, &skipped);
+    assert_eq!(world.sandbox.requests(), 3);
+    world.admin.expect_ready("degraded");
+    world.admin.expect_metric("push_accounts_failing{provider=\"apns.dev\"}", 1.0);
+    world.admin.expect_metric("push_accounts_failing{provider=\"apns\"}", 0.0);
+    let ready = world.admin.get("/readyz").to_string();
+    assert!(ready.contains("apns sandbox team DEF123GHIJ: credentials or rights are refused"), "{ready}");
+    for number in 0..12 {
+        check(&mut world, Push::Apns, 100 + number, |_, _| {}, Then::GoesOn, "");
+    }
+}
+
+#[test]
 fn a_provider_that_hangs_does_not_slow_calls_to_the_other() {
     let config = "push.account_in_flight_max = 2\npush.account_queue_max = 4\nhold.wait_s = 20";
     let mut world = World::with(Mode::Alias, Udp, config);

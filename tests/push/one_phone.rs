@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use sip_push_proxy::binding::PushTarget;
+use sip_push_proxy::binding::{Provider, PushTarget};
 use sip_push_proxy::demo::apns_double::{self, ApnsDouble};
 use sip_push_proxy::demo::callback_double::{self, CallbackDouble};
 use sip_push_proxy::demo::fcm_double::{self, FcmDouble};
@@ -102,4 +102,26 @@ async fn a_device_that_the_operators_gateway_limits_or_fails_is_left_to_itself()
         double.script("bad", std::iter::repeat_n(answer, 30));
         only_one_is_refused(&open_with_breaker(settings), callback::target).await;
     }
+}
+
+#[tokio::test]
+async fn apples_sandbox_is_apart_from_production() {
+    let double = ApnsDouble::start().await.unwrap();
+    let (_folder, mut settings) = apns_settings(&double);
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    settings.apns[0].sandbox_endpoint = format!("http://{closed}");
+    let pushers = open_with_breaker(settings);
+    let in_development = || PushTarget { provider: Provider::ApnsDev, ..apns_target(Some("bad"), None) };
+    for _ in 0..10 {
+        trouble(&outcome(&pushers, invite(in_development())).await);
+    }
+    let skipped = outcome(&pushers, invite(in_development())).await;
+    assert!(matches!(skipped, Outcome::Skipped { .. }), "{skipped:?}");
+    for number in 0..12 {
+        let target = apns_target(Some(&format!("{number}")), None);
+        assert_eq!(outcome(&pushers, invite(target)).await, Outcome::Accepted);
+    }
+    let troubles = pushers.troubles();
+    let [(Provider::ApnsDev, told)] = troubles.as_slice() else { panic!("{troubles:?}") };
+    assert!(told.starts_with("apns sandbox team DEF123GHIJ: fails: no connection"), "{told}");
 }
