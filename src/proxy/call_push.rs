@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::context::Context;
 use super::event::{Contacts, Effect};
-use super::held_call::{DeviceInput, DeviceState, HeldDevice, paused, retry_pause};
+use super::held_call::{DeviceInput, DeviceState, HeldDevice, paused, try_again};
 use super::{Proxy, PushPurpose, SavePurpose};
 use crate::binding::{Binding, DeviceId};
 use crate::clock::{Now, UnixMillis};
@@ -182,7 +182,7 @@ impl Proxy {
                 push::Outcome::Misfit { reason } => (DeviceInput::Refused, Reason::TokenMisfit, reason),
                 push::Outcome::TryAgain { trouble, after, reason } => {
                     let attempts = call.device(device).map_or(1, |held| held.attempts);
-                    (DeviceInput::TryAgain(retry_pause(attempts, after, chance)), reason_of(trouble), reason)
+                    (try_again(attempts, after, call.left(now.instant), chance), reason_of(trouble), reason)
                 }
                 push::Outcome::Skipped { after, reason } => {
                     (paused(after, call.left(now.instant), chance), Reason::ProviderPaused, reason)

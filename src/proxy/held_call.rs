@@ -110,7 +110,7 @@ pub(super) enum DeviceInput {
     Refused,
     /// After this pause.
     TryAgain(Duration),
-    /// It is not asked for a moment, and will be within the wait: after this pause.
+    /// After this pause, even if the wait is over by then: the device may come by itself before.
     Paused(Duration),
     RetryDue,
     /// It registered.
@@ -195,6 +195,19 @@ pub(super) fn retry_pause(attempts: u8, after: Option<Duration>, chance: u64) ->
     let pause = after.unwrap_or_else(|| RETRY_AFTER.saturating_mul(1 << doublings).min(RETRY_AFTER_MAX));
     let quarter = u64::try_from(pause.as_millis() / 4).unwrap_or(u64::MAX);
     pause.saturating_add(Duration::from_millis(chance % quarter.max(1)))
+}
+
+/// Of a push that its provider has trouble with. What the provider asks for can outlast the wait; our own pauses cannot.
+pub(super) fn try_again(attempts: u8, after: Option<Duration>, left: Duration, chance: u64) -> DeviceInput {
+    let pause = retry_pause(attempts, after, chance);
+    if pause < left || left.is_zero() {
+        return DeviceInput::TryAgain(pause);
+    }
+    match after {
+        Some(after) => DeviceInput::TryAgain(after),
+        None if left / 2 >= RETRY_AFTER => DeviceInput::TryAgain(left / 2),
+        None => DeviceInput::Paused(pause),
+    }
 }
 
 /// Of a push that was not sent, because its provider is in trouble and is not asked before `after` is over. Only when the
@@ -353,6 +366,19 @@ mod tests {
         assert_eq!(again(200, 1, 2), tries);
         assert_eq!(again(1, 60, 28), gives_up);
         assert_eq!(again(1, 1, 1), gives_up);
+    }
+
+    #[test]
+    fn only_what_the_provider_asks_for_outlasts_the_wait() {
+        let ms = Duration::from_millis;
+        let again = |attempts, after: Option<u64>, left| try_again(attempts, after.map(ms), ms(left), 1999);
+        assert_eq!(again(5, None, 28_000), DeviceInput::TryAgain(ms(9999)));
+        assert_eq!(again(5, None, 9999), DeviceInput::TryAgain(ms(9999) / 2));
+        assert_eq!(again(5, None, 1000), DeviceInput::TryAgain(ms(500)));
+        assert_eq!(again(5, None, 999), DeviceInput::Paused(ms(9999)), "the call waits to its end");
+        assert_eq!(again(5, None, 0), DeviceInput::TryAgain(ms(9999)));
+        assert_eq!(again(1, Some(25_000), 26_000), DeviceInput::TryAgain(ms(25_000)), "not a little later");
+        assert_eq!(again(1, Some(25_000), 25_000), DeviceInput::TryAgain(ms(25_000)));
     }
 
     #[test]

@@ -85,6 +85,18 @@ fn calls_that_are_to_be_tried_again_when_the_breaker_opens_go_on() {
 }
 
 #[test]
+fn trouble_that_ends_within_the_wait_is_outlasted() {
+    let sim = sim();
+    sleeper(&sim, "alice");
+    fails_for(&sim, ms(26_500));
+    let call = sim.switch().invites("alice");
+    sim.run_for(s(27));
+    call.expects(&[100, 182]);
+    sim.run_for(s(3));
+    assert_eq!(call.status(), Some(200));
+}
+
+#[test]
 fn a_long_outage_ends_calls_early_and_says_why() {
     let sim = sim();
     fails_for(&sim, s(600));
