@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::bars::Finding;
 use super::context::Context;
 use super::event::{Contacts, Effect};
-use super::held_call::{DeviceInput, DeviceState, HeldDevice, retry_pause};
+use super::held_call::{DeviceInput, DeviceState, HeldDevice, paused, try_again};
 use super::{Proxy, PushPurpose, SavePurpose};
 use crate::binding::{Binding, DeviceId};
 use crate::clock::{Now, UnixMillis};
@@ -176,10 +176,11 @@ impl Proxy {
                 push::Outcome::Doubted { reason } => (DeviceInput::Refused, Reason::DeathDoubted, reason),
                 push::Outcome::TryAgain { trouble, after, reason } => {
                     let attempts = call.device(device).map_or(1, |held| held.attempts);
-                    (DeviceInput::TryAgain(retry_pause(attempts, after, chance)), reason_of(trouble), reason)
+                    (try_again(attempts, after, call.left(now.instant), chance), reason_of(trouble), reason)
                 }
-                // Waiting for it would be waiting in vain: the next try is far away, and so is its success.
-                push::Outcome::Skipped { reason } => (DeviceInput::Refused, Reason::ProviderPaused, reason),
+                push::Outcome::Skipped { after, reason } => {
+                    (paused(after, call.left(now.instant), chance), Reason::ProviderPaused, reason)
+                }
                 // The device has come, or the call is over; its machine knows that already.
                 push::Outcome::Withdrawn => return,
             };

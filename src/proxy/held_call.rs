@@ -5,8 +5,8 @@
 //!            │                                                               ▼
 //!  asleep ► Recording ─Recorded► Pushing ─Accepted, Limited► Waiting ─Woke► Joined
 //!              ▲  │                │ ▲ │                                      ▲
-//!       Silent │  │ Unrecorded     │ │ └TryAgain► Retrying                    │
-//!        Lost  │  ▼                │ └──RetryDue────┘                         │
+//!       Silent │  │ Unrecorded     │ │ └TryAgain, Paused► Retrying            │
+//!        Lost  │  ▼                │ └──────RetryDue────┘                     │
 //!  awake ► Probing    Unwakeable ◄─┴ Dead, Refused                            │
 //!              └───────────────── Answered, Woke ─────────────────────────────┘
 //! ```
@@ -30,6 +30,8 @@ use crate::store::HeldCallId;
 /// Pause before the second attempt where the provider names none; doubled with each further one.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(8);
+/// Within this time all that have waited for a provider ask it again.
+const PAUSED_APART_MAX: Duration = Duration::from_secs(1);
 
 /// One call of one AOR (or of one device of it) that this worker takes care of.
 #[derive(Debug)]
@@ -108,6 +110,8 @@ pub(super) enum DeviceInput {
     Refused,
     /// After this pause.
     TryAgain(Duration),
+    /// After this pause, even if the wait is over by then: the device may come by itself before.
+    Paused(Duration),
     RetryDue,
     /// It registered.
     Woke,
@@ -162,22 +166,23 @@ pub(super) fn next(state: DeviceState, input: DeviceInput, attempts: u8, left: D
         (Is::Pushing, In::Dead | In::Refused) => (Is::Unwakeable, Deed::Conclude),
         (Is::Pushing, In::TryAgain(pause)) if pause < left => (Is::Retrying, Deed::PushAfter(pause)),
         (Is::Pushing, In::TryAgain(_)) => (Is::Unwakeable, Deed::Conclude),
+        (Is::Pushing, In::Paused(pause)) => (Is::Retrying, Deed::PushAfter(pause)),
         (Is::Retrying, In::RetryDue) => (Is::Pushing, Deed::Push),
 
         // What comes too late, or for a state that is over, changes nothing.
         (Is::Probing, In::Recorded | In::Unrecorded | In::RetryDue)
-        | (Is::Probing, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_))
-        | (Is::Recording, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_))
+        | (Is::Probing, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_) | In::Paused(_))
+        | (Is::Recording, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_) | In::Paused(_))
         | (Is::Recording, In::RetryDue | In::Silent | In::Lost)
         | (Is::Pushing, In::Recorded | In::Unrecorded | In::RetryDue | In::Silent | In::Lost)
         | (Is::Retrying, In::Recorded | In::Unrecorded | In::Silent | In::Lost)
-        | (Is::Retrying, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_))
+        | (Is::Retrying, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_) | In::Paused(_))
         | (Is::Waiting, In::Recorded | In::Unrecorded | In::RetryDue | In::Silent | In::Lost)
-        | (Is::Waiting, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_))
+        | (Is::Waiting, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_) | In::Paused(_))
         | (Is::Joined, In::Recorded | In::Unrecorded | In::RetryDue | In::Silent | In::Answered)
-        | (Is::Joined, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_))
+        | (Is::Joined, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_) | In::Paused(_))
         | (Is::Unwakeable, In::Recorded | In::Unrecorded | In::RetryDue | In::Silent | In::Lost)
-        | (Is::Unwakeable, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_)) => {
+        | (Is::Unwakeable, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_) | In::Paused(_)) => {
             (state, Deed::Nothing)
         }
     }
@@ -190,6 +195,31 @@ pub(super) fn retry_pause(attempts: u8, after: Option<Duration>, chance: u64) ->
     let pause = after.unwrap_or_else(|| RETRY_AFTER.saturating_mul(1 << doublings).min(RETRY_AFTER_MAX));
     let quarter = u64::try_from(pause.as_millis() / 4).unwrap_or(u64::MAX);
     pause.saturating_add(Duration::from_millis(chance % quarter.max(1)))
+}
+
+/// Of a push that its provider has trouble with. What the provider asks for can outlast the wait; our own pauses cannot.
+pub(super) fn try_again(attempts: u8, after: Option<Duration>, left: Duration, chance: u64) -> DeviceInput {
+    let pause = retry_pause(attempts, after, chance);
+    if pause < left || left.is_zero() {
+        return DeviceInput::TryAgain(pause);
+    }
+    match after {
+        Some(after) => DeviceInput::TryAgain(after),
+        None if left / 2 >= RETRY_AFTER => DeviceInput::TryAgain(left / 2),
+        None => DeviceInput::Paused(pause),
+    }
+}
+
+/// Of a push that was not sent, because its provider is in trouble and is not asked before `after` is over. Only when the
+/// wait surely ends before that is there nothing to wait for. All that wait for the same moment come a little apart.
+pub(super) fn paused(after: Duration, left: Duration, chance: u64) -> DeviceInput {
+    if after >= left {
+        return DeviceInput::Refused;
+    }
+    let soonest = after.max(RETRY_AFTER);
+    let quarter = u64::try_from((soonest / 4).min(PAUSED_APART_MAX).as_millis()).unwrap_or(u64::MAX);
+    let pause = soonest.saturating_add(Duration::from_millis(chance % quarter.max(1)));
+    DeviceInput::Paused(if pause < left { pause } else { soonest })
 }
 
 impl HeldDevice {
@@ -260,7 +290,7 @@ mod tests {
         DeviceState::Joined,
         DeviceState::Unwakeable,
     ];
-    const INPUTS: [DeviceInput; 12] = [
+    const INPUTS: [DeviceInput; 13] = [
         DeviceInput::Recorded,
         DeviceInput::Unrecorded,
         DeviceInput::Accepted,
@@ -268,6 +298,7 @@ mod tests {
         DeviceInput::Dead,
         DeviceInput::Refused,
         DeviceInput::TryAgain(Duration::from_secs(1)),
+        DeviceInput::Paused(Duration::from_secs(1)),
         DeviceInput::RetryDue,
         DeviceInput::Woke,
         DeviceInput::Silent,
@@ -279,14 +310,14 @@ mod tests {
     #[test]
     fn every_state_and_input() {
         let rows = [
-            //Recd Unrec Acc  Lim  Dead Ref  Try  Due  Woke Sil  Lost Ans
-            ["-", "-", "-", "-", "-", "-", "-", "-", "Jj", "Rr", "Rr", "J-"], // Probing
-            ["Pp", "Uc", "-", "-", "-", "-", "-", "-", "Jj", "-", "-", "J-"], // Recording
-            ["-", "-", "W-", "W-", "Uc", "Uc", "Ta", "-", "Jj", "-", "-", "J-"], // Pushing
-            ["-", "-", "-", "-", "-", "-", "-", "Pp", "Jj", "-", "-", "J-"],  // Retrying
-            ["-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "-", "J-"],   // Waiting
-            ["-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "W-", "-"],   // Joined
-            ["-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "-", "J-"],   // Unwakeable
+            //Recd Unrec Acc  Lim  Dead Ref  Try  Pau  Due  Woke Sil  Lost Ans
+            ["-", "-", "-", "-", "-", "-", "-", "-", "-", "Jj", "Rr", "Rr", "J-"], // Probing
+            ["Pp", "Uc", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "-", "J-"], // Recording
+            ["-", "-", "W-", "W-", "Uc", "Uc", "Ta", "Ta", "-", "Jj", "-", "-", "J-"], // Pushing
+            ["-", "-", "-", "-", "-", "-", "-", "-", "Pp", "Jj", "-", "-", "J-"],  // Retrying
+            ["-", "-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "-", "J-"],   // Waiting
+            ["-", "-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "W-", "-"],   // Joined
+            ["-", "-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "-", "J-"],   // Unwakeable
         ];
         for (state, row) in STATES.into_iter().zip(rows) {
             for (input, expected) in INPUTS.into_iter().zip(row) {
@@ -335,6 +366,34 @@ mod tests {
         assert_eq!(again(200, 1, 2), tries);
         assert_eq!(again(1, 60, 28), gives_up);
         assert_eq!(again(1, 1, 1), gives_up);
+    }
+
+    #[test]
+    fn only_what_the_provider_asks_for_outlasts_the_wait() {
+        let ms = Duration::from_millis;
+        let again = |attempts, after: Option<u64>, left| try_again(attempts, after.map(ms), ms(left), 1999);
+        assert_eq!(again(5, None, 28_000), DeviceInput::TryAgain(ms(9999)));
+        assert_eq!(again(5, None, 9999), DeviceInput::TryAgain(ms(9999) / 2));
+        assert_eq!(again(5, None, 1000), DeviceInput::TryAgain(ms(500)));
+        assert_eq!(again(5, None, 999), DeviceInput::Paused(ms(9999)), "the call waits to its end");
+        assert_eq!(again(5, None, 0), DeviceInput::TryAgain(ms(9999)));
+        assert_eq!(again(1, Some(25_000), 26_000), DeviceInput::TryAgain(ms(25_000)), "not a little later");
+        assert_eq!(again(1, Some(25_000), 25_000), DeviceInput::TryAgain(ms(25_000)));
+    }
+
+    #[test]
+    fn a_provider_that_pauses_is_waited_for_unless_it_pauses_longer() {
+        let ms = Duration::from_millis;
+        let after = |after, left, chance| paused(ms(after), ms(left), chance);
+        assert_eq!(after(5000, 28_000, 0), DeviceInput::Paused(ms(5000)));
+        assert_eq!(after(5000, 28_000, 999), DeviceInput::Paused(ms(5999)));
+        assert_eq!(after(5000, 28_000, 1000), DeviceInput::Paused(ms(5000)));
+        assert_eq!(after(0, 28_000, 124), DeviceInput::Paused(ms(624)), "a probe is under way");
+        assert_eq!(after(5000, 5500, 999), DeviceInput::Paused(ms(5000)));
+        assert_eq!(after(0, 100, 0), DeviceInput::Paused(ms(500)), "the call waits to its end");
+        for left in [0, 4999, 5000] {
+            assert_eq!(after(5000, left, 0), DeviceInput::Refused);
+        }
     }
 
     #[test]

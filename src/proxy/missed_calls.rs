@@ -119,7 +119,11 @@ impl Proxy {
                 self.keep(Change::Release { aor, device });
                 self.retry_report(device, after, now);
             }
-            Outcome::Skipped { .. } | Outcome::Withdrawn => {
+            Outcome::Skipped { after, .. } => {
+                self.keep(Change::Release { aor, device });
+                self.retry_report(device, Some(after), now);
+            }
+            Outcome::Withdrawn => {
                 self.keep(Change::Release { aor, device });
                 self.retry_report(device, None, now);
             }

@@ -2,6 +2,7 @@
 //! (Apple, "Sending notification requests to APNs"; "Responding to VoIP Notifications from PushKit").
 
 use std::collections::{BTreeSet, HashSet};
+use std::iter;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -91,7 +92,6 @@ pub(super) struct Account {
     /// Tokens that are not of the environment that their contact names: the other one has taken them. Lost by a restart and
     /// by a reload of other settings, which costs one more request each.
     elsewhere: Mutex<HashSet<(Environment, TokenHash)>>,
-    pub(super) gate: Gate,
 }
 
 /// Which of Apple's two sides a contact is of.
@@ -121,6 +121,8 @@ impl Environment {
 struct Endpoint {
     url: Url,
     connections: Connections,
+    /// Of its own: what is wrong with apps in development is nothing to those that people have.
+    gate: Gate,
 }
 
 /// What Apple knows us by.
@@ -179,6 +181,12 @@ pub(super) struct Delivery<'a> {
     push_type: PushType,
 }
 
+impl<'a> Delivery<'a> {
+    pub(super) fn gate(&self) -> &'a Gate {
+        &self.endpoint.gate
+    }
+}
+
 impl Account {
     /// `table` names the configuration table in errors. Connections are kept on `runtime`.
     pub(super) fn open(
@@ -198,23 +206,24 @@ impl Account {
         let roots = roots(&key("ca_file"), settings.ca_file.as_deref())?;
         let certificate = if is_known { "certificate_file" } else { "ca_file" };
         let tls = Tls::new(&roots, identity).map_err(|problem| value(certificate, &problem))?;
-        let endpoint = |name: &str, text: &str| {
+        let account = match (settings.team_id.as_str(), settings.topic.as_str()) {
+            ("", topic) => format!("topic {topic}"),
+            (team, "") => format!("team {team}"),
+            (team, topic) => format!("team {team} topic {topic}"),
+        };
+        let endpoint = |name: &str, text: &str, side: &str| {
             let wrong = || value(name, "must be an http:// or https:// URL");
             let url = http_url(text).ok_or_else(wrong)?;
             let proxy = setup.https_proxy.as_ref();
             let dialer = Dialer::new(&url, &tls, proxy, setup.timeout).ok_or_else(wrong)?;
             let connections = Connections::new(dialer, is_known, CONNECTIONS_MAX, runtime.clone());
-            Ok(Endpoint { url, connections })
+            let gate = Gate::new(format!("{side} {account}"), setup.limits);
+            Ok(Endpoint { url, connections, gate })
         };
-        let production = endpoint("endpoint", &settings.endpoint)?;
+        let production = endpoint("endpoint", &settings.endpoint, "apns")?;
         let sandbox = match settings.sandbox_endpoint.as_str() {
             "" => None,
-            text => Some(endpoint("sandbox_endpoint", text)?),
-        };
-        let name = match (settings.team_id.as_str(), settings.topic.as_str()) {
-            ("", topic) => format!("apns topic {topic}"),
-            (team, "") => format!("apns team {team}"),
-            (team, topic) => format!("apns team {team} topic {topic}"),
+            text => Some(endpoint("sandbox_endpoint", text, "apns sandbox")?),
         };
         Ok(Self {
             team_id: settings.team_id.as_str().into(),
@@ -225,7 +234,6 @@ impl Account {
             credential,
             apps: Mutex::default(),
             elsewhere: Mutex::default(),
-            gate: Gate::new(name, setup.limits),
         })
     }
 
@@ -250,6 +258,11 @@ impl Account {
 
     pub(super) fn serves(&self, provider: Provider) -> bool {
         environment(provider).is_some_and(|environment| self.endpoint(environment).is_some())
+    }
+
+    pub(super) fn gates(&self) -> impl Iterator<Item = (Provider, &Gate)> {
+        let sandbox = self.sandbox.iter().map(|sandbox| (Provider::ApnsDev, &sandbox.gate));
+        iter::once((Provider::Apns, &self.production.gate)).chain(sandbox)
     }
 
     fn endpoint(&self, environment: Environment) -> Option<&Endpoint> {
@@ -303,7 +316,7 @@ impl Account {
             (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
         };
         Preview {
-            account: self.gate.name().to_owned(),
+            account: delivery.gate().name().to_owned(),
             token: hash,
             url: device_url(delivery).as_str().replace(delivery.token.reveal(), &hash.to_string()),
             headers: headers.iter().map(shown).collect(),
@@ -313,13 +326,17 @@ impl Account {
 
     /// One attempt. A token that is not known where its contact says is tried in the other environment once within it.
     pub(super) async fn send(&self, push: &Push, delivery: &Delivery<'_>) -> Sent {
-        let (verdict, left_out) = self.send_there(push, delivery).await;
+        let provider_token = match self.credential.current() {
+            Ok(token) => token,
+            Err(error) => return Verdict::Locked(error.to_string().into()).sent(0).before_any_push(),
+        };
+        let (verdict, left_out) = self.send_there(push, delivery, provider_token.clone()).await;
         let environment = delivery.environment.other();
         let (Verdict::Stranger(reason), Some(endpoint)) = (&verdict, self.endpoint(environment)) else {
             return verdict.sent(left_out);
         };
         let other = Delivery { environment, endpoint, topic: delivery.topic.clone(), ..*delivery };
-        let (verdict, left_out) = self.send_there(push, &other).await;
+        let (verdict, left_out) = self.send_there(push, &other, provider_token).await;
         let name = environment.name();
         let outcome = match verdict {
             Verdict::Stranger(_) => {
@@ -327,7 +344,7 @@ impl Account {
                 Outcome::misfit(format!("{reason}, also at {name}"))
             }
             // Our key is not for the other one, or the phone's app is not; so it has none to be tried.
-            Verdict::Locked(why) | Verdict::StaleCredential(why) | Verdict::Foreign(why) => {
+            Verdict::Locked(why) | Verdict::Suspect(why) | Verdict::StaleCredential(why) | Verdict::Foreign(why) => {
                 Outcome::misfit(format!("{reason}; {name}: {why}"))
             }
             Verdict::Final(Outcome::Accepted) => {
@@ -365,11 +382,12 @@ impl Account {
 
     /// To one environment. A stale provider token is renewed once and an oversized report shortened once. With how many
     /// calls were left out.
-    async fn send_there(&self, push: &Push, delivery: &Delivery<'_>) -> (Verdict, usize) {
-        let mut provider_token = match self.credential.current() {
-            Ok(token) => token,
-            Err(error) => return (Verdict::Locked(error.to_string().into()), 0),
-        };
+    async fn send_there(
+        &self,
+        push: &Push,
+        delivery: &Delivery<'_>,
+        mut provider_token: Option<Arc<ProviderToken>>,
+    ) -> (Verdict, usize) {
         let (mut limit, mut renewed) = (payload::BYTES_MAX, false);
         loop {
             if push.purpose.is_over() {
@@ -395,6 +413,7 @@ impl Account {
                 | Verdict::Final(_)
                 | Verdict::Trouble { .. }
                 | Verdict::Locked(_)
+                | Verdict::Suspect(_)
                 | Verdict::Foreign(_)
                 | Verdict::Stranger(_)
                 | Verdict::Withdrawn) => verdict,
@@ -451,11 +470,11 @@ impl Account {
                 verdict(&answer)
             }
             Err(Lost::Unwanted) => Verdict::Withdrawn,
-            Err(Lost::Unprocessed(reason)) => Verdict::trouble(None, reason),
+            Err(Lost::Unprocessed(reason)) => Verdict::unreached(None, reason),
             // See REPEAT_PAUSE for why a second push does no harm.
             Err(Lost::Unknown(reason)) => {
                 let gone = clock().instant.saturating_duration_since(sent_at);
-                Verdict::trouble(Some(REPEAT_PAUSE.saturating_sub(gone)), reason)
+                Verdict::unreached(Some(REPEAT_PAUSE.saturating_sub(gone)), reason)
             }
         }
     }

@@ -6,7 +6,7 @@ use serde::de::IntoDeserializer;
 use serde::de::value::Error as ValueError;
 
 use super::http::{Answer, plain};
-use super::{Outcome, Trouble, Verdict};
+use super::{Outcome, Verdict};
 use crate::clock::UnixMillis;
 
 #[derive(Deserialize, Default)]
@@ -55,7 +55,7 @@ fn by_reason(known: &ErrorReason, answer: &Answer, reason: String) -> Verdict {
         R::ExpiredProviderToken | R::MissingProviderToken => Verdict::StaleCredential(reason.into()),
         R::PayloadTooLarge => Verdict::TooLarge(reason.into()),
         // It is about this device; others are served.
-        R::TooManyRequests => Verdict::Final(Outcome::try_again(Trouble::TokenLimit, answer.retry_after, reason)),
+        R::TooManyRequests => Verdict::token_limit(answer.retry_after, reason),
         R::IdleTimeout
         | R::TooManyProviderTokenUpdates
         | R::InternalServerError
@@ -109,7 +109,7 @@ mod tests {
         let stranger = |reason: &str| Verdict::Stranger(reason.into());
         let refused = |reason: &str| Verdict::Final(Outcome::refused(reason));
         let trouble = |reason: &str| Verdict::trouble(after, reason);
-        let try_again = |reason: &str| Verdict::Final(Outcome::try_again(Trouble::TokenLimit, after, reason));
+        let try_again = |reason: &str| Verdict::token_limit(after, reason);
         let misfit = |reason: &str| Verdict::Final(Outcome::misfit(reason));
         let locked = |reason: &str| Verdict::Locked(reason.into());
         let stale = |reason: &str| Verdict::StaleCredential(reason.into());

@@ -132,7 +132,8 @@ fn verdict(answer: &Answer) -> Verdict {
         404 => Verdict::Locked(format!("{reason}; if it is about the token, answer 410").into()),
         401 | 403 => Verdict::Locked(reason.into()),
         413 => Verdict::TooLarge(reason.into()),
-        408 | 425 | 429 | 500..=599 => Verdict::trouble(answer.retry_after, reason),
+        429 => Verdict::token_limit(answer.retry_after, reason),
+        408 | 425 | 500..=599 => Verdict::trouble(answer.retry_after, reason),
         _ => Verdict::Final(Outcome::refused(reason)),
     }
 }

@@ -197,7 +197,7 @@ impl Account {
         loop {
             let authorization = match self.authorization().await {
                 Ok(authorization) => authorization,
-                Err(verdict) => return verdict.sent(0),
+                Err(verdict) => return verdict.sent(0).before_any_push(),
             };
             if push.purpose.is_over() {
                 return Sent::unsent(Outcome::Withdrawn);
@@ -217,6 +217,7 @@ impl Account {
                 | Verdict::Final(_)
                 | Verdict::Trouble { .. }
                 | Verdict::Locked(_)
+                | Verdict::Suspect(_)
                 | Verdict::Foreign(_)
                 | Verdict::Stranger(_)
                 | Verdict::Withdrawn) => verdict,

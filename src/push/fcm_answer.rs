@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::http::{Answer, plain};
-use super::{Outcome, Trouble, Verdict};
+use super::{Outcome, Verdict};
 
 /// Firebase's advice for a 429 without Retry-After.
 const QUOTA_PAUSE: Duration = Duration::from_secs(60);
@@ -33,6 +33,9 @@ pub(super) fn verdict(answer: &Answer) -> Verdict {
         }
         "INVALID_ARGUMENT" if says_too_big(error) => Verdict::TooLarge(reason.into()),
         "UNAUTHENTICATED" => Verdict::StaleCredential(reason.into()),
+        "QUOTA_EXCEEDED" if !is_of_the_project(error) => {
+            Verdict::token_limit(answer.retry_after.or(Some(QUOTA_PAUSE)), reason)
+        }
         "QUOTA_EXCEEDED" | "RESOURCE_EXHAUSTED" => Verdict::trouble(answer.retry_after.or(Some(QUOTA_PAUSE)), reason),
         "UNAVAILABLE" | "INTERNAL" => Verdict::trouble(answer.retry_after, reason),
         // The first is about the project's own rights with Apple, which only some of its contacts need.
@@ -66,6 +69,17 @@ fn names_the_token(error: &Value) -> bool {
         .any(|violation| violation.get("field").and_then(Value::as_str) == Some("message.token"))
 }
 
+/// Whether a quota is the whole project's, as far as the answer says which it is: in a `google.rpc.QuotaFailure`, or by
+/// the limit's name in a `google.rpc.ErrorInfo`. Else it is the device's or the topic's.
+fn is_of_the_project(error: &Value) -> bool {
+    let violations = details(error).filter_map(|detail| detail.get("violations")?.as_array()).flatten();
+    let said = violations.flat_map(|violation| [violation.get("subject"), violation.get("description")]).flatten();
+    let limits = details(error).filter_map(|detail| detail.pointer("/metadata/quota_limit"));
+    let said: Vec<_> = said.chain(limits).filter_map(Value::as_str).map(str::to_ascii_lowercase).collect();
+    let says = |word: &str| said.iter().any(|text| text.contains(word));
+    says("project") && !says("device") && !says("topic")
+}
+
 /// FCM has no code of its own for a message over its limit.
 fn says_too_big(error: &Value) -> bool {
     error.get("message").and_then(Value::as_str).is_some_and(|message| message.contains("too big"))
@@ -91,9 +105,7 @@ pub(super) fn legacy_verdict(answer: &Answer) -> Verdict {
         "InvalidRegistration" | "MismatchSenderId" => Verdict::Final(Outcome::misfit(reason)),
         "MessageTooBig" => Verdict::TooLarge(reason.into()),
         "Unavailable" | "InternalServerError" => Verdict::trouble(answer.retry_after, reason),
-        "DeviceMessageRateExceeded" => {
-            Verdict::Final(Outcome::try_again(Trouble::TokenLimit, answer.retry_after, reason))
-        }
+        "DeviceMessageRateExceeded" => Verdict::token_limit(answer.retry_after, reason),
         _ => Verdict::Final(Outcome::refused(reason)),
     }
 }
@@ -139,6 +151,31 @@ mod tests {
     }
 
     #[test]
+    fn a_quota_is_the_devices_unless_the_answer_says_that_it_is_the_projects() {
+        let quota = |status: &str, details: &str| {
+            let body = format!(r#"{{"error":{{"code":429,"status":"{status}","details":[{details}]}}}}"#);
+            verdict(&answer(429, &body))
+        };
+        let of_fcm = r#"{"errorCode":"QUOTA_EXCEEDED"}"#;
+        let failure = |subject: &str, description: &str| {
+            format!(r#"{of_fcm},{{"violations":[{{"subject":"{subject}","description":"{description}"}}]}}"#)
+        };
+        let of_token = Verdict::token_limit(Some(QUOTA_PAUSE), "429 QUOTA_EXCEEDED");
+        for details in [
+            of_fcm.to_owned(),
+            failure("device:abc", "Device message rate exceeded"),
+            failure("project:demo", "Topic message rate exceeded"),
+        ] {
+            assert_eq!(quota("RESOURCE_EXHAUSTED", &details), of_token, "{details}");
+        }
+        let of_project = Verdict::trouble(Some(QUOTA_PAUSE), "429 QUOTA_EXCEEDED");
+        assert_eq!(quota("RESOURCE_EXHAUSTED", &failure("project:demo", "Message rate exceeded")), of_project);
+        let info = r#"{"reason":"RATE_LIMIT_EXCEEDED","metadata":{"quota_limit":"SendsPerMinutePerProject"}}"#;
+        let of_project = Verdict::trouble(Some(QUOTA_PAUSE), "429 RESOURCE_EXHAUSTED");
+        assert_eq!(quota("RESOURCE_EXHAUSTED", info), of_project);
+    }
+
+    #[test]
     fn message_over_the_limit_is_to_be_shortened() {
         let body = r#"{"error":{"code":400,"status":"INVALID_ARGUMENT","message":"Android message is too big"}}"#;
         assert_eq!(verdict(&answer(400, body)), Verdict::TooLarge("400 INVALID_ARGUMENT".into()));
@@ -155,10 +192,7 @@ mod tests {
         check("MismatchSenderId", Verdict::Final(Outcome::misfit("200 MismatchSenderId")));
         check("MessageTooBig", Verdict::TooLarge("200 MessageTooBig".into()));
         check("Unavailable", Verdict::trouble(None, "200 Unavailable"));
-        check(
-            "DeviceMessageRateExceeded",
-            Verdict::Final(Outcome::try_again(Trouble::TokenLimit, None, "200 DeviceMessageRateExceeded")),
-        );
+        check("DeviceMessageRateExceeded", Verdict::token_limit(None, "200 DeviceMessageRateExceeded"));
         check("InvalidParameters", Verdict::Final(Outcome::refused("200 InvalidParameters")));
         let body = r#"{"multicast_id":1,"success":1,"failure":0,"results":[{"message_id":"1:08"}]}"#;
         assert_eq!(legacy_verdict(&answer(200, body)), Verdict::Final(Outcome::Accepted));

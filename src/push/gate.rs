@@ -1,15 +1,17 @@
-//! What every push of one account passes: its queue, its breaker, and what the operator learns of its trouble.
+//! What every push by one endpoint of an account passes: its queue, its breaker, and what the operator learns of its trouble.
 
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use super::breaker::{self, Breaker, Pass};
-use super::{Outcome, Purpose, Push, Sent, Sign, Trouble, clock};
+use super::breaker::{self, Breaker, Cause, Pass};
+use super::{Outcome, Push, Sent, Sign, TokenHash, Trouble, clock};
 
 /// The same complaint is logged once in this time.
 const LOG_PAUSE: Duration = Duration::from_secs(60);
+/// Who did not even have this long to answer, because the call's wait was nearly over, has not failed.
+const PATIENCE_MIN: Duration = Duration::from_secs(1);
 
 /// What one account may do at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,11 +29,13 @@ impl Default for Limits {
     }
 }
 
-/// One for each account.
+/// One for each account, or for each of its endpoints.
 #[derive(Debug)]
 pub(super) struct Gate {
     /// `fcm project demo-project`.
     name: Box<str>,
+    /// Whether pushes go to hosts that the tokens name, so that one that does not answer says nothing of the others.
+    has_many_hosts: bool,
     queue: Semaphore,
     in_flight: Semaphore,
     state: Mutex<State>,
@@ -53,10 +57,15 @@ impl Gate {
             State { breaker: Breaker::new(limits.breaker), complaint: "".into(), is_locked: false, logged: None };
         Self {
             name: name.into(),
+            has_many_hosts: false,
             queue: Semaphore::new(limits.queue.min(Semaphore::MAX_PERMITS)),
             in_flight: Semaphore::new(limits.in_flight.min(Semaphore::MAX_PERMITS)),
             state: Mutex::new(state),
         }
+    }
+
+    pub(super) fn of_many_hosts(self) -> Self {
+        Self { has_many_hosts: true, ..self }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -74,9 +83,25 @@ impl Gate {
         }
     }
 
-    /// Lets one push through to `send` when its turn comes, as long as it has a purpose. `send` gets the push with what
-    /// is left of its time, and the time that this attempt may take.
-    pub(super) async fn pass<F>(&self, mut push: Push, timeout: Duration, send: impl FnOnce(Push) -> F) -> Sent
+    /// Why a push to `token` has no need to try to pass, if that is so.
+    pub(super) fn refusal(&self, push: &Push, token: TokenHash) -> Option<Outcome> {
+        if push.purpose.is_over() {
+            return Some(Outcome::Withdrawn);
+        }
+        let now = clock().instant;
+        let after = self.state.lock().breaker.pause(token, now + push.ttl, now)?;
+        Some(self.skipped(after))
+    }
+
+    /// Lets one push to `token` through to `send` when its turn comes, as long as it has a purpose. `send` gets the push
+    /// with what is left of its time, and the time that this attempt may take.
+    pub(super) async fn pass<F>(
+        &self,
+        mut push: Push,
+        token: TokenHash,
+        timeout: Duration,
+        send: impl FnOnce(Push) -> F,
+    ) -> Sent
     where
         F: Future<Output = Sent>,
     {
@@ -88,9 +113,6 @@ impl Gate {
                 format!("{}: too many pushes are under way", self.name),
             ));
         };
-        if let Some(refusal) = self.refusal(&push.purpose) {
-            return Sent::unsent(refusal);
-        }
         let purpose = if push.ttl.is_zero() { timeout } else { push.ttl };
         let Ok(_turn) = tokio::time::timeout(purpose, self.in_flight.acquire()).await else {
             return Sent::unsent(Outcome::try_again(Trouble::Busy, None, "its time was over before its turn came"));
@@ -99,32 +121,29 @@ impl Gate {
         if push.purpose.is_over() {
             return Sent::unsent(Outcome::Withdrawn);
         }
-        let Some(pass) = self.state.lock().breaker.admit(clock().instant) else {
-            return Sent::unsent(self.skipped());
+        let admitted = self.state.lock().breaker.admit(token, submitted + purpose, clock().instant);
+        let pass = match admitted {
+            Ok(pass) => pass,
+            Err(after) => return Sent::unsent(self.skipped(after)),
         };
         let waited = clock().instant.saturating_duration_since(submitted);
         push.ttl = push.ttl.saturating_sub(waited);
         let limit = timeout.min(purpose.saturating_sub(waited));
         let sent = tokio::time::timeout(limit, send(push)).await.unwrap_or_else(|_| Sent {
             outcome: Outcome::try_again(Trouble::Silent, None, format!("no answer within {} ms", limit.as_millis())),
-            sign: Sign::Fails { after: None },
+            sign: match limit < timeout.min(PATIENCE_MIN) {
+                true => Sign::Nothing,
+                false => Sign::Fails { cause: Cause::Unreached, after: None },
+            },
             left_out: 0,
         });
         self.learn(pass, &sent);
         sent
     }
 
-    fn refusal(&self, purpose: &Purpose) -> Option<Outcome> {
-        if purpose.is_over() {
-            return Some(Outcome::Withdrawn);
-        }
-        let admits = self.state.lock().breaker.admits(clock().instant);
-        (!admits).then(|| self.skipped())
-    }
-
-    fn skipped(&self) -> Outcome {
+    fn skipped(&self, after: Duration) -> Outcome {
         let reason = format!("{} is not asked for a moment: {}", self.name, self.state.lock().complaint);
-        Outcome::Skipped { reason: reason.into() }
+        Outcome::Skipped { after, reason: reason.into() }
     }
 
     /// What an attempt says of the account. Operators hear of it once, not with each push.
@@ -155,19 +174,28 @@ impl Gate {
                     tracing::warn!(account = %self.name, reason, "a push was not taken");
                 }
             }
-            Sign::Fails { after } => {
-                state.breaker.failed(pass, after, now);
+            Sign::Fails { cause, after } => {
+                let cause = if self.has_many_hosts { Cause::Answer } else { cause };
+                state.breaker.failed(pass, cause, after, now);
                 state.complaint = reason.into();
                 if state.breaker.is_open() && !was_in_trouble && state.may_log(reason, now) {
                     tracing::warn!(account = %self.name, reason, "the provider fails; its phones are not pushed for a moment");
                 }
             }
-            Sign::Locked => {
-                state.breaker.failed(pass, None, now);
-                state.complaint = reason.into();
-                state.is_locked = true;
+            Sign::Locked { cause } => {
+                state.breaker.failed(pass, cause, None, now);
+                state.lock_out(reason);
                 if state.may_log(reason, now) {
                     tracing::error!(account = %self.name, reason, "the provider refuses our credentials or rights");
+                }
+            }
+            Sign::Suspect => {
+                state.breaker.failed(pass, Cause::Answer, None, now);
+                if state.breaker.has_failed_several() {
+                    state.lock_out(reason);
+                }
+                if state.may_log(reason, now) {
+                    tracing::warn!(account = %self.name, reason, "the provider refuses a push, or our credentials");
                 }
             }
             Sign::Nothing => state.breaker.returned(pass),
@@ -176,6 +204,11 @@ impl Gate {
 }
 
 impl State {
+    fn lock_out(&mut self, complaint: &str) {
+        self.complaint = complaint.into();
+        self.is_locked = true;
+    }
+
     /// Whether `complaint` was not logged a moment ago.
     fn may_log(&mut self, complaint: &str, now: Instant) -> bool {
         let is_known = self

@@ -133,7 +133,7 @@ pub(super) fn no_answer(error: reqwest::Error) -> Verdict {
         Verdict::Final(Outcome::refused(in_words(error)))
     } else {
         let after = (!error.is_connect()).then_some(REPEAT_PAUSE);
-        Verdict::trouble(after, in_words(error))
+        Verdict::unreached(after, in_words(error))
     }
 }
 

@@ -37,7 +37,7 @@ use crate::clock::{Now, UnixMillis};
 use crate::store::BucketEntry;
 
 pub use alert::{Alerts, Text as AlertText};
-pub use breaker::Settings as BreakerSettings;
+pub use breaker::{Breaker, Cause, Pass, Settings as BreakerSettings};
 pub use dial::HttpsProxy;
 pub use gate::Limits;
 pub use pushers::{Pushers, Settings};
@@ -214,8 +214,9 @@ pub enum Outcome {
     /// Not sent, because `push.per_token_per_min` pushes went to this token in the last minute. An earlier one may
     /// still wake the phone.
     Limited,
-    /// Not sent, because the account has failed many times in a row and is asked again only now and then.
-    Skipped { reason: Box<str> },
+    /// Not sent, because the account has failed for several phones in a row and is asked only now and then: the next time
+    /// in `after` at the soonest. Zero: it is being asked.
+    Skipped { after: Duration, reason: Box<str> },
     /// Not sent, because what it was for is over ([`Purpose::end`]).
     Withdrawn,
 }
@@ -264,7 +265,7 @@ impl Outcome {
             | Self::Locked { reason }
             | Self::Misfit { reason }
             | Self::Doubted { reason }
-            | Self::Skipped { reason } => Some(reason),
+            | Self::Skipped { reason, .. } => Some(reason),
             Self::Accepted | Self::Limited | Self::Withdrawn => None,
         }
     }
@@ -349,6 +350,14 @@ impl Sent {
     fn unsent(outcome: Outcome) -> Self {
         Self { outcome, sign: Sign::Nothing, left_out: 0 }
     }
+
+    /// It did not come to a push, so the token has nothing to do with it.
+    fn before_any_push(mut self) -> Self {
+        if let Sign::Fails { cause, .. } | Sign::Locked { cause } = &mut self.sign {
+            *cause = Cause::Unreached;
+        }
+        self
+    }
 }
 
 /// What an attempt says of the account that made it.
@@ -358,10 +367,15 @@ enum Sign {
     Works,
     /// No answer, or one that says that the provider has trouble.
     Fails {
+        cause: Cause,
         after: Option<Duration>,
     },
     /// The provider does not take our credentials.
-    Locked,
+    Locked {
+        cause: Cause,
+    },
+    /// So it seems, but the token may be to blame as well.
+    Suspect,
     Nothing,
 }
 
@@ -371,9 +385,11 @@ enum Verdict {
     /// It is about this push alone.
     Final(Outcome),
     /// The provider has passing trouble: other pushes would not do better.
-    Trouble { after: Option<Duration>, reason: Box<str> },
+    Trouble { cause: Cause, after: Option<Duration>, reason: Box<str> },
     /// Our credentials, or the rights that go with them, are wrong: no push of this account will be taken.
     Locked(Box<str>),
+    /// Our credentials are wrong, or those with which this token was made: only the other tokens can tell.
+    Suspect(Box<str>),
     /// The provider does not take what the contact says of itself together with our credentials; of those it says nothing.
     Foreign(Box<str>),
     /// The token is not one of this environment; the account's other one may know it.
@@ -391,10 +407,13 @@ impl Verdict {
     fn sent(self, left_out: usize) -> Sent {
         let (outcome, sign) = match self {
             Self::Final(outcome) => (outcome, Sign::Works),
-            Self::Trouble { after, reason } => {
-                (Outcome::try_again(Trouble::Failing, after, reason), Sign::Fails { after })
+            Self::Trouble { cause, after, reason } => {
+                (Outcome::try_again(Trouble::Failing, after, reason), Sign::Fails { cause, after })
             }
-            Self::Locked(reason) | Self::StaleCredential(reason) => (Outcome::Locked { reason }, Sign::Locked),
+            Self::Locked(reason) | Self::StaleCredential(reason) => {
+                (Outcome::Locked { reason }, Sign::Locked { cause: Cause::Answer })
+            }
+            Self::Suspect(reason) => (Outcome::Refused { reason }, Sign::Suspect),
             Self::Foreign(reason) => (Outcome::Refused { reason }, Sign::Nothing),
             Self::Stranger(reason) => (Outcome::Misfit { reason }, Sign::Works),
             Self::TooLarge(reason) => (Outcome::Refused { reason }, Sign::Works),
@@ -403,8 +422,19 @@ impl Verdict {
         Sent { outcome, sign, left_out }
     }
 
+    /// As the answer says.
     fn trouble(after: Option<Duration>, reason: impl Into<Box<str>>) -> Self {
-        Self::Trouble { after, reason: reason.into() }
+        Self::Trouble { cause: Cause::Answer, after, reason: reason.into() }
+    }
+
+    /// There was no answer.
+    fn unreached(after: Option<Duration>, reason: impl Into<Box<str>>) -> Self {
+        Self::Trouble { cause: Cause::Unreached, after, reason: reason.into() }
+    }
+
+    /// The provider takes no more for this token for a while; it serves the others.
+    fn token_limit(after: Option<Duration>, reason: impl Into<Box<str>>) -> Self {
+        Self::Final(Outcome::try_again(Trouble::TokenLimit, after, reason))
     }
 }
 

@@ -200,7 +200,7 @@ impl Pushers {
     /// What an operator must know of accounts that do not work.
     pub fn troubles(&self) -> Vec<(Provider, String)> {
         let fcm = self.0.fcm.iter().map(|account| (Provider::Fcm, &account.gate));
-        let apns = self.0.apns.iter().map(|account| (Provider::Apns, &account.gate));
+        let apns = self.0.apns.iter().flat_map(apns::Account::gates);
         let callback = self.0.callback.iter().map(|account| (Provider::Callback, &account.gate));
         let webpush = self.0.webpush.iter().flat_map(webpush::Account::gates).map(|gate| (Provider::WebPush, gate));
         fcm.chain(apns)
@@ -293,11 +293,8 @@ impl Inner {
         let target = push.target.clone();
         let sent = match self.route(&target, notice) {
             Err(reason) => Sent::unsent(Outcome::refused(reason)),
-            Ok(_) if push.purpose.is_over() => Sent::unsent(Outcome::Withdrawn),
-            Ok(route) if !self.limits.admit(&push.aor, route.token()) => Sent::unsent(Outcome::Limited),
             Ok(route) => {
-                let send = async |push: Push| route.send(&push).await;
-                let sent = route.gate().pass(push, self.timeout, send).await;
+                let sent = self.pass(push, &route).await;
                 Sent { outcome: self.doubt(provider, route.gate().name(), sent.outcome), ..sent }
             }
         };
@@ -309,6 +306,19 @@ impl Inner {
             tracing::info!(ticket = ticket.0, %token, left_out, "missed calls left out of a push that was full");
         }
         Reply { ticket, provider, notice, outcome, left_out, took }
+    }
+
+    /// What is not sent because its account is in trouble does not count as a push of its token.
+    async fn pass(&self, push: Push, route: &Route<'_>) -> Sent {
+        let (gate, token) = (route.gate(), TokenHash::of(route.token()));
+        if let Some(refusal) = gate.refusal(&push, token) {
+            return Sent::unsent(refusal);
+        }
+        if !self.limits.admit(&push.aor, route.token()) {
+            return Sent::unsent(Outcome::Limited);
+        }
+        let send = async |push: Push| route.send(&push).await;
+        gate.pass(push, token, self.timeout, send).await
     }
 }
 
@@ -350,7 +360,7 @@ impl Route<'_> {
     fn gate(&self) -> &Gate {
         match self {
             Self::Fcm { account, .. } => &account.gate,
-            Self::Apns { account, .. } => &account.gate,
+            Self::Apns { delivery, .. } => delivery.gate(),
             Self::Callback { account, .. } => &account.gate,
             Self::WebPush { subscription, .. } => &subscription.service.gate,
         }

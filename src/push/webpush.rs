@@ -21,7 +21,7 @@ use super::http::{self, Answer};
 use super::jwt::{SigningError, SigningKey};
 use super::payload::{self, Body, FcmPayload};
 use super::pushers::Setup;
-use super::{NoticeKind, Outcome, Preview, Push, Sent, SettingsError, TokenHash, Verdict, clock};
+use super::{NoticeKind, Outcome, Preview, Push, Sent, SettingsError, TokenHash, Trouble, Verdict, clock};
 use crate::binding::{PushTarget, PushToken, SubscriptionKeys};
 use crate::clock::UnixMillis;
 
@@ -158,7 +158,10 @@ impl Account {
         let client = http::client(setup.timeout, &roots, setup.https_proxy.as_ref())
             .map_err(|error| SettingsError::value(TABLE, http::in_words(error)))?;
         let service = |allowed: &AllowedHost| Service {
-            gate: Gate::new(format!("webpush {allowed}"), setup.limits),
+            gate: match Gate::new(format!("webpush {allowed}"), setup.limits) {
+                gate if allowed.is_suffix => gate.of_many_hosts(),
+                gate => gate,
+            },
             allowed: allowed.clone(),
             token: Mutex::new(None),
             knows_us: AtomicBool::new(false),
@@ -332,10 +335,14 @@ impl Service {
             401 | 403 if self.knows_us.load(Ordering::Relaxed) && !says_jwt(answer) => {
                 Verdict::Final(Outcome::refused(reason))
             }
-            401 | 403 => Verdict::Locked(reason.into()),
+            401 | 403 if says_jwt(answer) => Verdict::Locked(reason.into()),
+            401 | 403 => Verdict::Suspect(reason.into()),
             413 => Verdict::TooLarge(reason.into()),
-            // RFC 8030 §8.4.
-            408 | 425 | 429 | 500..=599 => Verdict::trouble(answer.retry_after, reason),
+            // RFC 8030 §8.4: each subscription has a rate of its own.
+            429 => Verdict::token_limit(answer.retry_after, reason),
+            // So ntfy answers for a topic that nobody has subscribed to lately.
+            507 => Verdict::Final(Outcome::try_again(Trouble::Failing, answer.retry_after, reason)),
+            408 | 425 | 500..=599 => Verdict::trouble(answer.retry_after, reason),
             _ => Verdict::Final(Outcome::refused(reason)),
         }
     }

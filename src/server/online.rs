@@ -105,7 +105,7 @@ async fn account(pushers: &Pushers, target: PushTarget) -> Result<String, String
             Outcome::Refused { reason }
             | Outcome::Locked { reason }
             | Outcome::TryAgain { reason, .. }
-            | Outcome::Skipped { reason },
+            | Outcome::Skipped { reason, .. },
         ) => Err(reason.into()),
         Some(Outcome::Limited | Outcome::Withdrawn) | None => Err("it was not asked".to_owned()),
     }

@@ -63,8 +63,9 @@ reasons! {
         "look at its status page and at the way to it; push.timeout_ms is the time of one attempt";
     ProviderFailing, "provider_failing", "the push service has trouble or cannot be reached",
         "look at its status page and at the way to it (`check --online`); it is tried again by itself";
-    ProviderPaused, "provider_paused", "the push service failed many times and is asked now and then only",
-        "`/readyz` names the account and what it answered; it goes on by itself when it works";
+    ProviderPaused, "provider_paused", "the push service failed for several phones in a row and is asked now and then only",
+        "`/readyz` names the account and what it answered; the call is pushed when it works again, unless that comes after \
+         the call's wait";
     PushQueueFull, "push_queue_full", "more pushes are under way than there is room for",
         "the push service is slow, or limits.push_queue is too small for this many calls";
     StoreFailed, "store_failed", "the call could not be made durable",

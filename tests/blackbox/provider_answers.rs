@@ -270,7 +270,7 @@ fn more_dead_tokens_than_can_be_cost_no_phone_its_binding_and_are_an_alarm() {
 }
 
 #[test]
-fn an_account_that_fails_is_seen_by_the_operator_and_ends_calls_at_once() {
+fn an_account_that_fails_for_longer_than_calls_wait_is_seen_by_the_operator_and_ends_them_at_once() {
     let mut world = World::with(Mode::Alias, Udp, "push.breaker_failures = 3\npush.breaker_pause_ms = 60000");
     let wrong = || fcm(403, "PERMISSION_DENIED", "", "");
     for number in 0..3 {
@@ -295,6 +295,65 @@ fn an_account_that_fails_is_seen_by_the_operator_and_ends_calls_at_once() {
     world.call(&phone);
     world.switch.queued();
     world.pushed_invite(&phone, 28);
+}
+
+#[test]
+fn calls_wait_while_their_account_is_not_asked_and_are_pushed_when_it_works_again() {
+    let mut world = World::with(Mode::Alias, Udp, "push.breaker_failures = 3\npush.breaker_pause_ms = 1000");
+    let phones = (0..4).map(|number| {
+        let mut phone = Phone::new(&format!("user{number}"), Push::Fcm, Udp);
+        phone.register(&mut world);
+        phone.sleep();
+        world.fcm.script(&phone.token, [Fcm::Unavailable { retry_after_s: None }]);
+        phone
+    });
+    let mut phones: Vec<_> = phones.collect();
+    let calls = phones.iter().map(|phone| {
+        let call = world.call(phone);
+        world.switch.queued();
+        call
+    });
+    let calls: Vec<_> = calls.collect();
+    let mut pushed: Vec<_> = phones.iter().map(|phone| world.pushed(phone).token).collect();
+    let mut tokens: Vec<_> = phones.iter().map(|phone| phone.token.clone()).collect();
+    pushed.sort();
+    tokens.sort();
+    assert_eq!(pushed, tokens);
+    for (phone, call) in phones.iter_mut().zip(&calls) {
+        phone.register(&mut world);
+        let incoming = phone.invited();
+        incoming.answer(200, "OK");
+        call.confirm(&world.switch.response(200, "INVITE"));
+        incoming.confirmed();
+    }
+}
+
+#[test]
+fn trouble_of_apples_sandbox_is_named_and_is_not_productions() {
+    let mut world = World::with(Mode::Alias, Udp, "push.breaker_failures = 3\npush.breaker_pause_ms = 60000");
+    let refused = "403 BadEnvironmentKeyIdInToken";
+    for number in 0..3 {
+        let answer = apns(403, "BadEnvironmentKeyIdInToken");
+        check(
+            &mut world,
+            Push::ApnsDev,
+            number,
+            |world, token| world.sandbox.script(token, [answer]),
+            Then::Ends,
+            refused,
+        );
+    }
+    let skipped = format!("apns sandbox team DEF123GHIJ is not asked for a moment: {refused}");
+    check(&mut world, Push::ApnsDev, 3, |_, _| {}, Then::Ends, &skipped);
+    assert_eq!(world.sandbox.requests(), 3);
+    world.admin.expect_ready("degraded");
+    world.admin.expect_metric("push_accounts_failing{provider=\"apns.dev\"}", 1.0);
+    world.admin.expect_metric("push_accounts_failing{provider=\"apns\"}", 0.0);
+    let ready = world.admin.get("/readyz").to_string();
+    assert!(ready.contains("apns sandbox team DEF123GHIJ: credentials or rights are refused"), "{ready}");
+    for number in 0..12 {
+        check(&mut world, Push::Apns, 100 + number, |_, _| {}, Then::GoesOn, "");
+    }
 }
 
 #[test]

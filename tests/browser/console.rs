@@ -182,16 +182,20 @@ fn ladder_tells_the_steps_of_a_call() {
 
 #[test]
 fn push_service_that_fails_is_seen() {
-    let console = Console::open("push.breaker_failures = 1\npush.breaker_pause_ms = 60000\n");
+    let console = Console::open("");
     console.expect_text("#readiness", "ready");
     console.expect_shown("#reasons", false);
-    console.world.fcm.script(&console.phone.token, [fcm_double::Answer::Unavailable { retry_after_s: None }]);
+    let body = r#"{"error":{"code":403,"status":"PERMISSION_DENIED"}}"#.to_owned();
+    console
+        .world
+        .fcm
+        .script(&console.phone.token, [fcm_double::Answer::Raw { status: 403, headers: Vec::new(), body }]);
     let call = console.world.call(&console.phone);
     console.world.switch.queued();
     call.ack(&console.world.switch.final_response());
     console.expect_text("#calls tr .badge", "could not be woken");
     console.expect_text("#readiness", "degraded");
-    let trouble = "fcm project demo-project: fails: 503 UNAVAILABLE";
+    let trouble = "fcm project demo-project: credentials or rights are refused: 403 PERMISSION_DENIED";
     console.expect_text("#reasons li", &format!("push: {trouble}"));
     console.expect_text("#providers tr:first-child .badge", "fails");
     console.expect_text("#providers .note .bad", trouble);
@@ -301,7 +305,11 @@ fn page_is_good_to_read_on_each_screen() {
     let long = "P-Asserted-Identity: \"Wolfeschlegelsteinhausenbergerdorffvoralternwarengewissenhaft\" <sip:+74951234567@example.org>\r\n";
     let given_up = console.call(long);
     console.give_up(&given_up);
-    console.world.fcm.script(&console.phone.token, [fcm_double::Answer::Unavailable { retry_after_s: None }]);
+    let body = r#"{"error":{"code":403,"status":"PERMISSION_DENIED"}}"#.to_owned();
+    console
+        .world
+        .fcm
+        .script(&console.phone.token, [fcm_double::Answer::Raw { status: 403, headers: Vec::new(), body }]);
     let held = console.call(long);
     console.browser.run("location.hash = 'user/alice%40example.org'", &[]);
     console.expect_text("#user-title", &console.phone.aor());

@@ -166,6 +166,11 @@ pub(crate) fn try_again(after_s: Option<u64>, reason: &str) -> Outcome {
     Outcome::TryAgain { trouble: Trouble::Failing, after: after_s.map(Duration::from_secs), reason: reason.into() }
 }
 
+/// The provider takes no more for this token for a while.
+pub(crate) fn token_limit(after_s: Option<u64>, reason: &str) -> Outcome {
+    Outcome::TryAgain { trouble: Trouble::TokenLimit, after: after_s.map(Duration::from_secs), reason: reason.into() }
+}
+
 /// The text of a passing trouble; fails on anything else.
 #[track_caller]
 pub(crate) fn trouble(outcome: &Outcome) -> &str {

@@ -19,10 +19,12 @@ fn with_breaker(settings: Settings, pause: Duration) -> Settings {
     Settings { per_token_per_min: 0, limits: Limits { breaker, ..Limits::default() }, ..settings }
 }
 
+/// So many pushes fail, of as many phones.
 async fn fails(pushers: &Pushers, double: &FcmDouble, times: usize) {
-    double.script("a", std::iter::repeat_n(unavailable(), times));
-    for _ in 0..times {
-        assert_eq!(outcome(pushers, invite(fcm_target("a"))).await, try_again(None, "503 UNAVAILABLE"));
+    for number in 0..times {
+        let token = format!("failing-{number}");
+        double.script(&token, [unavailable()]);
+        assert_eq!(outcome(pushers, invite(fcm_target(&token))).await, try_again(None, "503 UNAVAILABLE"));
     }
 }
 
@@ -38,8 +40,10 @@ async fn after_ten_failures_in_a_row_the_account_is_left_alone_and_the_others_ar
     assert_eq!(outcome(&pushers, invite(fcm_target("a"))).await, Outcome::Accepted);
     fails(&pushers, &fcm, 10).await;
     let asked = fcm.requests();
-    let reason = "fcm project demo-project is not asked for a moment: 503 UNAVAILABLE";
-    assert_eq!(outcome(&pushers, invite(fcm_target("b"))).await, Outcome::Skipped { reason: reason.into() });
+    let skipped = outcome(&pushers, invite(fcm_target("b"))).await;
+    let Outcome::Skipped { after, reason } = &skipped else { panic!("{skipped:?}") };
+    assert_eq!(&**reason, "fcm project demo-project is not asked for a moment: 503 UNAVAILABLE");
+    assert!(!after.is_zero() && *after <= LONG, "{after:?}");
     assert_eq!(fcm.requests(), asked);
     assert_eq!(pushers.troubles(), [(Provider::Fcm, "fcm project demo-project: fails: 503 UNAVAILABLE".to_owned())]);
     assert_eq!(outcome(&pushers, invite(apns_target(Some("00fc13"), None))).await, Outcome::Accepted);
@@ -83,16 +87,19 @@ async fn refused_credentials_are_an_alarm_and_no_storm() {
     let (_folder, settings) = apns_settings(&double);
     let pushers = open(&with_breaker(settings, LONG));
     let wrong = apns_double::Answer::Reason { status: 403, reason: "InvalidProviderToken" };
-    double.script("00fc13", std::iter::repeat_n(wrong.clone(), 100));
-    let push = || invite(apns_target(Some("00fc13"), None));
-    assert_eq!(outcome(&pushers, push()).await, locked("403 InvalidProviderToken"));
+    let push = |number: usize| {
+        let token = format!("{number:06}");
+        double.script(&token, [wrong.clone()]);
+        invite(apns_target(Some(&token), None))
+    };
+    assert_eq!(outcome(&pushers, push(0)).await, locked("403 InvalidProviderToken"));
     let trouble = "apns team DEF123GHIJ: credentials or rights are refused: 403 InvalidProviderToken";
     assert_eq!(pushers.troubles(), [(Provider::Apns, trouble.to_owned())]);
     // One success is enough to end the alarm.
     assert_eq!(outcome(&pushers, invite(apns_target(Some("00fc14"), None))).await, Outcome::Accepted);
     assert_eq!(pushers.troubles(), []);
-    for _ in 0..50 {
-        outcome(&pushers, push()).await;
+    for number in 0..50 {
+        outcome(&pushers, push(number)).await;
     }
     assert_eq!((double.requests(), double.provider_tokens()), (12, 1));
 }

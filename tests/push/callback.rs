@@ -19,14 +19,14 @@ fn retry_after(status: u16, seconds: &str) -> Answer {
     Answer::Raw { status, headers: vec![header], body: String::new() }
 }
 
-fn settings(double: &CallbackDouble) -> (TempDir, Settings) {
+pub(crate) fn settings(double: &CallbackDouble) -> (TempDir, Settings) {
     let folder = tempfile::tempdir().unwrap();
     let secret_file = Some(double.write_credentials(folder.path()).unwrap());
     let callback = Some(callback::Settings { url: double.url(), secret_file, ca_file: None });
     (folder, Settings { callback, per_token_per_min: 0, ..Settings::default() })
 }
 
-fn target(token: &str) -> PushTarget {
+pub(crate) fn target(token: &str) -> PushTarget {
     PushTarget { provider: Provider::Callback, ..fcm_target(token) }
 }
 
@@ -89,8 +89,8 @@ async fn each_answer_has_its_outcome() {
             misfit("404: unknown token; answer 410 where the token is gone for good"),
         ),
         (raw(404, "<html>Not Found</html>"), locked(no_path)),
-        (raw(429, ""), try_again(None, "429")),
-        (retry_after(429, "9"), try_again(Some(9), "429")),
+        (raw(429, ""), token_limit(None, "429")),
+        (retry_after(429, "9"), token_limit(Some(9), "429")),
         (raw(500, r#"{"message":"out of order"}"#), try_again(None, "500: out of order")),
         (retry_after(503, "3"), try_again(Some(3), "503")),
         (raw(400, r#"{"error":"no such app"}"#), refused("400: no such app")),

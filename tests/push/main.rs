@@ -11,6 +11,7 @@ mod front;
 mod http2;
 mod limits;
 mod load;
+mod one_phone;
 mod purpose;
 mod relay;
 mod tls;

@@ -158,10 +158,11 @@ async fn each_answer_has_its_outcome() {
         (raw(400, "no TTL"), refused("400: no TTL")),
         (raw(401, ""), refused("401")),
         (raw(403, r#"{"reason":"BadJwtToken"}"#), locked("403: BadJwtToken")),
-        (raw(429, ""), try_again(None, "429")),
-        (retry_after(429, "9"), try_again(Some(9), "429")),
+        (raw(429, ""), token_limit(None, "429")),
+        (retry_after(429, "9"), token_limit(Some(9), "429")),
         (retry_after(503, "3"), try_again(Some(3), "503")),
         (raw(500, "<html>"), try_again(None, "500")),
+        (raw(507, ""), try_again(None, "507")),
     ];
     for (number, (answer, expected)) in table.into_iter().enumerate() {
         let token = format!("subscription-{number}");
@@ -228,12 +229,13 @@ async fn a_service_that_fails_is_left_alone_and_the_others_are_not() {
     let (_folder, settings) = settings(&[&bad, &good]);
     let breaker = BreakerSettings { pause: Duration::from_secs(60), failures: 3 };
     let pushers = open(&Settings { limits: Limits { breaker, ..Limits::default() }, ..settings });
-    bad.script("a", std::iter::repeat_n(raw(503, ""), 3));
-    for _ in 0..3 {
-        assert_eq!(outcome(&pushers, invite(target(&bad.subscription("a")))).await, try_again(None, "503"));
+    for token in ["a", "b", "c"] {
+        bad.script(token, [raw(503, "")]);
+        assert_eq!(outcome(&pushers, invite(target(&bad.subscription(token)))).await, try_again(None, "503"));
     }
-    let reason = format!("webpush {} is not asked for a moment: 503", bad.host()).into();
-    assert_eq!(outcome(&pushers, invite(target(&bad.subscription("a")))).await, Outcome::Skipped { reason });
+    let skipped = outcome(&pushers, invite(target(&bad.subscription("a")))).await;
+    let Outcome::Skipped { reason, .. } = &skipped else { panic!("{skipped:?}") };
+    assert_eq!(**reason, *format!("webpush {} is not asked for a moment: 503", bad.host()));
     assert_eq!(outcome(&pushers, invite(target(&good.subscription("b")))).await, Outcome::Accepted);
     let trouble = format!("webpush {}: fails: 503", bad.host());
     assert_eq!(pushers.troubles(), [(Provider::WebPush, trouble)]);
@@ -248,8 +250,11 @@ async fn a_subscription_for_another_key_is_no_alarm_but_an_unknown_key_is() {
     let another_key = || raw(403, "the subscription is for another key");
     let told = "403: the subscription is for another key";
     let trouble = format!("webpush {}: credentials or rights are refused: {told}", double.host());
-    double.script("a", [another_key()]);
-    assert_eq!(outcome(&pushers, push("a")).await, locked(told));
+    for token in ["a", "b", "c"] {
+        assert_eq!(pushers.troubles(), [], "it may be about these subscriptions alone");
+        double.script(token, [another_key()]);
+        assert_eq!(outcome(&pushers, push(token)).await, refused(told));
+    }
     assert_eq!(pushers.troubles(), [(Provider::WebPush, trouble)], "it has never taken our key");
     assert_eq!(outcome(&pushers, push("b")).await, Outcome::Accepted);
     double.script("a", std::iter::repeat_n(another_key(), 20));

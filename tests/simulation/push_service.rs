@@ -1,9 +1,10 @@
 //! A push service with a script: what becomes of each token's pushes.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
+use std::ops::Range;
+use std::time::{Duration, Instant};
 
-use sip_push_proxy::push::{Notice, Outcome, Push, Trouble};
+use sip_push_proxy::push::{Breaker, Cause, Notice, Outcome, Pass, Push, TokenHash, Trouble};
 
 /// What it was asked for, and what it will say.
 #[derive(Debug)]
@@ -16,6 +17,12 @@ pub(crate) struct PushService {
     pub(crate) delay: Duration,
     /// Chance of passing trouble, per thousand.
     pub(crate) failures: usize,
+    /// What stands before it, as before a real one, where a story is about that.
+    pub(crate) breaker: Option<Breaker>,
+    /// It has trouble with every push that it gets in these times.
+    pub(crate) outages: Vec<Range<Instant>>,
+    /// It has trouble with each push to these, by PRID.
+    pub(crate) bad: Vec<String>,
     /// Call_refs in missed_calls pushes that were accepted, with the PRID.
     pub(crate) reported: Vec<(String, String)>,
 }
@@ -27,17 +34,43 @@ impl PushService {
             script: BTreeMap::new(),
             delay: Duration::from_millis(20),
             failures: 0,
+            breaker: None,
+            outages: Vec::new(),
+            bad: Vec::new(),
             reported: Vec::new(),
         }
     }
 
-    pub(crate) fn outcome(&mut self, push: &Push, roll: usize) -> Outcome {
+    /// What comes of a push, and the breaker's leave with which it was sent.
+    pub(crate) fn outcome(&mut self, push: &Push, roll: usize, now: Instant) -> (Outcome, Option<Pass>) {
+        let Some(breaker) = &mut self.breaker else { return (self.answer(push, roll), None) };
+        let pass = match breaker.admit(TokenHash::of(&push.target.prid), now + push.ttl, now) {
+            Ok(pass) => pass,
+            Err(after) => return (Outcome::Skipped { after, reason: "not asked for a moment".into() }, None),
+        };
+        let has_trouble = self.outages.iter().any(|outage| outage.contains(&now))
+            || self.bad.iter().any(|bad| bad == push.target.prid.reveal());
+        let trouble = || Outcome::TryAgain { trouble: Trouble::Failing, after: None, reason: "503".into() };
+        (if has_trouble { trouble() } else { self.answer(push, roll) }, Some(pass))
+    }
+
+    fn answer(&mut self, push: &Push, roll: usize) -> Outcome {
         let prid = push.target.prid.reveal();
         let scripted = self.script.get_mut(prid).and_then(VecDeque::pop_front);
         scripted.unwrap_or_else(|| match roll < self.failures {
             true => Outcome::TryAgain { trouble: Trouble::Failing, after: None, reason: "busy".into() },
             false => Outcome::Accepted,
         })
+    }
+
+    /// The breaker learns what came of it.
+    pub(crate) fn answered(&mut self, outcome: &Outcome, pass: Option<Pass>, now: Instant) {
+        let (Some(breaker), Some(pass)) = (&mut self.breaker, pass) else { return };
+        if let Outcome::TryAgain { after, .. } = outcome {
+            breaker.failed(pass, Cause::Answer, *after, now);
+        } else {
+            breaker.succeeded();
+        }
     }
 
     /// The provider took it.

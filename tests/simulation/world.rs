@@ -12,7 +12,7 @@ use sip_push_proxy::clock::{Now, UnixMillis};
 use sip_push_proxy::driver::{Pace, is_ours_to_refresh};
 use sip_push_proxy::proxy::bars::Bars;
 use sip_push_proxy::proxy::{Effect, FetchTicket, Input, Policy, Proxy, RefreshResult, ResolveTicket};
-use sip_push_proxy::push::{self, Outcome, Push};
+use sip_push_proxy::push::{self, Outcome, Pass, Push};
 use sip_push_proxy::sip::{ConnectionId, Destination, Flow, Message, Transport};
 use sip_push_proxy::store::{Change, Ticket};
 use sip_push_proxy::transaction::SendTag;
@@ -41,7 +41,7 @@ pub(crate) enum Event {
     },
     SendFailed(SendTag),
     Save(Ticket, Change),
-    Push(Push, Outcome),
+    Push(Push, Outcome, Option<Pass>),
     Fetched(FetchTicket),
     Resolved(ResolveTicket, Vec<(Transport, SocketAddr)>),
     /// A phone answers an INVITE.
@@ -227,7 +227,7 @@ impl World {
                 let reply = self.storage.apply(ticket, change, &mut self.random);
                 self.input(Input::Saved(reply));
             }
-            Event::Push(push, outcome) => self.pushed(push, outcome),
+            Event::Push(push, outcome, pass) => self.pushed(push, outcome, pass),
             Event::Fetched(ticket) => {
                 let is_known = !self.storage.is_away;
                 self.storage.is_cold = !is_known;
@@ -295,7 +295,8 @@ impl World {
         self.drain();
     }
 
-    fn pushed(&mut self, push: Push, outcome: Outcome) {
+    fn pushed(&mut self, push: Push, outcome: Outcome, pass: Option<Pass>) {
+        self.pushes.answered(&outcome, pass, self.now.instant);
         let (ticket, provider, notice) = (push.ticket, push.target.provider, push.notice.kind());
         if outcome == Outcome::Accepted {
             self.pushes.accepted(&push);
@@ -336,9 +337,9 @@ impl World {
                 self.note(|| format!("push {} to {}", push.notice.kind(), push.target.prid.reveal()));
                 self.ledger.push(&push, &self.storage);
                 let roll = self.random.below(1000);
-                let outcome = self.pushes.outcome(&push, roll);
+                let (outcome, pass) = self.pushes.outcome(&push, roll, self.now.instant);
                 self.pushes.sent.push(push.clone());
-                self.schedule_after(self.pushes.delay, Event::Push(push, outcome));
+                self.schedule_after(self.pushes.delay, Event::Push(push, outcome, pass));
             }
             Effect::Step(step) => {
                 self.note(|| format!("step {:?} {} {:?} {:?}", step.step, step.call_ref, step.device, step.why));

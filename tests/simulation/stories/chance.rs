@@ -150,6 +150,7 @@ impl Run {
                     Outcome::Refused { reason: "x".into() },
                     Outcome::TokenDead { since: None, reason: "x".into() },
                     Outcome::TryAgain { trouble: Trouble::Failing, after: Some(s(2)), reason: "x".into() },
+                    Outcome::Skipped { after: s(3), reason: "x".into() },
                 ];
                 let token = self.sim.world().agents[phone.agent].name.clone();
                 self.sim.push().next(&token, self.chance.choice(&outcomes).clone());

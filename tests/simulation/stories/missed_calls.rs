@@ -123,9 +123,11 @@ fn a_call_that_the_phone_showed_is_in_its_own_log() {
 
 #[test]
 fn refused_for_a_while_it_is_tried_again_by_itself() {
-    for outcome in
-        [Outcome::TryAgain { trouble: Trouble::Failing, after: None, reason: "503".into() }, Outcome::Limited]
-    {
+    for outcome in [
+        Outcome::TryAgain { trouble: Trouble::Failing, after: None, reason: "503".into() },
+        Outcome::Skipped { after: s(60), reason: "not asked for a moment".into() },
+        Outcome::Limited,
+    ] {
         let sim = Sim::new();
         let (alice, mut push) = (sim.phone("alice"), sim.push());
         alice.registers();

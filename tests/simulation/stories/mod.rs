@@ -14,6 +14,7 @@ mod messages;
 mod missed_calls;
 mod options;
 mod passwords;
+mod provider_trouble;
 mod provisional;
 mod push_outcomes;
 mod query;

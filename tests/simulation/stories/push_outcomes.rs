@@ -1,6 +1,7 @@
 //! What the provider says, and what becomes of the call.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sip_push_proxy::binding::{Provider, Tokens};
 use sip_push_proxy::proxy;
@@ -194,12 +195,47 @@ fn a_call_is_over_when_the_next_try_would_come_after_its_wait() {
     assert_eq!(sim.world().ledger.outcomes, [proxy::Outcome::PushFailed]);
 }
 
+fn skipped(after: Duration) -> Outcome {
+    Outcome::Skipped { after, reason: "fcm project x is not asked for a moment".into() }
+}
+
 #[test]
-fn an_account_that_fails_ends_the_calls_that_only_it_could_wake_at_once() {
+fn an_account_that_pauses_for_longer_than_a_call_waits_ends_the_call_at_once() {
     let sim = Sim::new();
-    let (alice, call) = call(&sim, Outcome::Skipped { reason: "fcm project x is not asked for a moment".into() });
+    let (alice, call) = call(&sim, skipped(s(28)));
     call.expects(&[100, 182, 480]);
     assert_eq!((alice.bindings(), alice.bucket()), (1, vec![(call.call_ref(), EntryState::Missed)]));
+    assert_eq!(sim.world().ledger.outcomes, [proxy::Outcome::PushFailed]);
+}
+
+#[test]
+fn a_call_waits_for_an_account_that_pauses_and_asks_it_again() {
+    let sim = Sim::new();
+    let (alice, call) = call(&sim, skipped(s(5)));
+    alice.wakes_on_push(ms(100)).does(Answer::Answers(s(1)));
+    // By then it is being asked by somebody else, and then it pauses again.
+    sim.push().next("alice", skipped(s(0)));
+    sim.push().next("alice", skipped(s(10)));
+    sim.run_for(s(4));
+    call.expects(&[100, 182]);
+    sim.push().expects(1);
+    sim.run_for(s(6));
+    sim.push().expects(3);
+    sim.run_for(s(9));
+    assert_eq!((call.status(), sim.world().pushes.sent.len()), (Some(200), 4));
+}
+
+#[test]
+fn a_call_that_asks_in_vain_waits_to_its_end_all_the_same() {
+    let sim = Sim::new();
+    (0..100).for_each(|_| sim.push().next("alice", skipped(s(0))));
+    let (alice, call) = call(&sim, skipped(s(0)));
+    sim.run_for(s(27));
+    call.expects(&[100, 182]);
+    alice.does(Answer::Answers(ms(100)));
+    alice.registers();
+    sim.run_for(s(1));
+    assert_eq!(call.status(), Some(200));
 }
 
 #[test]
