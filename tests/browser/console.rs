@@ -305,11 +305,7 @@ fn page_is_good_to_read_on_each_screen() {
     let long = "P-Asserted-Identity: \"Wolfeschlegelsteinhausenbergerdorffvoralternwarengewissenhaft\" <sip:+74951234567@example.org>\r\n";
     let given_up = console.call(long);
     console.give_up(&given_up);
-    let body = r#"{"error":{"code":403,"status":"PERMISSION_DENIED"}}"#.to_owned();
-    console
-        .world
-        .fcm
-        .script(&console.phone.token, [fcm_double::Answer::Raw { status: 403, headers: Vec::new(), body }]);
+    console.world.fcm.script(&console.phone.token, [fcm_double::Answer::Unavailable { retry_after_s: None }]);
     let held = console.call(long);
     console.browser.run("location.hash = 'user/alice%40example.org'", &[]);
     console.expect_text("#user-title", &console.phone.aor());
