@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::address::Listen;
+use super::document::Source;
 use super::network::{Sip, Softswitch};
 use super::section::Section;
 use super::users::Users;
@@ -138,8 +139,8 @@ impl Register {
         let phones_behind_trusted = section.boolean("phones_behind_trusted", false);
         let calls_from = section.choice("calls_from", [("any", CallsFrom::Any), ("registered", CallsFrom::Registered)]);
         let auth = section.choice("auth", [("digest", AuthName::Digest), ("none", AuthName::None)]);
-        let open_networks = section.list("open_networks", Some(&["127.0.0.0/8", "::1/128"]), address::network);
-        let open_networks = open_networks.unwrap_or_else(|| vec![IpNet::from(LOOPBACK_V4), IpNet::from(LOOPBACK_V6)]);
+        let open_networks =
+            section.list("open_networks", Some(&["127.0.0.0/8", "::1/128"]), address::network).unwrap_or_default();
         let users_file = section.path("users", "users.toml");
         let mode = match (mode_name, auth) {
             (ModeName::Relay, _) => Mode::Relay,
@@ -227,9 +228,6 @@ impl Register {
     }
 }
 
-const LOOPBACK_V4: ipnet::Ipv4Net = ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0), 8);
-const LOOPBACK_V6: ipnet::Ipv6Net = ipnet::Ipv6Net::new_assert(std::net::Ipv6Addr::LOCALHOST, 128);
-
 fn read_refresh_account(section: &Section<'_>) -> Option<RefreshAccount> {
     let user = section.optional("refresh_user").map(str::to_owned);
     let file = section.path("refresh_password_file", "");
@@ -268,11 +266,11 @@ fn read_algorithms(section: &Section<'_>) -> Vec<DigestAlgorithm> {
         seen.push(algorithm);
         Ok(algorithm)
     };
-    let algorithms = section.list("digest_algorithms", Some(&["MD5", "SHA-256"]), parse);
+    let algorithms = section.list("digest_algorithms", Some(&["MD5", "SHA-256"]), parse).unwrap_or_default();
     if section.is_empty_list("digest_algorithms") {
         section.wrong("digest_algorithms", "the list is empty; name \"MD5\", \"SHA-256\" or both");
     }
-    algorithms.unwrap_or_else(|| vec![DigestAlgorithm::Md5, DigestAlgorithm::Sha256])
+    algorithms
 }
 
 fn read_users(section: &Section<'_>, file: Option<PathBuf>) -> Users {
@@ -291,10 +289,11 @@ fn read_users(section: &Section<'_>, file: Option<PathBuf>) -> Users {
         );
         return Users::default();
     }
-    if let Ok(content) = std::fs::read(&file) {
-        section.has_read("users", &content);
-    }
-    Users::load(&file).unwrap_or_else(|problems| {
+    let users = Source::open(&file).and_then(|source| {
+        section.has_read("users", source.text().as_bytes());
+        Users::read(&source)
+    });
+    users.unwrap_or_else(|problems| {
         section.document().wrong_elsewhere(problems);
         Users::default()
     })
@@ -382,7 +381,6 @@ impl Hold {
 }
 
 fn read_methods(section: &Section<'_>) -> Vec<Box<str>> {
-    const STANDARD: [&str; 2] = ["INVITE", "MESSAGE"];
     let parse = |text: &str| match text {
         "REGISTER" | "ACK" | "CANCEL" | "BYE" | "PRACK" | "UPDATE" => {
             Err(Cow::from("never starts something outside of a dialog; leave it out"))
@@ -390,9 +388,7 @@ fn read_methods(section: &Section<'_>) -> Vec<Box<str>> {
         _ if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_uppercase()) => Ok(Box::from(text)),
         _ => Err("is not a method; methods are in capitals, such as \"MESSAGE\"".into()),
     };
-    let Some(methods) = section.list("methods", Some(&STANDARD), parse) else {
-        return STANDARD.map(Box::from).to_vec();
-    };
+    let methods = section.list("methods", Some(&["INVITE", "MESSAGE"]), parse).unwrap_or_default();
     if section.lacks("methods", "INVITE") {
         section.wrong("methods", "\"INVITE\" is missing; holding calls is what this proxy is for");
     }

@@ -54,6 +54,10 @@ impl Source {
         Self { environment, wrong_environment, ..self }
     }
 
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
     pub(super) fn open(file: &Path) -> Result<Self, Problems> {
         let whole = |text| Problems(vec![Problem { file: file.to_owned(), place: None, key: String::new(), text }]);
         let bytes = std::fs::read(file).map_err(|error| whole(format!("cannot be read: {error}")))?;

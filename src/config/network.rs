@@ -130,7 +130,6 @@ impl Sip {
 const LISTEN_MAX: usize = crate::sip::flow::REFRESH_LISTENER as usize;
 
 fn read_listen(section: &Section<'_>) -> Vec<Listen> {
-    const STANDARD: [&str; 2] = ["udp:0.0.0.0:5060", "tcp:0.0.0.0:5060"];
     let mut seen = Vec::new();
     let parse = |text: &str| {
         let listen = address::listen(text)?;
@@ -140,9 +139,7 @@ fn read_listen(section: &Section<'_>) -> Vec<Listen> {
         seen.push(listen);
         Ok(listen)
     };
-    let Some(listen) = section.list("listen", Some(&STANDARD), parse) else {
-        return STANDARD.into_iter().filter_map(|text| address::listen(text).ok()).collect();
-    };
+    let listen = section.list("listen", Some(&["udp:0.0.0.0:5060", "tcp:0.0.0.0:5060"]), parse).unwrap_or_default();
     if section.is_empty_list("listen") {
         section.wrong("listen", "the list is empty; name at least one udp:ADDRESS:PORT or tcp:ADDRESS:PORT");
     }
@@ -206,8 +203,7 @@ impl Softswitch {
             }
             None => Vec::new(),
         });
-        let strip_headers = section.list("strip_headers", Some(&ASSERTED), stripped_header);
-        let strip_headers = strip_headers.unwrap_or_else(|| ASSERTED.map(|name| name.to_lowercase().into()).into());
+        let strip_headers = section.list("strip_headers", Some(&ASSERTED), stripped_header).unwrap_or_default();
         Self { uri, trusted, strip_headers }
     }
 

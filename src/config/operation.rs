@@ -54,7 +54,7 @@ impl Limits {
             source_bytes: section.count("source_bytes", 16 << 20, 1024..=1 << 31),
             auth_failures_per_min: section.integer("auth_failures_per_min", 20, 0..=1_000_000),
             ban: section.seconds("ban_s", 300, 1..=YEAR_S, ""),
-            scanners: section.list("scanners", Some(&SCANNERS), scanner).unwrap_or_else(standard_scanners),
+            scanners: section.list("scanners", Some(&SCANNERS), scanner).unwrap_or_default(),
         }
     }
 }
@@ -62,10 +62,6 @@ impl Limits {
 fn scanner(text: &str) -> Result<Box<str>, Cow<'static, str>> {
     // A part as short as that is in every other name.
     if text.len() < 3 { Err("is too short; use at least 3 characters of a User-Agent".into()) } else { Ok(text.into()) }
-}
-
-fn standard_scanners() -> Vec<Box<str>> {
-    SCANNERS.into_iter().map(Into::into).collect()
 }
 
 /// `[store]`: where bindings, buckets and held calls are kept.

@@ -255,8 +255,8 @@ impl<'d> Section<'d> {
         standard
     }
 
-    /// A list of strings, each read by `parse`; those that are wrong are told and left out. `None`: the key is
-    /// absent.
+    /// A list of strings, each read by `parse`; those that are wrong are told and left out. An absent key is read as
+    /// `default` says; without one it is `None`.
     pub(super) fn list<T>(
         &self,
         key: &str,
@@ -264,7 +264,9 @@ impl<'d> Section<'d> {
         mut parse: impl FnMut(&str) -> Result<T, Cow<'static, str>>,
     ) -> Option<Vec<T>> {
         let standard = default.map(|texts| texts.iter().map(|text| toml::Value::from(*text)).collect::<Vec<_>>());
-        let value = self.asked(key, standard)?;
+        let Some(value) = self.asked(key, standard) else {
+            return default.map(|texts| texts.iter().filter_map(|text| parse(text).ok()).collect());
+        };
         let Some(items) = value.as_array() else {
             self.wrong_type(key, value, "a list of strings");
             return Some(Vec::new());

@@ -44,13 +44,7 @@ impl Credentials {
 }
 
 impl Users {
-    /// Reads `[users]` with `"user@domain" = "password"` or `{ md5 = "<HA1>", sha256 = "<HA1>" }`, where a table may also
-    /// say `password` instead of the hashes, and `auth_username`.
-    pub fn load(file: &Path) -> Result<Self, Problems> {
-        Self::read(&Source::open(file)?)
-    }
-
-    /// As [`Users::load`], of a text; `file` is only for the problems.
+    /// Reads the text of a users' file; `file` is only for the problems.
     pub fn parse(text: &str, file: &Path) -> Result<Self, Problems> {
         Self::read(&Source::new(file, text))
     }
@@ -74,7 +68,9 @@ impl Users {
         self.by_aor.is_empty()
     }
 
-    fn read(source: &Source) -> Result<Self, Problems> {
+    /// Reads `[users]` with `"user@domain" = "password"` or `{ md5 = "<HA1>", sha256 = "<HA1>" }`, where a table may also
+    /// say `password` instead of the hashes, and `auth_username`.
+    pub(super) fn read(source: &Source) -> Result<Self, Problems> {
         let document = Document::parse(source)?;
         let mut users = Self::default();
         let table = document.free_table("users");

@@ -63,15 +63,13 @@ impl WebPush {
         let enabled = section.boolean("enabled", false);
         let vapid_key_file = section.path("vapid_key_file", "vapid.pem");
         let subject = section.string("subject", "mailto:ops@example.org");
-        let allowed_hosts = section.list("allowed_hosts", Some(&HOSTS), address::allowed_host);
+        let allowed_hosts = section.list("allowed_hosts", Some(&HOSTS), address::allowed_host).unwrap_or_default();
         let ca_file = section.path("ca_file", "");
         let payload = section.choice("payload", [("extended", FcmPayload::Extended), ("ecss", FcmPayload::Ecss)]);
         let page = Page::read(section);
         if !enabled {
             return None;
         }
-        let allowed_hosts =
-            allowed_hosts.unwrap_or_else(|| HOSTS.iter().filter_map(|host| address::allowed_host(host).ok()).collect());
         if allowed_hosts.is_empty() {
             section.wrong("allowed_hosts", "names no push service, so that no browser could be woken; name them");
         }
