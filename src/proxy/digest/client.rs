@@ -17,10 +17,9 @@ pub(in crate::proxy) fn answer(
     let kinds =
         [(HeaderName::WwwAuthenticate, "Authorization"), (HeaderName::ProxyAuthenticate, "Proxy-Authorization")];
     kinds.into_iter().find_map(|(asked, name)| {
-        let challenges = response.fields(asked).filter_map(|field| Params::read(response.slice(field.value())));
-        let (challenge, algorithm) = challenges
+        let (challenge, algorithm) = Params::each(response, asked)
             .filter(|challenge| challenge.is_stale() || !is_stale)
-            .find_map(|challenge| Some((challenge.algorithm()?, challenge)).map(|(algorithm, it)| (it, algorithm)))?;
+            .find_map(|challenge| challenge.algorithm().map(|algorithm| (challenge, algorithm)))?;
         let value = credentials(&challenge, algorithm, (method, uri), (user, password), cnonce)?;
         let mut line = Vec::new();
         header(&mut line, name, value.as_bytes());

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use siphasher::sip::SipHasher24;
 
-use super::Params;
+use super::{Params, octets};
 use crate::sip::{HeaderName, Message, Method, NameAddr};
 
 /// Challenges that are remembered; the oldest go.
@@ -44,8 +44,7 @@ impl Guesses {
     /// A final response to a request from `source` that carries challenges.
     pub(in crate::proxy) fn challenged(&mut self, source: IpAddr, response: &Message) {
         for name in [HeaderName::WwwAuthenticate, HeaderName::ProxyAuthenticate] {
-            for field in response.fields(name) {
-                let Some(challenge) = Params::read(response.slice(field.value())) else { continue };
+            for challenge in Params::each(response, name) {
                 let given = self.mark(source, &challenge.get("nonce"));
                 if self.given.insert(given) {
                     self.order.push_back(given);
@@ -69,9 +68,7 @@ impl Guesses {
         };
         is_refused
             && [HeaderName::Authorization, HeaderName::ProxyAuthorization].into_iter().any(|name| {
-                let mut credentials =
-                    request.fields(name).filter_map(|field| Params::read(request.slice(field.value())));
-                credentials.any(|params| self.given.contains(&self.mark(source, &params.get("nonce"))))
+                Params::each(request, name).any(|params| self.given.contains(&self.mark(source, &params.get("nonce"))))
             })
     }
 
@@ -99,10 +96,7 @@ impl Guesses {
 
     fn mark(&self, source: IpAddr, nonce: &[u8]) -> u64 {
         let mut hasher = SipHasher24::new_with_keys(self.key.0, self.key.1);
-        match source.to_canonical() {
-            IpAddr::V4(ip) => hasher.write(&ip.octets()),
-            IpAddr::V6(ip) => hasher.write(&ip.octets()),
-        }
+        hasher.write(&octets(source));
         hasher.write(nonce);
         hasher.finish()
     }
@@ -115,10 +109,8 @@ fn user_of(request: &Message) -> &[u8] {
 }
 
 fn is_stale(response: &Message) -> bool {
-    [HeaderName::WwwAuthenticate, HeaderName::ProxyAuthenticate].into_iter().any(|name| {
-        let mut challenges = response.fields(name).filter_map(|field| Params::read(response.slice(field.value())));
-        challenges.any(|challenge| challenge.is_stale())
-    })
+    let names = [HeaderName::WwwAuthenticate, HeaderName::ProxyAuthenticate];
+    names.into_iter().any(|name| Params::each(response, name).any(|challenge| challenge.is_stale()))
 }
 
 #[cfg(test)]

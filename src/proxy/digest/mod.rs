@@ -5,6 +5,7 @@ mod guesses;
 mod server;
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 
 use md5::Md5;
 use sha2::Sha256;
@@ -14,7 +15,7 @@ pub(super) use guesses::Guesses;
 pub(super) use server::{Account, Nonces, Verdict};
 
 use super::policy::Algorithm;
-use crate::sip::scan;
+use crate::sip::{HeaderName, Message, scan};
 
 /// The only quality of protection that is in use with SIP: `auth-int` fails behind everything that rewrites bodies.
 const QOP: &[u8] = b"auth";
@@ -37,10 +38,23 @@ fn hash(algorithm: Algorithm, parts: &[&[u8]]) -> String {
     }
 }
 
+/// An address in a form that is the same however it is written, to be hashed.
+fn octets(source: IpAddr) -> [u8; 16] {
+    match source {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    }
+}
+
 /// The parameters of a `Digest` challenge or of the credentials that answer one.
 struct Params<'a>(Vec<scan::Param<'a>>);
 
 impl<'a> Params<'a> {
+    /// Of each header line of this name.
+    fn each(message: &'a Message, name: HeaderName) -> impl Iterator<Item = Self> {
+        message.fields(name).filter_map(|field| Self::read(message.slice(field.value())))
+    }
+
     fn read(value: &'a [u8]) -> Option<Self> {
         let (scheme, params) = scan::split_once(value, b' ')?;
         if !scheme.eq_ignore_ascii_case(b"Digest") {

@@ -13,7 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::hmac;
 use subtle::ConstantTimeEq as _;
 
-use super::{Params, Proof, QOP};
+use super::{Params, Proof, QOP, octets};
 use crate::clock::UnixMillis;
 use crate::proxy::policy::Credentials;
 use crate::sip::response::header;
@@ -75,10 +75,7 @@ impl Nonces {
     fn sign(&self, content: &[u8], source: IpAddr) -> hmac::Tag {
         let mut context = hmac::Context::with_key(&self.key);
         context.update(content);
-        match source.to_canonical() {
-            IpAddr::V4(ip) => context.update(&ip.octets()),
-            IpAddr::V6(ip) => context.update(&ip.octets()),
-        }
+        context.update(&octets(source));
         context.sign()
     }
 
@@ -158,9 +155,7 @@ impl Nonces {
         is_ours: impl FnOnce(&[u8]) -> bool,
         now: UnixMillis,
     ) -> Verdict {
-        let credentials = request
-            .fields(HeaderName::Authorization)
-            .filter_map(|field| Params::read(request.slice(field.value())))
+        let credentials = Params::each(request, HeaderName::Authorization)
             .find(|params| *params.get("realm") == *account.realm.as_bytes());
         let Some(credentials) = credentials else { return Verdict::Challenge { stale: false } };
         let nonce = credentials.get("nonce");
