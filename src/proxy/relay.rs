@@ -136,11 +136,6 @@ impl Proxy {
         if failures > 0 {
             self.effects.push_back(Effect::AuthProven { source, failures });
         }
-        if registration.contacts.is_empty() && !registration.is_star {
-            context.responses.is_final = true;
-            let bytes = self.relayed_2xx(context, response, contacts);
-            return self.transactions.respond(context.server, 200, bytes, now.instant);
-        }
         let default = u32::try_from(self.policy.registrar.expires_default.as_secs()).unwrap_or(u32::MAX);
         let granted: Vec<Option<u32>> = registration
             .contacts
@@ -155,6 +150,7 @@ impl Proxy {
             let warning = Warning::ContactNotListed { aor: registration.aor.clone() };
             self.effects.push_back(Effect::Warning(warning));
         }
+        // It asked only what is bound, or nothing that it asked for is.
         if !registration.is_star && granted.iter().all(Option::is_none) {
             context.responses.is_final = true;
             let bytes = self.relayed_2xx(context, response, contacts);
