@@ -28,10 +28,8 @@ impl Proxy {
         let way = self.way_in_dialog(&context.request, context.flow, token, contacts, now);
         let mut destinations = vec![way.destination];
         self.prefer_stream(&context.request, &mut destinations);
-        let record_route = keeps_dialog(&context.request).then(|| {
-            let other = self.other_side(&context.request, context.flow);
-            RecordRoute::ToPhone(DialogToken { device: token.device, flow: token.flow, other })
-        });
+        let record_route = keeps_dialog(&context.request)
+            .then(|| RecordRoute::ToPhone(self.dialog_with(*token, &context.request, context.flow)));
         let hop = Hop {
             uri: None,
             routes: way.routes,
@@ -84,6 +82,11 @@ impl Proxy {
         let ways = token.other.destinations().into_iter();
         ways.filter_map(|way| if is_there(&way) { Some(way) } else { self.address(way.transport(), way.remote()) })
             .collect()
+    }
+
+    /// What a token says of a phone's dialog with the softswitch, which sent `request` by `source`.
+    pub(super) fn dialog_with(&self, phone: FlowToken, request: &Message, source: Flow) -> DialogToken {
+        DialogToken { device: phone.device, flow: phone.flow, other: self.other_side(request, source) }
     }
 
     /// Where the softswitch, which sent `request` by `source`, is to get what a phone sends it within the dialog: by its own

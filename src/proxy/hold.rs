@@ -11,9 +11,9 @@ use super::context::{Context, Purpose};
 use super::event::{Contacts, Effect, Outcome};
 use super::held_call::{Deed, DeviceInput, DeviceState, HeldCall, HeldDevice};
 use super::policy::PushWhen;
-use super::request::call_ref;
+use super::request::{call_ref, keeps_dialog};
 use super::response_context::{BranchState, Hop, RecordRoute};
-use super::secret::DialogToken;
+use super::secret::FlowToken;
 use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, Timer, forward};
 use crate::binding::{Aor, Binding, DeviceId, PushTarget, Tokens};
 use crate::clock::Now;
@@ -198,11 +198,9 @@ impl Proxy {
     }
 
     fn hop_to(&self, context: &Context, binding: &Binding) -> Hop {
-        let is_dialog =
-            context.is_invite() || matches!(context.request.method_text(), b"SUBSCRIBE" | b"REFER" | b"NOTIFY");
         let way = self.way_to(&context.request, context.flow, binding.device, (binding.flow, binding.home));
         // The node that has the flow stays on the dialog's path; this one need not.
-        let stays = is_dialog && way.is_direct();
+        let stays = keeps_dialog(&context.request) && way.is_direct();
         let routes = way.routes_to(binding);
         let mut destinations = vec![way.destination];
         self.prefer_stream(&context.request, &mut destinations);
@@ -210,8 +208,8 @@ impl Proxy {
             uri: Some(forward::request_uri(&binding.contact).into()),
             routes,
             record_route: stays.then(|| {
-                let other = self.other_side(&context.request, context.flow);
-                RecordRoute::ToPhone(DialogToken { device: binding.device, flow: binding.flow, other })
+                let phone = FlowToken { device: binding.device, flow: binding.flow };
+                RecordRoute::ToPhone(self.dialog_with(phone, &context.request, context.flow))
             }),
             destinations,
             device: Some(binding.device),

@@ -16,7 +16,7 @@ use super::held_call::{DeviceState, HeldDevice};
 use super::policy::LateWake;
 use super::privacy::Towards;
 use super::request::Way;
-use super::secret::DialogToken;
+use super::secret::FlowToken;
 use super::{Proxy, Timer, forward, route};
 use crate::binding::{Aor, Binding, DeviceId, Tokens};
 use crate::clock::Now;
@@ -164,11 +164,8 @@ impl Proxy {
 
     fn late_invite(&self, call: &LateCall, binding: &Binding, way: &Way, branch: &Branch) -> Option<Bytes> {
         let destination = way.destination;
-        let token = DialogToken {
-            device: binding.device,
-            flow: binding.flow,
-            other: self.other_side(&call.request, call.flow),
-        };
+        let phone = FlowToken { device: binding.device, flow: binding.flow };
+        let token = self.dialog_with(phone, &call.request, call.flow);
         let token = self.keys.write_dialog(&token, call.request.call_id());
         let routes = way.routes_to(binding);
         let routed = route::preprocess(&call.request, &self.policy, &self.keys);

@@ -307,9 +307,12 @@ impl Policy {
 
     /// Whether an AOR of this domain may be ours.
     pub fn serves(&self, domain: &[u8]) -> bool {
-        self.domains.is_empty()
-            || self.is_own_host(domain)
-            || self.domains.iter().any(|served| domain.eq_ignore_ascii_case(served.as_bytes()))
+        self.domains.is_empty() || self.is_named(domain)
+    }
+
+    /// Whether a host part names this proxy or a domain that it is configured for.
+    pub fn is_named(&self, host: &[u8]) -> bool {
+        self.is_own_host(host) || self.domains.iter().any(|served| host.eq_ignore_ascii_case(served.as_bytes()))
     }
 
     /// Whether an AOR has a user: where phones register here with a password, only those that have one at present. What

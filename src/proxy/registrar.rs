@@ -66,11 +66,8 @@ impl Proxy {
         let account = Account { user, realm, source: flow.remote.ip() };
         let policy = Arc::clone(&self.policy);
         let names_us = |uri: &[u8]| {
-            Uri::parse(uri).is_ok_and(|uri| {
-                uri.host.eq_ignore_ascii_case(realm.as_bytes())
-                    || policy.is_own_host(uri.host)
-                    || policy.domains.iter().any(|served| uri.host.eq_ignore_ascii_case(served.as_bytes()))
-            })
+            Uri::parse(uri)
+                .is_ok_and(|uri| uri.host.eq_ignore_ascii_case(realm.as_bytes()) || policy.is_named(uri.host))
         };
         match self.nonces.verify(request, account, &users, names_us, now.unix) {
             Verdict::Genuine => Ok(()),
