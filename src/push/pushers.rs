@@ -320,9 +320,7 @@ impl Inner {
         let send = async |push: Push| route.send(&push).await;
         gate.pass(push, token, self.timeout, send).await
     }
-}
 
-impl Inner {
     /// Does not believe that a token is dead where too many are said to be.
     fn doubt(&self, provider: Provider, account: &str, outcome: Outcome) -> Outcome {
         let Outcome::TokenDead { reason, .. } = &outcome else { return outcome };
