@@ -14,7 +14,7 @@ use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, Timer, forward};
 use crate::binding::DeviceId;
 use crate::clock::Now;
 use crate::sip::response::header;
-use crate::sip::{Destination, HeaderName, Message, Method, Transport};
+use crate::sip::{Destination, HeaderName, Message, Transport};
 use crate::transaction::{Branch, ClientId, ServerId};
 
 /// Larger requests go by a stream, since they might not fit into the path's MTU (RFC 3261 §18.1.1).
@@ -294,16 +294,16 @@ impl Proxy {
 
     /// CANCELs all pending branches (RFC 3261 §16.7 step 10).
     pub(super) fn cancel_branches(&mut self, context: &mut Context, reason: &[u8], now: Now) {
-        for branch in &mut context.responses.branches {
-            if branch.state == BranchState::Ended {
-                continue;
-            }
-            match branch.client {
-                Some(client) if context.request.method() == Method::INVITE => {
-                    self.transactions.cancel(client, reason, now.instant);
+        let is_invite = context.is_invite();
+        for index in 0..context.responses.branches.len() {
+            let Some(branch) = context.responses.branches.get_mut(index) else { continue };
+            match (branch.state, branch.client) {
+                (BranchState::Ended, _) => {}
+                (BranchState::Calling | BranchState::Ringing, Some(_)) if is_invite => {
+                    self.cancel_branch(context, index, reason, now);
                 }
-                Some(_) => {}
-                None => branch.state = BranchState::Ended,
+                (BranchState::Calling | BranchState::Ringing, Some(_)) => {}
+                (BranchState::Calling | BranchState::Ringing, None) => branch.state = BranchState::Ended,
             }
         }
     }

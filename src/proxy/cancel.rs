@@ -50,7 +50,10 @@ impl Proxy {
         self.put_back(context);
     }
 
-    /// Ends what a request waits for. A held call that reached no device ends at once, else its branches' 487 do it.
+    /// Ends what a request waits for: at once if nobody has said anything, else by the 487 of those that have.
+    ///
+    /// Differs from RFC 3261 §16.7 step 6: a branch without any response is not waited for. Its CANCEL may not be sent yet
+    /// (§9.1), and whoever sleeps says nothing for as long as the INVITE is repeated.
     fn cancel(&mut self, context: &mut Context, reasons: &[u8], seen: bool, contacts: &dyn Contacts, now: Now) {
         if context.responses.is_final || context.responses.is_cancelled {
             return;

@@ -3,7 +3,7 @@
 //! A VoIP push makes an iOS app show a call at once. When the call ends before the app has registered, only an INVITE
 //! and its CANCEL tell it so in its own language: CallKit closes its screen, and the call is in the phone's own log.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::branches::ANSWERED_ELSEWHERE;
 use super::context::Context;
 use super::event::{Contacts, Effect};
+use super::given_up::{Invite, Told};
 use super::held_call::{DeviceState, HeldDevice};
 use super::policy::LateWake;
 use super::privacy::Towards;
@@ -20,11 +21,10 @@ use super::secret::FlowToken;
 use super::{Proxy, Timer, forward, route};
 use crate::binding::{Aor, Binding, DeviceId, Tokens};
 use crate::clock::Now;
-use crate::sip::response::header;
-use crate::sip::{Flow, HeaderName, Message, NameAddr};
-use crate::store::{Change, HeldCallId, Settlement};
+use crate::sip::{Flow, Message};
+use crate::store::HeldCallId;
 use crate::timeline::{Reason, Step};
-use crate::transaction::{Branch, ClientId};
+use crate::transaction::Branch;
 
 /// How long after its call's end a pushed phone may still come: its screen is closed by its user before that.
 const MEMORY: Duration = Duration::from_secs(60);
@@ -33,11 +33,10 @@ const PER_DEVICE_MAX: usize = 4;
 /// How long the device may take to say that it has seen the call before it is told of it by a push.
 const REPORT_PAUSE: Duration = Duration::from_secs(5);
 
-/// Calls that are over, by the pushed devices that have not come yet, and INVITEs under way to those that have.
+/// Calls that are over, by the pushed devices that have not come yet.
 #[derive(Debug, Default)]
 pub(super) struct LateCalls {
     waiting: HashMap<DeviceId, Vec<LateCall>>,
-    clients: BTreeMap<ClientId, LateBranch>,
 }
 
 #[derive(Debug, Clone)]
@@ -53,29 +52,9 @@ struct LateCall {
     until: Instant,
 }
 
-/// An INVITE to a device that came late.
-#[derive(Debug)]
-struct LateBranch {
-    call: LateCall,
-    device: DeviceId,
-    way: Way,
-    /// Whether the device has shown that it knows of the call.
-    is_seen: bool,
-    /// Whether it picked up before the CANCEL came, and was told that nobody is there.
-    is_ended: bool,
-}
-
 impl LateCalls {
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.clients.is_empty()
-    }
-
-    pub(super) fn has(&self, client: ClientId) -> bool {
-        self.clients.contains_key(&client)
-    }
-
-    fn is_under_way(&self, device: DeviceId) -> bool {
-        self.clients.values().any(|branch| branch.device == device && !branch.is_seen)
+        self.waiting.is_empty()
     }
 }
 
@@ -159,7 +138,9 @@ impl Proxy {
         self.step_why(&call.call_ref, Step::Registered, Some(device), binding.flow.to_string(), Reason::CallOver);
         let why = Reason::InviteAndCancel;
         self.step_why(&call.call_ref, Step::Forwarded, Some(device), binding.flow.to_string(), why);
-        self.late.clients.insert(client, LateBranch { call, device, way, is_seen: false, is_ended: false });
+        let told = Told { aor: call.aor, id: call.id, call_ref: call.call_ref, device };
+        let routes = way.routes;
+        self.given_up.keep(client, Invite::new(Some(told), call.loop_hash, destination, routes));
     }
 
     fn late_invite(&self, call: &LateCall, binding: &Binding, way: &Way, branch: &Branch) -> Option<Bytes> {
@@ -182,93 +163,10 @@ impl Proxy {
         Some(forward::request(&call.request, call.flow.remote, &routed, &onward))
     }
 
-    /// A response to the INVITE of a device that came late. Nobody waits for it; but whatever it says, the device knows
-    /// of the call, and need not be told of it again.
-    pub(super) fn late_response(&mut self, client: ClientId, response: &Message, now: Now) {
-        let status = response.status().unwrap_or_default();
-        let Some(branch) = self.late.clients.get_mut(&client) else { return };
-        if status > 100 && !std::mem::replace(&mut branch.is_seen, true) {
-            let LateCall { aor, id, call_ref, .. } = branch.call.clone();
-            let devices = vec![(branch.device, Settlement::Seen)];
-            self.keep(Change::Settle { aor, id, call_ref, devices, ended: false });
-        }
-        if (200..300).contains(&status) {
-            self.hang_up(client, response, now);
-        }
-    }
-
-    /// The user was quicker than the CANCEL: each 2xx gets its ACK, and the first one a BYE, as by a caller who hangs up
-    /// (RFC 3261 §13.2.2.4, §15.1.1).
-    fn hang_up(&mut self, client: ClientId, response: &Message, now: Now) {
-        let Some(branch) = self.late.clients.get_mut(&client) else { return };
-        let (way, was_ended) = (branch.way.clone(), std::mem::replace(&mut branch.is_ended, true));
-        let loop_hash = branch.call.loop_hash;
-        let via = self.transactions.new_branch(loop_hash);
-        if let Some(ack) = self.within_late(b"ACK", response, &way, &via) {
-            self.collect_sends();
-            self.send_stateless(way.destination, ack.into());
-        }
-        if was_ended {
-            return;
-        }
-        let via = self.transactions.new_branch(loop_hash);
-        let bye = self.within_late(b"BYE", response, &way, &via);
-        if let Some(Ok(bye)) = bye.map(|bye| Message::parse(bye.into(), usize::MAX)) {
-            // A phone that is gone again needs no BYE.
-            let _ = self.transactions.send(bye, via, way.destination, now.instant);
-        }
-    }
-
-    /// A request in the dialog that a 2xx has made, with us in the caller's place (RFC 3261 §12.2.1.1).
-    fn within_late(&self, method: &[u8], response: &Message, way: &Way, branch: &Branch) -> Option<Vec<u8>> {
-        let destination = way.destination;
-        let egress = self.policy.listener(destination.listener())?;
-        let contact = response.values(HeaderName::Contact).find_map(NameAddr::parse)?;
-        let number = response.cseq()?.number;
-        let number = if method == b"BYE" { number.checked_add(1)? } else { number };
-        let mut out = Vec::new();
-        out.extend_from_slice(method);
-        out.push(b' ');
-        out.extend_from_slice(forward::request_uri(contact.uri));
-        out.extend_from_slice(b" SIP/2.0\r\nVia: SIP/2.0/");
-        out.extend_from_slice(destination.transport().via_name().as_bytes());
-        out.push(b' ');
-        out.extend_from_slice(egress.sent_by.as_bytes());
-        out.extend_from_slice(b";rport;branch=");
-        out.extend_from_slice(&branch.text());
-        out.extend_from_slice(b"\r\nMax-Forwards: 70\r\n");
-        if !way.routes.is_empty() {
-            header(&mut out, "Route", &way.routes);
-        }
-        // The route set in reverse, without ourselves.
-        let routes: Vec<_> = response.values(HeaderName::RecordRoute).collect();
-        for route in routes.into_iter().rev() {
-            let is_own = NameAddr::parse(route)
-                .and_then(|address| address.parse_uri().ok().map(|uri| self.policy.is_own(&uri)))
-                .unwrap_or(true);
-            if !is_own {
-                header(&mut out, "Route", route);
-            }
-        }
-        for name in [HeaderName::From, HeaderName::To, HeaderName::CallId] {
-            let field = response.fields(name).next()?;
-            header(&mut out, name.as_str(), response.slice(field.value()));
-        }
-        header(&mut out, "CSeq", format!("{number} {}", String::from_utf8_lossy(method)).as_bytes());
-        header(&mut out, "Content-Length", b"0");
-        out.extend_from_slice(b"\r\n");
-        Some(out)
-    }
-
-    /// The device gave no answer, or its answer has been dealt with.
-    pub(super) fn late_ended(&mut self, client: ClientId) {
-        self.late.clients.remove(&client);
-    }
-
     /// A device that is about to learn of a call by INVITE and CANCEL is told of the others later. Whether that is so: also
     /// when memory has its registration already and this worker has yet to hear that it is durable.
     pub(super) fn puts_off_report(&mut self, device: DeviceId, now: Now) -> bool {
-        let puts_off = self.late.is_under_way(device) || self.late.waiting.contains_key(&device);
+        let puts_off = self.given_up.is_under_way(device) || self.late.waiting.contains_key(&device);
         if puts_off {
             self.timers.set(Timer::Report(device), now.instant + REPORT_PAUSE);
         }

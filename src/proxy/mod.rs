@@ -14,6 +14,7 @@ mod digest;
 pub mod event;
 mod fetch;
 mod forward;
+mod given_up;
 mod held_call;
 mod hold;
 mod keep;
@@ -81,6 +82,7 @@ pub struct Proxy {
     missed: missed_calls::Reports,
     refreshes: refresh::Refreshes,
     late: late_wake::LateCalls,
+    given_up: given_up::GivenUp,
     /// What `softswitch.uri` came to last, where it is a name; the best address first.
     next_hops: SmallVec<[SocketAddr; 2]>,
     nonces: digest::Nonces,
@@ -195,6 +197,7 @@ impl Proxy {
             missed: missed_calls::Reports::default(),
             refreshes: refresh::Refreshes::default(),
             late: late_wake::LateCalls::default(),
+            given_up: given_up::GivenUp::default(),
             held_calls: 0,
             is_draining: false,
             tickets: 0,
@@ -299,6 +302,7 @@ impl Proxy {
             && self.fetches.is_empty()
             && self.refreshes.is_empty()
             && self.late.is_empty()
+            && self.given_up.is_empty()
             && self.effects.is_empty()
             && self.poll_timeout().is_none()
     }
@@ -319,13 +323,13 @@ impl Proxy {
     fn transaction_event(&mut self, event: Event, contacts: &dyn Contacts, now: Now) {
         let Some(event) = self.refresh_event(event, now) else { return };
         match event {
-            Event::Response { client, response } if self.late.has(client) => {
-                self.late_response(client, &response, now);
+            Event::Response { client, response } if self.given_up.has(client) => {
+                self.given_up_response(client, &response, now);
             }
             Event::Timeout { client } | Event::SendFailed { client } | Event::ClientEnded { client }
-                if self.late.has(client) =>
+                if self.given_up.has(client) =>
             {
-                self.late_ended(client);
+                self.given_up.end(client);
             }
             Event::Response { client, response } => self.branch_response(client, &response, contacts, now),
             Event::Timeout { client } => self.branch_failed(client, 408, contacts, now),

@@ -69,6 +69,7 @@ pub(super) enum Input {
     /// With its status.
     Response(u16),
     Cancel,
+    GiveUp,
     Resend,
     Expired(Timer),
     TransportError,
@@ -85,6 +86,10 @@ impl Clients {
 
     pub(super) fn find(&self, key: TransactionKey) -> Option<ClientId> {
         self.index.get(&key).copied()
+    }
+
+    pub(super) fn destination(&self, id: ClientId) -> Option<Destination> {
+        self.entries.get(id.0).map(|client| client.destination)
     }
 
     /// Sends `request` in a transaction of its own. `None` when there are no more ids.
@@ -127,13 +132,23 @@ impl Clients {
         self.perform(id, actions, response, common, now)
     }
 
-    pub(super) fn cancel(&mut self, id: ClientId, lines: &[u8], common: &mut Common, now: Instant) {
-        let Some(client) = self.entries.get_mut(id.0) else { return };
-        let actions = client.machine.receive(Input::Cancel);
-        if actions.contains(&Action::SendCancel) || client.machine.wants_cancel() {
+    /// `input` is [`Input::Cancel`] or [`Input::GiveUp`]. Whether the CANCEL has to wait for a response.
+    pub(super) fn cancel(
+        &mut self,
+        id: ClientId,
+        input: Input,
+        lines: &[u8],
+        common: &mut Common,
+        now: Instant,
+    ) -> bool {
+        let Some(client) = self.entries.get_mut(id.0) else { return false };
+        let actions = client.machine.receive(input);
+        let waits = client.machine.wants_cancel();
+        if actions.contains(&Action::SendCancel) || waits {
             client.cancel_lines = lines.into();
         }
         self.perform(id, actions, None, common, now);
+        waits
     }
 
     pub(super) fn resend(&mut self, id: ClientId, common: &mut Common, now: Instant) {
@@ -244,6 +259,7 @@ impl Machine {
                 Input::Response(200..300) => invite_client::Input::Success,
                 Input::Response(300..) => invite_client::Input::Failure,
                 Input::Cancel => invite_client::Input::Cancel,
+                Input::GiveUp => invite_client::Input::GiveUp,
                 Input::Resend => invite_client::Input::Resend,
                 Input::Expired(timer) => invite_client::Input::Expired(timer),
                 Input::TransportError => invite_client::Input::TransportError,
@@ -254,7 +270,7 @@ impl Machine {
                 Input::Expired(timer) => non_invite_client::Input::Expired(timer),
                 Input::TransportError => non_invite_client::Input::TransportError,
                 // Only an INVITE is ever cancelled (RFC 3261 §9.1) or rings a phone that wakes.
-                Input::Cancel | Input::Resend => return &[],
+                Input::Cancel | Input::GiveUp | Input::Resend => return &[],
             }),
         }
     }

@@ -23,6 +23,7 @@
 //!
 //! All 1xx, the first 300-699 and each 2xx go to the user. A CANCEL (§9.1) is sent once, in Proceeding; one that is
 //! wanted in Calling waits for the first 1xx. From then on B runs once more: it limits the wait for a final response.
+//! Who gives up cancels as well, and what has had no response is not sent again.
 
 use super::clients::Action;
 use super::timer::Timer;
@@ -59,6 +60,7 @@ pub(super) enum Input {
     /// 300-699.
     Failure,
     Cancel,
+    GiveUp,
     Resend,
     Expired(Timer),
     TransportError,
@@ -79,7 +81,7 @@ impl InviteClient {
             State::Accepted => match input {
                 Input::Success => &[Action::Pass],
                 Input::Expired(Timer::M) => self.enter(State::Terminated, &[Action::End]),
-                Input::Provisional | Input::Failure | Input::Cancel | Input::Resend => &[],
+                Input::Provisional | Input::Failure | Input::Cancel | Input::GiveUp | Input::Resend => &[],
                 Input::Expired(_) | Input::TransportError => &[],
             },
             State::Completed => match input {
@@ -87,7 +89,8 @@ impl InviteClient {
                 Input::Expired(Timer::D) => self.enter(State::Terminated, &[Action::End]),
                 // The user has its final response, so this is an end like any other.
                 Input::TransportError => self.enter(State::Terminated, &[Action::Stop(Timer::D), Action::End]),
-                Input::Provisional | Input::Success | Input::Cancel | Input::Resend | Input::Expired(_) => &[],
+                Input::Provisional | Input::Success | Input::Cancel | Input::GiveUp => &[],
+                Input::Resend | Input::Expired(_) => &[],
             },
             State::Terminated => &[],
         }
@@ -111,6 +114,10 @@ impl InviteClient {
                 self.cancellation = Cancellation::Wanted;
                 &[]
             }
+            Input::GiveUp => {
+                self.cancellation = Cancellation::Wanted;
+                &[Stop(Timer::A)]
+            }
             Input::Resend => &[Send, Start(Timer::A)],
             Input::Expired(Timer::A) => &[Send, Double(Timer::A)],
             Input::Expired(Timer::B) => self.enter(State::Terminated, &[Stop(Timer::A), TimeOut]),
@@ -125,12 +132,12 @@ impl InviteClient {
             Input::Provisional => &[Pass],
             Input::Success => self.enter(State::Accepted, &[Stop(Timer::B), Start(Timer::M), Forget, Pass]),
             Input::Failure => self.enter(State::Completed, &[Stop(Timer::B), Start(Timer::D), Acknowledge, Pass]),
-            Input::Cancel if self.cancellation != Cancellation::Sent => {
+            Input::Cancel | Input::GiveUp if self.cancellation != Cancellation::Sent => {
                 self.cancellation = Cancellation::Sent;
                 &[SendCancel, Start(Timer::B)]
             }
             Input::Expired(Timer::B) => self.enter(State::Terminated, &[TimeOut]),
-            Input::Cancel | Input::Resend | Input::Expired(_) | Input::TransportError => &[],
+            Input::Cancel | Input::GiveUp | Input::Resend | Input::Expired(_) | Input::TransportError => &[],
         }
     }
 
@@ -144,15 +151,26 @@ impl InviteClient {
 mod tests {
     use super::Action::{Acknowledge, Double, End, Fail, Forget, Pass, Send, SendCancel, Start, Stop, TimeOut};
     use super::Cancellation::{None, Sent, Wanted};
-    use super::Input::{Cancel, Expired, Failure, Provisional, Resend, Success, TransportError};
+    use super::Input::{Cancel, Expired, Failure, GiveUp, Provisional, Resend, Success, TransportError};
     use super::State::{Accepted, Calling, Completed, Proceeding, Terminated};
     use super::Timer::{A, B, D, M};
     use super::*;
 
     const STATES: [State; 5] = [Calling, Proceeding, Accepted, Completed, Terminated];
     const CANCELLATIONS: [Cancellation; 3] = [None, Wanted, Sent];
-    const INPUTS: [Input; 10] =
-        [Provisional, Success, Failure, Cancel, Resend, Expired(A), Expired(B), Expired(D), Expired(M), TransportError];
+    const INPUTS: [Input; 11] = [
+        Provisional,
+        Success,
+        Failure,
+        Cancel,
+        GiveUp,
+        Resend,
+        Expired(A),
+        Expired(B),
+        Expired(D),
+        Expired(M),
+        TransportError,
+    ];
 
     /// What does something, whatever was asked about cancelling. Everything else is ignored.
     const TABLE: [(State, Input, State, &[Action]); 17] = [
@@ -179,14 +197,19 @@ mod tests {
     type Row = (State, Cancellation, Input, State, Cancellation, &'static [Action]);
 
     /// Where cancelling matters.
-    const CANCELLING: [Row; 7] = [
+    const CANCELLING: [Row; 12] = [
         (Calling, None, Provisional, Proceeding, None, &[Stop(A), Stop(B), Pass]),
         (Calling, Wanted, Provisional, Proceeding, Sent, &[Stop(A), Start(B), SendCancel, Pass]),
         (Calling, Sent, Provisional, Proceeding, Sent, &[Stop(A), Stop(B), Pass]),
         (Calling, None, Cancel, Calling, Wanted, &[]),
         (Calling, Sent, Cancel, Calling, Wanted, &[]),
+        (Calling, None, GiveUp, Calling, Wanted, &[Stop(A)]),
+        (Calling, Sent, GiveUp, Calling, Wanted, &[Stop(A)]),
+        (Calling, Wanted, GiveUp, Calling, Wanted, &[Stop(A)]),
         (Proceeding, None, Cancel, Proceeding, Sent, &[SendCancel, Start(B)]),
         (Proceeding, Wanted, Cancel, Proceeding, Sent, &[SendCancel, Start(B)]),
+        (Proceeding, None, GiveUp, Proceeding, Sent, &[SendCancel, Start(B)]),
+        (Proceeding, Wanted, GiveUp, Proceeding, Sent, &[SendCancel, Start(B)]),
     ];
 
     #[test]

@@ -349,7 +349,18 @@ impl Transactions {
     /// header lines for the CANCEL, each with its CRLF. The final response (487, as a rule) is an [`Event::Response`]
     /// as always; without one, [`Event::Timeout`] comes 64·T1 after the CANCEL.
     pub fn cancel(&mut self, id: ClientId, extra: &[u8], now: Instant) {
-        self.clients.cancel(id, extra, &mut self.common, now);
+        self.clients.cancel(id, clients::Input::Cancel, extra, &mut self.common, now);
+    }
+
+    /// The same for an INVITE that nobody waits for any more: what has had no response is not sent again. Whether that is
+    /// so: if a response comes yet, the CANCEL follows it.
+    pub fn give_up(&mut self, id: ClientId, extra: &[u8], now: Instant) -> bool {
+        self.clients.cancel(id, clients::Input::GiveUp, extra, &mut self.common, now)
+    }
+
+    /// Where a client transaction's request goes.
+    pub fn destination(&self, id: ClientId) -> Option<Destination> {
+        self.clients.destination(id)
     }
 
     /// Sends an INVITE again, because whoever did not hear it the first time may hear it now; not over a stream. Only
