@@ -6,16 +6,17 @@ use bytes::Bytes;
 
 use super::context::{Context, Purpose};
 use super::event::{Contacts, Effect, ResolveTicket};
+use super::held_call::DeviceState;
 use super::policy::Policy;
 use super::privacy::Towards;
-use super::response_context::{BranchState, Hop, Reaction};
+use super::response_context::{Branch, BranchState, Hop, Reaction};
 use super::route;
 use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, Timer, forward};
 use crate::binding::DeviceId;
 use crate::clock::Now;
 use crate::sip::response::header;
 use crate::sip::{Destination, HeaderName, Message, Transport};
-use crate::transaction::{Branch, ClientId, ServerId};
+use crate::transaction::{self, ClientId, ServerId};
 
 /// Larger requests go by a stream, since they might not fit into the path's MTU (RFC 3261 §18.1.1).
 const DATAGRAM_BYTES_MAX: usize = 1300;
@@ -70,7 +71,7 @@ impl Proxy {
         context: &Context,
         index: usize,
         destination: Destination,
-        branch: &Branch,
+        branch: &transaction::Branch,
     ) -> Option<Bytes> {
         let policy: &Policy = &self.policy;
         let outgoing = context.outgoing();
@@ -321,6 +322,9 @@ impl Proxy {
     pub(super) fn conclude(&mut self, context: &mut Context, contacts: &dyn Contacts, now: Now) {
         let waits = context.call().is_some_and(|call| call.is_waiting(now.instant));
         let may_wait = waits && !context.responses.has_declined() && !context.responses.is_cancelled;
+        if !may_wait {
+            self.give_up_on_silent(context, now);
+        }
         if context.responses.is_final || !context.responses.all_ended() || may_wait {
             return;
         }
@@ -336,6 +340,20 @@ impl Proxy {
                 self.call_failed(context, Some(status), contacts, now);
             }
             None => self.conclude_unanswered(context, contacts, now),
+        }
+    }
+
+    /// A call that waits for nobody does not wait for branches, either, that lead to devices which have been silent and
+    /// cannot be woken.
+    fn give_up_on_silent(&mut self, context: &mut Context, now: Now) {
+        let Some(call) = context.call() else { return };
+        let is_pending = |branch: &&Branch| branch.state != BranchState::Ended;
+        let is_hopeless = |branch: &Branch| {
+            let held = call.devices.iter().find(|held| Some(held.binding.device) == branch.hop.device);
+            !branch.is_heard && held.is_some_and(|held| held.state == DeviceState::Unwakeable)
+        };
+        if context.responses.branches.iter().filter(is_pending).all(is_hopeless) {
+            self.cancel_branches(context, b"", now);
         }
     }
 

@@ -22,9 +22,9 @@ pub(super) enum Ending {
     Cancelled {
         seen: bool,
     },
-    /// `was_forwarded`: a device was there, but did not answer.
+    /// `came_back`: a device was there, but did not answer.
     NoReturn {
-        was_forwarded: bool,
+        came_back: bool,
     },
     Expired,
     PushFailed,
@@ -54,7 +54,7 @@ impl Proxy {
         now: Now,
     ) {
         let ending = match status {
-            Some(408) => Ending::NoReturn { was_forwarded: true },
+            Some(408) => Ending::NoReturn { came_back: true },
             Some(487) => Ending::Cancelled { seen: false },
             Some(_) | None => Ending::Rejected,
         };
@@ -65,14 +65,16 @@ impl Proxy {
     pub(super) fn call_unanswered(&mut self, context: &mut Context, contacts: &dyn Contacts, now: Now) {
         let Some(call) = context.call() else { return };
         let is_over = now.instant >= call.until;
-        let was_forwarded = !context.responses.branches.is_empty();
+        let came_back = call.devices.iter().any(|held| held.has_come) || context.responses.is_heard();
+        let is_silent = context.responses.branches.iter().any(|branch| branch.failure == Some(408));
         let (ending, reject) = match (context.responses.is_cancelled, is_over) {
             (true, _) => (Ending::Cancelled { seen: false }, Reject::of(487)),
             (false, true) if call.ends_by_expires => (Ending::Expired, Reject::of(487)),
-            (false, true) => (Ending::NoReturn { was_forwarded }, Reject::of(self.policy.hold.no_return_status)),
+            (false, true) => (Ending::NoReturn { came_back }, Reject::of(self.policy.hold.no_return_status)),
             (false, false) if context.responses.is_overloaded => (Ending::Overload, Reject::busy(BUSY_RETRY_AFTER_S)),
-            (false, false) if was_forwarded => {
-                (Ending::NoReturn { was_forwarded }, Reject::of(if context.is_invite() { 408 } else { 480 }))
+            (false, false) if is_silent || came_back => {
+                let status = if context.is_invite() && is_silent { 408 } else { 480 };
+                (Ending::NoReturn { came_back }, Reject::of(status))
             }
             (false, false) if call.store_failed => (Ending::Overload, Reject::busy(BUSY_RETRY_AFTER_S)),
             (false, false) => (Ending::PushFailed, Reject::of(480)),
@@ -99,10 +101,8 @@ impl Proxy {
             Ending::Rejected => (Outcome::Rejected, Step::Rejected, Some(Reason::PhoneRejected)),
             Ending::Cancelled { seen: false } => (Outcome::Cancelled, Step::Cancelled, Some(Reason::CallerGaveUp)),
             Ending::Cancelled { seen: true } => (Outcome::Cancelled, Step::Cancelled, Some(Reason::TakenElsewhere)),
-            Ending::NoReturn { was_forwarded: false } => {
-                (Outcome::NoReturn, Step::NoReturn, Some(Reason::NotBackInTime))
-            }
-            Ending::NoReturn { was_forwarded: true } => (Outcome::NoReturn, Step::NoReturn, Some(Reason::NotAnswered)),
+            Ending::NoReturn { came_back: false } => (Outcome::NoReturn, Step::NoReturn, Some(Reason::NotBackInTime)),
+            Ending::NoReturn { came_back: true } => (Outcome::NoReturn, Step::NoReturn, Some(Reason::NotAnswered)),
             Ending::Expired => (Outcome::Expired, Step::Expired, Some(Reason::InviteExpired)),
             Ending::PushFailed => (Outcome::PushFailed, Step::Failed, Some(Reason::NothingToWake)),
             Ending::Overload => (Outcome::Overload, Step::Failed, Some(Reason::NoRoom)),

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::bars::Finding;
 use super::context::Context;
 use super::event::{Contacts, Effect};
-use super::held_call::{DeviceInput, DeviceState, HeldDevice, paused, try_again};
+use super::held_call::{DeviceInput, DeviceState, paused, try_again};
 use super::{Proxy, PushPurpose, SavePurpose};
 use crate::binding::{Binding, DeviceId};
 use crate::clock::{Now, UnixMillis};
@@ -17,16 +17,15 @@ use crate::timeline::{Reason, Step, Why};
 use crate::transaction::ServerId;
 
 impl Proxy {
-    /// Makes the bucket entries of all devices that are about to be pushed durable, before any push.
+    /// Makes the call durable for the devices that have, or are about to have, anything to do with it: a later run finds
+    /// them by it. Those with push parameters get a bucket entry; what waits for that goes on when it is there.
     pub(super) fn record(&mut self, context: &mut Context, now: Now) {
         let is_invite = context.is_invite();
         let (server, flow) = (context.server, context.flow);
         let (invite, to_tag) = (context.request.bytes().clone(), context.to_tag.clone());
-        let Some(call) = context.call_mut() else { return };
-        // An entry that is on its way already is not asked for again: its own reply counts.
-        let recording = |held: &&HeldDevice| held.state == DeviceState::Recording && !held.has_entry;
+        let Some(call) = context.call_mut().filter(|call| call.is_open) else { return };
         let devices: SmallVec<[DeviceId; 1]> =
-            call.devices.iter().filter(recording).map(|held| held.binding.device).collect();
+            call.devices.iter().filter(|held| held.is_to_be_noted()).map(|held| held.binding.device).collect();
         if devices.is_empty() {
             return;
         }
@@ -58,7 +57,8 @@ impl Proxy {
         };
         call.is_recorded = true;
         for held in call.devices.iter_mut().filter(|held| devices.contains(&held.binding.device)) {
-            held.has_entry = true;
+            held.is_noted = true;
+            held.has_entry = held.binding.push.is_some();
         }
         self.save(change, SavePurpose::Hold(server, devices));
     }
@@ -78,26 +78,23 @@ impl Proxy {
             };
             let Some(call) = context.call_mut().filter(|call| call.is_open) else { return };
             let call_ref = call.call_ref.clone();
-            if result.is_err() {
-                call.store_failed = true;
-            }
             for held in call.devices.iter_mut().filter(|held| devices.contains(&held.binding.device)) {
-                held.is_durable = result.is_ok();
+                held.is_noted &= result.is_ok();
                 held.has_entry &= result.is_ok();
-            }
-            for device in devices {
-                match &result {
-                    Ok(_) => proxy.step(&call_ref, Step::Held, Some(*device), ""),
-                    Err(error) => {
-                        let why = Why::new(Reason::StoreFailed, error.to_string());
-                        proxy.step_why(&call_ref, Step::Failed, Some(*device), "", why);
+                held.is_durable = result.is_ok() && held.binding.push.is_some();
+                match (&result, held.state) {
+                    (Ok(_), DeviceState::Recording) => {
+                        proxy.step(&call_ref, Step::Held, Some(held.binding.device), "");
                     }
+                    (Err(error), DeviceState::Recording | DeviceState::Noting) => {
+                        call.store_failed |= held.state == DeviceState::Recording;
+                        let why = Why::new(Reason::StoreFailed, error.to_string());
+                        proxy.step_why(&call_ref, Step::Failed, Some(held.binding.device), "", why);
+                    }
+                    (Ok(_) | Err(_), _) => {}
                 }
             }
             proxy.tell_all(context, devices, input, now);
-            if result.is_ok() {
-                proxy.send_provisional(context, now);
-            }
             proxy.conclude(context, contacts, now);
         });
     }
@@ -141,6 +138,7 @@ impl Proxy {
             language,
             purpose,
         }));
+        self.begin_provisional(context, now);
     }
 
     /// The provider answered.

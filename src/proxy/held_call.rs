@@ -7,9 +7,12 @@
 //!              ▲  │                │ ▲ │                                      ▲
 //!       Silent │  │ Unrecorded     │ │ └TryAgain, Paused► Retrying            │
 //!        Lost  │  ▼                │ └──────RetryDue────┘                     │
-//!  awake ► Probing    Unwakeable ◄─┴ Dead, Refused                            │
-//!              └───────────────── Answered, Woke ─────────────────────────────┘
+//!              │  Unwakeable ◄─────┴ Dead, Refused                            │
+//!              │                                                              │
+//!  awake ► Noting ─Recorded, Unrecorded► Probing ──── Answered, Woke ─────────┘
 //! ```
+//!
+//! (Silent and Lost are Probing's.) A device that no push is for and that is awake begins as Joined.
 //!
 //! A device that had the INVITE and whose flow is Lost is waited for again: Joined ► Waiting, or Recording if it was
 //! never pushed.
@@ -73,6 +76,10 @@ pub(super) struct HeldDevice {
     pub accepted_at: Option<Instant>,
     /// Of its pushes: over when it has joined, and when the call is over.
     pub purpose: Purpose,
+    /// Whether it has registered during the call.
+    pub has_come: bool,
+    /// Whether the store's record of the call names it, or is about to, so that a later run finds it.
+    pub is_noted: bool,
     /// Whether its bucket has, or is about to have, an entry of this call that is not settled.
     pub has_entry: bool,
     /// Whether that entry is durable, so that a push may follow.
@@ -82,6 +89,8 @@ pub(super) struct HeldDevice {
 /// Where a device stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DeviceState {
+    /// It may be awake. Its bucket entry is on the way to be durable; then its live flow gets the INVITE.
+    Noting,
     /// Its live flow has the INVITE; it has said nothing yet.
     Probing,
     /// Its bucket entry is on the way to be durable.
@@ -131,6 +140,8 @@ pub(super) enum Deed {
     Record,
     Push,
     PushAfter(Duration),
+    /// Give it the INVITE, and see within `hold.probe_ms` whether it says anything.
+    Probe,
     /// Give it the INVITE on its present flow, unless that flow has it already.
     Join,
     /// See whether anybody is left to wait for.
@@ -143,14 +154,14 @@ pub(super) fn next(state: DeviceState, input: DeviceInput, attempts: u8, left: D
     use DeviceState as Is;
     match (state, input) {
         // A wake ends every kind of waiting. A second one gives the INVITE again only to another flow.
-        (
-            Is::Probing | Is::Recording | Is::Pushing | Is::Retrying | Is::Waiting | Is::Joined | Is::Unwakeable,
-            In::Woke,
-        ) => (Is::Joined, Deed::Join),
+        (Is::Noting | Is::Probing | Is::Recording | Is::Pushing | Is::Retrying, In::Woke)
+        | (Is::Waiting | Is::Joined | Is::Unwakeable, In::Woke) => (Is::Joined, Deed::Join),
         // An answer to the probe does the same.
-        (Is::Probing | Is::Recording | Is::Pushing | Is::Retrying | Is::Waiting | Is::Unwakeable, In::Answered) => {
-            (Is::Joined, Deed::Nothing)
-        }
+        (Is::Noting | Is::Probing | Is::Recording | Is::Pushing | Is::Retrying, In::Answered)
+        | (Is::Waiting | Is::Unwakeable, In::Answered) => (Is::Joined, Deed::Nothing),
+
+        // A device that may be awake is rung even if its missed call could not be told.
+        (Is::Noting, In::Recorded | In::Unrecorded) => (Is::Probing, Deed::Probe),
 
         (Is::Probing, In::Silent | In::Lost) | (Is::Joined, In::Lost) if left.is_zero() => {
             (Is::Unwakeable, Deed::Conclude)
@@ -170,7 +181,9 @@ pub(super) fn next(state: DeviceState, input: DeviceInput, attempts: u8, left: D
         (Is::Retrying, In::RetryDue) => (Is::Pushing, Deed::Push),
 
         // What comes too late, or for a state that is over, changes nothing.
-        (Is::Probing, In::Recorded | In::Unrecorded | In::RetryDue)
+        (Is::Noting, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_) | In::Paused(_))
+        | (Is::Noting, In::RetryDue | In::Silent | In::Lost)
+        | (Is::Probing, In::Recorded | In::Unrecorded | In::RetryDue)
         | (Is::Probing, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_) | In::Paused(_))
         | (Is::Recording, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_) | In::Paused(_))
         | (Is::Recording, In::RetryDue | In::Silent | In::Lost)
@@ -225,13 +238,34 @@ pub(super) fn paused(after: Duration, left: Duration, chance: u64) -> DeviceInpu
 impl HeldDevice {
     pub(super) fn new(binding: Arc<Binding>, state: DeviceState) -> Self {
         let purpose = Purpose::default();
-        Self { binding, state, attempts: 0, accepted_at: None, purpose, has_entry: false, is_durable: false }
+        Self {
+            binding,
+            state,
+            attempts: 0,
+            accepted_at: None,
+            purpose,
+            has_come: false,
+            is_noted: false,
+            has_entry: false,
+            is_durable: false,
+        }
+    }
+
+    /// Whether the store has to know of it: what is on its way there is not asked for again, since its own reply counts.
+    pub(super) fn is_to_be_noted(&self) -> bool {
+        match self.state {
+            DeviceState::Noting | DeviceState::Recording => !self.is_noted,
+            DeviceState::Joined => !self.is_noted && !self.binding.is_token_device(),
+            DeviceState::Probing | DeviceState::Pushing | DeviceState::Retrying => false,
+            DeviceState::Waiting | DeviceState::Unwakeable => false,
+        }
     }
 
     /// Whether something may still bring it into the call without its own doing.
     pub(super) fn is_expected(&self) -> bool {
         match self.state {
-            DeviceState::Recording | DeviceState::Pushing | DeviceState::Retrying | DeviceState::Waiting => true,
+            DeviceState::Noting | DeviceState::Recording => true,
+            DeviceState::Pushing | DeviceState::Retrying | DeviceState::Waiting => true,
             DeviceState::Probing | DeviceState::Joined | DeviceState::Unwakeable => false,
         }
     }
@@ -281,7 +315,8 @@ impl HeldCall {
 mod tests {
     use super::*;
 
-    const STATES: [DeviceState; 7] = [
+    const STATES: [DeviceState; 8] = [
+        DeviceState::Noting,
         DeviceState::Probing,
         DeviceState::Recording,
         DeviceState::Pushing,
@@ -311,6 +346,7 @@ mod tests {
     fn every_state_and_input() {
         let rows = [
             //Recd Unrec Acc  Lim  Dead Ref  Try  Pau  Due  Woke Sil  Lost Ans
+            ["Oo", "Oo", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "-", "J-"], // Noting
             ["-", "-", "-", "-", "-", "-", "-", "-", "-", "Jj", "Rr", "Rr", "J-"], // Probing
             ["Pp", "Uc", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "-", "J-"], // Recording
             ["-", "-", "W-", "W-", "Uc", "Uc", "Ta", "Ta", "-", "Jj", "-", "-", "J-"], // Pushing
@@ -323,6 +359,7 @@ mod tests {
             for (input, expected) in INPUTS.into_iter().zip(row) {
                 let (after, deed) = next(state, input, 1, Duration::from_secs(28));
                 let letter = match after {
+                    DeviceState::Noting => 'N',
                     DeviceState::Probing => 'O',
                     DeviceState::Recording => 'R',
                     DeviceState::Pushing => 'P',
@@ -336,6 +373,7 @@ mod tests {
                     Deed::Record => 'r',
                     Deed::Push => 'p',
                     Deed::PushAfter(_) => 'a',
+                    Deed::Probe => 'o',
                     Deed::Join => 'j',
                     Deed::Conclude => 'c',
                 };

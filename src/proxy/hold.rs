@@ -32,7 +32,7 @@ const PROVISIONAL_EVERY: Duration = Duration::from_secs(60);
 enum Reach {
     /// It gets the request at once.
     Now,
-    /// It gets the request at once, and a push if it stays silent.
+    /// It gets the request before any push, and a push if it stays silent.
     Probe,
     /// It is pushed; one whose registration has not expired registered so long ago.
     Asleep(Option<Duration>),
@@ -123,18 +123,14 @@ impl Proxy {
         let device = binding.device;
         let state = match &reach {
             Reach::Now => DeviceState::Joined,
-            Reach::Probe => DeviceState::Probing,
+            Reach::Probe => DeviceState::Noting,
             Reach::Asleep(_) => DeviceState::Recording,
             Reach::Never(_) => DeviceState::Unwakeable,
         };
         call.devices.push(HeldDevice::new(Arc::clone(binding), state));
         match reach {
             Reach::Now => self.join(context, binding, now),
-            Reach::Probe => {
-                let due = now.instant + self.policy.hold.probe;
-                self.timers.set(Timer::Probe(context.server, device), due);
-                self.join(context, binding, now);
-            }
+            Reach::Probe => {}
             Reach::Asleep(age) => {
                 let provider = provider_of(binding);
                 let detail = match age {
@@ -169,12 +165,12 @@ impl Proxy {
             .and_then(|()| can_be_told(target, request.method()).map_err(Why::from))
             .and_then(|()| contacts.fits(binding))
             .and_then(|()| self.admits(binding, contacts));
-        match (is_pushable, self.policy.hold.push_when) {
-            (_, PushWhen::Always | PushWhen::Unreachable) if is_reachable && is_fresh => Reach::Now,
-            (Err(_), _) if is_reachable => Reach::Now,
-            (Err(why), _) => Reach::Never(why),
-            (Ok(()), PushWhen::Unreachable) if is_reachable => Reach::Probe,
-            (Ok(()), PushWhen::Always | PushWhen::Unreachable) => Reach::Asleep(is_reachable.then_some(age)),
+        let is_tried_first = is_fresh || self.policy.hold.push_when == PushWhen::Unreachable;
+        match is_pushable {
+            Err(_) if is_reachable => Reach::Now,
+            Err(why) => Reach::Never(why),
+            Ok(()) if is_reachable && is_tried_first => Reach::Probe,
+            Ok(()) => Reach::Asleep(is_reachable.then_some(age)),
         }
     }
 
@@ -235,7 +231,7 @@ impl Proxy {
                 return self.transactions.resend(client, now.instant);
             }
             self.drop_branch(context, index);
-            context.responses.end(index, 408);
+            context.responses.end(index, 487);
         }
         let tried = |branch: &super::response_context::Branch| {
             branch.hop.device == Some(binding.device) && branch.failure.is_none()
@@ -267,6 +263,15 @@ impl Proxy {
             Deed::PushAfter(pause) => {
                 let due = now.instant + pause;
                 self.timers.set(Timer::Retry(context.server, device), due);
+            }
+            Deed::Probe => {
+                let due = now.instant + self.policy.hold.probe;
+                self.timers.set(Timer::Probe(context.server, device), due);
+                if let Some(binding) =
+                    context.call_mut().and_then(|call| call.device(device)).map(|held| Arc::clone(&held.binding))
+                {
+                    self.join(context, &binding, now);
+                }
             }
             Deed::Join => {
                 if let Some(binding) = call.device(device).map(|held| Arc::clone(&held.binding)) {
@@ -309,6 +314,7 @@ impl Proxy {
             Some(held) if held.binding.is_same_registration(binding) => return,
             Some(held) => {
                 held.binding = Arc::clone(binding);
+                held.has_come = true;
                 if let (Some(accepted_at), Some(target)) = (held.accepted_at.take(), &binding.push) {
                     let after = now.instant.saturating_duration_since(accepted_at);
                     self.effects.push_back(Effect::WakeSeen { provider: target.provider, after });
@@ -322,17 +328,26 @@ impl Proxy {
                     return self.resume_binding(context, Arc::clone(binding), contacts, now);
                 }
                 let held = HeldDevice::new(Arc::clone(binding), DeviceState::Unwakeable);
-                call.devices.push(HeldDevice { has_entry, is_durable: has_entry, ..held });
+                let held = HeldDevice { has_come: true, is_noted: has_entry, has_entry, is_durable: has_entry, ..held };
+                call.devices.push(held);
             }
         }
         self.step(&call_ref, Step::Registered, Some(binding.device), binding.flow.to_string());
         self.tell(context, binding.device, DeviceInput::Woke, now);
         self.tell_tokens(context, binding, DeviceInput::Woke, now);
+        self.record(context, now);
+    }
+
+    /// From here on the caller is told that its call waits, unless it hears a device, or is told already.
+    pub(super) fn begin_provisional(&mut self, context: &mut Context, now: Now) {
+        if !context.responses.is_ringing() && !self.timers.contains(&Timer::Provisional(context.server)) {
+            self.send_provisional(context, now);
+        }
     }
 
     /// Our own provisional response, as if one branch led to a user agent in this proxy (RFC 3261 §16.7 step 6). It
     /// would have to be reliable for a caller that requires 100rel, so that one gets none.
-    pub(super) fn send_provisional(&mut self, context: &mut Context, now: Now) {
+    fn send_provisional(&mut self, context: &mut Context, now: Now) {
         let status = self.policy.hold.provisional;
         let fits = context.is_invite()
             && !context.responses.is_final

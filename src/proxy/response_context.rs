@@ -54,6 +54,8 @@ pub(super) struct Branch {
     /// `None` until its address is known, and after the last attempt.
     pub client: Option<ClientId>,
     pub state: BranchState,
+    /// Whether any response came, a 100 included.
+    pub is_heard: bool,
     /// What counts as its response where none came: 408 after silence, 503 when nothing could be sent.
     pub failure: Option<u16>,
 }
@@ -98,7 +100,7 @@ pub(super) struct ResponseContext {
 impl ResponseContext {
     /// Adds a branch; the index names it from now on.
     pub(super) fn start(&mut self, hop: Hop) -> usize {
-        self.branches.push(Branch { hop, client: None, state: BranchState::Calling, failure: None });
+        self.branches.push(Branch { hop, client: None, state: BranchState::Calling, is_heard: false, failure: None });
         self.branches.len() - 1
     }
 
@@ -110,6 +112,11 @@ impl ResponseContext {
     /// Whether no branch can bring a response any more.
     pub(super) fn all_ended(&self) -> bool {
         self.branches.iter().all(|branch| branch.state == BranchState::Ended)
+    }
+
+    /// Whether any branch has brought any response.
+    pub(super) fn is_heard(&self) -> bool {
+        self.branches.iter().any(|branch| branch.is_heard)
     }
 
     /// Whether a branch has brought a provisional response, and no final one.
@@ -125,6 +132,7 @@ impl ResponseContext {
     pub(super) fn receive(&mut self, index: usize, response: &Message, is_invite: bool) -> Reaction {
         let Some(branch) = self.branches.get_mut(index) else { return Reaction::Wait };
         let status = response.status().unwrap_or_default();
+        branch.is_heard = true;
         match (status, branch.state) {
             (0..=100, _) => Reaction::Wait,
             (101..=199, BranchState::Calling | BranchState::Ringing) => {

@@ -79,7 +79,7 @@ impl Proxy {
             self.resume_device(context, *device, contacts, now);
         }
         if now.unix < stored.until {
-            self.send_provisional(context, now);
+            self.begin_provisional(context, now);
         }
     }
 

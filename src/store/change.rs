@@ -30,7 +30,7 @@ pub enum EntryState {
     Missed,
 }
 
-/// A held call as it must be known after a crash, to be taken up again or at least counted as missed.
+/// A call to phones as it must be known after a crash, to be taken up again or at least counted as missed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldCall {
     pub id: HeldCallId,
@@ -77,9 +77,9 @@ pub enum Change {
     TokenDead { aor: Aor, device: DeviceId, token: PushToken, sent_at: UnixMillis, dead_since: Option<UnixMillis> },
     /// An operator's command.
     Remove { aor: Aor, device: DeviceId },
-    /// A call is about to be pushed: the held call, and a live entry in the bucket of each device to be pushed.
+    /// A call has begun: the call, for a later run to take it up, and a live entry in the bucket of each of its devices.
     /// Repeated with the same id it adds the devices and entries that are not there yet. A device without a binding
-    /// gets no entry: nobody would come for it.
+    /// gets no entry, for nobody would come for it, and one without push parameters neither, for it cannot be told.
     Hold { call: HeldCall, entry: BucketEntry },
     /// What became of a call for one or more of its devices, before or at its end. `ended` removes the held call.
     Settle { aor: Aor, id: HeldCallId, call_ref: Box<str>, devices: Vec<(DeviceId, Settlement)>, ended: bool },

@@ -280,7 +280,7 @@ impl<'t> Draft<'t> {
         let known_devices = known.as_ref().map(|known| &*known.call.devices).unwrap_or_default();
         let added: Vec<_> = call.devices.iter().copied().filter(|device| !known_devices.contains(device)).collect();
         for device in &added {
-            if self.is_bound(&call.aor, *device) {
+            if self.is_pushable(&call.aor, *device) {
                 let most = self.limits.entries_per_device;
                 self.change_bucket(*device, |bucket| bucket.hold(Arc::clone(&entry), most));
             }
@@ -467,6 +467,11 @@ impl Draft<'_> {
 
     fn is_bound(&self, aor: &Aor, device: DeviceId) -> bool {
         self.bindings(aor).iter().any(|binding| binding.device == device)
+    }
+
+    /// Whether somebody would come for an entry of the device, and can be told of it.
+    fn is_pushable(&self, aor: &Aor, device: DeviceId) -> bool {
+        self.bindings(aor).iter().any(|binding| binding.device == device && binding.push.is_some())
     }
 
     fn change_bindings(&mut self, aor: &Aor, change: impl FnOnce(&mut Bindings)) {

@@ -14,7 +14,7 @@ use sip_push_proxy::proxy::bars::Bars;
 use sip_push_proxy::proxy::{Effect, FetchTicket, Input, Policy, Proxy, RefreshResult, ResolveTicket};
 use sip_push_proxy::push::{self, Outcome, Pass, Push};
 use sip_push_proxy::sip::{ConnectionId, Destination, Flow, Message, Transport};
-use sip_push_proxy::store::{Change, Ticket};
+use sip_push_proxy::store::{Change, LeftCall, Ticket};
 use sip_push_proxy::transaction::SendTag;
 
 use crate::agent::Agent;
@@ -82,6 +82,8 @@ pub(crate) struct World {
     pub(crate) auth_failures: Vec<(IpAddr, &'static str)>,
     /// The softswitch is the first.
     pub(crate) agents: Vec<Agent>,
+    /// Whether the process was killed and has not started again.
+    pub(crate) is_down: bool,
     pub(crate) ledger: Ledger,
     /// Who is or was at an address.
     pub(crate) addresses: BTreeMap<SocketAddr, usize>,
@@ -124,6 +126,7 @@ impl World {
             refreshed: Vec::new(),
             auth_failures: Vec::new(),
             agents: Vec::new(),
+            is_down: false,
             ledger: Ledger::default(),
             addresses: BTreeMap::new(),
             trace: Vec::new(),
@@ -262,6 +265,12 @@ impl World {
 
     /// A new process in the place of one that was killed.
     pub(crate) fn restart(&mut self) {
+        self.dies();
+        self.starts();
+    }
+
+    /// `kill -9`: what the process was asked and had not answered nobody answers any more.
+    pub(crate) fn dies(&mut self) {
         let seed = self.random.below(usize::MAX) as u64;
         let was_asked = |event: &Event| {
             matches!(
@@ -272,8 +281,18 @@ impl World {
         self.events.retain(|_, event| !was_asked(event));
         self.proxy = Proxy::new(Arc::clone(&self.policy), settings(), [seed, !seed]);
         self.storage.bars = Bars::default();
+        self.storage.watched.borrow_mut().clear();
+        self.is_down = true;
+    }
+
+    /// A process that finds what the one before it made durable.
+    pub(crate) fn starts(&mut self) {
+        self.is_down = false;
         if self.pace.is_some() {
             self.begin_refreshes();
+        }
+        for call in self.storage.restart(self.now.unix) {
+            self.input(Input::Resume(Box::new(LeftCall { call, from: None })));
         }
     }
 
@@ -283,6 +302,9 @@ impl World {
     }
 
     fn reaches_proxy(&mut self, flow: Flow, bytes: Bytes) {
+        if self.is_down {
+            return;
+        }
         let Ok(message) = Message::parse(bytes, 128) else { return };
         self.note(|| format!("{} > proxy  {}", flow, text::summary(&message)));
         self.ledger.arrived(&message, flow);

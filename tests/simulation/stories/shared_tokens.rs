@@ -102,7 +102,7 @@ fn a_phone_that_is_awake_gets_its_call_and_is_not_pushed_when_it_is_lost() {
     alice.sleeps();
     let call = sim.switch().invites("alice");
     sim.run_for(s(1));
-    assert_eq!((call.status(), reasons(&sim, &call)), (Some(408), vec![Reason::TooManyAors]));
+    assert_eq!((call.status(), reasons(&sim, &call)), (Some(480), vec![Reason::TooManyAors]));
     push.expects(0);
 }
 
