@@ -55,6 +55,11 @@ impl Contacts for View<'_> {
         self.shared.store.knows_node(home).unwrap_or_else(is_new)
     }
 
+    fn has_connection(&self, binding: &Binding) -> bool {
+        let flow = binding.flow;
+        !flow.transport.is_reliable() || self.shared.connections.is_open(flow.connection)
+    }
+
     fn is_node(&self, peer: IpAddr) -> bool {
         self.shared.door.guard.is_node(peer)
     }

@@ -142,6 +142,10 @@ pub trait Contacts {
     fn has_home(&self, _binding: &Binding) -> bool {
         true
     }
+    /// Whether the connection that a binding of this node has come by is open.
+    fn has_connection(&self, _binding: &Binding) -> bool {
+        true
+    }
     /// Whether another node of the same store sends from there.
     fn is_node(&self, _peer: IpAddr) -> bool {
         false

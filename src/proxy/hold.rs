@@ -29,7 +29,7 @@ const NON_INVITE_WAIT_MAX: Duration = Duration::from_secs(25);
 const PROVISIONAL_EVERY: Duration = Duration::from_secs(60);
 
 /// What is known of a device before the call is tried.
-enum Reach {
+pub(super) enum Reach {
     /// It gets the request at once.
     Now,
     /// It gets the request before any push, and a push if it stays silent.
@@ -117,7 +117,8 @@ impl Proxy {
 
     /// Sends the request to a device that is awake, or notes that it must be woken.
     fn take_device(&mut self, context: &mut Context, binding: &Arc<Binding>, contacts: &dyn Contacts, now: Now) {
-        let reach = self.reach(binding, &context.request, contacts, now);
+        let is_reachable = self.is_reachable(binding, contacts, now);
+        let reach = self.reach(binding, &context.request, is_reachable, contacts, now);
         let Some(call) = context.call_mut() else { return };
         let call_ref = call.call_ref.clone();
         let device = binding.device;
@@ -143,8 +144,15 @@ impl Proxy {
         }
     }
 
-    fn reach(&self, binding: &Binding, request: &Message, contacts: &dyn Contacts, now: Now) -> Reach {
-        let is_reachable = self.is_reachable(binding, contacts, now);
+    /// How a request that comes at `now` gets to a device.
+    pub(super) fn reach(
+        &self,
+        binding: &Binding,
+        request: &Message,
+        is_reachable: bool,
+        contacts: &dyn Contacts,
+        now: Now,
+    ) -> Reach {
         let Some(target) = &binding.push else {
             return match &binding.push_refused {
                 _ if is_reachable => Reach::Now,

@@ -263,9 +263,13 @@ impl Proxy {
         });
     }
 
-    /// Whether a device may be expected on its flow, and the flow is of a node that is there.
+    /// Whether a device may be expected on its flow, and the flow is there: its connection, or the node that has it.
     pub(super) fn is_reachable(&self, binding: &Binding, contacts: &dyn Contacts, now: Now) -> bool {
-        binding.is_reachable(now.unix) && (self.elsewhere(binding.home).is_none() || contacts.has_home(binding))
+        let is_there = match self.elsewhere(binding.home) {
+            None => contacts.has_connection(binding),
+            Some(_) => contacts.has_home(binding),
+        };
+        is_there && binding.is_reachable(now.unix)
     }
 
     /// A flow's node, where that is another one.

@@ -1,9 +1,10 @@
 //! Held calls of a run that died, or of a node that is gone, taken up as if it had never gone.
 //!
 //! The caller's server transaction is made anew from the stored INVITE, with the To tag that the caller knows. A device
-//! that registered meanwhile gets the INVITE, which it takes for a repetition if it had it before, because the branch
-//! is the same; the others are pushed once more, as soon as memory has their bindings. What ran out is answered, and
-//! missed.
+//! that registered meanwhile, or that was called at once, gets the INVITE, which it takes for a repetition if it had it
+//! before, because the branch is the same: what it answers has a transaction again. One whose connection went with the
+//! process is waited for. The others are pushed once more, as soon as memory has their bindings. What ran out is answered,
+//! and missed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use super::caller::Caller;
 use super::context::{Context, Purpose};
 use super::event::{Contacts, Effect};
 use super::held_call::{DeviceInput, DeviceState, HeldCall, HeldDevice};
+use super::hold::Reach;
 use super::request::Target;
 use super::response_context::ResponseContext;
 use super::{Proxy, Timer, route, validate};
@@ -152,20 +154,42 @@ impl Proxy {
         contacts: &dyn Contacts,
         now: Now,
     ) {
+        let server = context.server;
+        let Some((since, call_ref)) = context.call().map(|call| (call.since, call.call_ref.clone())) else { return };
+        let has_come = binding.registered_at > since.unix;
+        let was_reachable = binding.is_reachable(since.unix);
+        let first = self.reach(&binding, &context.request, was_reachable, contacts, since);
+        let was_probed = !has_come && matches!(first, Reach::Probe);
+        // An older call has been given up by its caller, whatever became of its phones.
+        let may_ring = now.unix.since(since.unix) < self.policy.timer_c;
+        let has_it = may_ring && (has_come || was_probed || matches!(first, Reach::Now));
         let is_reachable = self.is_reachable(&binding, contacts, now);
-        let admitted = self.admits(&binding, contacts);
+        let wake = self.reach(&binding, &context.request, false, contacts, now);
+
+        let wait = self.policy.hold.wait;
         let Some(call) = context.call_mut() else { return };
-        let (device, call_ref) = (binding.device, call.call_ref.clone());
-        let has_woken = binding.registered_at > call.since.unix && is_reachable;
-        let is_over = call.left(now.instant).is_zero() || admitted.is_err() && !has_woken;
-        let state = if is_over { DeviceState::Unwakeable } else { DeviceState::Recording };
+        if has_it && !is_reachable && !call.ends_by_expires {
+            // It rang, as long as it may, and comes back when it finds its connection gone.
+            call.until = call.until.max(now.instant + wait);
+            self.timers.set(Timer::Hold(server), call.until);
+        }
+        let is_over = call.left(now.instant).is_zero();
+        let (state, input, why) = match wake {
+            _ if has_it && is_reachable && was_probed => (DeviceState::Noting, Some(DeviceInput::Recorded), None),
+            _ if has_it && is_reachable => (DeviceState::Unwakeable, Some(DeviceInput::Woke), None),
+            _ if is_over => (DeviceState::Unwakeable, None, None),
+            Reach::Asleep(_) => (DeviceState::Recording, Some(DeviceInput::Recorded), None),
+            Reach::Never(why) if !has_it => (DeviceState::Unwakeable, None, Some(why)),
+            Reach::Never(_) | Reach::Now | Reach::Probe => (DeviceState::Waiting, None, None),
+        };
+        let (device, has_entry) = (binding.device, binding.push.is_some());
         let held = HeldDevice::new(binding, state);
-        call.devices.push(HeldDevice { has_entry: true, is_durable: true, ..held });
-        let input = if has_woken { DeviceInput::Woke } else { DeviceInput::Recorded };
-        if !is_over {
-            self.tell(context, device, input, now);
-        } else if let Err(why) = admitted {
+        call.devices.push(HeldDevice { has_come, is_noted: true, has_entry, is_durable: has_entry, ..held });
+        if let Some(why) = why {
             self.step_why(&call_ref, Step::DeviceSkipped, Some(device), "", why);
+        }
+        if let Some(input) = input {
+            self.tell(context, device, input, now);
         }
     }
 

@@ -32,6 +32,8 @@ pub(crate) struct Storage {
     pub(crate) is_away: bool,
     /// What pushes have shown of devices.
     pub(crate) bars: Bars,
+    /// Connections up to this number went with an earlier process.
+    pub(crate) gone_connections: u64,
     pub(crate) watched: RefCell<BTreeMap<Aor, usize>>,
     /// Changes are applied in the order of their submission.
     last: Option<Instant>,
@@ -48,6 +50,7 @@ impl Storage {
             is_cold: false,
             is_away: false,
             bars: Bars::default(),
+            gone_connections: 0,
             watched: RefCell::default(),
             last: None,
         }
@@ -101,6 +104,11 @@ impl Contacts for View<'_> {
 
     fn on_flow(&self, transport: Transport, remote: SocketAddr) -> Option<DeviceId> {
         self.storage.table().device_on(transport, remote, self.now)
+    }
+
+    fn has_connection(&self, binding: &Binding) -> bool {
+        let flow = binding.flow;
+        !flow.transport.is_reliable() || flow.connection.0 > self.storage.gone_connections
     }
 
     fn has_too_many_aors(&self, binding: &Binding, most: usize) -> bool {

@@ -282,6 +282,7 @@ impl World {
         self.proxy = Proxy::new(Arc::clone(&self.policy), settings(), [seed, !seed]);
         self.storage.bars = Bars::default();
         self.storage.watched.borrow_mut().clear();
+        self.storage.gone_connections = self.connections;
         self.is_down = true;
     }
 
