@@ -71,6 +71,7 @@ impl Proxy {
         contacts: &dyn Contacts,
         now: Now,
     ) {
+        self.transactions.trying(server, now.instant);
         self.with_context(server, |proxy, context| {
             let input = match &result {
                 Ok(_) => DeviceInput::Recorded,

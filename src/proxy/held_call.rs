@@ -276,6 +276,11 @@ impl HeldCall {
         self.devices.iter_mut().find(|held| held.binding.device == device)
     }
 
+    /// Whether the store has to know of a device.
+    pub(super) fn is_to_be_recorded(&self) -> bool {
+        self.devices.iter().any(HeldDevice::is_to_be_noted)
+    }
+
     /// Whether the call still waits for a device to wake.
     pub(super) fn is_waiting(&self, now: Instant) -> bool {
         let may_be_read = !self.unread.is_empty() && now < self.until;

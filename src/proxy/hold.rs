@@ -19,7 +19,7 @@ use crate::binding::{Aor, Binding, DeviceId, PushTarget, Tokens};
 use crate::clock::Now;
 use crate::sip::response::reason_phrase;
 use crate::sip::{HeaderName, Message, Method, scan};
-use crate::store::{Change, HeldCallId, Settlement};
+use crate::store::{Change, Settlement};
 use crate::timeline::{Reason, Step, Why};
 use crate::transaction::ServerId;
 
@@ -79,8 +79,13 @@ impl Proxy {
         self.effects.push_back(Effect::CallBegan { call_ref: call_ref.clone(), call_id, aor: call.aor.clone() });
         self.step(&call_ref, Step::Received, None, detail);
         context.purpose = Purpose::Call(Box::new(call));
+        // Until the call is durable, its caller is to repeat the INVITE if this process dies.
+        self.transactions.withhold(context.server);
         for binding in bindings {
             self.take_device(context, binding, contacts, now);
+        }
+        if !context.call().is_some_and(HeldCall::is_to_be_recorded) {
+            self.transactions.trying(context.server, now.instant);
         }
         self.record(context, now);
         if let Some(call) = context.call() {
@@ -96,7 +101,7 @@ impl Proxy {
         let expires = request.number(HeaderName::Expires).filter(|_| context.is_invite()).map(Duration::from_secs);
         let ends_by_expires = expires.is_some_and(|expires| expires < wait);
         HeldCall {
-            id: HeldCallId::new(self.random.draw_wide(), self.worker),
+            id: self.keys.held_call(request, self.policy.home, self.worker),
             call_ref: call_ref(request, &self.policy.missed.call_ref_header),
             aor,
             caller: Caller::of(request),

@@ -6,8 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::hmac;
 
-use crate::binding::{Aor, DeviceId, PushToken};
-use crate::sip::{ConnectionId, Destination, Flow, Transport};
+use crate::binding::{Aor, DeviceId, Home, PushToken};
+use crate::sip::{ConnectionId, Destination, Flow, HeaderName, Message, Transport};
 use crate::store::HeldCallId;
 
 /// The keys of one node. They live as long as its store does.
@@ -125,6 +125,22 @@ impl Keys {
     /// The id of a token device, which is the same for every AOR: a token is in one place only.
     pub fn token_device(&self, token: &PushToken) -> DeviceId {
         self.device_id(&Aor::new("", ""), "token", &[token.reveal().as_bytes()])
+    }
+
+    /// Names the call of an INVITE that came to a worker of the node at `home`. The same INVITE has the same name in a later
+    /// run of the program: what is repeated to it because nothing was durable yet is a repetition for the devices, too.
+    pub fn held_call(&self, invite: &Message, home: Option<Home>, worker: u8) -> HeldCallId {
+        let mut context = hmac::Context::with_key(&self.branch);
+        let parts = [HeaderName::Via, HeaderName::From, HeaderName::CallId, HeaderName::CSeq];
+        let values = parts.map(|name| invite.first(name).unwrap_or_default());
+        let home = home.map(|home| home.address.to_string()).unwrap_or_default();
+        for part in [&b"call"[..], invite.uri(), home.as_bytes()].into_iter().chain(values) {
+            context.update(&part.len().to_be_bytes());
+            context.update(part);
+        }
+        let signature = context.sign();
+        let name = signature.as_ref().first_chunk().map_or(0, |octets| u128::from_be_bytes(*octets));
+        HeldCallId::new(name, worker)
     }
 
     /// The number of the branch by which a device gets a held call. It is the same in a later run of the program, so

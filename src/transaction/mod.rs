@@ -298,6 +298,23 @@ impl Transactions {
         self.serve(id, servers::Input::Response(status), response, now);
     }
 
+    /// Takes the 100 of an INVITE back that has just come and is to be durable before its client stops repeating it
+    /// ([`Transactions::trying`]). A repetition gets it all the same.
+    ///
+    /// Differs from RFC 3261 §17.2.1: no 100 is sent within 200 ms where the user takes longer.
+    pub fn withhold(&mut self, id: ServerId) {
+        if self.common.sends.back().is_some_and(|send| send.tag == SendTag::server(id, false)) {
+            self.common.sends.pop_back();
+        }
+    }
+
+    /// Sends the 100 that was withheld, unless another response has been sent since.
+    pub fn trying(&mut self, id: ServerId, now: Instant) {
+        if self.servers.last_response(id).is_some_and(|response| response.starts_with(b"SIP/2.0 100 ")) {
+            self.serve(id, servers::Input::Request, Bytes::new(), now);
+        }
+    }
+
     fn serve(&mut self, id: ServerId, input: servers::Input, response: Bytes, now: Instant) -> servers::Outcome {
         self.servers.receive(id, input, response, &mut self.common, now)
     }

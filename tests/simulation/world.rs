@@ -444,10 +444,13 @@ impl World {
             return;
         }
         let transport = destination.transport();
-        let connection = match destination {
+        let mut connection = match destination {
             Destination::Flow(flow) => flow.connection,
             Destination::Address { .. } => ConnectionId::NONE,
         };
+        if let (true, Some(present)) = (self.agents[agent].answers_by_any_connection, self.agents[agent].connection) {
+            connection = ConnectionId(present);
+        }
         let is_gone = transport == Transport::Tcp
             && connection.0 != u64::MAX
             && self.agents[agent].connection != Some(connection.0);

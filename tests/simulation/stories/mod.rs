@@ -3,6 +3,7 @@
 mod calls;
 mod cancel;
 mod chance;
+mod crash;
 mod devices;
 mod dialogs;
 mod doors;
