@@ -409,6 +409,11 @@ impl Binding {
         now < self.expires_at
     }
 
+    /// Whether the device has a name that a new token does not change.
+    pub fn has_own_name(&self) -> bool {
+        self.instance.is_some() || self.label.is_some()
+    }
+
     /// Whether both come of the same REGISTER, whatever has been noted since.
     pub fn is_same_registration(&self, other: &Self) -> bool {
         (self.registered_at, self.cseq, &self.call_id) == (other.registered_at, other.cseq, &other.call_id)

@@ -73,7 +73,8 @@ pub enum Change {
     Register { aor: Aor, put: Vec<Binding>, remove: Vec<Removal> },
     /// The provider says that the token is dead. Ends the binding only if it still has this token and was not
     /// registered again after `sent_at`, nor after `dead_since` where the provider tells it. The remote one of two
-    /// tokens goes alone: calls reach the device by the other.
+    /// tokens goes alone: calls reach the device by the other. The bucket of a device that has a name beside its token
+    /// stays, for when it comes back with another.
     TokenDead { aor: Aor, device: DeviceId, token: PushToken, sent_at: UnixMillis, dead_since: Option<UnixMillis> },
     /// An operator's command.
     Remove { aor: Aor, device: DeviceId },

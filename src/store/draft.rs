@@ -249,6 +249,12 @@ impl<'t> Draft<'t> {
                 });
                 false
             }
+            // Its calls are the device's, whatever token it comes back with.
+            None if binding.has_own_name() => {
+                self.change_bindings(aor, |row| row.retain(|binding| binding.device != device));
+                self.set_messages(device, Messages::default());
+                true
+            }
             None => self.end(aor, device),
         }
     }
@@ -379,14 +385,7 @@ impl<'t> Draft<'t> {
         let held: HashSet<(DeviceId, &str)> =
             calls.iter().flat_map(|call| call.devices.iter().map(|device| (*device, &*call.call_ref))).collect();
         for device in self.table.devices_with_bucket() {
-            let is_bound = self.table.by_device(device).is_some();
-            self.change_bucket(device, |bucket| {
-                if is_bound {
-                    bucket.restart(|entry| held.contains(&(device, &*entry.call_ref)));
-                } else {
-                    *bucket = Bucket::default();
-                }
-            });
+            self.change_bucket(device, |bucket| bucket.restart(|entry| held.contains(&(device, &*entry.call_ref))));
         }
         self.sweep(now, usize::MAX);
         calls.iter().map(|call| HeldCall::clone(call)).collect()

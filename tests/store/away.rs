@@ -396,7 +396,7 @@ fn sentinels_name_a_new_master() {
 #[test]
 fn a_cluster_of_three() {
     let folder_less =
-        ["--save", "", "--appendonly", "no", "--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
+        ["--save", "", "--appendonly", "no", "--cluster-enabled", "yes", "--cluster-node-timeout", "10000"];
     let servers: Vec<_> = (0..3).map(|_| Server::with(&folder_less)).collect();
     let addresses: Vec<_> = servers.iter().map(|server| format!("127.0.0.1:{}", server.port)).collect();
     join_cluster(&servers);

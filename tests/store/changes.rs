@@ -121,8 +121,21 @@ fn an_heir_may_claim_what_the_old_name_claimed(kind: Kind) {
     assert_eq!(phones.claims(2), [call_ref(1)]);
 }
 
-fn a_dead_token_ends_the_binding(kind: Kind) {
+fn a_dead_token_ends_the_binding_and_leaves_the_bucket(kind: Kind) {
     let mut phones = Phones::with(kind, &[1, 2]);
+    phones.apply(hold(1, 1, &[1, 2]));
+    assert_eq!(phones.token_dead(1, NOW, None), Applied::Ended(true));
+    assert_eq!((phones.bound(), phones.entries(1)), (vec![2], vec![(1, Live)]));
+    phones.apply(settle(1, 1, &[(1, Settlement::Missed), (2, Settlement::Missed)], true));
+    // It comes back with another.
+    let push = PushTarget { prid: token(7), ..binding(1, 1).push.unwrap() };
+    phones.apply(register(vec![Binding { push: Some(push), ..binding(1, 1) }]));
+    assert_eq!(phones.claims(1), [call_ref(1)]);
+}
+
+fn a_dead_token_that_is_all_that_names_its_device_ends_the_bucket_too(kind: Kind) {
+    let mut phones = Phones::with(kind, &[2]);
+    phones.apply(register(vec![Binding { instance: None, ..binding(1, 1) }]));
     phones.apply(hold(1, 1, &[1, 2]));
     assert_eq!(phones.token_dead(1, NOW, None), Applied::Ended(true));
     assert_eq!((phones.bound(), phones.entries(1)), (vec![2], vec![]));
@@ -320,7 +333,8 @@ on_each!(Memory as memory, Embedded as embedded, Redis as redis: [
     entries_do_not_follow_an_heir_who_is_not_there,
     a_call_is_settled_under_the_name_it_was_held_for,
     an_heir_may_claim_what_the_old_name_claimed,
-    a_dead_token_ends_the_binding,
+    a_dead_token_ends_the_binding_and_leaves_the_bucket,
+    a_dead_token_that_is_all_that_names_its_device_ends_the_bucket_too,
     a_dead_token_does_not_end_what_registered_since,
     a_dead_token_does_not_end_a_binding_with_another,
     a_dead_remote_token_leaves_an_apple_device_its_voip_token,

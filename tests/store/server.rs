@@ -134,7 +134,7 @@ impl Sentinel {
         let file: PathBuf = folder.path().join("sentinel.conf");
         let text = format!(
             "port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {master} 1\n\
-             sentinel down-after-milliseconds main 300\nsentinel failover-timeout main 2000\n"
+             sentinel down-after-milliseconds main 2000\nsentinel failover-timeout main 2000\n"
         );
         std::fs::write(&file, text).unwrap();
         let child = Command::new("redis-server")

@@ -33,6 +33,41 @@ fn a_dead_token_of_the_only_device_ends_call_and_binding_at_once() {
 }
 
 #[test]
+fn the_call_that_found_a_token_dead_is_told_when_the_phone_comes_with_another() {
+    for has_restarted in [false, true] {
+        let sim = Sim::new();
+        let (alice, call) = call(&sim, Outcome::TokenDead { since: None, reason: "UNREGISTERED".into() });
+        assert_eq!(alice.bindings(), 0);
+        if has_restarted {
+            sim.world().restart();
+        }
+        alice.change(|agent| agent.device.push = agent.device.push.replace("token-alice", "token-alice-2"));
+        alice.registers();
+        sim.run_for(s(1));
+        assert_eq!(sim.push().reported(), [call.call_ref()]);
+        assert_eq!(alice.bucket(), []);
+    }
+}
+
+#[test]
+fn a_report_that_found_a_token_dead_is_made_to_the_next_token() {
+    let sim = Sim::new();
+    let alice = sim.phone("alice");
+    alice.registers();
+    alice.sleeps();
+    let call = sim.switch().invites("alice");
+    sim.run_for(s(30));
+    sim.push().next("alice", Outcome::TokenDead { since: None, reason: "UNREGISTERED".into() });
+    alice.registers();
+    sim.run_for(s(1));
+    assert_eq!(alice.bindings(), 0);
+    alice.change(|agent| agent.device.push = agent.device.push.replace("token-alice", "token-alice-2"));
+    alice.registers();
+    sim.run_for(s(1));
+    assert_eq!(sim.push().reported(), [call.call_ref()]);
+}
+
+#[test]
 fn a_token_that_died_before_the_last_register_ends_nothing() {
     let sim = Sim::new();
     let since = Some(sip_push_proxy::clock::UnixMillis(1));
