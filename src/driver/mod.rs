@@ -269,8 +269,10 @@ impl Worker {
                     self.handle(Input::SendFailed { tag });
                 }
             }
-            // What is sent on a closed flow fails; nobody has to be told before.
-            Event::Closed { flow } => tracing::trace!(%flow, "closed"),
+            Event::Closed { flow } => {
+                tracing::trace!(%flow, "closed");
+                self.handle(Input::Closed { flow });
+            }
         }
     }
 

@@ -24,6 +24,8 @@ pub enum Input {
     Received { flow: Flow, message: Message },
     /// The transport could not send what [`Effect::Send`] asked for.
     SendFailed { tag: SendTag },
+    /// A connection has ended, after its last message.
+    Closed { flow: Flow },
     /// The answer to an [`Effect::Save`].
     Saved(store::Reply),
     /// The answer to an [`Effect::Push`].

@@ -229,6 +229,13 @@ impl Proxy {
                     self.transaction_event(event, contacts, now);
                 }
             }
+            Input::Closed { flow } => {
+                for client in self.transactions.unheard_on(flow) {
+                    if let Some(event) = self.transactions.connection_lost(client, now.instant) {
+                        self.transaction_event(event, contacts, now);
+                    }
+                }
+            }
             Input::Saved(reply) => self.saved(reply, contacts, now),
             Input::Pushed(reply) => self.pushed(reply, contacts, now),
             Input::Resolved { ticket, addresses } => {

@@ -1,9 +1,12 @@
 //! The client transactions that live (RFC 3261 §17.1): the machines, and what they act with.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::common::{Common, Owner};
 use super::invite_client::{self, Cancellation, InviteClient};
@@ -12,7 +15,7 @@ use super::non_invite_client::{self, NonInviteClient};
 use super::slab::Slab;
 use super::timer::{OwnNumbers, Timer};
 use super::{ClientId, Event, SendTag, hop};
-use crate::sip::{Destination, Message};
+use crate::sip::{Destination, Flow, Message};
 
 /// What a client machine wants done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub(super) enum Action {
 pub(super) struct Clients {
     entries: Slab<Client>,
     index: HashMap<TransactionKey, ClientId, OwnNumbers>,
+    /// Those that went by a connection, by its other end.
+    by_connection: HashMap<SocketAddr, SmallVec<[ClientId; 2]>>,
 }
 
 #[derive(Debug)]
@@ -77,7 +82,7 @@ pub(super) enum Input {
 
 impl Clients {
     pub(super) fn new() -> Self {
-        Self { entries: Slab::new(), index: HashMap::default() }
+        Self { entries: Slab::new(), index: HashMap::default(), by_connection: HashMap::new() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -86,6 +91,21 @@ impl Clients {
 
     pub(super) fn find(&self, key: TransactionKey) -> Option<ClientId> {
         self.index.get(&key).copied()
+    }
+
+    /// Those that went by this connection and have had no response.
+    pub(super) fn unheard_on(&self, flow: Flow) -> SmallVec<[ClientId; 2]> {
+        let on_connection = self.by_connection.get(&flow.remote).map(|ids| &**ids).unwrap_or_default();
+        let is_unheard = |id: &ClientId| {
+            self.entries.get(id.0).is_some_and(|client| {
+                let went_by_it = match client.destination {
+                    Destination::Flow(own) => own.connection == flow.connection,
+                    Destination::Address { .. } => true,
+                };
+                went_by_it && client.machine.is_unheard()
+            })
+        };
+        on_connection.iter().copied().filter(is_unheard).collect()
     }
 
     pub(super) fn destination(&self, id: ClientId) -> Option<Destination> {
@@ -115,6 +135,9 @@ impl Clients {
             is_own_cancel: request.is_own_cancel,
         })?);
         self.index.insert(key, id);
+        if request.destination.transport().is_reliable() {
+            self.by_connection.entry(request.destination.remote()).or_default().push(id);
+        }
         self.perform(id, actions, None, common, now);
         Some(id)
     }
@@ -163,6 +186,14 @@ impl Clients {
         let Some(client) = self.entries.remove(id.0) else { return };
         if self.index.get(&client.key) == Some(&id) {
             self.index.remove(&client.key);
+        }
+        if client.is_reliable()
+            && let Entry::Occupied(mut entry) = self.by_connection.entry(client.destination.remote())
+        {
+            entry.get_mut().retain(|other| *other != id);
+            if entry.get().is_empty() {
+                entry.remove();
+            }
         }
         for timer in client.machine.timers() {
             common.stop(Owner::Client(id), *timer);
@@ -272,6 +303,14 @@ impl Machine {
                 // Only an INVITE is ever cancelled (RFC 3261 §9.1) or rings a phone that wakes.
                 Input::Cancel | Input::GiveUp | Input::Resend => return &[],
             }),
+        }
+    }
+
+    /// Whether no response has come.
+    fn is_unheard(&self) -> bool {
+        match self {
+            Self::Invite(machine) => machine.state == invite_client::State::Calling,
+            Self::NonInvite(machine) => *machine == NonInviteClient::Trying,
         }
     }
 

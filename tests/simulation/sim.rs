@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sip_push_proxy::binding::{Aor, Binding, DeviceId, Provider};
 use sip_push_proxy::proxy::secret::Keys;
-use sip_push_proxy::proxy::{Policy, policy};
+use sip_push_proxy::proxy::{Input, Policy, policy};
 use sip_push_proxy::push::{NoticeKind, Outcome};
 use sip_push_proxy::sip::push_param::PushParams;
 use sip_push_proxy::sip::{Message, Transport};
@@ -274,6 +274,16 @@ impl Phone {
             agent.is_awake = false;
             agent.connection = None;
         });
+    }
+
+    /// Falls asleep, and the proxy hears that its connection has ended.
+    pub(crate) fn closes(&self) {
+        self.sleeps();
+        let mut world = self.world.borrow_mut();
+        let address = world.agents[self.agent].address;
+        let bindings = world.storage.bindings();
+        let flow = bindings.iter().map(|binding| binding.flow).find(|flow| flow.remote == address);
+        world.input(Input::Closed { flow: flow.expect("it has registered") });
     }
 
     /// Comes up again without saying so.

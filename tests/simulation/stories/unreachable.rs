@@ -70,6 +70,43 @@ fn a_flow_that_is_gone_is_pushed_at_once() {
     assert_eq!(call.status(), Some(200));
 }
 
+/// The INVITE is written to a connection that the phone has closed already, so nobody has read it.
+#[test]
+fn an_invite_that_a_closing_connection_took_is_as_good_as_not_sent() {
+    let sim = unreachable();
+    let (alice, mut push) = (sim.device("alice", "alice", Transport::Tcp), sim.push());
+    alice.registers();
+    alice.does(Answer::Silent);
+    let call = sim.switch().invites("alice");
+    sim.run_for(ms(100));
+    alice.expects_invites(1);
+    push.expects(0);
+    alice.closes();
+    sim.run_for(ms(100));
+    push.expects(1);
+    alice.is_back();
+    alice.does(Answer::Answers(s(1)));
+    alice.registers();
+    sim.run_for(s(2));
+    assert_eq!(call.status(), Some(200));
+}
+
+#[test]
+fn a_phone_that_rang_may_answer_by_another_connection() {
+    let sim = unreachable();
+    let (alice, mut push) = (sim.device("alice", "alice", Transport::Tcp), sim.push());
+    alice.change(|agent| agent.answers_by_any_connection = true);
+    alice.registers();
+    let call = sim.switch().invites("alice");
+    sim.run_for(s(1));
+    alice.closes();
+    alice.is_back();
+    alice.picks_up();
+    sim.run_for(s(1));
+    assert_eq!(call.status(), Some(200));
+    push.expects(0);
+}
+
 #[test]
 fn a_registration_that_expired_is_pushed_at_once() {
     let sim = unreachable();
