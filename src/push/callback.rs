@@ -166,6 +166,7 @@ mod tests {
             date: UnixMillis(1_623_753_491_500),
             ttl: Duration::from_millis(27_500),
             language: None,
+            is_repeat: false,
             purpose: Purpose::default(),
         }
     }

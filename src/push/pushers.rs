@@ -291,11 +291,12 @@ impl Inner {
         let submitted = clock().instant;
         let (ticket, provider, notice) = (push.ticket, push.target.provider, push.notice.kind());
         let target = push.target.clone();
-        let sent = match self.route(&target, notice) {
-            Err(reason) => Sent::unsent(Outcome::refused(reason)),
+        let (sent, repeatable) = match self.route(&target, notice) {
+            Err(reason) => (Sent::unsent(Outcome::refused(reason)), false),
             Ok(route) => {
                 let sent = self.pass(push, &route).await;
-                Sent { outcome: self.doubt(provider, route.gate().name(), sent.outcome), ..sent }
+                let outcome = self.doubt(provider, route.gate().name(), sent.outcome);
+                (Sent { outcome, ..sent }, route.repeats(notice))
             }
         };
         let Sent { outcome, left_out, sign: _ } = sent;
@@ -305,7 +306,7 @@ impl Inner {
         if left_out > 0 && outcome == Outcome::Accepted {
             tracing::info!(ticket = ticket.0, %token, left_out, "missed calls left out of a push that was full");
         }
-        Reply { ticket, provider, notice, outcome, left_out, took }
+        Reply { ticket, provider, notice, outcome, repeatable, left_out, took }
     }
 
     /// What is not sent because its account is in trouble does not count as a push of its token.
@@ -362,6 +363,15 @@ impl Route<'_> {
             Self::Callback { account, .. } => &account.gate,
             Self::WebPush { subscription, .. } => &subscription.service.gate,
         }
+    }
+
+    /// Whether apps take a second push like this for one of the same call. Only those of calls are repeated.
+    fn repeats(&self, kind: NoticeKind) -> bool {
+        kind == NoticeKind::Invite
+            && match self {
+                Self::Fcm { .. } | Self::Callback { .. } | Self::WebPush { .. } => true,
+                Self::Apns { account, delivery } => account.repeats(delivery),
+            }
     }
 
     async fn send(&self, push: &Push) -> Sent {

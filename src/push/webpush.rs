@@ -18,6 +18,7 @@ use super::encryption::{self, EncryptionError};
 use super::fcm::{read, roots};
 use super::gate::Gate;
 use super::http::{self, Answer};
+use super::identity;
 use super::jwt::{SigningError, SigningKey};
 use super::payload::{self, Body, FcmPayload};
 use super::pushers::Setup;
@@ -360,7 +361,13 @@ fn is_authenticated(url: &Url) -> bool {
 fn headers(push: &Push) -> Vec<(HeaderName, String)> {
     match push.notice.kind() {
         // What is left of the wait. A test is not sent at all.
-        NoticeKind::Invite | NoticeKind::Message | NoticeKind::Test => {
+        NoticeKind::Invite => vec![
+            (TTL, payload::seconds(push).to_string()),
+            (URGENCY, "high".to_owned()),
+            // A repetition replaces what is not delivered yet. A topic has 32 characters at most.
+            (TOPIC, identity::of(push, &push.target.prid).replace('-', "")),
+        ],
+        NoticeKind::Message | NoticeKind::Test => {
             vec![(TTL, payload::seconds(push).to_string()), (URGENCY, "high".to_owned())]
         }
         NoticeKind::Text => vec![(TTL, payload::seconds(push).to_string()), (URGENCY, "normal".to_owned())],

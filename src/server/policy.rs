@@ -257,6 +257,11 @@ fn apns(account: &config::Apns) -> push::apns::Settings {
             config::ApnsPayload::Apple => push::payload::AppleProfile::Apple,
             config::ApnsPayload::Extended => push::payload::AppleProfile::Extended,
         },
+        expiration: match account.expiration {
+            config::ApnsExpiration::Wait => push::apns::Expiration::Wait,
+            config::ApnsExpiration::Zero => push::apns::Expiration::Zero,
+        },
+        repeat: account.repeat,
     }
 }
 
