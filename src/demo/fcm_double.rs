@@ -5,8 +5,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -77,6 +77,8 @@ pub struct FcmDouble {
 #[derive(Debug)]
 struct State {
     address: SocketAddr,
+    /// Where it is reached, if that is not `address`.
+    origin: OnceLock<String>,
     records: Records,
     observed: Observed,
     script: Script<Answer>,
@@ -103,6 +105,7 @@ impl FcmDouble {
         let (listener, address) = double::listen(port).await?;
         let state = Arc::new(State {
             address,
+            origin: OnceLock::new(),
             records: Records::default(),
             observed: Observed::default(),
             script: Script::default(),
@@ -125,6 +128,11 @@ impl FcmDouble {
     /// Serves a connection that was accepted elsewhere, such as one with TLS.
     pub async fn serve_connection(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         double::serve_connection(stream, Serving::default(), double::handler(&self.state, State::handle)).await;
+    }
+
+    /// Has the token endpoint be of this origin. Once, before the first credentials are written.
+    pub fn is_reached_at(&self, origin: &str) {
+        let _ = self.state.origin.set(origin.to_owned());
     }
 
     /// A service account's key file, whose `token_uri` is this double.
@@ -198,7 +206,8 @@ type Refusal = Box<Response<Full<Bytes>>>;
 
 impl State {
     fn token_uri(&self) -> String {
-        format!("http://{}/token", self.address)
+        let origin = self.origin.get_or_init(|| format!("http://{}", self.address));
+        format!("{origin}/token")
     }
 
     async fn handle(self: Arc<Self>, request: Request<Incoming>, connection: Arc<Connection>) -> Response<Full<Bytes>> {

@@ -130,6 +130,13 @@ impl Tls {
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(Self(Arc::new(config)))
     }
+
+    /// For clients that also speak HTTP/1.1.
+    pub(super) fn with_http1(&self) -> ClientConfig {
+        let mut config = ClientConfig::clone(&self.0);
+        config.alpn_protocols.push(b"http/1.1".to_vec());
+        config
+    }
 }
 
 /// Opens connections to one endpoint.

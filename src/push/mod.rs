@@ -8,6 +8,7 @@ pub mod apns;
 mod apns_answer;
 mod breaker;
 pub mod callback;
+mod client;
 mod connection;
 mod connections;
 mod deaths;

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use reqwest::Url;
 use reqwest::header::HeaderValue;
-use reqwest::{Client, Url};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 
+use super::client::Client;
 use super::http::{self, Answer};
 use super::jwt::SigningKey;
 use super::{Verdict, clock};
@@ -204,8 +205,9 @@ impl Inner {
         let now = clock();
         let assertion = self.assertion(now)?;
         let form = [("grant_type", GRANT_TYPE), ("assertion", assertion.as_str())];
-        let answer = match self.client.post(self.token_uri.clone()).form(&form).send().await {
-            Ok(response) => Answer::read(response).await,
+        let request = self.client.post(self.token_uri.clone()).form(&form);
+        let answer = match self.client.answer(request).await {
+            Ok(answer) => answer,
             Err(error) => return Err(Failure(http::no_answer(error))),
         };
         granted(&answer, now).map(Arc::new)
@@ -255,7 +257,7 @@ mod tests {
         let key = SigningKey::rs256(account.private_key.as_bytes()).unwrap();
         let uri = Url::parse(&account.token_uri).unwrap();
         let timeout = Duration::from_secs(5);
-        let client = http::client(timeout, &[], None).unwrap();
+        let client = Client::new(timeout, &[], None).unwrap();
         AccessTokens::new(account, key, uri, client, timeout)
     }
 

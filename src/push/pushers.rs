@@ -156,7 +156,7 @@ impl Pushers {
         let inner = Arc::clone(&self.0);
         self.0.runtime.spawn(async move {
             for account in &inner.fcm {
-                account.warm_up().await;
+                let _ = tokio::time::timeout(inner.timeout, account.warm_up()).await;
             }
         });
     }

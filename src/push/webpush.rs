@@ -10,10 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::Mutex;
+use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
-use reqwest::{Certificate, Client, Url};
 use serde::Serialize;
 
+use super::client::Client;
 use super::encryption::{self, EncryptionError};
 use super::fcm::{read, roots};
 use super::gate::Gate;
@@ -155,9 +156,8 @@ impl Account {
         let signing_key = SigningKey::es256(&read(&key, file)?).map_err(|error| wrong(&error))?;
         let public = signing_key.public_point().ok_or_else(|| wrong(&"it is not a P-256 key"))?;
         let roots = roots(&format!("{TABLE}.ca_file"), settings.ca_file.as_deref())?;
-        let roots: Vec<_> = roots.iter().filter_map(|root| Certificate::from_der(root).ok()).collect();
-        let client = http::client(setup.timeout, &roots, setup.https_proxy.as_ref())
-            .map_err(|error| SettingsError::value(TABLE, http::in_words(error)))?;
+        let client = Client::new(setup.timeout, &roots, setup.https_proxy.as_ref())
+            .map_err(|problem| SettingsError::value(TABLE, problem))?;
         let service = |allowed: &AllowedHost| Service {
             gate: match Gate::new(format!("webpush {allowed}"), setup.limits) {
                 gate if allowed.is_suffix => gate.of_many_hosts(),
@@ -274,9 +274,9 @@ impl Account {
                 .header(CONTENT_TYPE, "application/octet-stream")
                 .body(body),
         };
-        match request.send().await {
-            Ok(response) => {
-                let answer = Answer::read(response).await.without(token).without(&PushToken::new(url.path()));
+        match self.client.answer(request).await {
+            Ok(answer) => {
+                let answer = answer.without(token).without(&PushToken::new(url.path()));
                 service.verdict(&answer)
             }
             Err(error) => http::no_answer(error),
