@@ -232,8 +232,7 @@ impl Account {
         let endpoint = |name: &str, text: &str, side: &str| {
             let wrong = || value(name, "must be an http:// or https:// URL");
             let url = http_url(text).ok_or_else(wrong)?;
-            let proxy = setup.https_proxy.as_ref();
-            let dialer = Dialer::new(&url, &tls, proxy, setup.timeout).ok_or_else(wrong)?;
+            let dialer = Dialer::new(&url, &tls, setup).ok_or_else(wrong)?;
             let connections = Connections::new(dialer, is_known, CONNECTIONS_MAX, runtime.clone());
             let gate = Gate::new(format!("{side} {account}"), setup.limits);
             Ok(Endpoint { url, connections, gate })

@@ -48,8 +48,7 @@ impl Account {
         let url = http_url(&settings.url)
             .ok_or_else(|| SettingsError::value(format!("{TABLE}.url"), "must be an http:// or https:// URL"))?;
         let roots = roots(&format!("{TABLE}.ca_file"), settings.ca_file.as_deref())?;
-        let client = Client::new(setup.timeout, &roots, setup.https_proxy.as_ref())
-            .map_err(|problem| SettingsError::value(TABLE, problem))?;
+        let client = Client::new(setup, &roots).map_err(|problem| SettingsError::value(TABLE, problem))?;
         let secret = settings.secret_file.as_ref().map(|file| {
             let key = format!("{TABLE}.secret_file");
             let content = read(&key, file)?;

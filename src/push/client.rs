@@ -4,6 +4,7 @@
 //! forgotten the connection without closing it, its PINGs tell so after a minute, and TCP only if nothing acknowledges our
 //! bytes. Until then every further attempt would be lost as well.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,8 +14,9 @@ use reqwest::{RequestBuilder, Url};
 use rustls::pki_types::CertificateDer;
 
 use super::clock;
-use super::dial::{HttpsProxy, Tls};
-use super::http::Answer;
+use super::dial::Tls;
+use super::http::{Answer, in_words};
+use super::pushers::Setup;
 
 /// Often enough for firewalls to keep a connection that carries no push, seldom enough for push services to tolerate.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
@@ -27,15 +29,9 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub(super) struct Client(Arc<Inner>);
 
 struct Inner {
-    settings: Settings,
-    current: Mutex<Current>,
-}
-
-/// What clients are made of.
-struct Settings {
-    timeout: Duration,
+    setup: Setup,
     tls: Tls,
-    proxy: Option<HttpsProxy>,
+    current: Mutex<Current>,
 }
 
 struct Current {
@@ -46,15 +42,12 @@ struct Current {
 
 impl Client {
     /// Never follows a redirect, and trusts the system's roots and `roots`. It speaks HTTP/1.1 over `http://`, and what TLS
-    /// settles over `https://`. `timeout` is that of one attempt; the caller keeps it. An error is in words.
-    pub(super) fn new(
-        timeout: Duration,
-        roots: &[CertificateDer<'static>],
-        proxy: Option<&HttpsProxy>,
-    ) -> Result<Self, String> {
-        let settings = Settings { timeout, tls: Tls::new(roots, None)?, proxy: proxy.cloned() };
-        let client = settings.client().map_err(super::http::in_words)?;
-        Ok(Self(Arc::new(Inner { settings, current: Mutex::new(Current { client, number: 0 }) })))
+    /// settles over `https://`. Whoever asks keeps the time. An error is in words.
+    pub(super) fn new(setup: &Setup, roots: &[CertificateDer<'static>]) -> Result<Self, String> {
+        let tls = Tls::new(roots, None)?;
+        let client = client(setup, &tls).map_err(in_words)?;
+        let (setup, current) = (setup.clone(), Mutex::new(Current { client, number: 0 }));
+        Ok(Self(Arc::new(Inner { setup, tls, current })))
     }
 
     pub(super) fn post(&self, url: Url) -> RequestBuilder {
@@ -84,27 +77,29 @@ impl Client {
     }
 }
 
-impl Settings {
-    fn client(&self) -> reqwest::Result<reqwest::Client> {
-        let builder = reqwest::Client::builder()
-            .user_agent(concat!("sip-push-proxy/", env!("CARGO_PKG_VERSION")))
-            .tls_backend_preconfigured(self.tls.with_http1())
-            .redirect(Policy::none())
-            .no_proxy()
-            .connect_timeout(self.timeout)
-            .pool_idle_timeout(None)
-            .tcp_nodelay(true)
-            // A peer that vanished must not keep the next push waiting for it as well: the connection ends with the
-            // first attempt that it lets down.
-            .tcp_user_timeout(self.timeout)
-            .http2_keep_alive_interval(PING_INTERVAL)
-            .http2_keep_alive_timeout(PING_TIMEOUT)
-            .http2_keep_alive_while_idle(true);
-        match &self.proxy {
-            None => builder.build(),
-            Some(proxy) => builder.proxy(reqwest::Proxy::https(proxy.url().clone())?).build(),
-        }
+fn client(setup: &Setup, tls: &Tls) -> reqwest::Result<reqwest::Client> {
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("sip-push-proxy/", env!("CARGO_PKG_VERSION")))
+        .tls_backend_preconfigured(tls.with_http1())
+        .redirect(Policy::none())
+        .no_proxy()
+        .connect_timeout(setup.timeout)
+        .pool_idle_timeout(None)
+        .tcp_nodelay(true)
+        // A peer that vanished must not keep the next push waiting for it as well: the connection ends with the
+        // first attempt that it lets down.
+        .tcp_user_timeout(setup.timeout)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .http2_keep_alive_timeout(PING_TIMEOUT)
+        .http2_keep_alive_while_idle(true);
+    for (host, addresses) in &setup.hosts {
+        let addresses: Vec<_> = addresses.iter().map(|ip| SocketAddr::new(*ip, 0)).collect();
+        builder = builder.resolve_to_addrs(host, &addresses);
     }
+    if let Some(proxy) = &setup.https_proxy {
+        builder = builder.proxy(reqwest::Proxy::https(proxy.url().clone())?);
+    }
+    builder.build()
 }
 
 impl Inner {
@@ -115,10 +110,10 @@ impl Inner {
         if current.number != number {
             return;
         }
-        match self.settings.client() {
+        match client(&self.setup, &self.tls) {
             Ok(client) => *current = Current { client, number: number + 1 },
             Err(error) => {
-                tracing::warn!(error = %super::http::in_words(error), "no other client for a silent connection")
+                tracing::warn!(error = %in_words(error), "no other client for a silent connection")
             }
         }
     }
@@ -136,7 +131,7 @@ struct Listening<'a> {
 impl Drop for Listening<'_> {
     fn drop(&mut self) {
         let waited = clock().instant.saturating_duration_since(self.since);
-        if !self.is_over && is_silence(waited, self.inner.settings.timeout) {
+        if !self.is_over && is_silence(waited, self.inner.setup.timeout) {
             self.inner.give_up(self.number);
         }
     }

@@ -99,7 +99,7 @@ impl Lanes {
     /// An error is in words.
     fn open(setup: &Setup, roots: &[CertificateDer<'static>]) -> Result<Self, String> {
         let lane = || -> Result<Lane, String> {
-            let client = Client::new(setup.timeout, roots, setup.https_proxy.as_ref())?;
+            let client = Client::new(setup, roots)?;
             Ok(Lane { client, under_way: AtomicUsize::new(0) })
         };
         Ok(Self([lane()?, lane()?, lane()?, lane()?]))

@@ -17,6 +17,7 @@ mod encryption;
 pub mod fcm;
 mod fcm_answer;
 mod gate;
+mod happy_eyeballs;
 mod http;
 mod identity;
 mod jwt;
@@ -40,7 +41,7 @@ use crate::store::BucketEntry;
 
 pub use alert::{Alerts, Text as AlertText};
 pub use breaker::{Breaker, Cause, Pass, Settings as BreakerSettings};
-pub use dial::HttpsProxy;
+pub use dial::{Hosts, HttpsProxy};
 pub use gate::Limits;
 pub use pushers::{Pushers, Settings};
 

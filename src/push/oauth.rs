@@ -251,13 +251,14 @@ fn granted(answer: &Answer, now: Now) -> Result<AccessToken, Failure> {
 mod tests {
     use super::*;
     use crate::demo::fcm_double::FcmDouble;
+    use crate::push::pushers::Setup;
 
     fn tokens(double: &FcmDouble) -> AccessTokens {
         let account: ServiceAccount = serde_json::from_str(&double.service_account()).unwrap();
         let key = SigningKey::rs256(account.private_key.as_bytes()).unwrap();
         let uri = Url::parse(&account.token_uri).unwrap();
         let timeout = Duration::from_secs(5);
-        let client = Client::new(timeout, &[], None).unwrap();
+        let client = Client::new(&Setup { timeout, ..Setup::default() }, &[]).unwrap();
         AccessTokens::new(account, key, uri, client, timeout)
     }
 

@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::alert::Alerts;
 use super::deaths::{Belief, Deaths};
-use super::dial::HttpsProxy;
+use super::dial::{Hosts, HttpsProxy};
 use super::gate::{Gate, Limits};
 use super::{
     Busy, NoticeKind, Outcome, Preview, Push, Reply, Sent, SettingsError, TokenHash, apns, callback, clock, fcm,
@@ -36,6 +36,7 @@ pub struct Settings {
     pub limits: Limits,
     /// For `https://` endpoints.
     pub https_proxy: Option<HttpsProxy>,
+    pub hosts: Hosts,
     pub alerts: Alerts,
     pub fcm: Vec<fcm::Settings>,
     pub apns: Vec<apns::Settings>,
@@ -54,6 +55,7 @@ impl Default for Settings {
             queue: 10_000,
             limits: Limits::default(),
             https_proxy: None,
+            hosts: Hosts::default(),
             alerts: Alerts::default(),
             fcm: Vec::new(),
             apns: Vec::new(),
@@ -69,13 +71,14 @@ pub(super) struct Setup {
     pub(super) timeout: Duration,
     pub(super) limits: Limits,
     pub(super) https_proxy: Option<HttpsProxy>,
+    pub(super) hosts: Hosts,
     pub(super) alerts: Alerts,
 }
 
 impl Setup {
     fn of(settings: &Settings) -> Self {
-        let Settings { timeout, limits, https_proxy, alerts, .. } = settings;
-        Self { timeout: *timeout, limits: *limits, https_proxy: https_proxy.clone(), alerts: alerts.clone() }
+        let Settings { timeout, limits, https_proxy, hosts, alerts, .. } = settings.clone();
+        Self { timeout, limits, https_proxy, hosts, alerts }
     }
 }
 

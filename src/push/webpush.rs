@@ -156,8 +156,7 @@ impl Account {
         let signing_key = SigningKey::es256(&read(&key, file)?).map_err(|error| wrong(&error))?;
         let public = signing_key.public_point().ok_or_else(|| wrong(&"it is not a P-256 key"))?;
         let roots = roots(&format!("{TABLE}.ca_file"), settings.ca_file.as_deref())?;
-        let client = Client::new(setup.timeout, &roots, setup.https_proxy.as_ref())
-            .map_err(|problem| SettingsError::value(TABLE, problem))?;
+        let client = Client::new(setup, &roots).map_err(|problem| SettingsError::value(TABLE, problem))?;
         let service = |allowed: &AllowedHost| Service {
             gate: match Gate::new(format!("webpush {allowed}"), setup.limits) {
                 gate if allowed.is_suffix => gate.of_many_hosts(),
