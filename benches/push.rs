@@ -29,6 +29,7 @@ fn push(provider: Provider, number: u64) -> Push {
         date: UnixMillis(1_623_753_491_000),
         ttl: std::time::Duration::from_secs(28),
         language: None,
+        is_repeat: false,
         purpose: Purpose::default(),
     }
 }

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use sip_push_proxy::config::{
-    Admin, ApnsCredential, Auth, CapturePassword, Config, Mode, Problems, PushWhen, Users, keys,
+    Admin, ApnsCredential, ApnsExpiration, Auth, CapturePassword, Config, Mode, Problems, PushWhen, Users, keys,
 };
 use tempfile::TempDir;
 
@@ -517,6 +517,14 @@ fn apns_accounts() {
     let apns = config.push.apns.first().unwrap();
     assert_eq!((apns.custom_key.as_str(), apns.badge, apns.topic.as_deref()), ("acme", Some(10), None));
     assert_eq!(apns.endpoint, "https://api.push.apple.com");
+    assert_eq!((apns.expiration, apns.repeat), (ApnsExpiration::Wait, false));
+    let config = folder.load(&format!("{BASE}{account}expiration = \"zero\"\nrepeat = true\n")).unwrap();
+    let apns = config.push.apns.first().unwrap();
+    assert_eq!((apns.expiration, apns.repeat), (ApnsExpiration::Zero, true));
+    assert_eq!(
+        folder.told(&format!("{account}expiration = \"never\"\n")),
+        "config.toml:8:14: push.apns[0].expiration: \"never\" is not known; use \"wait\" or \"zero\""
+    );
 
     assert_eq!(
         folder.told("[[push.apns]]\nkey_id = \"ABC\"\n"),

@@ -34,7 +34,9 @@ pub use notification::{Notification, Title};
 pub use opentelemetry::OpenTelemetry;
 pub use operation::{Admin, Events, Limits, Log, LogFormat, Store, StoreKind, Token};
 pub use problem::{Place, Problem, Problems};
-pub use push::{Alert, Apns, ApnsCredential, ApnsPayload, Callback, Fcm, FcmPayload, FcmProfile, HttpsProxy, Push};
+pub use push::{
+    Alert, Apns, ApnsCredential, ApnsExpiration, ApnsPayload, Callback, Fcm, FcmPayload, FcmProfile, HttpsProxy, Push,
+};
 pub use redis_url::{Redis, RedisShape};
 pub use users::{Credentials, Users};
 pub use values::{Difference, Files, Values};

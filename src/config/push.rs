@@ -157,6 +157,18 @@ pub struct Apns {
     /// The number on the app's icon; `None`: not sent.
     pub badge: Option<u32>,
     pub payload: ApnsPayload,
+    pub expiration: ApnsExpiration,
+    /// Whether apps know a call that they are pushed twice although the payload does not name it.
+    pub repeat: bool,
+}
+
+/// How long Apple keeps a VoIP push for a phone that it cannot reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApnsExpiration {
+    /// While the call waits.
+    Wait,
+    /// Not at all.
+    Zero,
 }
 
 /// What apps are told of a call, and how.
@@ -342,6 +354,9 @@ impl Apns {
         let badge = section.string("badge", "10");
         let payload = [("ecss", ApnsPayload::Ecss), ("apple", ApnsPayload::Apple), ("extended", ApnsPayload::Extended)];
         let payload = section.choice("payload", payload);
+        let expiration = [("wait", ApnsExpiration::Wait), ("zero", ApnsExpiration::Zero)];
+        let expiration = section.choice("expiration", expiration);
+        let repeat = section.boolean("repeat", false);
         let certificate_file = section.path("certificate_file", "");
         if !enabled {
             return None;
@@ -373,6 +388,8 @@ impl Apns {
             custom_key: custom_key.to_owned(),
             badge,
             payload,
+            expiration,
+            repeat,
         })
     }
 

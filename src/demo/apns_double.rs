@@ -314,12 +314,12 @@ impl State {
 
     fn accept(&self, record: Recorded) -> Response<Full<Bytes>> {
         let number = self.requests.load(Ordering::Relaxed);
+        let made = || HeaderValue::try_from(format!("00000000-0000-4000-8000-{number:012x}")).ok();
+        let id = record.headers.get("apns-id").cloned().or_else(made);
         self.observed.accepted(&record);
         self.records.push(record);
         let mut response = answer(200, "");
-        if let Ok(id) = HeaderValue::try_from(format!("00000000-0000-4000-8000-{number:012x}")) {
-            response.headers_mut().insert(HeaderName::from_static("apns-id"), id);
-        }
+        response.headers_mut().extend(id.map(|id| (HeaderName::from_static("apns-id"), id)));
         response
     }
 
@@ -388,10 +388,19 @@ fn check_headers(headers: &HeaderMap) -> Result<(), Refusal> {
     if !text("apns-priority").is_some_and(|priority| ["10", "5", "1"].contains(&priority)) {
         return Err((400, "BadPriority"));
     }
+    if headers.get("apns-id").is_some_and(|id| !id.to_str().is_ok_and(is_uuid)) {
+        return Err((400, "BadMessageId"));
+    }
     if text("apns-collapse-id").is_some_and(|id| id.len() > 64) {
         return Err((400, "BadCollapseId"));
     }
     Ok(())
+}
+
+/// As Apple wants it: 32 lower-case hexadecimal digits in five groups.
+fn is_uuid(text: &str) -> bool {
+    let is_hex = |group: &str| group.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    text.split('-').map(str::len).eq([8, 4, 4, 4, 12]) && text.split('-').all(is_hex)
 }
 
 fn reason((status, reason): Refusal) -> Response<Full<Bytes>> {

@@ -15,6 +15,7 @@ use hyper::header::CONTENT_TYPE;
 use hyper::{HeaderMap, Method, Request, Response};
 use ring::hmac;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::AbortHandle;
 
 pub use super::double::Answer;
@@ -67,6 +68,11 @@ impl CallbackDouble {
     /// For `push.callback.url`.
     pub fn url(&self) -> String {
         format!("http://{}{PATH}", self.state.address)
+    }
+
+    /// Serves a connection that was accepted elsewhere, such as one with TLS.
+    pub async fn serve_connection(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        double::serve_connection(stream, Serving::default(), double::handler(&self.state, State::handle)).await;
     }
 
     /// Writes the secret to `callback.secret` in `folder`.

@@ -5,8 +5,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -43,14 +43,20 @@ pub enum Answer {
     Accept,
     /// 404: the app was uninstalled, or its token expired.
     Unregistered,
-    /// 400 naming `message.token`: it never was a token.
+    /// 400: it never was a token.
     InvalidToken,
     /// 403: the token is of another project.
     SenderIdMismatch,
-    /// 429.
+    /// 429: too many messages for this device.
     QuotaExceeded {
         retry_after_s: Option<u64>,
     },
+    /// 429: too many messages of the project.
+    ProjectQuotaExceeded {
+        retry_after_s: Option<u64>,
+    },
+    /// 500.
+    Internal,
     /// 503.
     Unavailable {
         retry_after_s: Option<u64>,
@@ -77,6 +83,8 @@ pub struct FcmDouble {
 #[derive(Debug)]
 struct State {
     address: SocketAddr,
+    /// Where it is reached, if that is not `address`.
+    origin: OnceLock<String>,
     records: Records,
     observed: Observed,
     script: Script<Answer>,
@@ -103,6 +111,7 @@ impl FcmDouble {
         let (listener, address) = double::listen(port).await?;
         let state = Arc::new(State {
             address,
+            origin: OnceLock::new(),
             records: Records::default(),
             observed: Observed::default(),
             script: Script::default(),
@@ -125,6 +134,11 @@ impl FcmDouble {
     /// Serves a connection that was accepted elsewhere, such as one with TLS.
     pub async fn serve_connection(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         double::serve_connection(stream, Serving::default(), double::handler(&self.state, State::handle)).await;
+    }
+
+    /// Has the token endpoint be of this origin. Once, before the first credentials are written.
+    pub fn is_reached_at(&self, origin: &str) {
+        let _ = self.state.origin.set(origin.to_owned());
     }
 
     /// A service account's key file, whose `token_uri` is this double.
@@ -198,7 +212,8 @@ type Refusal = Box<Response<Full<Bytes>>>;
 
 impl State {
     fn token_uri(&self) -> String {
-        format!("http://{}/token", self.address)
+        let origin = self.origin.get_or_init(|| format!("http://{}", self.address));
+        format!("{origin}/token")
     }
 
     async fn handle(self: Arc<Self>, request: Request<Incoming>, connection: Arc<Connection>) -> Response<Full<Bytes>> {
@@ -231,14 +246,19 @@ impl State {
                 connection.cut();
                 std::future::pending().await
             }
-            Some(Answer::Unregistered) => fcm_error(404, "NOT_FOUND", "UNREGISTERED", &json!([])),
-            Some(Answer::SenderIdMismatch) => fcm_error(403, "PERMISSION_DENIED", "SENDER_ID_MISMATCH", &json!([])),
-            Some(Answer::InvalidToken) => invalid_token(),
-            Some(Answer::QuotaExceeded { retry_after_s }) => {
-                with_retry_after(fcm_error(429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED", &json!([])), retry_after_s)
+            Some(Answer::Unregistered) => {
+                fcm_error((404, "NOT_FOUND"), "UNREGISTERED", "Requested entity was not found.", None)
             }
+            Some(Answer::SenderIdMismatch) => {
+                fcm_error((403, "PERMISSION_DENIED"), "SENDER_ID_MISMATCH", "SenderId mismatch", None)
+            }
+            Some(Answer::InvalidToken) => invalid_token(),
+            Some(Answer::QuotaExceeded { retry_after_s }) => with_retry_after(device_quota(), retry_after_s),
+            Some(Answer::ProjectQuotaExceeded { retry_after_s }) => with_retry_after(project_quota(), retry_after_s),
+            Some(Answer::Internal) => fcm_error((500, "INTERNAL"), "INTERNAL", "Internal error encountered.", None),
             Some(Answer::Unavailable { retry_after_s }) => {
-                with_retry_after(fcm_error(503, "UNAVAILABLE", "UNAVAILABLE", &json!([])), retry_after_s)
+                let message = "The service is currently unavailable.";
+                with_retry_after(fcm_error((503, "UNAVAILABLE"), "UNAVAILABLE", message, None), retry_after_s)
             }
             Some(Answer::Raw { status, headers, body }) => {
                 let mut response = answer(status, body);
@@ -374,17 +394,48 @@ fn refusal(code: u16, status: &str, message: &str) -> Refusal {
     Box::new(json_answer(code, &json!({"error": {"code": code, "message": message, "status": status}})))
 }
 
-fn fcm_error(code: u16, status: &str, error_code: &str, more: &Value) -> Response<Full<Bytes>> {
+/// With FCM's own code, and what there is beside it.
+fn fcm_error(
+    (code, status): (u16, &str),
+    error_code: &str,
+    message: &str,
+    more: Option<Value>,
+) -> Response<Full<Bytes>> {
     let own = json!({"@type": "type.googleapis.com/google.firebase.fcm.v1.FcmError", "errorCode": error_code});
-    let details: Vec<&Value> = std::iter::once(&own).chain(more.as_array().into_iter().flatten()).collect();
-    let error = json!({"code": code, "message": error_code, "status": status, "details": details});
+    let details: Vec<_> = std::iter::once(own).chain(more).collect();
+    let error = json!({"code": code, "message": message, "status": status, "details": details});
     json_answer(code, &json!({ "error": error }))
 }
 
+/// Nothing names the field.
 fn invalid_token() -> Response<Full<Bytes>> {
-    let violation = json!({"field": "message.token", "description": "Invalid registration token"});
-    let more = json!([{"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": [violation]}]);
-    fcm_error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", &more)
+    let message = "The registration token is not a valid FCM registration token";
+    fcm_error((400, "INVALID_ARGUMENT"), "INVALID_ARGUMENT", message, None)
+}
+
+fn device_quota() -> Response<Full<Bytes>> {
+    let violation = json!({"subject": "device", "description": "Device message rate exceeded"});
+    let failure = json!({"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [violation]});
+    let message = "Resource has been exhausted (e.g. check quota).";
+    fcm_error((429, "RESOURCE_EXHAUSTED"), "QUOTA_EXCEEDED", message, Some(failure))
+}
+
+/// It comes from the gateway before FCM, and has no code of FCM's.
+fn project_quota() -> Response<Full<Bytes>> {
+    let info = json!({
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+        "reason": "RATE_LIMIT_EXCEEDED",
+        "domain": "googleapis.com",
+        "metadata": {"service": "fcm.googleapis.com", "quota_limit": "SendsPerMinutePerProject"},
+    });
+    let help = json!({
+        "@type": "type.googleapis.com/google.rpc.Help",
+        "links": [{"description": "Request a higher quota limit.", "url": "https://cloud.google.com/docs/quotas"}],
+    });
+    let message = "Quota exceeded for quota metric 'Send requests' and limit 'Send requests per minute' of service \
+                   'fcm.googleapis.com'.";
+    let error = json!({"code": 429, "message": message, "status": "RESOURCE_EXHAUSTED", "details": [info, help]});
+    json_answer(429, &json!({ "error": error }))
 }
 
 fn with_retry_after(mut response: Response<Full<Bytes>>, seconds: Option<u64>) -> Response<Full<Bytes>> {

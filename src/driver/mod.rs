@@ -463,7 +463,9 @@ impl Worker {
             self.shared.metrics.push(provider, push_kind(notice), PushResult::Busy, took);
             let reason = outcome.reason().unwrap_or_default();
             self.shared.summary.pushed(provider, PushResult::Busy, reason, now().unix);
-            self.pending.push_back(Input::Pushed(push::Reply { ticket, outcome, took, provider, notice, left_out: 0 }));
+            let (repeatable, left_out) = (false, 0);
+            let reply = push::Reply { ticket, provider, notice, outcome, repeatable, left_out, took };
+            self.pending.push_back(Input::Pushed(reply));
         }
     }
 

@@ -122,7 +122,7 @@ impl Proxy {
             // It had joined, and its flow was lost.
             held.purpose = push::Purpose::default();
         }
-        let purpose = held.purpose.clone();
+        let (purpose, is_repeat) = (held.purpose.clone(), held.accepted_at.is_some());
         let step = if held.attempts == 1 { Step::PushSent } else { Step::PushRetried };
         let provider = target.provider.name();
         self.tickets += 1;
@@ -137,6 +137,7 @@ impl Proxy {
             date: now.unix,
             ttl,
             language,
+            is_repeat,
             purpose,
         }));
         self.begin_provisional(context, now);

@@ -90,7 +90,7 @@ impl Proxy {
         self.pushes.insert(ticket, PushPurpose::Missed(device));
         let notice = Notice::MissedCalls(entries);
         let (aor, language, purpose) = (binding.aor.clone(), binding.app.locale.clone(), push::Purpose::default());
-        let push = Push { ticket, aor, target, notice, date: now.unix, ttl: TTL, language, purpose };
+        let push = Push { ticket, aor, target, notice, date: now.unix, ttl: TTL, language, is_repeat: false, purpose };
         self.effects.push_back(super::Effect::Push(push));
     }
 

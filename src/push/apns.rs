@@ -20,6 +20,7 @@ use super::dial::{Dialer, Identity, Tls};
 use super::fcm::{http_url, read, roots};
 use super::gate::Gate;
 use super::http::REPEAT_PAUSE;
+use super::identity;
 use super::jwt::{SigningError, SigningKey};
 use super::payload::{self, AppleForm, AppleProfile, Body};
 use super::provider_token::{ProviderToken, ProviderTokens};
@@ -57,6 +58,9 @@ pub struct Settings {
     /// A number; empty leaves the badge out.
     pub badge: String,
     pub profile: AppleProfile,
+    pub expiration: Expiration,
+    /// Whether apps know a call that they are pushed twice, by its number and date: with [`AppleProfile::Extended`] they do.
+    pub repeat: bool,
     /// TLS client certificate and its key in PEM, instead of `key_file` and `key_id`.
     pub certificate_file: Option<PathBuf>,
 }
@@ -74,9 +78,21 @@ impl Default for Settings {
             custom_key: "acme".into(),
             badge: "10".into(),
             profile: AppleProfile::Ecss,
+            expiration: Expiration::Wait,
+            repeat: false,
             certificate_file: None,
         }
     }
+}
+
+/// How long Apple keeps a VoIP push for a phone that it cannot reach at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Expiration {
+    /// For what is left of the wait.
+    #[default]
+    Wait,
+    /// Not at all.
+    Zero,
 }
 
 /// A team ready to push.
@@ -86,6 +102,8 @@ pub(super) struct Account {
     production: Endpoint,
     sandbox: Option<Endpoint>,
     form: AppleForm,
+    expiration: Expiration,
+    repeats_voip: bool,
     credential: Credential,
     /// Apps, by environment and bundle, whose pushes Apple has taken.
     apps: Mutex<BTreeSet<(Environment, Box<str>)>>,
@@ -214,8 +232,7 @@ impl Account {
         let endpoint = |name: &str, text: &str, side: &str| {
             let wrong = || value(name, "must be an http:// or https:// URL");
             let url = http_url(text).ok_or_else(wrong)?;
-            let proxy = setup.https_proxy.as_ref();
-            let dialer = Dialer::new(&url, &tls, proxy, setup.timeout).ok_or_else(wrong)?;
+            let dialer = Dialer::new(&url, &tls, setup).ok_or_else(wrong)?;
             let connections = Connections::new(dialer, is_known, CONNECTIONS_MAX, runtime.clone());
             let gate = Gate::new(format!("{side} {account}"), setup.limits);
             Ok(Endpoint { url, connections, gate })
@@ -230,6 +247,8 @@ impl Account {
             topic: settings.topic.as_str().into(),
             production,
             sandbox,
+            expiration: settings.expiration,
+            repeats_voip: settings.repeat || settings.profile == AppleProfile::Extended,
             form: form(settings, setup).map_err(|(name, problem)| value(name, problem))?,
             credential,
             apps: Mutex::default(),
@@ -307,11 +326,17 @@ impl Account {
         Ok(Delivery { token, endpoint, environment, said, bundle, topic, push_type })
     }
 
+    /// Whether an invite may be pushed again after Apple took it. Each VoIP push must become a call on the screen, so the app
+    /// has to know that it is the same one; an alert replaces the one before it.
+    pub(super) fn repeats(&self, delivery: &Delivery<'_>) -> bool {
+        delivery.push_type != PushType::Voip || self.repeats_voip
+    }
+
     /// What would be sent, with `hash` in the place of the token.
     pub(super) fn preview(&self, push: &Push, delivery: &Delivery<'_>, hash: TokenHash) -> Preview {
         let alert = delivery.push_type == PushType::Alert;
         let body = payload::apns(push, &self.form, alert, payload::BYTES_MAX).bytes;
-        let headers = headers(&options(push, delivery), &delivery.topic);
+        let headers = self.headers(push, delivery);
         let shown = |(name, value): (&HeaderName, &HeaderValue)| {
             (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
         };
@@ -440,6 +465,11 @@ impl Account {
         verdict
     }
 
+    fn headers(&self, push: &Push, delivery: &Delivery<'_>) -> HeaderMap {
+        let id = identity::of(push, delivery.token);
+        headers(&options(push, delivery, &id, self.expiration), &delivery.topic)
+    }
+
     async fn post(
         &self,
         push: &Push,
@@ -454,7 +484,7 @@ impl Account {
         };
         *request.uri_mut() = uri;
         *request.version_mut() = hyper::Version::HTTP_2;
-        *request.headers_mut() = headers(&options(push, delivery), &delivery.topic);
+        *request.headers_mut() = self.headers(push, delivery);
         if let Some(token) = token {
             request.headers_mut().insert(AUTHORIZATION, token.authorization.clone());
         }
@@ -515,21 +545,23 @@ fn device_url(delivery: &Delivery<'_>) -> Url {
     url
 }
 
-fn options<'a>(push: &Push, delivery: &Delivery<'_>) -> NotificationOptions<'a> {
-    // A call screen for a call that is over helps nobody: APNs must not keep a VoIP push.
-    let expiration = if delivery.push_type == PushType::Voip {
-        0
-    } else {
-        push.date.seconds().saturating_add(payload::seconds(push))
+/// `id` names the push in all its attempts.
+fn options<'a>(push: &Push, delivery: &Delivery<'_>, id: &'a str, expiration: Expiration) -> NotificationOptions<'a> {
+    // A call screen for a call that is over helps nobody: APNs must not keep a VoIP push for longer than the call waits.
+    let expiration = match (delivery.push_type, expiration) {
+        (PushType::Voip, Expiration::Zero) => 0,
+        (_, Expiration::Wait | Expiration::Zero) => push.date.seconds().saturating_add(payload::seconds(push)),
     };
     let collapse_id = match push.notice.kind() {
         NoticeKind::MissedCalls => CollapseId::new(MISSED_CALLS_COLLAPSE_ID).ok(),
+        NoticeKind::Invite if delivery.push_type == PushType::Alert => CollapseId::new(id).ok(),
         NoticeKind::Invite | NoticeKind::Message | NoticeKind::Test | NoticeKind::Text => None,
     };
     // Apple wants 5 for what happens in the background.
     let is_background = delivery.push_type == PushType::Background;
     let priority = if is_background { Priority::Normal } else { Priority::High };
     NotificationOptions {
+        apns_id: Some(id),
         apns_push_type: Some(delivery.push_type),
         apns_expiration: Some(expiration),
         apns_priority: Some(priority),
@@ -542,6 +574,7 @@ fn options<'a>(push: &Push, delivery: &Delivery<'_>) -> NotificationOptions<'a> 
 fn headers(options: &NotificationOptions<'_>, topic: &HeaderValue) -> HeaderMap {
     let text = |text: String| HeaderValue::try_from(text).ok();
     let values = [
+        ("apns-id", options.apns_id.and_then(|id| text(id.to_owned()))),
         ("apns-push-type", options.apns_push_type.and_then(|push_type| text(push_type.to_string()))),
         ("apns-topic", Some(topic.clone())),
         ("apns-priority", options.apns_priority.as_ref().and_then(|priority| text(priority.to_string()))),

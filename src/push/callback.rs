@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use reqwest::Url;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
-use reqwest::{Certificate, Client, Url};
 use ring::hmac;
 
+use super::client::Client;
 use super::fcm::{http_url, read, roots};
 use super::gate::Gate;
 use super::http::{self, Answer};
@@ -47,9 +48,7 @@ impl Account {
         let url = http_url(&settings.url)
             .ok_or_else(|| SettingsError::value(format!("{TABLE}.url"), "must be an http:// or https:// URL"))?;
         let roots = roots(&format!("{TABLE}.ca_file"), settings.ca_file.as_deref())?;
-        let roots: Vec<_> = roots.iter().filter_map(|root| Certificate::from_der(root).ok()).collect();
-        let client = http::client(setup.timeout, &roots, setup.https_proxy.as_ref())
-            .map_err(|error| SettingsError::value(TABLE, http::in_words(error)))?;
+        let client = Client::new(setup, &roots).map_err(|problem| SettingsError::value(TABLE, problem))?;
         let secret = settings.secret_file.as_ref().map(|file| {
             let key = format!("{TABLE}.secret_file");
             let content = read(&key, file)?;
@@ -101,8 +100,8 @@ impl Account {
         if let Some(secret) = &self.secret {
             request = request.header(SIGNATURE, signature(secret, &body));
         }
-        match request.body(body).send().await {
-            Ok(response) => verdict(&Answer::read(response).await.without(token)),
+        match self.client.answer(request.body(body)).await {
+            Ok(answer) => verdict(&answer.without(token)),
             Err(error) => http::no_answer(error),
         }
     }
@@ -166,6 +165,7 @@ mod tests {
             date: UnixMillis(1_623_753_491_500),
             ttl: Duration::from_millis(27_500),
             language: None,
+            is_repeat: false,
             purpose: Purpose::default(),
         }
     }

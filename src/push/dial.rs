@@ -1,8 +1,10 @@
 //! From an endpoint to an open stream of bytes: TCP, by way of an HTTP proxy where there is one (RFC 9110 §9.3.6), and
 //! TLS with the certificates that the operator named.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +20,15 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::SettingsError;
 use super::fcm::read;
+use super::pushers::Setup;
+use super::{SettingsError, happy_eyeballs};
 
 /// A proxy's answer to CONNECT is shorter.
 const PROXY_HEAD_BYTES_MAX: usize = 8192;
+
+/// Addresses of hosts for which the system's resolver is not asked.
+pub type Hosts = BTreeMap<Box<str>, Vec<IpAddr>>;
 
 /// A connection, whatever it is made of.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -130,6 +136,13 @@ impl Tls {
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(Self(Arc::new(config)))
     }
+
+    /// For clients that also speak HTTP/1.1.
+    pub(super) fn with_http1(&self) -> ClientConfig {
+        let mut config = ClientConfig::clone(&self.0);
+        config.alpn_protocols.push(b"http/1.1".to_vec());
+        config
+    }
 }
 
 /// Opens connections to one endpoint.
@@ -138,12 +151,13 @@ pub(super) struct Dialer {
     port: u16,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     proxy: Option<HttpsProxy>,
+    hosts: Hosts,
     timeout: Duration,
 }
 
 impl Dialer {
     /// `None` when the URL has no host that a certificate could be for.
-    pub(super) fn new(endpoint: &Url, tls: &Tls, proxy: Option<&HttpsProxy>, timeout: Duration) -> Option<Self> {
+    pub(super) fn new(endpoint: &Url, tls: &Tls, setup: &Setup) -> Option<Self> {
         let host = endpoint.host_str()?.trim_matches(['[', ']']);
         let port = endpoint.port_or_known_default()?;
         let is_https = endpoint.scheme() == "https";
@@ -152,8 +166,8 @@ impl Dialer {
         } else {
             None
         };
-        let proxy = proxy.filter(|_| is_https).cloned();
-        Some(Self { host: host.into(), port, tls, proxy, timeout })
+        let proxy = setup.https_proxy.clone().filter(|_| is_https);
+        Some(Self { host: host.into(), port, tls, proxy, hosts: setup.hosts.clone(), timeout: setup.timeout })
     }
 
     pub(super) async fn dial(&self) -> io::Result<Box<dyn Stream>> {
@@ -164,8 +178,8 @@ impl Dialer {
 
     async fn connect(&self) -> io::Result<Box<dyn Stream>> {
         let mut stream = match &self.proxy {
-            None => TcpStream::connect((&*self.host, self.port)).await?,
-            Some(proxy) => TcpStream::connect((&*proxy.host, proxy.port)).await?,
+            None => self.reach(&self.host, self.port).await?,
+            Some(proxy) => self.reach(&proxy.host, proxy.port).await?,
         };
         stream.set_nodelay(true)?;
         // A peer that vanished must not keep the next push waiting for it as well.
@@ -183,6 +197,14 @@ impl Dialer {
                 Ok(Box::new(stream))
             }
         }
+    }
+
+    async fn reach(&self, host: &str, port: u16) -> io::Result<TcpStream> {
+        let addresses: Vec<_> = match self.hosts.get(host) {
+            Some(addresses) => addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect(),
+            None => tokio::net::lookup_host((host, port)).await?.collect(),
+        };
+        happy_eyeballs::connect(&addresses).await
     }
 
     /// RFC 9110 §9.3.6: after a 2xx the proxy passes bytes through.

@@ -4,14 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use reqwest::{Certificate, Client, Url};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
+use super::client::Client;
 use super::fcm_answer::{legacy_verdict, verdict};
 use super::gate::Gate;
-use super::http::{self, Answer};
+use super::http;
 use super::jwt::SigningKey;
 use super::oauth::{AccessToken, AccessTokens, ServiceAccount};
 use super::payload::{self, Body, FcmPayload};
@@ -95,10 +96,10 @@ impl Drop for Place<'_> {
 }
 
 impl Lanes {
-    fn open(setup: &Setup, roots: &[CertificateDer<'static>]) -> reqwest::Result<Self> {
-        let roots: Vec<_> = roots.iter().filter_map(|root| Certificate::from_der(root).ok()).collect();
-        let lane = || -> reqwest::Result<Lane> {
-            let client = http::client(setup.timeout, &roots, setup.https_proxy.as_ref())?;
+    /// An error is in words.
+    fn open(setup: &Setup, roots: &[CertificateDer<'static>]) -> Result<Self, String> {
+        let lane = || -> Result<Lane, String> {
+            let client = Client::new(setup, roots)?;
             Ok(Lane { client, under_way: AtomicUsize::new(0) })
         };
         Ok(Self([lane()?, lane()?, lane()?, lane()?]))
@@ -142,7 +143,7 @@ impl Account {
         let endpoint = http_url(&settings.endpoint)
             .ok_or_else(|| SettingsError::value(format!("{table}.endpoint"), "must be an http:// or https:// URL"))?;
         let roots = roots(&format!("{table}.ca_file"), settings.ca_file.as_deref())?;
-        let lanes = Lanes::open(setup, &roots).map_err(|error| SettingsError::value(table, http::in_words(error)))?;
+        let lanes = Lanes::open(setup, &roots).map_err(|problem| SettingsError::value(table, problem))?;
         let key = format!("{table}.service_account");
         let file = &settings.service_account;
         let content = read(&key, file)?;
@@ -233,7 +234,8 @@ impl Account {
             drop(authorization);
             let mut root = self.url.clone();
             root.set_path("/");
-            let _ = self.lanes.client().head(root).send().await;
+            let client = self.lanes.client();
+            let _ = client.answer(client.head(root)).await;
         }
     }
 
@@ -282,9 +284,9 @@ impl Account {
             .header(AUTHORIZATION, authorization)
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .body(body);
-        match request.send().await {
-            Ok(response) => {
-                let answer = Answer::read(response).await.without(token);
+        match client.answer(request).await {
+            Ok(answer) => {
+                let answer = answer.without(token);
                 match self.profile {
                     Profile::V1 => verdict(&answer),
                     Profile::Legacy => legacy_verdict(&answer),

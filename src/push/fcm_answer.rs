@@ -32,6 +32,7 @@ pub(super) fn verdict(answer: &Answer) -> Verdict {
             Verdict::Final(Outcome::misfit(format!("{reason}: message.token")))
         }
         "INVALID_ARGUMENT" if says_too_big(error) => Verdict::TooLarge(reason.into()),
+        "INVALID_ARGUMENT" if is_no_token(error) => Verdict::Final(Outcome::misfit(in_full())),
         "UNAUTHENTICATED" => Verdict::StaleCredential(reason.into()),
         "QUOTA_EXCEEDED" if !is_of_the_project(error) => {
             Verdict::token_limit(answer.retry_after.or(Some(QUOTA_PAUSE)), reason)
@@ -67,6 +68,14 @@ fn names_the_token(error: &Value) -> bool {
         .filter_map(|detail| detail.get("fieldViolations")?.as_array())
         .flatten()
         .any(|violation| violation.get("field").and_then(Value::as_str) == Some("message.token"))
+}
+
+/// So FCM answers to what never was a token: its own code, and no `google.rpc.BadRequest` that says which field it is about.
+/// What it says of other fields has one, or no code of its own.
+fn is_no_token(error: &Value) -> bool {
+    let names_fields = details(error).any(|detail| detail.get("fieldViolations").is_some());
+    let message = error.get("message").and_then(Value::as_str).unwrap_or_default();
+    error_code(error).is_some() && !names_fields && !message.contains("'message")
 }
 
 /// Whether a quota is the whole project's, as far as the answer says which it is: in a `google.rpc.QuotaFailure`, or by
@@ -173,6 +182,36 @@ mod tests {
         let info = r#"{"reason":"RATE_LIMIT_EXCEEDED","metadata":{"quota_limit":"SendsPerMinutePerProject"}}"#;
         let of_project = Verdict::trouble(Some(QUOTA_PAUSE), "429 RESOURCE_EXHAUSTED");
         assert_eq!(quota("RESOURCE_EXHAUSTED", info), of_project);
+    }
+
+    #[test]
+    fn what_is_no_token_is_told_from_what_is_no_message() {
+        let of_fcm =
+            r#"{"@type":"type.googleapis.com/google.firebase.fcm.v1.FcmError","errorCode":"INVALID_ARGUMENT"}"#;
+        let field = |name: &str| {
+            let of_field =
+                r#"{"@type":"type.googleapis.com/google.rpc.BadRequest","fieldViolations":[{"field":"FIELD"}]}"#;
+            of_field.replace("FIELD", name)
+        };
+        let verdict = |details: &str, message: &str| {
+            let status = r#""code":400,"status":"INVALID_ARGUMENT""#;
+            let body = format!(r#"{{"error":{{{status},"message":"{message}","details":[{details}]}}}}"#);
+            verdict(&answer(400, &body))
+        };
+        let misfit = |reason: &str| Verdict::Final(Outcome::misfit(format!("400 INVALID_ARGUMENT: {reason}")));
+        let refused = |reason: &str| Verdict::Final(Outcome::refused(format!("400 INVALID_ARGUMENT: {reason}")));
+        let no_token = "The registration token is not a valid FCM registration token";
+        assert_eq!(verdict(of_fcm, no_token), misfit(no_token));
+        let unspecific = "Request contains an invalid argument.";
+        assert_eq!(verdict(of_fcm, unspecific), misfit(unspecific));
+        assert_eq!(verdict(&[of_fcm, &field("message.token")].join(","), no_token), misfit("message.token"));
+        // Ours.
+        assert_eq!(verdict(&[of_fcm, &field("message.data")].join(","), unspecific), refused(unspecific));
+        assert_eq!(verdict(&field("message.data"), unspecific), refused(unspecific));
+        let of_data = "Invalid value at 'message.data[0].value' (TYPE_STRING), 7";
+        assert_eq!(verdict(of_fcm, of_data), refused(of_data));
+        assert_eq!(verdict("", unspecific), refused(unspecific));
+        assert_eq!(verdict(of_fcm, "Android message is too big"), Verdict::TooLarge("400 INVALID_ARGUMENT".into()));
     }
 
     #[test]

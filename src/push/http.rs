@@ -1,66 +1,21 @@
-//! What all providers need of HTTP: a client, bounded answers, Retry-After (RFC 9110 §10.2.3), errors in words.
+//! What all providers need of HTTP: bounded answers, Retry-After (RFC 9110 §10.2.3), errors in words.
 
 use std::error::Error;
 use std::time::Duration;
 
+use reqwest::Response;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
-use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client, ClientBuilder, Response};
 use serde_json::Value;
 
-use super::dial::HttpsProxy;
 use super::{Outcome, TokenHash, Verdict, clock};
 use crate::binding::PushToken;
 
 /// More of an answer than this is not read: error bodies are a few hundred bytes.
 pub(super) const ANSWER_BYTES_MAX: usize = 64 * 1024;
-/// Often enough for firewalls to keep a connection that carries no push, seldom enough for APNs to tolerate.
-const PING_INTERVAL: Duration = Duration::from_secs(60);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// APNs' tokens have 64 hexadecimal digits, FCM's are longer.
 const TOKEN_BYTES_MIN: usize = 32;
 /// Longest text of a peer that goes into a reason.
 const REASON_CHARS_MAX: usize = 80;
-
-/// A client that keeps its connections, never follows a redirect, and trusts the system's roots and `extra_roots`. It
-/// speaks HTTP/1.1 over `http://`, and what TLS settles over `https://`.
-pub(super) fn client(
-    timeout: Duration,
-    extra_roots: &[Certificate],
-    proxy: Option<&HttpsProxy>,
-) -> reqwest::Result<Client> {
-    // Fails when one is installed already, which is just as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let builder = || builder(timeout, proxy);
-    match builder()?.tls_certs_merge(extra_roots.iter().cloned()).build() {
-        Ok(client) => Ok(client),
-        // A system without root certificates can still push by http:// or to what `extra_roots` vouch for.
-        Err(error) => {
-            tracing::warn!(error = %in_words(error), "no system certificates; only ca_file is trusted");
-            builder()?.tls_certs_only(extra_roots.iter().cloned()).build()
-        }
-    }
-}
-
-fn builder(timeout: Duration, proxy: Option<&HttpsProxy>) -> reqwest::Result<ClientBuilder> {
-    let builder = Client::builder()
-        .user_agent(concat!("sip-push-proxy/", env!("CARGO_PKG_VERSION")))
-        .redirect(Policy::none())
-        .no_proxy()
-        .connect_timeout(timeout)
-        .pool_idle_timeout(None)
-        .tcp_nodelay(true)
-        // A peer that vanished must not keep the next push waiting for it as well: the connection ends with the
-        // first attempt that it lets down.
-        .tcp_user_timeout(timeout)
-        .http2_keep_alive_interval(PING_INTERVAL)
-        .http2_keep_alive_timeout(PING_TIMEOUT)
-        .http2_keep_alive_while_idle(true);
-    match proxy {
-        None => Ok(builder),
-        Some(proxy) => Ok(builder.proxy(reqwest::Proxy::https(proxy.url().clone())?)),
-    }
-}
 
 /// A provider's answer, read as far as it matters.
 #[derive(Debug)]

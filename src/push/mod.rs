@@ -8,6 +8,7 @@ pub mod apns;
 mod apns_answer;
 mod breaker;
 pub mod callback;
+mod client;
 mod connection;
 mod connections;
 mod deaths;
@@ -16,7 +17,9 @@ mod encryption;
 pub mod fcm;
 mod fcm_answer;
 mod gate;
+mod happy_eyeballs;
 mod http;
+mod identity;
 mod jwt;
 mod oauth;
 pub mod payload;
@@ -38,7 +41,7 @@ use crate::store::BucketEntry;
 
 pub use alert::{Alerts, Text as AlertText};
 pub use breaker::{Breaker, Cause, Pass, Settings as BreakerSettings};
-pub use dial::HttpsProxy;
+pub use dial::{Hosts, HttpsProxy};
 pub use gate::Limits;
 pub use pushers::{Pushers, Settings};
 
@@ -59,6 +62,8 @@ pub struct Push {
     pub ttl: Duration,
     /// Of the phone's user (BCP 47); `None`: as configured.
     pub language: Option<Box<str>>,
+    /// Whether the provider has accepted an earlier push of the same call to this device.
+    pub is_repeat: bool,
     /// Looked at right before each request.
     pub purpose: Purpose,
 }
@@ -186,6 +191,8 @@ pub struct Reply {
     pub provider: Provider,
     pub notice: NoticeKind,
     pub outcome: Outcome,
+    /// Whether the same push may be sent again once it was accepted: the app takes another one for the same call.
+    pub repeatable: bool,
     /// The oldest calls of a missed_calls push that did not fit in and were not told to the phone.
     pub left_out: usize,
     /// From submission to the provider's answer.

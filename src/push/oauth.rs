@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use reqwest::Url;
 use reqwest::header::HeaderValue;
-use reqwest::{Client, Url};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 
+use super::client::Client;
 use super::http::{self, Answer};
 use super::jwt::SigningKey;
 use super::{Verdict, clock};
@@ -204,8 +205,9 @@ impl Inner {
         let now = clock();
         let assertion = self.assertion(now)?;
         let form = [("grant_type", GRANT_TYPE), ("assertion", assertion.as_str())];
-        let answer = match self.client.post(self.token_uri.clone()).form(&form).send().await {
-            Ok(response) => Answer::read(response).await,
+        let request = self.client.post(self.token_uri.clone()).form(&form);
+        let answer = match self.client.answer(request).await {
+            Ok(answer) => answer,
             Err(error) => return Err(Failure(http::no_answer(error))),
         };
         granted(&answer, now).map(Arc::new)
@@ -249,13 +251,14 @@ fn granted(answer: &Answer, now: Now) -> Result<AccessToken, Failure> {
 mod tests {
     use super::*;
     use crate::demo::fcm_double::FcmDouble;
+    use crate::push::pushers::Setup;
 
     fn tokens(double: &FcmDouble) -> AccessTokens {
         let account: ServiceAccount = serde_json::from_str(&double.service_account()).unwrap();
         let key = SigningKey::rs256(account.private_key.as_bytes()).unwrap();
         let uri = Url::parse(&account.token_uri).unwrap();
         let timeout = Duration::from_secs(5);
-        let client = http::client(timeout, &[], None).unwrap();
+        let client = Client::new(&Setup { timeout, ..Setup::default() }, &[]).unwrap();
         AccessTokens::new(account, key, uri, client, timeout)
     }
 

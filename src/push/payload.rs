@@ -10,7 +10,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::alert::Alerts;
-use super::{Notice, Push};
+use super::{Notice, Push, identity};
 use crate::store::{BucketEntry, MessageId};
 
 /// What FCM takes in `data` (keys and values) and what we allow as a whole body for APNs.
@@ -137,6 +137,9 @@ struct Identity<'a, Time> {
 
 #[derive(Serialize)]
 struct Android {
+    /// Of a repetition.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    collapse_key: Option<String>,
     priority: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     ttl: Option<String>,
@@ -148,6 +151,8 @@ struct LegacyRequest<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     dry_run: Option<bool>,
     to: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    collapse_key: Option<String>,
     priority: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
     notification: Option<Words<'a>>,
@@ -287,7 +292,8 @@ pub fn fcm_v1(push: &Push, payload: FcmPayload, token: &str, limit: usize) -> Bo
         let Content { kind, date, calls } = &data.content;
         let counted =
             "typedate".len() + kind.len() + date.len() + calls.as_ref().map_or(0, |calls| "calls".len() + calls.len());
-        let android = Android { priority: "HIGH", ttl: fcm_ttl(push).map(|seconds| format!("{seconds}s")) };
+        let ttl = fcm_ttl(push).map(|seconds| format!("{seconds}s"));
+        let android = Android { collapse_key: collapse_key(push), priority: "HIGH", ttl };
         let message = FcmMessage { token, notification: Words::of(&push.notice), data, android };
         (text(&FcmRequest { validate_only: is_test(&push.notice), message }), counted)
     })
@@ -325,9 +331,9 @@ fn identity<'a, Time>(call_ref: &'a str, display_name: &'a str, sent_at: Time) -
     Identity { call_ref, uuid: uuid(call_ref), display_name: cut(display_name, IDENTITY_BYTES_MAX), sent_at }
 }
 
-/// A UUID that only depends on the call (RFC 9562 §5.8: version 8), so that an app knows a call that it is told of twice.
-fn uuid(call_ref: &str) -> String {
-    let digest = Sha256::digest(call_ref.as_bytes());
+/// A UUID that only depends on `text` (RFC 9562 §5.8: version 8), so that an app knows a call that it is told of twice.
+pub(super) fn uuid(text: &str) -> String {
+    let digest = Sha256::digest(text.as_bytes());
     let bits = digest.iter().take(16).fold(0_u128, |bits, byte| bits << 8 | u128::from(*byte));
     let bits = bits & !(0xf << 76) & !(0x3 << 62) | 0x8 << 76 | 0x2 << 62;
     let hex = format!("{bits:032x}");
@@ -341,9 +347,16 @@ pub fn fcm_legacy(push: &Push, token: &str, limit: usize) -> Body {
         let calls = is_report(&push.notice).then(|| calls(kept, false));
         let data = Content { kind: push.notice.kind().name(), date: push.date.seconds(), calls };
         let counted = text(&data).len();
-        let (dry_run, time_to_live) = (is_test(&push.notice), fcm_ttl(push));
-        let notification = Words::of(&push.notice);
-        (text(&LegacyRequest { dry_run, to: token, priority: 10, notification, data, time_to_live }), counted)
+        let request = LegacyRequest {
+            dry_run: is_test(&push.notice),
+            to: token,
+            collapse_key: collapse_key(push),
+            priority: 10,
+            notification: Words::of(&push.notice),
+            data,
+            time_to_live: fcm_ttl(push),
+        };
+        (text(&request), counted)
     })
 }
 
@@ -513,6 +526,12 @@ fn is_test(notice: &Notice) -> Option<bool> {
 
 fn is_report(notice: &Notice) -> bool {
     matches!(notice, Notice::MissedCalls(_))
+}
+
+/// What makes FCM deliver one of several repetitions to a phone that was away. The first push has none: of those that have
+/// one a phone gets 20 at once and then one in three minutes ("FCM throttling and quotas"), and it may have more calls.
+fn collapse_key(push: &Push) -> Option<String> {
+    push.is_repeat.then(|| identity::of(push, &push.target.prid))
 }
 
 /// Whole seconds of the time to live. ECSS sends none with missed calls: they keep until the phone is on line.

@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::alert::Alerts;
 use super::deaths::{Belief, Deaths};
-use super::dial::HttpsProxy;
+use super::dial::{Hosts, HttpsProxy};
 use super::gate::{Gate, Limits};
 use super::{
     Busy, NoticeKind, Outcome, Preview, Push, Reply, Sent, SettingsError, TokenHash, apns, callback, clock, fcm,
@@ -36,6 +36,7 @@ pub struct Settings {
     pub limits: Limits,
     /// For `https://` endpoints.
     pub https_proxy: Option<HttpsProxy>,
+    pub hosts: Hosts,
     pub alerts: Alerts,
     pub fcm: Vec<fcm::Settings>,
     pub apns: Vec<apns::Settings>,
@@ -54,6 +55,7 @@ impl Default for Settings {
             queue: 10_000,
             limits: Limits::default(),
             https_proxy: None,
+            hosts: Hosts::default(),
             alerts: Alerts::default(),
             fcm: Vec::new(),
             apns: Vec::new(),
@@ -69,13 +71,14 @@ pub(super) struct Setup {
     pub(super) timeout: Duration,
     pub(super) limits: Limits,
     pub(super) https_proxy: Option<HttpsProxy>,
+    pub(super) hosts: Hosts,
     pub(super) alerts: Alerts,
 }
 
 impl Setup {
     fn of(settings: &Settings) -> Self {
-        let Settings { timeout, limits, https_proxy, alerts, .. } = settings;
-        Self { timeout: *timeout, limits: *limits, https_proxy: https_proxy.clone(), alerts: alerts.clone() }
+        let Settings { timeout, limits, https_proxy, hosts, alerts, .. } = settings.clone();
+        Self { timeout, limits, https_proxy, hosts, alerts }
     }
 }
 
@@ -156,7 +159,7 @@ impl Pushers {
         let inner = Arc::clone(&self.0);
         self.0.runtime.spawn(async move {
             for account in &inner.fcm {
-                account.warm_up().await;
+                let _ = tokio::time::timeout(inner.timeout, account.warm_up()).await;
             }
         });
     }
@@ -291,11 +294,12 @@ impl Inner {
         let submitted = clock().instant;
         let (ticket, provider, notice) = (push.ticket, push.target.provider, push.notice.kind());
         let target = push.target.clone();
-        let sent = match self.route(&target, notice) {
-            Err(reason) => Sent::unsent(Outcome::refused(reason)),
+        let (sent, repeatable) = match self.route(&target, notice) {
+            Err(reason) => (Sent::unsent(Outcome::refused(reason)), false),
             Ok(route) => {
                 let sent = self.pass(push, &route).await;
-                Sent { outcome: self.doubt(provider, route.gate().name(), sent.outcome), ..sent }
+                let outcome = self.doubt(provider, route.gate().name(), sent.outcome);
+                (Sent { outcome, ..sent }, route.repeats(notice))
             }
         };
         let Sent { outcome, left_out, sign: _ } = sent;
@@ -305,7 +309,7 @@ impl Inner {
         if left_out > 0 && outcome == Outcome::Accepted {
             tracing::info!(ticket = ticket.0, %token, left_out, "missed calls left out of a push that was full");
         }
-        Reply { ticket, provider, notice, outcome, left_out, took }
+        Reply { ticket, provider, notice, outcome, repeatable, left_out, took }
     }
 
     /// What is not sent because its account is in trouble does not count as a push of its token.
@@ -362,6 +366,15 @@ impl Route<'_> {
             Self::Callback { account, .. } => &account.gate,
             Self::WebPush { subscription, .. } => &subscription.service.gate,
         }
+    }
+
+    /// Whether apps take a second push like this for one of the same call. Only those of calls are repeated.
+    fn repeats(&self, kind: NoticeKind) -> bool {
+        kind == NoticeKind::Invite
+            && match self {
+                Self::Fcm { .. } | Self::Callback { .. } | Self::WebPush { .. } => true,
+                Self::Apns { account, delivery } => account.repeats(delivery),
+            }
     }
 
     async fn send(&self, push: &Push) -> Sent {

@@ -10,14 +10,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::Mutex;
+use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
-use reqwest::{Certificate, Client, Url};
 use serde::Serialize;
 
+use super::client::Client;
 use super::encryption::{self, EncryptionError};
 use super::fcm::{read, roots};
 use super::gate::Gate;
 use super::http::{self, Answer};
+use super::identity;
 use super::jwt::{SigningError, SigningKey};
 use super::payload::{self, Body, FcmPayload};
 use super::pushers::Setup;
@@ -154,9 +156,7 @@ impl Account {
         let signing_key = SigningKey::es256(&read(&key, file)?).map_err(|error| wrong(&error))?;
         let public = signing_key.public_point().ok_or_else(|| wrong(&"it is not a P-256 key"))?;
         let roots = roots(&format!("{TABLE}.ca_file"), settings.ca_file.as_deref())?;
-        let roots: Vec<_> = roots.iter().filter_map(|root| Certificate::from_der(root).ok()).collect();
-        let client = http::client(setup.timeout, &roots, setup.https_proxy.as_ref())
-            .map_err(|error| SettingsError::value(TABLE, http::in_words(error)))?;
+        let client = Client::new(setup, &roots).map_err(|problem| SettingsError::value(TABLE, problem))?;
         let service = |allowed: &AllowedHost| Service {
             gate: match Gate::new(format!("webpush {allowed}"), setup.limits) {
                 gate if allowed.is_suffix => gate.of_many_hosts(),
@@ -273,9 +273,9 @@ impl Account {
                 .header(CONTENT_TYPE, "application/octet-stream")
                 .body(body),
         };
-        match request.send().await {
-            Ok(response) => {
-                let answer = Answer::read(response).await.without(token).without(&PushToken::new(url.path()));
+        match self.client.answer(request).await {
+            Ok(answer) => {
+                let answer = answer.without(token).without(&PushToken::new(url.path()));
                 service.verdict(&answer)
             }
             Err(error) => http::no_answer(error),
@@ -360,7 +360,13 @@ fn is_authenticated(url: &Url) -> bool {
 fn headers(push: &Push) -> Vec<(HeaderName, String)> {
     match push.notice.kind() {
         // What is left of the wait. A test is not sent at all.
-        NoticeKind::Invite | NoticeKind::Message | NoticeKind::Test => {
+        NoticeKind::Invite => vec![
+            (TTL, payload::seconds(push).to_string()),
+            (URGENCY, "high".to_owned()),
+            // A repetition replaces what is not delivered yet. A topic has 32 characters at most.
+            (TOPIC, identity::of(push, &push.target.prid).replace('-', "")),
+        ],
+        NoticeKind::Message | NoticeKind::Test => {
             vec![(TTL, payload::seconds(push).to_string()), (URGENCY, "high".to_owned())]
         }
         NoticeKind::Text => vec![(TTL, payload::seconds(push).to_string()), (URGENCY, "normal".to_owned())],

@@ -205,6 +205,7 @@ pub(super) async fn push_one(
         date,
         ttl: if kind == NoticeKind::Text { TEXT_TTL } else { TEST_TTL },
         language: binding.app.locale.clone(),
+        is_repeat: false,
         purpose: Purpose::default(),
     };
     let preview = pushers.preview(&push);

@@ -192,6 +192,7 @@ pub(super) fn push_settings(config: &Config) -> push::Settings {
             breaker: push::BreakerSettings { failures: config.push.breaker_failures, pause: config.push.breaker_pause },
         },
         https_proxy: config.push.https_proxy.as_ref().and_then(|proxy| push::HttpsProxy::parse(proxy.reveal())),
+        hosts: push::Hosts::default(),
         alerts: push::Alerts {
             language: config.push.alert_language.as_str().into(),
             texts: config.push.alerts.iter().map(alert).collect(),
@@ -257,6 +258,11 @@ fn apns(account: &config::Apns) -> push::apns::Settings {
             config::ApnsPayload::Apple => push::payload::AppleProfile::Apple,
             config::ApnsPayload::Extended => push::payload::AppleProfile::Extended,
         },
+        expiration: match account.expiration {
+            config::ApnsExpiration::Wait => push::apns::Expiration::Wait,
+            config::ApnsExpiration::Zero => push::apns::Expiration::Zero,
+        },
+        repeat: account.repeat,
     }
 }
 

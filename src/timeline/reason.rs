@@ -39,7 +39,7 @@ reasons! {
          the app name one that is there";
     NoRemoteToken, "no_remote_token", "the contact has a voip token alone, and that takes calls only",
         "the app must register its remote token beside the voip token";
-    TokenMisfit, "token_misfit", "the token is another app's or for another use",
+    TokenMisfit, "token_misfit", "the token is another app's, for another use, or none at all",
         "compare the app's bundle, team and environment (apns or apns.dev) or its Firebase project with the account; \
          the device is pushed again when it registers anew, after a reload, or when `push AOR` works";
     DeathDoubted, "death_doubted", "too many tokens of the account are called dead at once, so it is not believed",

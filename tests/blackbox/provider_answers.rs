@@ -80,7 +80,11 @@ fn every_answer_of_fcm() {
     let mut world = World::with(Mode::Alias, Udp, PATIENT);
     let unauthenticated = || fcm(401, "UNAUTHENTICATED", "", "Request had invalid authentication credentials.");
     let table: Vec<(Vec<Fcm>, Then, &str)> = vec![
-        (vec![Fcm::InvalidToken], Then::Ends, "400 INVALID_ARGUMENT: message.token"),
+        (
+            vec![Fcm::InvalidToken],
+            Then::Ends,
+            "400 INVALID_ARGUMENT: The registration token is not a valid FCM registration token",
+        ),
         (vec![Fcm::Unregistered], Then::EndsBinding, "404 UNREGISTERED"),
         (vec![Fcm::SenderIdMismatch], Then::Ends, "403 SENDER_ID_MISMATCH"),
         (

@@ -351,7 +351,8 @@ impl World {
         let date = check_date(&push);
         match phone.push {
             Push::Apns | Push::ApnsDev => {
-                let headers = ["voip", "org.example.phone.voip", "10", "0", ""];
+                let expiration = (date + ttl_s).to_string();
+                let headers = ["voip", "org.example.phone.voip", "10", &expiration, ""];
                 let body = format!(
                     r#"{{"aps":{{"badge":"10"}},"acme":{{"badge":"10","type":"invite","date":{date},"number":"103","dispaly_name":"Ivan"}}}}"#
                 );

@@ -1,11 +1,15 @@
 //! APNs: what is sent, and what each answer comes to.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use sip_push_proxy::binding::{Provider, PushTarget, PushToken, Tokens};
 use sip_push_proxy::clock::UnixMillis;
 use sip_push_proxy::demo::Recorded;
 use sip_push_proxy::demo::apns_double::{Answer, ApnsDouble};
+use sip_push_proxy::push::apns::Expiration;
+use sip_push_proxy::push::payload::AppleProfile;
 use sip_push_proxy::push::{Notice, NoticeKind, Outcome, Push, Settings, Trouble};
 
 use crate::bench::*;
@@ -27,9 +31,75 @@ async fn invite_goes_to_the_voip_token() {
     check(
         &soon(double.next()).await,
         "/3/device/00FC13",
-        ["voip", "org.example.phone.voip", "10", "0", ""],
+        ["voip", "org.example.phone.voip", "10", "1623753519", ""],
         r#"{"aps":{"badge":"10"},"acme":{"badge":"10","type":"invite","date":1623753491,"number":"103","dispaly_name":"Ivan"}}"#,
     );
+}
+
+#[tokio::test]
+async fn a_voip_push_is_kept_while_the_call_waits_or_not_at_all() {
+    let double = ApnsDouble::start().await.unwrap();
+    let (_folder, mut settings) = apns_settings(&double);
+    settings.apns[0].expiration = Expiration::Zero;
+    let pushers = open(&settings);
+    // An alert of a call is no call screen, and may come late.
+    for (voip, expiration) in [(Some("00fc13"), "0"), (None, "1623753519")] {
+        assert_eq!(outcome(&pushers, invite(apns_target(voip, Some("ab12")))).await, Outcome::Accepted);
+        assert_eq!(soon(double.next()).await.header("apns-expiration"), expiration);
+    }
+}
+
+#[tokio::test]
+async fn all_attempts_of_a_calls_push_have_one_apns_id() {
+    let production = ApnsDouble::start().await.unwrap();
+    let sandbox = production.start_sandbox().await.unwrap();
+    let (_folder, mut settings) = apns_settings(&production);
+    settings.apns[0].sandbox_endpoint = sandbox.url();
+    let pushers = open(&settings);
+    let ids = Arc::new(Mutex::new(Vec::new()));
+    for double in [&production, &sandbox] {
+        let ids = Arc::clone(&ids);
+        double.observe(Box::new(move |push, _, _| ids.lock().push(push.header("apns-id").to_owned())));
+    }
+    let push = |call_ref: &str, token: &str| {
+        let notice = Notice::Invite { number: "103".into(), display_name: "".into(), call_ref: call_ref.into() };
+        Push { notice, ..invite(apns_target(Some(token), None)) }
+    };
+    // Within an attempt, over attempts, and with a push that the call repeats.
+    production.script("aa", [Answer::Reason { status: 400, reason: "BadDeviceToken" }]);
+    sandbox.script("aa", [Answer::Reason { status: 503, reason: "ServiceUnavailable" }]);
+    trouble(&outcome(&pushers, push("1", "aa")).await);
+    assert_eq!(outcome(&pushers, push("1", "aa")).await, Outcome::Accepted);
+    let later = Push { date: UnixMillis(DATE.0 + 3000), is_repeat: true, ..push("1", "aa") };
+    assert_eq!(outcome(&pushers, later).await, Outcome::Accepted);
+    let of_the_call = ids.lock().split_off(0);
+    assert_eq!(of_the_call, vec![of_the_call[0].clone(); 4]);
+    // Another device, and another call.
+    assert_eq!(outcome(&pushers, push("1", "bb")).await, Outcome::Accepted);
+    assert_eq!(outcome(&pushers, push("2", "aa")).await, Outcome::Accepted);
+    let others = ids.lock().split_off(0);
+    assert!(!others.contains(&of_the_call[0]) && others[0] != others[1], "{others:?}");
+}
+
+#[tokio::test]
+async fn a_voip_push_is_repeated_only_for_apps_that_know_the_call_again() {
+    let double = ApnsDouble::start().await.unwrap();
+    let target = || apns_target(Some("00fc13"), Some("ab12"));
+    for (profile, repeat, repeatable) in [
+        (AppleProfile::Ecss, false, false),
+        (AppleProfile::Apple, false, false),
+        (AppleProfile::Extended, false, true),
+        (AppleProfile::Ecss, true, true),
+    ] {
+        let (_folder, mut settings) = apns_settings(&double);
+        (settings.apns[0].profile, settings.apns[0].repeat) = (profile, repeat);
+        let pushers = open(&settings);
+        assert_eq!(send(&pushers, invite(target())).await.repeatable, repeatable, "{profile:?}");
+        // A later alert takes the place of the one before.
+        assert!(send(&pushers, invite(apns_target(None, Some("ab12")))).await.repeatable);
+        let message = Push { notice: Notice::Message, ..invite(target()) };
+        assert!(!send(&pushers, message).await.repeatable, "only calls are");
+    }
 }
 
 #[tokio::test]
@@ -67,7 +137,8 @@ async fn invite_without_a_voip_token_is_an_alert() {
     check(
         &soon(double.next()).await,
         "/3/device/ab12",
-        ["alert", "org.example.phone", "10", "1623753519", ""],
+        // The next push of this call to this device takes its place.
+        ["alert", "org.example.phone", "10", "1623753519", "219b7d5a-a3a7-83ac-9983-eb35d9e960af"],
         r#"{"aps":{"alert":{"loc-key":"INCOMING_CALL"},"badge":"10"},"acme":{"badge":"10","type":"invite","date":1623753491,"number":"103","dispaly_name":"Ivan"}}"#,
     );
 }

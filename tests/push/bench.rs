@@ -87,6 +87,7 @@ pub(crate) fn invite(target: PushTarget) -> Push {
         date: DATE,
         ttl: WAIT,
         language: None,
+        is_repeat: false,
         purpose: Purpose::default(),
     }
 }
@@ -109,6 +110,7 @@ pub(crate) fn missed_calls(target: PushTarget, count: u64) -> Push {
         date: DATE,
         ttl: MISSED_CALLS_TTL,
         language: None,
+        is_repeat: false,
         purpose: Purpose::default(),
     }
 }

@@ -13,6 +13,9 @@ fn raw(status: u16, body: &str) -> Answer {
     Answer::Raw { status, headers: Vec::new(), body: body.to_owned() }
 }
 
+/// What FCM answers to a text that is no token.
+const NO_TOKEN: &str = "400 INVALID_ARGUMENT: The registration token is not a valid FCM registration token";
+
 #[tokio::test]
 async fn invite_arrives_as_ecss_clients_expect_it() {
     let double = FcmDouble::start().await.unwrap();
@@ -47,9 +50,12 @@ async fn each_answer_has_its_outcome() {
         (Answer::Accept, Outcome::Accepted),
         (Answer::Unregistered, dead("404 UNREGISTERED")),
         (Answer::SenderIdMismatch, misfit("403 SENDER_ID_MISMATCH")),
-        (Answer::InvalidToken, misfit("400 INVALID_ARGUMENT: message.token")),
+        (Answer::InvalidToken, misfit(NO_TOKEN)),
         (Answer::QuotaExceeded { retry_after_s: Some(9) }, token_limit(Some(9), "429 QUOTA_EXCEEDED")),
         (Answer::QuotaExceeded { retry_after_s: None }, token_limit(Some(60), "429 QUOTA_EXCEEDED")),
+        (Answer::ProjectQuotaExceeded { retry_after_s: None }, try_again(Some(60), "429 RESOURCE_EXHAUSTED")),
+        (Answer::ProjectQuotaExceeded { retry_after_s: Some(9) }, try_again(Some(9), "429 RESOURCE_EXHAUSTED")),
+        (Answer::Internal, try_again(None, "500 INTERNAL")),
         (Answer::Unavailable { retry_after_s: Some(3) }, try_again(Some(3), "503 UNAVAILABLE")),
         (Answer::Unavailable { retry_after_s: None }, try_again(None, "503 UNAVAILABLE")),
         (raw(500, r#"{"error":{"code":500,"status":"INTERNAL"}}"#), try_again(None, "500 INTERNAL")),

@@ -9,6 +9,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use sip_push_proxy::demo::apns_double::ApnsDouble;
+use sip_push_proxy::demo::callback_double::CallbackDouble;
 use sip_push_proxy::demo::fcm_double::FcmDouble;
 use sip_push_proxy::demo::webpush_double::WebPushDouble;
 use tokio::net::{TcpListener, TcpStream};
@@ -72,6 +73,12 @@ impl Served for ApnsDouble {
 }
 
 impl Served for FcmDouble {
+    async fn serve(&self, stream: TlsStream<TcpStream>) {
+        self.serve_connection(stream).await;
+    }
+}
+
+impl Served for CallbackDouble {
     async fn serve(&self, stream: TlsStream<TcpStream>) {
         self.serve_connection(stream).await;
     }

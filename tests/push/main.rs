@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
+mod addresses;
 mod apns;
 mod bench;
 mod breaker;
@@ -14,5 +15,6 @@ mod load;
 mod one_phone;
 mod purpose;
 mod relay;
+mod silence;
 mod tls;
 mod webpush;

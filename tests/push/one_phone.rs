@@ -54,6 +54,7 @@ async fn a_token_that_fcm_fails_or_limits_is_left_to_itself() {
         error(503, "UNAVAILABLE", json!([of_fcm("UNAVAILABLE")])),
         error(429, "RESOURCE_EXHAUSTED", json!([of_fcm("QUOTA_EXCEEDED"), of_device])),
         fcm_double::Answer::QuotaExceeded { retry_after_s: Some(300) },
+        fcm_double::Answer::Internal,
     ] {
         let double = FcmDouble::start().await.unwrap();
         let (_folder, settings) = fcm_settings(&double);

@@ -326,7 +326,8 @@ impl World {
             self.wake_by(&push);
         }
         let took = self.pushes.delay;
-        self.input(Input::Pushed(push::Reply { ticket, provider, notice, outcome, left_out: 0, took }));
+        let reply = push::Reply { ticket, provider, notice, outcome, repeatable: true, left_out: 0, took };
+        self.input(Input::Pushed(reply));
     }
 
     /// Performs what the proxy wants done, and sends what the agents want sent.

@@ -19,6 +19,7 @@ fn push(notice: Notice, date_s: u64, ttl: Duration) -> Push {
         date: UnixMillis(date_s * 1000),
         ttl,
         language: None,
+        is_repeat: false,
         purpose: Purpose::default(),
     }
 }
@@ -63,6 +64,26 @@ fn fcm_invite() {
         r#"{"message":{"token":"device_token","data":{"type":"invite","date":"1623753491"},"android":{"priority":"HIGH","ttl":"28s"}}}"#,
     );
     assert_eq!(body.bytes.len(), 123);
+}
+
+#[test]
+fn repetitions_of_a_call_replace_each_other() {
+    let first = push(invite("103", ""), 1623753491, WAIT);
+    let repeat = Push { is_repeat: true, ..push(invite("103", ""), 1623753494, Duration::from_secs(25)) };
+    let key = "14840929-81b5-8cbf-9fe3-8f0af1ce1e8e";
+    check(
+        &fcm_v1(&repeat, FcmPayload::Ecss, "device_token", BYTES_MAX),
+        &format!(
+            r#"{{"message":{{"token":"device_token","data":{{"type":"invite","date":"1623753494"}},"android":{{"collapse_key":"{key}","priority":"HIGH","ttl":"25s"}}}}}}"#
+        ),
+    );
+    check(
+        &fcm_legacy(&repeat, "device_token", BYTES_MAX),
+        &format!(
+            r#"{{"to":"device_token","collapse_key":"{key}","priority":10,"data":{{"type":"invite","date":1623753494}},"time_to_live":25}}"#
+        ),
+    );
+    assert_eq!(identity::of(&first, &first.target.prid), key, "it is the call's, at this device");
 }
 
 #[test]
