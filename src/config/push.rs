@@ -22,6 +22,8 @@ pub struct Push {
     pub timeout: Duration,
     /// Pushes to one token in a minute; further ones are not sent.
     pub per_token_per_min: u32,
+    /// When a call push that was taken is repeated, counted from then, in ascending order.
+    pub repeat: Vec<Duration>,
     /// Tokens of one account that may die in a minute before that is not believed; 0: any number.
     pub dead_per_min: usize,
     /// How many AORs a token may serve.
@@ -207,6 +209,8 @@ impl Push {
     pub(super) fn read(section: &Section<'_>, probe: bool) -> Self {
         let timeout = section.millis("timeout_ms", 5000, 1..=60_000);
         let per_token_per_min = section.integer("per_token_per_min", 30, 1..=100_000);
+        let repeat = section.ascending("repeat_s", &[3, 8], 1..=300, 3);
+        let repeat = repeat.into_iter().map(|seconds| Duration::from_secs(seconds.into())).collect();
         let dead_per_min = section.count("dead_per_min", 30, 0..=100_000);
         let aors_per_token_max = section.count("aors_per_token_max", 5, 1..=1000);
         let account_in_flight_max = section.count("account_in_flight_max", 1000, 1..=100_000);
@@ -249,6 +253,7 @@ impl Push {
         Self {
             timeout,
             per_token_per_min,
+            repeat,
             dead_per_min,
             aors_per_token_max,
             account_in_flight_max,

@@ -288,6 +288,32 @@ impl<'d> Section<'d> {
         Some(parsed)
     }
 
+    /// A list of whole numbers, `most` at most, each larger than the one before it.
+    pub(super) fn ascending(&self, key: &str, default: &[u32], limits: RangeInclusive<u32>, most: usize) -> Vec<u32> {
+        let standard: Vec<_> = default.iter().map(|number| toml::Value::from(i64::from(*number))).collect();
+        let Some(value) = self.asked(key, Some(standard)) else { return default.to_vec() };
+        let Some(items) = value.as_array() else {
+            self.wrong_type(key, value, "a list of whole numbers");
+            return default.to_vec();
+        };
+        let number = |item: &Spanned<DeValue<'_>>| {
+            let number = item.get_ref().as_integer()?;
+            u32::from_str_radix(number.as_str(), number.radix()).ok().filter(|number| limits.contains(number))
+        };
+        let numbers: Vec<_> = items.iter().map_while(number).collect();
+        let (low, high) = (limits.start(), limits.end());
+        if numbers.len() < items.len() {
+            self.wrong(key, format_args!("each is to be a whole number from {low} to {high}"));
+        } else if numbers.len() > most {
+            self.wrong(key, format_args!("{} numbers are over the limit of {most}", numbers.len()));
+        } else if !numbers.is_sorted_by(|one, next| one < next) {
+            self.wrong(key, "each is to be larger than the one before it");
+        } else {
+            return numbers;
+        }
+        default.to_vec()
+    }
+
     /// The path of a file, relative to the folder of the document; `None` when empty.
     pub(super) fn path(&self, key: &str, default: &'static str) -> Option<PathBuf> {
         let path = self.string(key, default);

@@ -229,7 +229,8 @@ impl Proxy {
         branch.and_then(|branch| branch.hop.flow).is_some_and(|(_, home)| home.is_some())
     }
 
-    fn forward_response(&mut self, context: &Context, index: usize, response: &Message, now: Now) {
+    fn forward_response(&mut self, context: &mut Context, index: usize, response: &Message, now: Now) {
+        self.send_trying(context, now);
         let status = response.status().unwrap_or_default();
         let device = context.responses.branches.get(index).and_then(|branch| branch.hop.device);
         let edits = forward::response_edits(response, self.back_from(device));

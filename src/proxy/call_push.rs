@@ -1,5 +1,6 @@
 //! The pushes of a call: first the bucket entry, then the push, then what the provider says (RFC 8599 §5.6.2).
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -8,7 +9,7 @@ use super::bars::Finding;
 use super::context::Context;
 use super::event::{Contacts, Effect};
 use super::held_call::{DeviceInput, DeviceState, paused, try_again};
-use super::{Proxy, PushPurpose, SavePurpose};
+use super::{Proxy, PushPurpose, SavePurpose, Timer};
 use crate::binding::{Binding, DeviceId};
 use crate::clock::{Now, UnixMillis};
 use crate::push::{self, Notice, Push};
@@ -71,8 +72,8 @@ impl Proxy {
         contacts: &dyn Contacts,
         now: Now,
     ) {
-        self.transactions.trying(server, now.instant);
         self.with_context(server, |proxy, context| {
+            proxy.send_trying(context, now);
             let input = match &result {
                 Ok(_) => DeviceInput::Recorded,
                 Err(_) => DeviceInput::Unrecorded,
@@ -125,10 +126,11 @@ impl Proxy {
         let (purpose, is_repeat) = (held.purpose.clone(), held.accepted_at.is_some());
         let step = if held.attempts == 1 { Step::PushSent } else { Step::PushRetried };
         let provider = target.provider.name();
+        let detail = if is_repeat { format!("{provider}, no REGISTER yet").into() } else { Cow::Borrowed(provider) };
         self.tickets += 1;
         let ticket = push::Ticket(self.tickets);
         self.pushes.insert(ticket, PushPurpose::Call(server, device));
-        self.step(&call_ref, step, Some(device), provider);
+        self.step(&call_ref, step, Some(device), detail);
         self.effects.push_back(Effect::Push(Push {
             ticket,
             aor,
@@ -162,10 +164,13 @@ impl Proxy {
             let (input, reason, words) = match reply.outcome {
                 push::Outcome::Accepted => {
                     if let Some(held) = call.device(device) {
-                        held.accepted_at = Some(now.instant);
+                        held.accepted_at.get_or_insert(now.instant);
                     }
                     proxy.step(&call_ref, Step::PushAccepted, Some(device), took);
                     proxy.tell(context, device, DeviceInput::Accepted, now);
+                    if reply.repeatable {
+                        proxy.push_again_later(context, device, now);
+                    }
                     return proxy.conclude(context, contacts, now);
                 }
                 push::Outcome::Limited => (DeviceInput::Limited, Reason::PushesLimited, "".into()),
@@ -186,9 +191,33 @@ impl Proxy {
             };
             let why = Why::new(reason, String::from(words));
             proxy.step_why(&call_ref, Step::PushRefused, Some(device), took, why);
+            let is_in_vain = matches!(input, DeviceInput::Dead | DeviceInput::Refused);
+            let may_be_called = is_in_vain && proxy.may_be_awake(context, device, contacts, now);
+            let input = if may_be_called { DeviceInput::OnlyByFlow } else { input };
             proxy.tell(context, device, input, now);
             proxy.conclude(context, contacts, now);
         });
+    }
+
+    /// A push that was taken may be lost, or late: it is repeated while its device does not come (`push.repeat_s`).
+    fn push_again_later(&mut self, context: &mut Context, device: DeviceId, now: Now) {
+        let server = context.server;
+        let Some(call) = context.call_mut() else { return };
+        let until = call.until;
+        let Some(held) = call.device(device).filter(|held| held.state == DeviceState::Waiting) else { return };
+        let due = held.next_repeat(&self.policy.push_repeat, now.instant);
+        if let Some(due) = due.filter(|due| *due < until) {
+            self.timers.set(Timer::Retry(server, device), due);
+        }
+    }
+
+    /// Whether a device that cannot be pushed has an open connection, and has not had the request by it. That an address can
+    /// be sent to says nothing of who is there.
+    fn may_be_awake(&self, context: &Context, device: DeviceId, contacts: &dyn Contacts, now: Now) -> bool {
+        let is_tried = context.responses.branches.iter().any(|branch| branch.hop.device == Some(device));
+        let held = context.call().and_then(|call| call.devices.iter().find(|held| held.binding.device == device));
+        let binding = held.map(|held| &held.binding).filter(|binding| !is_tried && !binding.is_token_device());
+        binding.is_some_and(|binding| binding.flow.transport.is_reliable() && self.is_reachable(binding, contacts, now))
     }
 
     /// A dead token ends the binding, unless the device has registered since. An iOS device with two tokens may lose the

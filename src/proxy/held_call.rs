@@ -7,12 +7,14 @@
 //!              ▲  │                │ ▲ │                                      ▲
 //!       Silent │  │ Unrecorded     │ │ └TryAgain, Paused► Retrying            │
 //!        Lost  │  ▼                │ └──────RetryDue────┘                     │
-//!              │  Unwakeable ◄─────┴ Dead, Refused                            │
-//!              │                                                              │
+//!              │  Unwakeable ◄─────┼ Dead, Refused                            │
+//!              │                   └ OnlyByFlow ──┐                           │
+//!              │                                  ▼                           │
 //!  awake ► Noting ─Recorded, Unrecorded► Probing ──── Answered, Woke ─────────┘
 //! ```
 //!
-//! (Silent and Lost are Probing's.) A device that no push is for and that is awake begins as Joined.
+//! (Silent and Lost are Probing's; after a push they lead to Unwakeable.) A device that no push is for and that is awake
+//! begins as Joined. While one waits its push is repeated now and then: Waiting ─RetryDue► Repeating ─► Waiting.
 //!
 //! A device that had the INVITE and whose flow is Lost is waited for again: Joined ► Waiting, or Recording if it was
 //! never pushed.
@@ -55,6 +57,8 @@ pub(super) struct HeldCall {
     pub is_open: bool,
     /// Whether the store has it, so that its end must be stored, too.
     pub is_recorded: bool,
+    /// Whether its caller has not had the 100 yet.
+    pub owes_trying: bool,
     /// Whether another node has it, and where that is reached.
     pub is_let_go: bool,
     pub taken_by: Option<Home>,
@@ -72,8 +76,10 @@ pub(super) struct HeldDevice {
     pub state: DeviceState,
     /// Pushes sent so far.
     pub attempts: u8,
-    /// When the provider took the push.
+    /// When the provider took the first push of this wait.
     pub accepted_at: Option<Instant>,
+    /// How many of `push.repeat_s` are over.
+    pub repeats: u8,
     /// Of its pushes: over when it has joined, and when the call is over.
     pub purpose: Purpose,
     /// Whether it has registered during the call.
@@ -101,6 +107,8 @@ pub(super) enum DeviceState {
     Retrying,
     /// The provider took the push.
     Waiting,
+    /// The provider took a push, and has one more.
+    Repeating,
     /// It has the INVITE, and is awake.
     Joined,
     /// No push can wake it. It may still come by itself.
@@ -117,6 +125,8 @@ pub(super) enum DeviceInput {
     Limited,
     Dead,
     Refused,
+    /// No push reaches it, but it may be awake and has not had the INVITE.
+    OnlyByFlow,
     /// After this pause.
     TryAgain(Duration),
     /// After this pause, even if the wait is over by then: the device may come by itself before.
@@ -155,10 +165,10 @@ pub(super) fn next(state: DeviceState, input: DeviceInput, attempts: u8, left: D
     match (state, input) {
         // A wake ends every kind of waiting. A second one gives the INVITE again only to another flow.
         (Is::Noting | Is::Probing | Is::Recording | Is::Pushing | Is::Retrying, In::Woke)
-        | (Is::Waiting | Is::Joined | Is::Unwakeable, In::Woke) => (Is::Joined, Deed::Join),
+        | (Is::Waiting | Is::Repeating | Is::Joined | Is::Unwakeable, In::Woke) => (Is::Joined, Deed::Join),
         // An answer to the probe does the same.
         (Is::Noting | Is::Probing | Is::Recording | Is::Pushing | Is::Retrying, In::Answered)
-        | (Is::Waiting | Is::Unwakeable, In::Answered) => (Is::Joined, Deed::Nothing),
+        | (Is::Waiting | Is::Repeating | Is::Unwakeable, In::Answered) => (Is::Joined, Deed::Nothing),
 
         // A device that may be awake is rung even if its missed call could not be told.
         (Is::Noting, In::Recorded | In::Unrecorded) => (Is::Probing, Deed::Probe),
@@ -166,6 +176,8 @@ pub(super) fn next(state: DeviceState, input: DeviceInput, attempts: u8, left: D
         (Is::Probing, In::Silent | In::Lost) | (Is::Joined, In::Lost) if left.is_zero() => {
             (Is::Unwakeable, Deed::Conclude)
         }
+        // It was pushed in vain, and called in vain.
+        (Is::Probing, In::Silent | In::Lost) if attempts > 0 => (Is::Unwakeable, Deed::Conclude),
         (Is::Probing, In::Silent | In::Lost) => (Is::Recording, Deed::Record),
         (Is::Joined, In::Lost) if attempts == 0 => (Is::Recording, Deed::Record),
         (Is::Joined, In::Lost) => (Is::Waiting, Deed::Nothing),
@@ -175,29 +187,34 @@ pub(super) fn next(state: DeviceState, input: DeviceInput, attempts: u8, left: D
 
         (Is::Pushing, In::Accepted | In::Limited) => (Is::Waiting, Deed::Nothing),
         (Is::Pushing, In::Dead | In::Refused) => (Is::Unwakeable, Deed::Conclude),
+        (Is::Pushing, In::OnlyByFlow) => (Is::Probing, Deed::Probe),
         (Is::Pushing, In::TryAgain(pause)) if pause < left => (Is::Retrying, Deed::PushAfter(pause)),
         (Is::Pushing, In::TryAgain(_)) => (Is::Unwakeable, Deed::Conclude),
         (Is::Pushing, In::Paused(pause)) => (Is::Retrying, Deed::PushAfter(pause)),
         (Is::Retrying, In::RetryDue) => (Is::Pushing, Deed::Push),
 
-        // What comes too late, or for a state that is over, changes nothing.
-        (Is::Noting, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_) | In::Paused(_))
-        | (Is::Noting, In::RetryDue | In::Silent | In::Lost)
-        | (Is::Probing, In::Recorded | In::Unrecorded | In::RetryDue)
-        | (Is::Probing, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_) | In::Paused(_))
-        | (Is::Recording, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_) | In::Paused(_))
-        | (Is::Recording, In::RetryDue | In::Silent | In::Lost)
-        | (Is::Pushing, In::Recorded | In::Unrecorded | In::RetryDue | In::Silent | In::Lost)
-        | (Is::Retrying, In::Recorded | In::Unrecorded | In::Silent | In::Lost)
-        | (Is::Retrying, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_) | In::Paused(_))
-        | (Is::Waiting, In::Recorded | In::Unrecorded | In::RetryDue | In::Silent | In::Lost)
-        | (Is::Waiting, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_) | In::Paused(_))
-        | (Is::Joined, In::Recorded | In::Unrecorded | In::RetryDue | In::Silent | In::Answered)
-        | (Is::Joined, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_) | In::Paused(_))
-        | (Is::Unwakeable, In::Recorded | In::Unrecorded | In::RetryDue | In::Silent | In::Lost)
-        | (Is::Unwakeable, In::Accepted | In::Limited | In::Dead | In::Refused | In::TryAgain(_) | In::Paused(_)) => {
-            (state, Deed::Nothing)
+        // What was taken may be lost or late. Whatever becomes of a repetition, the one before it may still wake it.
+        (Is::Waiting, In::RetryDue) => (Is::Repeating, Deed::Push),
+        (Is::Repeating, In::TryAgain(pause) | In::Paused(pause)) if pause < left => {
+            (Is::Waiting, Deed::PushAfter(pause))
         }
+        (Is::Repeating, In::TryAgain(_) | In::Paused(_)) => (Is::Waiting, Deed::Nothing),
+        (Is::Repeating, In::Accepted | In::Limited | In::Dead | In::Refused | In::OnlyByFlow) => {
+            (Is::Waiting, Deed::Nothing)
+        }
+
+        // What comes too late, or for a state that is over, changes nothing.
+        (
+            Is::Noting | Is::Probing | Is::Recording | Is::Retrying | Is::Waiting | Is::Joined | Is::Unwakeable,
+            In::Accepted | In::Limited | In::Dead | In::Refused | In::OnlyByFlow | In::TryAgain(_) | In::Paused(_),
+        )
+        | (Is::Probing | Is::Pushing | Is::Retrying | Is::Waiting, In::Recorded | In::Unrecorded)
+        | (Is::Repeating | Is::Joined | Is::Unwakeable, In::Recorded | In::Unrecorded)
+        | (Is::Noting | Is::Probing | Is::Recording | Is::Pushing, In::RetryDue)
+        | (Is::Repeating | Is::Joined | Is::Unwakeable, In::RetryDue)
+        | (Is::Noting | Is::Recording | Is::Pushing | Is::Retrying, In::Silent | In::Lost)
+        | (Is::Waiting | Is::Repeating | Is::Unwakeable, In::Silent | In::Lost)
+        | (Is::Joined, In::Silent | In::Answered) => (state, Deed::Nothing),
     }
 }
 
@@ -243,6 +260,7 @@ impl HeldDevice {
             state,
             attempts: 0,
             accepted_at: None,
+            repeats: 0,
             purpose,
             has_come: false,
             is_noted: false,
@@ -251,13 +269,25 @@ impl HeldDevice {
         }
     }
 
+    /// When its push is due again, if it is: after that of `repeat` which is next, counted from the first that was taken.
+    pub(super) fn next_repeat(&mut self, repeat: &[Duration], now: Instant) -> Option<Instant> {
+        let first = self.accepted_at?;
+        let (number, due) = (1..)
+            .zip(repeat)
+            .skip(self.repeats.into())
+            .map(|(number, after)| (number, first + *after))
+            .find(|(_, due)| *due > now)?;
+        self.repeats = number;
+        Some(due)
+    }
+
     /// Whether the store has to know of it: what is on its way there is not asked for again, since its own reply counts.
     pub(super) fn is_to_be_noted(&self) -> bool {
         match self.state {
             DeviceState::Noting | DeviceState::Recording => !self.is_noted,
             DeviceState::Joined => !self.is_noted && !self.binding.is_token_device(),
             DeviceState::Probing | DeviceState::Pushing | DeviceState::Retrying => false,
-            DeviceState::Waiting | DeviceState::Unwakeable => false,
+            DeviceState::Waiting | DeviceState::Repeating | DeviceState::Unwakeable => false,
         }
     }
 
@@ -265,7 +295,7 @@ impl HeldDevice {
     pub(super) fn is_expected(&self) -> bool {
         match self.state {
             DeviceState::Noting | DeviceState::Recording => true,
-            DeviceState::Pushing | DeviceState::Retrying | DeviceState::Waiting => true,
+            DeviceState::Pushing | DeviceState::Retrying | DeviceState::Waiting | DeviceState::Repeating => true,
             DeviceState::Probing | DeviceState::Joined | DeviceState::Unwakeable => false,
         }
     }
@@ -319,24 +349,28 @@ impl HeldCall {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::binding::{Provider, PushTarget, PushToken, Tokens};
+    use crate::clock::UnixMillis;
 
-    const STATES: [DeviceState; 8] = [
+    const STATES: [DeviceState; 9] = [
         DeviceState::Noting,
         DeviceState::Probing,
         DeviceState::Recording,
         DeviceState::Pushing,
         DeviceState::Retrying,
         DeviceState::Waiting,
+        DeviceState::Repeating,
         DeviceState::Joined,
         DeviceState::Unwakeable,
     ];
-    const INPUTS: [DeviceInput; 13] = [
+    const INPUTS: [DeviceInput; 14] = [
         DeviceInput::Recorded,
         DeviceInput::Unrecorded,
         DeviceInput::Accepted,
         DeviceInput::Limited,
         DeviceInput::Dead,
         DeviceInput::Refused,
+        DeviceInput::OnlyByFlow,
         DeviceInput::TryAgain(Duration::from_secs(1)),
         DeviceInput::Paused(Duration::from_secs(1)),
         DeviceInput::RetryDue,
@@ -346,19 +380,55 @@ mod tests {
         DeviceInput::Answered,
     ];
 
+    #[test]
+    fn a_silent_device_is_pushed_once() {
+        let left = Duration::from_secs(28);
+        for input in [DeviceInput::Silent, DeviceInput::Lost] {
+            assert_eq!(next(DeviceState::Probing, input, 0, left), (DeviceState::Recording, Deed::Record));
+            assert_eq!(next(DeviceState::Probing, input, 1, left), (DeviceState::Unwakeable, Deed::Conclude));
+        }
+    }
+
+    fn held() -> HeldDevice {
+        let prid = PushToken::new("token");
+        let target = PushTarget { provider: Provider::Fcm, prid, param: "project".into(), tokens: Tokens::Single };
+        let binding =
+            Binding::of_token(Aor::new("alice", "example.org"), DeviceId([7; 10]), target, None, UnixMillis(0));
+        HeldDevice::new(Arc::new(binding), DeviceState::Waiting)
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the only way to have an Instant at all")]
+    fn repetitions_count_from_the_first_push_that_was_taken() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let repeat = [3, 8].map(Duration::from_secs);
+        let mut device = HeldDevice { accepted_at: Some(at(0)), ..held() };
+        assert_eq!(device.next_repeat(&repeat, at(0)), Some(at(3)));
+        assert_eq!(device.next_repeat(&repeat, at(4)), Some(at(8)));
+        assert_eq!(device.next_repeat(&repeat, at(8)), None);
+        // What was late skips those that it has missed.
+        let mut device = HeldDevice { accepted_at: Some(at(0)), ..held() };
+        assert_eq!(device.next_repeat(&repeat, at(5)), Some(at(8)));
+        assert_eq!(device.next_repeat(&repeat, at(5)), None);
+        assert_eq!(HeldDevice { accepted_at: None, ..held() }.next_repeat(&repeat, at(0)), None);
+        assert_eq!(HeldDevice { accepted_at: Some(at(0)), ..held() }.next_repeat(&[], at(0)), None);
+    }
+
     /// Each state's row: what each input of `INPUTS` leads to. `-` nothing, else the new state's letter and the deed's.
     #[test]
     fn every_state_and_input() {
         let rows = [
-            //Recd Unrec Acc  Lim  Dead Ref  Try  Pau  Due  Woke Sil  Lost Ans
-            ["Oo", "Oo", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "-", "J-"], // Noting
-            ["-", "-", "-", "-", "-", "-", "-", "-", "-", "Jj", "Rr", "Rr", "J-"], // Probing
-            ["Pp", "Uc", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "-", "J-"], // Recording
-            ["-", "-", "W-", "W-", "Uc", "Uc", "Ta", "Ta", "-", "Jj", "-", "-", "J-"], // Pushing
-            ["-", "-", "-", "-", "-", "-", "-", "-", "Pp", "Jj", "-", "-", "J-"],  // Retrying
-            ["-", "-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "-", "J-"],   // Waiting
-            ["-", "-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "W-", "-"],   // Joined
-            ["-", "-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "-", "J-"],   // Unwakeable
+            //Recd Unrec Acc  Lim  Dead Ref  Flow Try  Pau  Due  Woke Sil  Lost Ans
+            ["Oo", "Oo", "-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "-", "J-"], // Noting
+            ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "Jj", "Uc", "Uc", "J-"], // Probing, after a push
+            ["Pp", "Uc", "-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "-", "J-"], // Recording
+            ["-", "-", "W-", "W-", "Uc", "Uc", "Oo", "Ta", "Ta", "-", "Jj", "-", "-", "J-"], // Pushing
+            ["-", "-", "-", "-", "-", "-", "-", "-", "-", "Pp", "Jj", "-", "-", "J-"],  // Retrying
+            ["-", "-", "-", "-", "-", "-", "-", "-", "-", "Gp", "Jj", "-", "-", "J-"],  // Waiting
+            ["-", "-", "W-", "W-", "W-", "W-", "W-", "Wa", "Wa", "-", "Jj", "-", "-", "J-"], // Repeating
+            ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "W-", "-"],   // Joined
+            ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "-", "J-"],   // Unwakeable
         ];
         for (state, row) in STATES.into_iter().zip(rows) {
             for (input, expected) in INPUTS.into_iter().zip(row) {
@@ -370,6 +440,7 @@ mod tests {
                     DeviceState::Pushing => 'P',
                     DeviceState::Retrying => 'T',
                     DeviceState::Waiting => 'W',
+                    DeviceState::Repeating => 'G',
                     DeviceState::Joined => 'J',
                     DeviceState::Unwakeable => 'U',
                 };

@@ -80,12 +80,15 @@ impl Proxy {
         self.step(&call_ref, Step::Received, None, detail);
         context.purpose = Purpose::Call(Box::new(call));
         // Until the call is durable, its caller is to repeat the INVITE if this process dies.
-        self.transactions.withhold(context.server);
+        let is_withheld = self.transactions.withhold(context.server);
+        if let Some(call) = context.call_mut() {
+            call.owes_trying = is_withheld;
+        }
         for binding in bindings {
             self.take_device(context, binding, contacts, now);
         }
         if !context.call().is_some_and(HeldCall::is_to_be_recorded) {
-            self.transactions.trying(context.server, now.instant);
+            self.send_trying(context, now);
         }
         self.record(context, now);
         if let Some(call) = context.call() {
@@ -112,11 +115,19 @@ impl Proxy {
             ends_by_expires,
             is_open: true,
             is_recorded: false,
+            owes_trying: false,
             is_let_go: false,
             taken_by: None,
             store_failed: false,
             devices: SmallVec::new(),
             unread: SmallVec::new(),
+        }
+    }
+
+    /// The caller gets its 100, if that was withheld.
+    pub(super) fn send_trying(&mut self, context: &mut Context, now: Now) {
+        if context.call_mut().is_some_and(|call| std::mem::take(&mut call.owes_trying)) {
+            self.transactions.trying(context.server, now.instant);
         }
     }
 

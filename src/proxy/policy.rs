@@ -42,6 +42,8 @@ pub struct Policy {
     pub registrar: RegistrarPolicy,
     pub hold: HoldPolicy,
     pub missed: MissedPolicy,
+    /// How long after the first push of a call that was taken it is repeated, in ascending order.
+    pub push_repeat: Box<[Duration]>,
     pub timer_c: Duration,
     pub held_calls_max: usize,
     /// How many AORs a push token may serve: those that registered last.

@@ -233,6 +233,7 @@ fn held_call(stored: &store::HeldCall, request: &Message, now: Now) -> HeldCall 
         ends_by_expires: expires.is_some_and(|expires| expires <= wait),
         is_open: true,
         is_recorded: true,
+        owes_trying: false,
         is_let_go: false,
         taken_by: None,
         store_failed: false,

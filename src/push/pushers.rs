@@ -312,13 +312,14 @@ impl Inner {
         Reply { ticket, provider, notice, outcome, repeatable, left_out, took }
     }
 
-    /// What is not sent because its account is in trouble does not count as a push of its token.
+    /// What is not sent because its account is in trouble does not count as a push of its token, and a repetition belongs
+    /// to the push that it repeats.
     async fn pass(&self, push: Push, route: &Route<'_>) -> Sent {
         let (gate, token) = (route.gate(), TokenHash::of(route.token()));
         if let Some(refusal) = gate.refusal(&push, token) {
             return Sent::unsent(refusal);
         }
-        if !self.limits.admit(&push.aor, route.token()) {
+        if !push.is_repeat && !self.limits.admit(&push.aor, route.token()) {
             return Sent::unsent(Outcome::Limited);
         }
         let send = async |push: Push| route.send(&push).await;

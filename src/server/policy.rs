@@ -93,6 +93,7 @@ pub(super) fn policy(
             call_ref_header: config.missed_calls.call_ref_header.clone().unwrap_or_default(),
             absence: config.missed_calls.absence,
         },
+        push_repeat: config.push.repeat.clone().into(),
         timer_c: config.sip.timer_c,
         aors_per_token_max: config.push.aors_per_token_max,
         held_calls_max: (config.limits.held_calls / config.sip.workers).max(1),

@@ -299,16 +299,15 @@ impl Transactions {
     }
 
     /// Takes the 100 of an INVITE back that has just come and is to be durable before its client stops repeating it
-    /// ([`Transactions::trying`]). A repetition gets it all the same.
+    /// ([`Transactions::trying`]). A repetition gets it all the same. Whether there was one to be taken back.
     ///
     /// Differs from RFC 3261 §17.2.1: no 100 is sent within 200 ms where the user takes longer.
-    pub fn withhold(&mut self, id: ServerId) {
-        if self.common.sends.back().is_some_and(|send| send.tag == SendTag::server(id, false)) {
-            self.common.sends.pop_back();
-        }
+    pub fn withhold(&mut self, id: ServerId) -> bool {
+        let sends = &mut self.common.sends;
+        sends.back().is_some_and(|send| send.tag == SendTag::server(id, false)) && sends.pop_back().is_some()
     }
 
-    /// Sends the 100 that was withheld, unless another response has been sent since.
+    /// Sends the 100 that was withheld; nothing once another response has been sent.
     pub fn trying(&mut self, id: ServerId, now: Instant) {
         if self.servers.last_response(id).is_some_and(|response| response.starts_with(b"SIP/2.0 100 ")) {
             self.serve(id, servers::Input::Request, Bytes::new(), now);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use sip_push_proxy::sip::Transport::{Tcp, Udp};
 
 use crate::admin::Admin;
+use crate::held_call::answered;
 use crate::peer::{DEADLINE, Heard, eventually_is};
 use crate::phone::{Phone, Push};
 use crate::program::Program;
@@ -232,6 +233,36 @@ fn calls_that_ran_out_while_the_server_was_dead_are_answered_and_missed() {
     });
     phone.register(&mut world);
     assert_eq!(world.pushed(&phone).json()["message"]["data"]["type"], "missed_calls");
+}
+
+/// It rings when the program dies; by UDP the way to it is still there, and a connection is made anew by the phone.
+fn a_ringing_call_survives_a_kill(push: Push, transport: sip_push_proxy::sip::Transport) {
+    let mut world = World::with_program(Mode::Open, Udp, "hold.push_when = 'unreachable'\nhold.wait_s = 60");
+    let mut phone = Phone::new("alice", push, transport);
+    phone.register(&mut world);
+    let call = world.call(&phone);
+    phone.invited().answer(180, "Ringing");
+    world.switch.response(100, "INVITE");
+    world.switch.response(180, "INVITE");
+    world.program().kill();
+    world.start_program();
+    if transport == Tcp {
+        phone.sleep();
+        phone.register(&mut world);
+    }
+    // The same INVITE again, to which the phone says what it said.
+    answered(&world, &phone, &call);
+    world.admin.expect_metric("held_calls", 0.0);
+    world.admin.expect_metric("bucket_entries", 0.0);
+}
+
+#[test]
+fn a_call_that_rings_survives_a_kill() {
+    for push in [Push::None, Push::Fcm] {
+        for transport in [Udp, Tcp] {
+            a_ringing_call_survives_a_kill(push, transport);
+        }
+    }
 }
 
 #[test]

@@ -139,6 +139,21 @@ fn ringing_call_that_is_cancelled_was_seen() {
 }
 
 #[test]
+fn push_that_brings_nobody_is_repeated_by_the_same_name() {
+    for push in [Push::Fcm, Push::Apns] {
+        let mut world = World::with(Mode::Alias, Udp, "push.repeat_s = [1, 2]\nhold.wait_s = 60");
+        let mut phone = asleep(&mut world, push);
+        let call = world.call(&phone);
+        world.switch.queued();
+        let pushes: Vec<_> = (0..if push == Push::Fcm { 3 } else { 1 }).map(|_| world.pushed(&phone)).collect();
+        assert!(pushes.iter().all(|push| push.token == phone.token));
+        phone.register(&mut world);
+        answered(&world, &phone, &call);
+        assert_eq!(world.pushes(), pushes.len(), "iPhones would show a second call");
+    }
+}
+
+#[test]
 fn call_ends_with_480_when_the_phone_does_not_come() {
     let mut world = World::with(Mode::Alias, Udp, "hold.wait_s = 2");
     let phone = asleep(&mut world, Push::Fcm);
@@ -242,8 +257,10 @@ fn dead_token_ends_call_and_binding(push: Push, kill: impl FnOnce(&World, &Phone
     call.ack(&world.switch.response(480, "INVITE"));
     world.admin.story(&call.call_id, "push_failed");
     eventually("the binding to end", || world.admin.bindings(&phone.aor()).is_empty().then_some(()));
-    // With its next REGISTER the phone can be called again.
+    // With its next REGISTER the phone is told of the call, and can be called again.
     phone.register(&mut world);
+    let told = String::from_utf8_lossy(&world.pushed(&phone).body).into_owned();
+    assert!(told.contains("missed_calls"), "{told}");
     phone.sleep();
     world.call(&phone);
     world.switch.queued();

@@ -74,11 +74,12 @@ fn configuration(
     config: &str,
 ) -> String {
     let port = free_port();
-    // Nothing is lost on loopback, so that a repetition would only mean a test that stood still for a moment.
+    // Nothing is lost on loopback, and no push at its double, so that a repetition would only mean a test that stood still
+    // for a moment.
     let standard = format!(
         "node.id = 'test'\nsip.listen = ['udp:127.0.0.1:{port}', 'tcp:127.0.0.1:{port}']\nsip.workers = 1\nsip.t1_ms = 5000\n\
          softswitch.uri = '{}'\nsoftswitch.trusted = ['127.0.0.1/32']\nadmin.listen = '127.0.0.1:0'\n{}\
-         register.expires_min_s = 1\nregister.domains = ['example.org']\nlog.format = 'json'\n",
+         register.expires_min_s = 1\nregister.domains = ['example.org']\nlog.format = 'json'\npush.repeat_s = []\n",
         switch.uri(),
         mode.config(),
     );

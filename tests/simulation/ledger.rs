@@ -135,8 +135,11 @@ impl Ledger {
     /// With `hold.push_when = "always"` and pushes, once for each REGISTER that was accepted after the INVITE came.
     fn phone_is_called(&mut self, phone: SocketAddr, call_id: String, came: u64, branch: String, always: bool) {
         let now = self.count;
+        // What no push reaches is tried on its flow.
+        let is_refused = |step: &CallStep| step.step == Step::PushRefused && *step.call_ref == *call_id;
+        let is_pushable = !self.steps.iter().any(is_refused);
         let (last, branches) = self.invited.entry((call_id, phone)).or_default();
-        if branches.insert(branch) && always {
+        if branches.insert(branch) && always && is_pushable {
             let registered = self.registered.get(&phone).copied().unwrap_or_default();
             assert!(registered > came, "the INVITE waits for a REGISTER that is newer");
             assert!(registered > *last, "the INVITE comes once for each wake");

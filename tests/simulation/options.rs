@@ -63,6 +63,7 @@ pub(crate) fn policy() -> Policy {
             holds_invite: true,
         },
         missed: MissedPolicy { enabled: true, call_ref_header: "".into(), absence: Duration::ZERO },
+        push_repeat: [].into(),
         timer_c: Duration::from_secs(185),
         held_calls_max: 1000,
         aors_per_token_max: 5,

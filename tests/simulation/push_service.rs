@@ -13,6 +13,8 @@ pub(crate) struct PushService {
     pub(crate) sent: Vec<Push>,
     /// Outcomes to come, by PRID; then `Accepted`.
     pub(crate) script: BTreeMap<String, VecDeque<Outcome>>,
+    /// Whether a call push that it took may be repeated.
+    pub(crate) is_repeatable: bool,
     /// From asking to its answer.
     pub(crate) delay: Duration,
     /// Chance of passing trouble, per thousand.
@@ -32,6 +34,7 @@ impl PushService {
         Self {
             sent: Vec::new(),
             script: BTreeMap::new(),
+            is_repeatable: true,
             delay: Duration::from_millis(20),
             failures: 0,
             breaker: None,

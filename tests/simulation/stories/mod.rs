@@ -21,6 +21,7 @@ mod push_outcomes;
 mod query;
 mod refresh;
 mod relay;
+mod repeats;
 mod routing;
 mod shared_tokens;
 mod time_out;
