@@ -64,7 +64,7 @@ fn push_params(criterion: &mut Criterion) {
     let message = Message::parse(fixture("devices/linphone-ios-two-tokens.sip"), HEADERS_MAX).ok();
     let contact = message.as_ref().and_then(|message| NameAddr::parse(message.first(HeaderName::Contact)?));
     criterion.bench_function("register/push parameters", |bencher| {
-        bencher.iter(|| black_box(contact)?.parse_uri().ok().map(|uri| PushParams::read(&uri)));
+        bencher.iter(|| black_box(contact)?.parse_uri().ok().map(|uri| PushParams::read(&uri, b"")));
     });
 }
 

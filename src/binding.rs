@@ -212,6 +212,23 @@ pub enum Tokens {
     Subscription(SubscriptionKeys),
 }
 
+impl Tokens {
+    /// Takes that of Apple's two tokens which is missing from those that the same app had before.
+    fn fill_from(&mut self, earlier: &Self) {
+        let (
+            Self::Apple { team, bundle, voip, remote },
+            Self::Apple { team: known_team, bundle: known_bundle, voip: known_voip, remote: known_remote },
+        ) = (self, earlier)
+        else {
+            return;
+        };
+        if (&*team, &*bundle) == (known_team, known_bundle) {
+            *voip = voip.take().or_else(|| known_voip.clone());
+            *remote = remote.take().or_else(|| known_remote.clone());
+        }
+    }
+}
+
 /// The keys of a browser's subscription (RFC 8291 §3.1, §3.2). Whoever has them can write to the browser, so they never
 /// print themselves.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -335,7 +352,8 @@ pub struct Binding {
     /// End of reachability by the granted Expires. A binding with a push target outlives it.
     pub expires_at: UnixMillis,
     pub push: Option<PushTarget>,
-    /// Why push parameters of this contact are not used, for the operator.
+    /// Why push parameters of this contact are not used, for the operator; beside a push target, what is wrong with one of
+    /// its two tokens.
     pub push_refused: Option<Box<str>>,
     pub app: App,
     /// `None`: the softswitch has granted what the device itself asked for last, until `expires_at`.
@@ -390,8 +408,8 @@ impl Binding {
         is_it && (self.push.is_none() || self.shares_token(token_device))
     }
 
-    /// Keeps what a REGISTER cannot say and an earlier binding of the device, or of its token, knew: the language, and
-    /// the keys of a subscription.
+    /// Keeps what a REGISTER cannot say, or says badly, and an earlier binding of the device, or of its token, knew: the
+    /// language, the keys of a subscription, and one of Apple's two tokens.
     pub fn learn_from(&mut self, earlier: &Self) {
         if self.app.locale.is_none() {
             self.app.locale.clone_from(&earlier.app.locale);
@@ -401,6 +419,9 @@ impl Binding {
             && own.tokens == Tokens::Single
         {
             own.tokens.clone_from(&earlier.tokens);
+        }
+        if let (Some(own), Some(earlier), Some(_)) = (&mut self.push, &earlier.push, &self.push_refused) {
+            own.tokens.fill_from(&earlier.tokens);
         }
     }
 

@@ -198,8 +198,8 @@ fn uri_is_read(text: &[u8]) {
     let without_params = Uri { params: b"", ..uri };
     assert_eq!(uri.is_same(&without_params), without_params.is_same(&uri), "equality has a direction");
     assert!(uri.is_same(&uri));
-    match PushParams::read(&uri) {
-        PushParams::Target(target) => {
+    match PushParams::read(&uri, b"") {
+        PushParams::Target(target) | PushParams::Half { target, .. } => {
             let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
             assert!(is_plain(target.prid.reveal()) && is_plain(&target.param));
             assert!(target.prid.reveal().len() + target.param.len() <= text.len());

@@ -223,7 +223,7 @@ fn observe(key: &str, message: &Message, file: &Bytes) -> Option<Vec<String>> {
         "user" => one(uri().user_unescaped().as_deref()),
         "host" => one(Some(uri().host)),
         "port" => number(uri().port.map(u64::from)),
-        "push-uri" => vec![describe(&PushParams::read(&uri()))],
+        "push-uri" => vec![describe(&PushParams::read(&uri(), b""))],
         "from-tag" => one(message.from_tag()),
         "to-tag" => one(message.to_tag()),
         "cseq" => message.cseq().map(|cseq| vec![format!("{} {}", cseq.number, scan::text(cseq.method))])?,
@@ -250,7 +250,7 @@ fn observe(key: &str, message: &Message, file: &Bytes) -> Option<Vec<String>> {
 }
 
 fn describe_contact(contact: &NameAddr<'_>) -> String {
-    contact.parse_uri().map_or_else(|_| "absent".into(), |uri| describe(&PushParams::read(&uri)))
+    contact.parse_uri().map_or_else(|_| "absent".into(), |uri| describe(&PushParams::read(&uri, contact.params)))
 }
 
 fn describe(push: &PushParams) -> String {
@@ -258,7 +258,7 @@ fn describe(push: &PushParams) -> String {
         PushParams::Absent => "absent".into(),
         PushParams::Query(None) => "query *".into(),
         PushParams::Query(Some(provider)) => format!("query {provider}"),
-        PushParams::Target(target) => {
+        PushParams::Target(target) | PushParams::Half { target, .. } => {
             let param = if target.param.is_empty() { "-" } else { &target.param };
             format!("target {} {} {param}", target.provider, target.prid.reveal())
         }

@@ -26,6 +26,9 @@ pub(super) struct BindingView {
     tokens: Vec<TokenView>,
     /// Why the push parameters are not used, or why the device is not pushed by them.
     push_refused: Option<String>,
+    /// What is wrong with one of its two tokens; it is pushed by the other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    push_flaw: Option<String>,
     reachable: bool,
     flow: String,
     registered_at: String,
@@ -53,7 +56,10 @@ struct TokenView {
 impl BindingView {
     pub(super) fn new(binding: &Binding, admitted: Result<(), Why>, now: UnixMillis) -> Self {
         let (push, upstream) = (binding.push.as_ref(), binding.upstream.as_ref());
-        let push_refused = binding.push_refused.as_deref().map(str::to_owned);
+        let (push_refused, push_flaw) = match (&binding.push, binding.push_refused.as_deref().map(str::to_owned)) {
+            (None, refused) => (refused, None),
+            (Some(_), flaw) => (None, flaw),
+        };
         Self {
             id: binding.device.to_string(),
             aor: binding.aor.to_string(),
@@ -61,6 +67,7 @@ impl BindingView {
             provider: push.map(|push| push.provider.name()),
             pn_param: push.map(|push| push.param.as_ref().to_owned()),
             tokens: push.map(tokens).unwrap_or_default(),
+            push_flaw,
             push_refused: push_refused.or_else(|| admitted.err().map(|why| why.text().to_owned())),
             reachable: binding.is_reachable(now),
             flow: if binding.is_token_device() { String::new() } else { binding.flow.to_string() },

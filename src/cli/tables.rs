@@ -31,7 +31,7 @@ pub(super) fn bindings(answer: &Value) -> String {
             tokens.collect::<Vec<_>>().join(" "),
             if is_token { "token API".to_owned() } else { text(binding, "flow") },
             text(binding, "registered_at"),
-            text(binding, "push_refused"),
+            [text(binding, "push_refused"), text(binding, "push_flaw")].concat(),
             text(binding, "upstream_refused"),
         ]
     });

@@ -44,6 +44,9 @@ fn of_user(answer: &Value) -> String {
     for binding in bindings.iter().filter(|binding| !text(binding, "push_refused").is_empty()) {
         told.push_str(&format!("\n{} is not pushed: {}.", text(binding, "id"), text(binding, "push_refused")));
     }
+    for binding in bindings.iter().filter(|binding| !text(binding, "push_flaw").is_empty()) {
+        told.push_str(&format!("\n{} is pushed by one token: {}.", text(binding, "id"), text(binding, "push_flaw")));
+    }
     if list(answer, "calls").is_empty() {
         told.push_str("\nNo call for it is among the last ones.");
     }

@@ -1,4 +1,5 @@
-//! What keeps phones from being called and is for the operator to mend, told in the log but not for each phone.
+//! What keeps phones from being called and is for the operator, or the app's author, to mend. What comes for each phone is
+//! told once a minute.
 
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,18 @@ impl Warnings {
                     );
                 }
             }
+            // Of a device only when it is another fault than at its last REGISTER.
+            Warning::PushParameters { aor, device, reason, is_pushed } => tracing::info!(
+                %aor,
+                %device,
+                reason,
+                "{}",
+                if *is_pushed {
+                    "a phone has registered with one good push token of two"
+                } else {
+                    "a phone has registered that cannot be pushed"
+                }
+            ),
             Warning::ContactNotListed { aor } => {
                 tracing::debug!(%aor, "not in the softswitch's 2xx");
                 if is_due(&mut self.contact_not_listed, now) {

@@ -79,12 +79,14 @@ fn reason_lines(cancel: &Message) -> Vec<u8> {
 }
 
 /// Whether the caller's side says that the call was taken or declined elsewhere, so that nobody missed it
-/// (RFC 3326 §3.1). Any other reason, or none, means that the caller gave up.
+/// (RFC 3326 §3.1; cause 26 of Q.850 is "non-selected user clearing"). Any other reason, or none, means that the caller
+/// gave up.
 fn is_dealt_with(cancel: &Message) -> bool {
     cancel.values(HeaderName::Reason).any(|value| {
         let (protocol, params) = scan::split_once(value, b';').unwrap_or((value, b""));
         let cause = scan::param(params, "cause").flatten().and_then(scan::number);
-        scan::trim(protocol).eq_ignore_ascii_case(b"SIP") && matches!(cause, Some(200 | 600 | 603))
+        let is = |name: &[u8]| scan::trim(protocol).eq_ignore_ascii_case(name);
+        is(b"SIP") && matches!(cause, Some(200 | 600 | 603)) || is(b"Q.850") && cause == Some(26)
     })
 }
 
@@ -97,9 +99,12 @@ mod tests {
         let cancel = |reason: &str| {
             Message::parse(format!("CANCEL sip:a@h SIP/2.0\r\nReason: {reason}\r\n\r\n").into(), 128).unwrap()
         };
-        for reason in
-            ["SIP;cause=200;text=\"Call completed elsewhere\"", "Q.850;cause=16, sip ; cause = 200", "SIP;cause=603"]
-        {
+        for reason in [
+            "SIP;cause=200;text=\"Call completed elsewhere\"",
+            "Q.850;cause=16, sip ; cause = 200",
+            "SIP;cause=603",
+            "Q.850;cause=26",
+        ] {
             assert!(is_dealt_with(&cancel(reason)), "{reason}");
         }
         for reason in ["Q.850;cause=16", "SIP;cause=487", "Q.850;cause=200", "SIP"] {

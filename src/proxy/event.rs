@@ -91,6 +91,8 @@ pub enum Warning {
     RegisterFromTrusted { source: SocketAddr },
     /// The softswitch's 2xx to a REGISTER does not list the phone's Contact, so that nothing is bound.
     ContactNotListed { aor: Aor },
+    /// A phone has registered with push parameters that are wrong, in whole or, where it can be pushed all the same, in part.
+    PushParameters { aor: Aor, device: DeviceId, reason: Box<str>, is_pushed: bool },
 }
 
 /// One line of a call's story.

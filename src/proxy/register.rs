@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::contact::{FeatureCaps, params_without_expires};
 use super::context::{Context, Purpose};
-use super::event::Contacts;
+use super::event::{Contacts, Effect, Warning};
 use super::policy::Mode;
 use super::{BUSY_RETRY_AFTER_S, Proxy, Reject};
 use crate::binding::{Aor, App, Binding, DeviceId, Home, Provider, PushTarget, Upstream};
@@ -42,6 +42,8 @@ pub(super) struct Registration {
     pub accepted: Option<Message>,
     /// What is being saved, and for how long each device was away before.
     pub put: Vec<(Arc<Binding>, Duration)>,
+    /// What is wrong with push parameters, where that is new.
+    pub warnings: Vec<Warning>,
 }
 
 /// One Contact of a REGISTER.
@@ -101,6 +103,7 @@ impl Proxy {
             feature_caps: FeatureCaps::default(),
             accepted: None,
             put: Vec::new(),
+            warnings: Vec::new(),
         };
         // A proxy nearer to the device takes care of its pushes (RFC 8599 §5.6.1.1).
         let is_pushed_elsewhere = request
@@ -129,7 +132,7 @@ impl Proxy {
             .map(|expires| scan::number(expires).unwrap_or(3600))
             .or_else(|| request.number(HeaderName::Expires))
             .map(|expires| u32::try_from(expires).unwrap_or(u32::MAX));
-        let params = if is_pushed_elsewhere { PushParams::Absent } else { PushParams::read(&uri) };
+        let params = if is_pushed_elsewhere { PushParams::Absent } else { PushParams::read(&uri, parsed.params) };
         let wants_pnsreg = parsed.param("+sip.pnsreg").is_some();
         let (push, push_refused) = self.accept_push(params, wants_pnsreg, &mut registration.feature_caps)?;
         let label = uri.param("label").or_else(|| parsed.param("label")).flatten();
@@ -165,6 +168,14 @@ impl Proxy {
             let vapid_key = (provider == Provider::WebPush).then(|| self.policy.push.vapid_key()).flatten();
             feature_caps.announce(provider, vapid_key.as_deref(), wants_pnsreg);
         };
+        let accept = |target: PushTarget, flaw, feature_caps: &mut FeatureCaps| match self.policy.push.supports(&target)
+        {
+            Ok(()) => {
+                announce(target.provider, feature_caps);
+                Ok((Some(target), flaw))
+            }
+            Err(reason) => refuse(reason),
+        };
         match params {
             PushParams::Absent => Ok((None, None)),
             PushParams::Query(asked) => {
@@ -181,13 +192,8 @@ impl Proxy {
                 Ok((None, None))
             }
             PushParams::Refused { reason, .. } => refuse(reason),
-            PushParams::Target(target) => match self.policy.push.supports(&target) {
-                Ok(()) => {
-                    announce(target.provider, feature_caps);
-                    Ok((Some(target), None))
-                }
-                Err(reason) => refuse(reason),
-            },
+            PushParams::Target(target) => accept(target, None, feature_caps),
+            PushParams::Half { target, reason } => accept(target, Some(reason), feature_caps),
         }
     }
 
@@ -278,6 +284,7 @@ impl Proxy {
                 return proxy.reject(context, &Reject::busy(BUSY_RETRY_AFTER_S), now);
             }
             woken = std::mem::take(&mut registration.put);
+            let warnings = std::mem::take(&mut registration.warnings);
             let accepted = registration.accepted.take();
             context.responses.is_final = true;
             let bytes = match accepted {
@@ -285,10 +292,11 @@ impl Proxy {
                 None => proxy.own_2xx(context, contacts, now),
             };
             proxy.transactions.respond(server, 200, bytes, now.instant);
+            proxy.effects.extend(warnings.into_iter().map(Effect::Warning));
         });
         self.collect_sends();
         for (binding, absence) in woken {
-            self.effects.push_back(super::Effect::Woken(Arc::clone(&binding)));
+            self.effects.push_back(Effect::Woken(Arc::clone(&binding)));
             self.wake(&binding, contacts, now);
             self.report_missed(&binding, absence, contacts, now);
         }
@@ -332,6 +340,15 @@ impl Registration {
                     refused: Some("the phone has unregistered".into()),
                 });
                 binding = Binding { expires_at: now.unix, upstream, ..Binding::clone(known) };
+            }
+            let was_refused = known.and_then(|known| known.push_refused.as_deref());
+            if let Some(reason) = binding.push_refused.as_deref().filter(|reason| was_refused != Some(reason)) {
+                self.warnings.push(Warning::PushParameters {
+                    aor: self.aor.clone(),
+                    device: binding.device,
+                    reason: reason.into(),
+                    is_pushed: binding.push.is_some(),
+                });
             }
             let absence = known.map_or(Duration::MAX, |known| now.unix.since(known.registered_at));
             self.put.push((Arc::new(binding), absence));

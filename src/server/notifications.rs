@@ -298,7 +298,7 @@ fn target(wish: &TokenWish) -> Result<(PushTarget, PushToken), Refusal> {
     // Systems that know nothing of push services name the kind of their user here.
     let provider = Provider::parse(wish.kind.as_bytes()).unwrap_or(Provider::Fcm);
     let mut target = match PushParams::target(provider, &wish.token, &wish.param) {
-        PushParams::Target(target) => target,
+        PushParams::Target(target) | PushParams::Half { target, .. } => target,
         PushParams::Refused { reason, .. } => return Err(Refusal::Bad(in_own_words(&reason))),
         PushParams::Absent | PushParams::Query(_) => return Err(Refusal::Bad("there is no token".to_owned())),
     };

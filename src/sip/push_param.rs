@@ -20,6 +20,11 @@ pub enum PushParams {
     /// `pn-provider` without `pn-prid`: asks what is supported (RFC 8599 §4.1.5). `None`: everything.
     Query(Option<Box<str>>),
     Target(PushTarget),
+    /// One of Apple's two tokens is missing or malformed; the other one is of use.
+    Half {
+        target: PushTarget,
+        reason: Box<str>,
+    },
     /// Something is missing, malformed, or of a provider without a name here; the contact is an ordinary one.
     Refused {
         provider: Box<str>,
@@ -28,7 +33,8 @@ pub enum PushParams {
 }
 
 impl PushParams {
-    pub fn read(uri: &Uri<'_>) -> Self {
+    /// `behind` are the header parameters of the Contact, where none of them belongs.
+    pub fn read(uri: &Uri<'_>, behind: &[u8]) -> Self {
         let value = |name: &str| uri.param(name).map(|value| text(value.unwrap_or_default()));
         match value("pn-provider") {
             Some(provider) => {
@@ -37,9 +43,24 @@ impl PushParams {
             }
             None => match value("pn-type") {
                 Some(kind) => Self::legacy(&kind, &value("app-id").unwrap_or_default(), value("pn-tok")),
-                None => Self::Absent,
+                None => Self::incomplete(uri, behind),
             },
         }
+    }
+
+    /// Of a Contact that names no push service: is there anything of push?
+    fn incomplete(uri: &Uri<'_>, behind: &[u8]) -> Self {
+        let stray = |name: &str| scan::param(behind, name).is_some();
+        if ["pn-provider", "pn-prid", "pn-type", "pn-tok"].into_iter().any(stray) {
+            return refused("", "the push parameters stand behind the URI; they belong into it, before the \">\"");
+        }
+        if uri.param("pn-prid").is_some() {
+            return refused("", "pn-prid without pn-provider");
+        }
+        if uri.param("pn-tok").is_some() {
+            return refused("", "pn-tok without pn-type");
+        }
+        Self::Absent
     }
 
     /// RFC 8599 §4.1, with ECSS's `pn-params` already taken for `pn-param`.
@@ -95,14 +116,22 @@ impl PushParams {
         if provider == Provider::WebPush && !param.is_empty() {
             return refused(provider.name(), "pn-param must not be used with webpush (RFC 8599 §12)");
         }
+        let mut flaw = None;
         let tokens = match provider {
             Provider::Apns | Provider::ApnsDev => match apple_tokens(prid, param) {
-                Ok(tokens) => tokens,
+                Ok((tokens, found)) => {
+                    flaw = found;
+                    tokens
+                }
                 Err(reason) => return refused(provider.name(), reason),
             },
             Provider::Fcm | Provider::WebPush | Provider::Callback => Tokens::Single,
         };
-        Self::checked(PushTarget { provider, prid: PushToken::new(prid), param: param.into(), tokens })
+        let target = Self::checked(PushTarget { provider, prid: PushToken::new(prid), param: param.into(), tokens });
+        match (target, flaw) {
+            (Self::Target(target), Some(reason)) => Self::Half { target, reason: reason.into() },
+            (read, Some(_) | None) => read,
+        }
     }
 
     fn checked(target: PushTarget) -> Self {
@@ -129,35 +158,56 @@ impl PushParams {
 }
 
 /// Splits `TEAM.bundle.services` and `token:service&token:service` (RFC 8599 §10 and field practice: a VoIP and a
-/// remote token in one contact, in either order).
-fn apple_tokens(prid: &str, param: &str) -> Result<Tokens, &'static str> {
+/// remote token in one contact, in either order). Libraries send the second one cut short, or without its service, while
+/// iOS has yet to give it; one that is of use is used, and what is wrong with the other is told.
+fn apple_tokens(prid: &str, param: &str) -> Result<(Tokens, Option<&'static str>), &'static str> {
     let (team, rest) = param.split_once('.').unwrap_or(("", param));
     let (bundle, services) = match rest.rsplit_once('.') {
         Some((bundle, last)) if last.split('&').all(|service| matches!(service, "voip" | "remote")) => (bundle, last),
         Some(_) | None => (rest, "remote"),
     };
-    let (mut voip, mut remote) = (None, None);
-    let count = prid.split('&').count();
-    if count != services.split('&').count() {
-        return Err("pn-prid and pn-param do not name the same number of services");
-    }
+    let is_named = |service: &str| services.split('&').any(|named| named == service);
+    let (mut voip, mut remote, mut bare, mut flaw) = (None, None, None, None);
     for part in prid.split('&') {
         let (token, service) = match part.split_once(':') {
             Some((token, service)) => (token, service),
-            None if count == 1 => (part, services),
-            None => return Err("pn-prid has two tokens, but one does not say for which service it is"),
+            None if !services.contains('&') => (part, services),
+            None => {
+                bare = bare.or(Some(part));
+                continue;
+            }
         };
-        if !services.split('&').any(|named| named == service) {
-            return Err("pn-prid names a service that pn-param does not");
-        }
-        let token = Some(apple_token(token)?);
-        match service {
-            "voip" if voip.is_none() => voip = token,
-            "remote" if remote.is_none() => remote = token,
-            _ => return Err("pn-prid names a service twice"),
+        let place = match service {
+            "voip" if is_named(service) => &mut voip,
+            "remote" if is_named(service) => &mut remote,
+            _ => {
+                flaw = Some("pn-prid names a service that pn-param does not");
+                continue;
+            }
+        };
+        match apple_token(token) {
+            Ok(_) if place.is_some() => return Err("pn-prid names a service twice"),
+            Ok(token) => *place = Some(token),
+            Err(wrong) => flaw = Some(wrong),
         }
     }
-    Ok(Tokens::Apple { team: team.into(), bundle: bundle.into(), voip, remote })
+    // A token without its service is for the one that is left.
+    match (bare.map(apple_token), &mut voip, &mut remote) {
+        (None, _, _) => {}
+        (Some(Ok(token)), Some(_), place @ None) | (Some(Ok(token)), place @ None, Some(_)) => *place = Some(token),
+        (Some(Ok(_)), Some(_), Some(_)) => flaw = Some("pn-prid has a token too many"),
+        (Some(Ok(_)), None, None) => {
+            flaw = flaw.or(Some("pn-prid does not say for which service its token is, and pn-param names two"));
+        }
+        (Some(Err(wrong)), _, _) => flaw = Some(wrong),
+    }
+    if services.contains('&') && voip.is_some() != remote.is_some() {
+        flaw = flaw.or(Some("pn-param names two services, and pn-prid has a token for one"));
+    }
+    if voip.is_none() && remote.is_none() {
+        return Err(flaw.unwrap_or("pn-prid has no token"));
+    }
+    Ok((Tokens::Apple { team: team.into(), bundle: bundle.into(), voip, remote }, flaw))
 }
 
 /// A device token in lower case, as hexadecimal tokens are one token in either case. It becomes part of a path at the
@@ -202,7 +252,7 @@ mod tests {
     use super::*;
 
     fn read(params: &str) -> PushParams {
-        PushParams::read(&Uri::parse(format!("sip:a@h{params}").as_bytes()).unwrap())
+        PushParams::read(&Uri::parse(format!("sip:a@h{params}").as_bytes()).unwrap(), b"")
     }
 
     fn target(params: &str) -> PushTarget {
@@ -260,6 +310,49 @@ mod tests {
     }
 
     #[test]
+    fn one_bad_apple_token_of_two_leaves_the_other_in_use() {
+        let param = ";pn-provider=apns;pn-param=T.b.voip&remote;pn-prid=";
+        for (prid, voip, remote, flaw) in [
+            ("aa:voip&", Some("aa"), None, "not a hexadecimal"),
+            ("aa:voip&bb", Some("aa"), Some("bb"), ""),
+            ("bb&aa:voip", Some("aa"), Some("bb"), ""),
+            ("aa&bb:remote", Some("aa"), Some("bb"), ""),
+            ("aa:voip&xyz:remote", Some("aa"), None, "not a hexadecimal"),
+            ("xyz:voip&bb:remote", None, Some("bb"), "not a hexadecimal"),
+            ("aa:voip", Some("aa"), None, "a token for one"),
+            ("aa:voip&bb:other", Some("aa"), None, "a service that pn-param does not"),
+            ("aa:voip&bb:remote&cc", Some("aa"), Some("bb"), "a token too many"),
+        ] {
+            let read = read(&format!("{param}{prid}"));
+            let (target, reason) = match &read {
+                PushParams::Target(target) => (target.clone(), ""),
+                PushParams::Half { target, reason } => (target.clone(), &**reason),
+                PushParams::Absent | PushParams::Query(_) | PushParams::Refused { .. } => panic!("{prid}: {read:?}"),
+            };
+            let token = |token: Option<&str>| token.map(PushToken::new);
+            let Tokens::Apple { voip: found_voip, remote: found_remote, .. } = target.tokens else { panic!("{prid}") };
+            assert_eq!((found_voip, found_remote), (token(voip), token(remote)), "{prid}");
+            assert!(reason.contains(flaw) && reason.is_empty() == flaw.is_empty(), "{prid}: {reason}");
+        }
+        assert!(refusal(&format!("{param}aa&bb")).contains("which service"));
+        assert!(refusal(&format!("{param}aa:voip&bb:voip")).contains("twice"));
+    }
+
+    #[test]
+    fn parameters_that_stand_behind_the_uri_are_told() {
+        let uri = Uri::parse(b"sip:a@h;transport=TCP").unwrap();
+        for behind in ["pn-tok=aa;pn-type=apple;app-id=b", "reg-id=1;PN-Prid=x", "pn-provider=fcm"] {
+            let PushParams::Refused { reason, .. } = PushParams::read(&uri, behind.as_bytes()) else {
+                panic!("{behind}")
+            };
+            assert!(reason.contains("behind the URI"), "{reason}");
+        }
+        assert_eq!(PushParams::read(&uri, b"reg-id=1;+sip.pnsreg=\"121\""), PushParams::Absent);
+        assert!(refusal(";pn-prid=x").contains("without pn-provider"));
+        assert!(refusal(";pn-tok=x").contains("without pn-type"));
+    }
+
+    #[test]
     fn legacy_parameters_are_understood() {
         let apple = target(";pn-type=apple;app-id=org.linphone.phone.voip.dev;pn-tok=00ff");
         assert_eq!(apple.provider, Provider::ApnsDev);
@@ -273,7 +366,7 @@ mod tests {
         assert_eq!(read(";pn-provider"), PushParams::Query(None));
         assert_eq!(read(";pn-provider=acme"), PushParams::Query(Some("acme".into())));
         assert!(refusal(";pn-provider=acme;pn-prid=x").contains("not one of"));
-        assert!(refusal(";pn-provider=apns;pn-param=T.b.voip&remote;pn-prid=aa").contains("same number"));
+        assert!(refusal(";pn-provider=apns;pn-param=T.b.voip&remote;pn-prid=aa").contains("which service"));
         assert!(refusal(";pn-provider=apns;pn-param=T.b.voip;pn-prid=xyz").contains("hexadecimal"));
         assert!(refusal(";pn-provider=fcm;pn-prid=").contains("empty"));
         assert!(refusal(";pn-provider=webpush;pn-param=x;pn-prid=a").contains("must not be used"));

@@ -11,7 +11,7 @@ use sip_push_proxy::binding::{Binding, Home};
 use sip_push_proxy::clock::{Now, UnixMillis};
 use sip_push_proxy::driver::{Pace, is_ours_to_refresh};
 use sip_push_proxy::proxy::bars::Bars;
-use sip_push_proxy::proxy::{Effect, FetchTicket, Input, Policy, Proxy, RefreshResult, ResolveTicket};
+use sip_push_proxy::proxy::{Effect, FetchTicket, Input, Policy, Proxy, RefreshResult, ResolveTicket, Warning};
 use sip_push_proxy::push::{self, Outcome, Pass, Push};
 use sip_push_proxy::sip::{ConnectionId, Destination, Flow, Message, Transport};
 use sip_push_proxy::store::{Change, LeftCall, Ticket};
@@ -78,6 +78,8 @@ pub(crate) struct World {
     pub(crate) nodes: Vec<Home>,
     /// What came of it.
     pub(crate) refreshed: Vec<RefreshResult>,
+    /// What the operator was told.
+    pub(crate) warnings: Vec<Warning>,
     /// Who failed to prove who they are, and how.
     pub(crate) auth_failures: Vec<(IpAddr, &'static str)>,
     /// The softswitch is the first.
@@ -124,6 +126,7 @@ impl World {
             pace: None,
             nodes: Vec::new(),
             refreshed: Vec::new(),
+            warnings: Vec::new(),
             auth_failures: Vec::new(),
             agents: Vec::new(),
             is_down: false,
@@ -385,7 +388,10 @@ impl World {
                     !is_taken_back
                 });
             }
-            Effect::Warning(warning) => self.note(|| format!("{warning:?}")),
+            Effect::Warning(warning) => {
+                self.note(|| format!("{warning:?}"));
+                self.warnings.push(warning);
+            }
             Effect::Dropped(reason) => self.ledger.dropped.push(reason),
             Effect::Fault(fault) => panic!("the core's own fault: {fault}"),
             Effect::Fetch { ticket, .. } => self.schedule_after(Duration::from_millis(5), Event::Fetched(ticket)),

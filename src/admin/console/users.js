@@ -42,6 +42,7 @@ function device(binding) {
     ["From", binding.flow],
     ["Contact", binding.contact],
     ["User-Agent", binding.user_agent],
+    ["Push parameters", binding.push_flaw],
     ["Not refreshed upstream", binding.upstream_refused],
   ].filter(([, value]) => value !== null);
   const state = binding.reachable ? ["awake", "good"] : ["asleep", "plain"];

@@ -1,5 +1,7 @@
 //! Which registrations are of the same device: never two bindings of one phone, never one of two.
 
+use sip_push_proxy::binding::Tokens;
+use sip_push_proxy::proxy::Warning;
 use sip_push_proxy::sip::Transport;
 use sip_push_proxy::store::EntryState;
 
@@ -98,4 +100,66 @@ fn a_plain_contact_lives_by_expires_and_a_push_contact_for_ever() {
     mobile.registers();
     mobile.expects_invites(1);
     to_mobile.cancels("");
+}
+
+const VOIP: &str = "aaaa";
+const REMOTE: &str = "bbbb";
+
+fn apple(prid: &str) -> String {
+    format!(";pn-provider=apns;pn-param=DEF123GHIJ.org.example.phone.voip&remote;pn-prid={prid}")
+}
+
+/// What the operator has been told of push parameters.
+fn told(sim: &Sim) -> Vec<(String, bool)> {
+    let world = sim.world();
+    let told = world.warnings.iter().filter_map(|warning| match warning {
+        Warning::PushParameters { reason, is_pushed, .. } => Some((reason.to_string(), *is_pushed)),
+        Warning::RegisterFromTrusted { .. } | Warning::ContactNotListed { .. } => None,
+    });
+    told.collect()
+}
+
+/// As a library registers while iOS has yet to give the second token.
+#[test]
+fn one_bad_apple_token_of_two_leaves_the_other_in_use() {
+    let (whole, cut) = (format!("{VOIP}:voip&{REMOTE}:remote"), format!("{VOIP}:voip&"));
+    for order in [[&whole, &cut, &whole], [&whole, &whole, &cut], [&cut, &whole, &cut]] {
+        let sim = Sim::new();
+        let alice = sim.phone("alice");
+        for prid in order {
+            alice.change(|agent| agent.device.push = apple(prid));
+            alice.registers();
+        }
+        let push = sim.bindings()[0].push.clone().unwrap();
+        let Tokens::Apple { voip, remote, .. } = push.tokens else { panic!("{order:?}") };
+        assert_eq!((voip.unwrap().reveal(), remote.unwrap().reveal()), (VOIP, REMOTE), "{order:?}");
+        let flaws = told(&sim);
+        assert!(flaws.iter().all(|(reason, is_pushed)| reason.contains("hexadecimal") && *is_pushed), "{flaws:?}");
+        assert!((1..=2).contains(&flaws.len()), "each time that it is new: {flaws:?}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_push_parameters_is_told_once() {
+    let sim = Sim::new();
+    let alice = sim.phone("alice");
+    let inside = std::mem::take(&mut sim.world().agents[alice.agent].device.push);
+    alice.change(|agent| agent.device.params = ";pn-type=apple;pn-tok=aaaa;app-id=org.example.phone".into());
+    alice.registers();
+    alice.registers();
+    let reasons = told(&sim);
+    assert_eq!(reasons.len(), 1);
+    assert!(reasons[0].0.contains("behind the URI") && !reasons[0].1, "{reasons:?}");
+    assert_eq!(sim.bindings()[0].push_refused.as_deref(), Some(&*reasons[0].0));
+    // None of it is the softswitch's business.
+    let register = sim.switch().got("REGISTER").pop().unwrap();
+    let contact = crate::text::first(&register, sip_push_proxy::sip::HeaderName::Contact);
+    assert!(!contact.contains("pn-") && !contact.contains("app-id"), "{contact}");
+
+    alice.change(|agent| {
+        agent.device.params.clear();
+        agent.device.push = inside;
+    });
+    alice.registers();
+    assert_eq!((told(&sim).len(), sim.bindings()[0].push_refused.as_deref()), (1, None));
 }
