@@ -472,6 +472,24 @@ fn what_this_version_cannot_do_is_said() {
 }
 
 #[test]
+fn origins_are_written_as_browsers_write_them() {
+    let events = "[events]\norigins = [\"https://panel.example.org\", \"http://[::1]:8088\"]\n";
+    let origins = parse(&format!("{BASE}{events}")).unwrap().events.origins;
+    assert_eq!(origins, ["https://panel.example.org", "http://[::1]:8088"].map(Box::from));
+    for wrong in
+        ["panel.example.org", "https://panel.example.org/", "https://Panel.example.org", "*", "https://", "null"]
+    {
+        check(
+            &format!("[events]\norigins = [{wrong:?}]\n"),
+            &format!(
+                "config.toml:6:12: events.origins[0]: {wrong:?} is not an origin; write it as a browser does, in small \
+                 letters and without a path: https://panel.example.org"
+            ),
+        );
+    }
+}
+
+#[test]
 fn all_problems_are_told_in_the_order_of_the_file() {
     let text =
         "[log]\nlevel = 3\n[hold]\nwait_s = 300\nwhat = 1\n[sip]\nadvertise = \"a.org\"\n[softswitch]\nuri = \"x\"\n";

@@ -107,8 +107,16 @@ impl Store {
 pub struct Events {
     /// Stream of the store's Redis; `None`: events are not relayed.
     pub redis_stream: Option<String>,
-    /// What Centrifugo publishes them to.
+    /// What Centrifugo publishes them to, and what clients of `/connection/websocket` are subscribed to.
     pub channel: String,
+    /// Whose pages may connect there, beside those of the admin listener's own host: as browsers write it (RFC 6454 §6.2).
+    pub origins: Vec<Box<str>>,
+    /// Clients that are connected there at one time.
+    pub connections_max: usize,
+    /// Events that are kept for clients that come back.
+    pub history_max: usize,
+    /// How often a client is asked whether it is there.
+    pub ping: Duration,
 }
 
 impl Events {
@@ -124,7 +132,29 @@ impl Events {
                 );
             }
         }
-        Self { redis_stream, channel: section.string("channel", "push-proxy").to_owned() }
+        let channel = section.string("channel", "push-proxy");
+        if channel.is_empty() {
+            section.wrong("channel", "is empty; write a name such as \"push-proxy\"");
+        }
+        Self {
+            redis_stream,
+            channel: channel.to_owned(),
+            origins: section.list("origins", Some(&[]), origin).unwrap_or_default(),
+            connections_max: section.count("connections_max", 64, 1..=10_000),
+            history_max: section.count("history_max", 4096, 1..=1_000_000),
+            ping: section.seconds("ping_s", 25, 1..=3600, ""),
+        }
+    }
+}
+
+fn origin(text: &str) -> Result<Box<str>, Cow<'static, str>> {
+    let authority = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let is_host = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.:[]".contains(&byte);
+    if authority.is_some_and(|authority| !authority.is_empty() && authority.bytes().all(is_host)) {
+        Ok(text.into())
+    } else {
+        Err("is not an origin; write it as a browser does, in small letters and without a path: https://panel.example.org"
+            .into())
     }
 }
 
