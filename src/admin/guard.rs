@@ -50,23 +50,79 @@ enum Refused {
 fn check_token(token: &Token, headers: &HeaderMap) -> Result<(), Refused> {
     let given = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
     let (scheme, given) = given.split_at_checked(7).unwrap_or_default();
-    // Hashes have one length, so that the time taken tells nothing, not even how long the token is.
-    let is_equal: bool = Sha256::digest(given).ct_eq(&Sha256::digest(token.reveal())).into();
-    if is_equal && scheme.eq_ignore_ascii_case(b"Bearer ") { Ok(()) } else { Err(Refused::Token) }
+    if is_token(token, given) && scheme.eq_ignore_ascii_case(b"Bearer ") { Ok(()) } else { Err(Refused::Token) }
+}
+
+/// Whether it is that secret. The time taken tells nothing.
+pub(super) fn is_token(token: &Token, given: &[u8]) -> bool {
+    // Hashes have one length, so that not even the length of the token can be told.
+    Sha256::digest(given).ct_eq(&Sha256::digest(token.reveal())).into()
+}
+
+/// What a client that cannot send headers has to show after it was let in.
+#[derive(Debug, Clone)]
+pub(super) enum Proof {
+    /// Nothing more.
+    Given,
+    Needed(Token),
+}
+
+impl Proof {
+    pub(super) fn is_given(&self, token: Option<&str>) -> bool {
+        match self {
+            Self::Given => true,
+            Self::Needed(needed) => token.is_some_and(|token| is_token(needed, token.as_bytes())),
+        }
+    }
+}
+
+/// Lets in pages of the listener's own host and of `origins`, and whatever is no page: a browser says where a page comes
+/// from. Without a token they have to call this machine by its own name besides.
+#[expect(clippy::result_large_err, reason = "it is the answer")]
+pub(super) fn admit_page(
+    token: Option<&Token>,
+    origins: &[Box<str>],
+    uri_host: Option<&str>,
+    headers: &HeaderMap,
+) -> Result<Proof, Response> {
+    let origin = headers.get(header::ORIGIN).map(HeaderValue::as_bytes);
+    let is_listed = origin.is_some_and(|origin| origins.iter().any(|listed| listed.as_bytes() == origin));
+    let is_admitted = match token {
+        _ if is_listed => token.is_some() || is_for_this_machine(uri_host, headers),
+        Some(_) => is_of_own_page(headers),
+        None => check_origin(uri_host, headers).is_ok(),
+    };
+    match token {
+        _ if !is_admitted => {
+            Err(error(StatusCode::FORBIDDEN, "pages of other hosts may connect when events.origins names them"))
+        }
+        Some(token) if check_token(token, headers).is_err() => Ok(Proof::Needed(token.clone())),
+        Some(_) | None => Ok(Proof::Given),
+    }
 }
 
 /// A page in a browser on this machine may send requests here too: under a foreign name that its owner made lead to
 /// this machine (DNS rebinding), or across sites. Browsers tell both.
 fn check_origin(uri_host: Option<&str>, headers: &HeaderMap) -> Result<(), Refused> {
-    let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or("?"));
-    let host = text(header::HOST);
-    let hosts = uri_host.into_iter().chain(host.map(without_port));
-    let is_here = hosts.into_iter().all(names_this_machine);
-    let origin = text(header::ORIGIN).and_then(|origin| origin.split_once("://").or(Some(("", "?"))));
-    let is_same_origin = origin.is_none_or(|(_, authority)| Some(authority) == host);
-    let is_same_site = text(header::HeaderName::from_static("sec-fetch-site"))
+    let is_same_site = text(headers, header::HeaderName::from_static("sec-fetch-site"))
         .is_none_or(|site| matches!(site, "same-origin" | "none"));
-    if is_here && is_same_origin && is_same_site { Ok(()) } else { Err(Refused::Origin) }
+    let is_admitted = is_for_this_machine(uri_host, headers) && is_of_own_page(headers) && is_same_site;
+    if is_admitted { Ok(()) } else { Err(Refused::Origin) }
+}
+
+fn is_for_this_machine(uri_host: Option<&str>, headers: &HeaderMap) -> bool {
+    let hosts = uri_host.into_iter().chain(text(headers, header::HOST).map(without_port));
+    hosts.into_iter().all(names_this_machine)
+}
+
+/// Of a page of the host that it is sent to, or of no page.
+fn is_of_own_page(headers: &HeaderMap) -> bool {
+    let origin = text(headers, header::ORIGIN).and_then(|origin| origin.split_once("://").or(Some(("", "?"))));
+    origin.is_none_or(|(_, authority)| Some(authority) == text(headers, header::HOST))
+}
+
+fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
+    headers.get(name).map(|value| value.to_str().unwrap_or("?"))
 }
 
 fn without_port(host: &str) -> &str {
@@ -109,5 +165,19 @@ mod tests {
             assert_eq!(check_origin(None, &headers(list)).is_ok(), expected, "{list:?}");
         }
         assert_eq!(check_origin(Some("evil.example.org"), &headers(&[])), Err(Refused::Origin));
+    }
+
+    #[test]
+    fn pages_elsewhere_have_to_be_named() {
+        let origins = ["https://panel.example.org".into()];
+        let admits = |list: &[_]| admit_page(None, &origins, None, &headers(list)).is_ok();
+        let panel = ("origin", "https://panel.example.org");
+        assert!(admits(&[("host", "localhost:8080")]));
+        assert!(admits(&[("host", "localhost:8080"), ("origin", "http://localhost:8080")]));
+        assert!(admits(&[("host", "localhost:8080"), panel, ("sec-fetch-site", "cross-site")]));
+        assert!(!admits(&[("host", "evil.example.org"), panel]));
+        for other in ["http://panel.example.org", "https://panel.example.org:444", "https://example.org", "null"] {
+            assert!(!admits(&[("host", "localhost:8080"), ("origin", other)]), "{other}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The operator's listener: health, metrics, what the server knows of bindings, calls and buckets, and a page that shows it.
 
+mod centrifuge;
 mod console;
 mod exposition;
 mod guard;
@@ -29,6 +30,7 @@ use crate::store::{BucketEntry, HeldCall, StoreError};
 use crate::summary::Summary;
 use crate::timeline::{Call, Why};
 
+pub use centrifuge::{Live, LiveSettings};
 pub use notification::{Answering, Notifications, Refusal, TextWish, Ticket, TokenWish};
 
 /// What the server lets the operator see and do.
@@ -138,6 +140,7 @@ pub struct State {
     pub source: Arc<dyn Source>,
     pub summary: Arc<Summary>,
     pub events: Arc<Events>,
+    pub live: Arc<Live>,
     pub metrics: Arc<Metrics>,
     pub readiness: Arc<Readiness>,
     pub notifications: Arc<dyn Notifications>,
@@ -153,5 +156,7 @@ const HEALTH: &[&str] = &["/healthz", "/readyz", "/metrics"];
 /// Serves `listener` until `stop` ends.
 pub async fn serve(listener: TcpListener, state: State, limits: Limits, stop: impl Future<Output = ()>) {
     let limits = Limits { reserved: HEALTH, ..limits };
+    let live = Arc::clone(&state.live);
     listener::serve("admin", listener, routes::router(state), limits, stop).await;
+    live.shut_down().await;
 }

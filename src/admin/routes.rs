@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::views::{BanView, BindingView, CallView, DifferenceView, EntryView, PushedView};
 use super::{Recall, Recalled, State};
-use super::{console, exposition, guard, live, notification, overview};
+use super::{centrifuge, console, exposition, guard, live, notification, overview};
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::UnixMillis;
 use crate::config::{Difference, Log};
@@ -40,6 +40,9 @@ pub(super) fn router(state: State) -> Router {
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(notification::BODY_BYTES_MAX))
         .layer(guarded(of_notification));
+    // Who may connect is seen there: a page cannot send headers with a WebSocket.
+    let pages =
+        Router::new().route("/connection/websocket", get(centrifuge::connect)).method_not_allowed_fallback(no_method);
     Router::new()
         .route("/healthz", get(health))
         .route("/readyz", get(ready))
@@ -63,6 +66,7 @@ pub(super) fn router(state: State) -> Router {
         .fallback(|| async { error(StatusCode::NOT_FOUND, "there is nothing here") })
         .method_not_allowed_fallback(no_method)
         .layer(guarded(of_admin))
+        .merge(pages)
         .merge(notification)
         .merge(console::routes())
         .with_state(state)
