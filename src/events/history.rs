@@ -18,6 +18,8 @@ use tokio::sync::broadcast;
 
 use super::{Event, Events, Seen, Watcher};
 
+/// Events that a client may lag behind, however few are kept: those of one call come at once.
+const LAG_MIN: usize = 64;
 /// How long events are kept for clients that are away, all of them.
 const KEPT: Duration = Duration::from_secs(300);
 /// What the events that are kept may come to, whatever their number is.
@@ -91,7 +93,7 @@ impl History {
         let mut recorder = None;
         let sender = kept.sender.clone().unwrap_or_else(|| {
             // One that lags behind by half of what is kept finds the other half when it comes back.
-            let sender = broadcast::Sender::new((self.most / 2).max(1));
+            let sender = broadcast::Sender::new((self.most / 2).max(LAG_MIN));
             let recordings = kept.recordings.saturating_add(1);
             *kept = Kept { recordings, joined: kept.joined, sender: Some(sender.clone()), ..Kept::default() };
             recorder = Some(Recorder { history: Arc::clone(self), watcher: self.events.watch() });
@@ -233,11 +235,11 @@ mod tests {
 
     #[test]
     fn a_slow_one_lags_by_half_of_what_is_kept() {
-        let history = history(16);
+        let history = history(256);
         let mut joined = history.join(None);
-        (1..=12).for_each(|at| history.record(&event(at)));
-        assert!(matches!(joined.entries.try_recv(), Err(broadcast::error::TryRecvError::Lagged(_))));
-        assert_eq!(offsets(history.join(Some(&joined.position)).missed).map(|missed| missed.len()), Some(12));
+        (1..=200).for_each(|at| history.record(&event(at)));
+        assert!(matches!(joined.entries.try_recv(), Err(broadcast::error::TryRecvError::Lagged(72))));
+        assert_eq!(offsets(history.join(Some(&joined.position)).missed).map(|missed| missed.len()), Some(200));
     }
 
     /// Comes, leaves, and comes back when one event has happened in between; how that ended, and whether it had to record.
