@@ -891,18 +891,22 @@ fn another_content_of_any_file_that_is_named_is_another_configuration() {
         ("push.callback.ca_file", cert.pem()),
         ("admin.token_file", "0123456789abcdef".to_owned()),
         ("notification.token_file", "0123456789abcdef".to_owned()),
+        ("notification.secret_file", "01234567".to_owned()),
+        ("events.token_file", "0123456789abcdef".to_owned()),
         ("hep.capture_password_file", "secret".to_owned()),
         ("register.users", "[users]\n\"alice@example.org\" = \"secret\"\n".to_owned()),
     ];
     let named = |key: &str| format!("{} = {key:?}\n", key.rsplit('.').next().unwrap());
     let text = format!(
-        "[sip]\nadvertise = \"192.0.2.10\"\n[register]\nmode = \"local\"\n{}[hep]\n{}[admin]\n{}[notification]\n{}\
-         [[push.fcm]]\n{}{}[[push.apns]]\nkey_id = \"ABC123DEFG\"\nteam_id = \"DEF123GHIJ\"\n{}{}[[push.apns]]\n\
+        "[sip]\nadvertise = \"192.0.2.10\"\n[register]\nmode = \"local\"\n{}[hep]\n{}[admin]\n{}[notification]\n{}{}\
+         [events]\n{}[[push.fcm]]\n{}{}[[push.apns]]\nkey_id = \"ABC123DEFG\"\nteam_id = \"DEF123GHIJ\"\n{}{}[[push.apns]]\n\
          topic = \"org.example.app\"\n{}[push.webpush]\nenabled = true\n{}{}[push.callback]\nurl = \"https://example.org\"\n{}{}",
         named("register.users"),
         named("hep.capture_password_file"),
         named("admin.token_file"),
         named("notification.token_file"),
+        named("notification.secret_file"),
+        named("events.token_file"),
         named("push.fcm[0].service_account"),
         named("push.fcm[0].ca_file"),
         named("push.apns[0].key_file"),

@@ -109,6 +109,8 @@ pub struct Events {
     pub redis_stream: Option<String>,
     /// What Centrifugo publishes them to, and what clients of `/connection/websocket` are subscribed to.
     pub channel: String,
+    /// What these have to show; `None`: what the rest of the admin listener asks for.
+    pub token: Option<Token>,
     /// Whose pages may connect there, beside those of the admin listener's own host: as browsers write it (RFC 6454 §6.2).
     pub origins: Vec<Box<str>>,
     /// Clients that are connected there at one time.
@@ -139,6 +141,7 @@ impl Events {
         Self {
             redis_stream,
             channel: channel.to_owned(),
+            token: section.path("token_file", "").and_then(|file| Token::read(section, "token_file", &file)),
             origins: section.list("origins", Some(&[]), origin).unwrap_or_default(),
             connections_max: section.count("connections_max", 64, 1..=10_000),
             history_max: section.count("history_max", 4096, 1..=1_000_000),
@@ -181,11 +184,20 @@ impl Token {
 
     /// From the file that a key names; tells what is wrong with it.
     pub(super) fn read(section: &Section<'_>, key: &str, file: &Path) -> Option<Self> {
+        Self::of_length(section, key, file, 16)
+    }
+
+    /// One that another system has made.
+    pub(super) fn read_foreign(section: &Section<'_>, key: &str, file: &Path) -> Option<Self> {
+        Self::of_length(section, key, file, 8)
+    }
+
+    fn of_length(section: &Section<'_>, key: &str, file: &Path, least: usize) -> Option<Self> {
         let text = section.file_text(key, file)?;
         let token = text.trim();
-        let is_token = token.len() >= 16 && token.bytes().all(|byte| byte.is_ascii_graphic());
+        let is_token = token.len() >= least && token.bytes().all(|byte| byte.is_ascii_graphic());
         if !is_token {
-            let text = "has no token: one line of at least 16 characters without spaces is expected";
+            let text = format_args!("has no token: one line of at least {least} characters without spaces is expected");
             section.wrong(key, format_args!("{} {text}", file.display()));
         }
         is_token.then(|| Self(token.into()))
