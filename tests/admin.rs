@@ -201,6 +201,7 @@ fn patient() -> LiveSettings {
     let hour = Duration::from_secs(3600);
     LiveSettings {
         channel: "push-proxy".to_owned(),
+        token: None,
         origins: vec!["https://panel.example.org".into()],
         connections_max: 4,
         history_max: 8,

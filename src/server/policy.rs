@@ -121,6 +121,7 @@ pub(super) fn rules(config: &Config) -> Rules {
 pub(super) fn live_settings(events: &config::Events) -> LiveSettings {
     LiveSettings {
         channel: events.channel.clone(),
+        token: events.token.clone(),
         origins: events.origins.clone(),
         connections_max: events.connections_max,
         history_max: events.history_max,

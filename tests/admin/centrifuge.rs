@@ -257,6 +257,19 @@ fn a_client_shows_the_token_where_it_can() {
 }
 
 #[test]
+fn a_token_of_its_own_follows_the_events_and_does_nothing_else() {
+    let own = configured("events", "fedcba9876543210").events.token;
+    let listener =
+        listener(configured("admin", "0123456789abcdef").admin.token, LiveSettings { token: own, ..patient() });
+    Client::connected(&listener, &json!({ "data": { "settings": { "token": "fedcba9876543210" } } }));
+    let mut client = Client::new(&listener);
+    client.say(&json!({ "id": 1, "connect": { "token": "0123456789abcdef" } }));
+    assert_eq!(client.end(), 3500);
+    let headers = "Host: localhost\r\nAuthorization: Bearer fedcba9876543210\r\n";
+    assert_eq!(listener.ask("GET /api/v1/events", headers).0, 401);
+}
+
+#[test]
 fn pages_of_other_hosts_have_to_be_named() {
     let own = |listener: &Listener| format!("http://{}", listener.address);
     for token in [None, Some(configured("admin", "0123456789abcdef").admin.token.unwrap())] {

@@ -23,6 +23,7 @@ use places::Places;
 use super::State;
 use super::guard::{self, Proof};
 use super::routes::error;
+use crate::config::Token;
 use crate::events::{Events, History};
 
 /// Longest message that is read at all: one that is too long is told so.
@@ -37,6 +38,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub struct LiveSettings {
     /// `events.channel`.
     pub channel: String,
+    /// `events.token_file`; `None`: clients show the operator's.
+    pub token: Option<Token>,
     /// `events.origins`.
     pub origins: Vec<Box<str>>,
     /// `events.connections_max`.
@@ -83,7 +86,8 @@ type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
 
 pub(super) async fn connect(Shared(state): Shared<State>, uri: Uri, headers: HeaderMap, upgrade: Upgrade) -> Response {
     let live = state.live;
-    let proof = match guard::admit_page(state.token.as_ref(), &live.settings.origins, uri.host(), &headers) {
+    let token = live.settings.token.as_ref().or(state.token.as_ref());
+    let proof = match guard::admit_page(token, &live.settings.origins, uri.host(), &headers) {
         Ok(proof) => proof,
         Err(refusal) => return refusal,
     };
