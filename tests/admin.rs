@@ -262,6 +262,7 @@ impl Listener {
             readiness: Arc::clone(&readiness),
             notifications: Arc::new(Nobody),
             notification_token,
+            webhook_secret: None,
             token,
         };
         let (stop, stopped) = oneshot::channel();

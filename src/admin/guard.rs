@@ -24,20 +24,51 @@ pub(super) struct Guard {
 
 /// Lets a request through, or answers 401 or 403.
 pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Next) -> Response {
-    let refused = match &guard.token {
-        Some(token) => check_token(token, request.headers()),
-        None => check_origin(request.uri().host(), request.headers()),
-    };
-    match refused {
+    match guard.admit(&request) {
         Ok(()) => next.run(request).await,
-        Err(Refused::Token) => {
-            let challenge = (header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            let body = error(StatusCode::UNAUTHORIZED, &format!("this needs the token in {}", guard.key));
-            ([challenge], body).into_response()
+        Err(without_token) => without_token.answer(),
+    }
+}
+
+/// Lets a request through, and [`WithoutToken`] with one that may not be: whoever answers it finds another proof in it, or
+/// refuses it.
+pub(super) async fn note(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
+    if let Err(without_token) = guard.admit(&request) {
+        request.extensions_mut().insert(without_token);
+    }
+    next.run(request).await
+}
+
+/// Why a request may not be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct WithoutToken {
+    refused: Refused,
+    key: &'static str,
+}
+
+impl WithoutToken {
+    pub(super) fn answer(self) -> Response {
+        match self.refused {
+            Refused::Token => {
+                let challenge = (header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+                let body = error(StatusCode::UNAUTHORIZED, &format!("this needs the token in {}", self.key));
+                ([challenge], body).into_response()
+            }
+            Refused::Origin => error(
+                StatusCode::FORBIDDEN,
+                "without a token only this machine is served, under its own name or address",
+            ),
         }
-        Err(Refused::Origin) => {
-            error(StatusCode::FORBIDDEN, "without a token only this machine is served, under its own name or address")
-        }
+    }
+}
+
+impl Guard {
+    fn admit(&self, request: &Request) -> Result<(), WithoutToken> {
+        let admitted = match &self.token {
+            Some(token) => check_token(token, request.headers()),
+            None => check_origin(request.uri().host(), request.headers()),
+        };
+        admitted.map_err(|refused| WithoutToken { refused, key: self.key })
     }
 }
 

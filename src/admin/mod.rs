@@ -8,6 +8,7 @@ mod live;
 mod notification;
 mod overview;
 mod routes;
+mod usedesk;
 mod views;
 
 use std::collections::BTreeMap;
@@ -146,6 +147,8 @@ pub struct State {
     pub notifications: Arc<dyn Notifications>,
     /// Of `/notification/…` alone; `None`: `token` is for that, too.
     pub notification_token: Option<Token>,
+    /// What Usedesk's webhook bears instead; `None`: it is not looked at.
+    pub webhook_secret: Option<Token>,
     /// `None`: only requests from this machine are answered, without a token.
     pub token: Option<Token>,
 }

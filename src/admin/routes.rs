@@ -34,12 +34,18 @@ pub(super) fn router(state: State) -> Router {
         Some(token) => guard::Guard { token: Some(token.clone()), key: "notification.token_file" },
         None => of_admin.clone(),
     };
-    let notification = Router::new()
+    let tokens = Router::new()
         .route("/notification/token", post(notification::bind).delete(notification::unbind))
-        .route("/notification/post", post(notification::tell))
         .method_not_allowed_fallback(no_method)
-        .layer(DefaultBodyLimit::max(notification::BODY_BYTES_MAX))
-        .layer(guarded(of_notification));
+        .layer(guarded(of_notification.clone()));
+    let texts =
+        Router::new().route("/notification/post", post(notification::tell)).method_not_allowed_fallback(no_method);
+    // Usedesk proves itself by its secret, where there is one: it cannot bear a token.
+    let texts = match state.webhook_secret {
+        Some(_) => texts.layer(middleware::from_fn_with_state(of_notification, guard::note)),
+        None => texts.layer(guarded(of_notification)),
+    };
+    let notification = tokens.merge(texts).layer(DefaultBodyLimit::max(notification::BODY_BYTES_MAX));
     // Who may connect is seen there: a page cannot send headers with a WebSocket.
     let pages =
         Router::new().route("/connection/websocket", get(centrifuge::connect)).method_not_allowed_fallback(no_method);

@@ -364,6 +364,7 @@ impl Server {
             readiness: Arc::clone(&self.shared.readiness),
             notifications: tellers,
             notification_token: self.config.notification.token.clone(),
+            webhook_secret: self.config.notification.secret.clone(),
             token: self.config.admin.token.clone(),
         };
         let serving = admin::serve(listener, state, admin::Limits::default(), self.stopped());

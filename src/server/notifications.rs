@@ -295,8 +295,7 @@ fn recipient(policy: &Policy, text: &str, key: &str) -> Result<Aor, Refusal> {
 
 /// What wakes the device, by the same rules as at REGISTER, and the token that names it.
 fn target(wish: &TokenWish) -> Result<(PushTarget, PushToken), Refusal> {
-    // Systems that know nothing of push services name the kind of their user here.
-    let provider = Provider::parse(wish.kind.as_bytes()).unwrap_or(Provider::Fcm);
+    let provider = provider(wish)?;
     let mut target = match PushParams::target(provider, &wish.token, &wish.param) {
         PushParams::Target(target) => target,
         PushParams::Refused { reason, .. } => return Err(Refusal::Bad(in_own_words(&reason))),
@@ -311,6 +310,23 @@ fn target(wish: &TokenWish) -> Result<(PushTarget, PushToken), Refusal> {
     let prid = target.prid.reveal();
     let token = if is_apple(provider) { PushToken::new(prid.to_ascii_lowercase()) } else { target.prid.clone() };
     Ok((target, token))
+}
+
+fn provider(wish: &TokenWish) -> Result<Provider, Refusal> {
+    let Some(name) = wish.token_type.as_deref() else {
+        // Systems that know nothing of push services name the kind of their user here.
+        return Ok(Provider::parse(wish.kind.as_bytes()).unwrap_or(Provider::Fcm));
+    };
+    match &*name.to_ascii_uppercase() {
+        "FCM" => Ok(Provider::Fcm),
+        "HUAWEI" => Err(Refusal::Conflict(
+            "tokens of HUAWEI cannot be pushed here, and are not kept; register the phone's FCM token, if it has one"
+                .to_owned(),
+        )),
+        _ => Provider::parse(name.as_bytes()).ok_or_else(|| {
+            Refusal::Bad("\"token_type\" is no push service; write \"FCM\", \"HUAWEI\", or a pn-provider".to_owned())
+        }),
+    }
 }
 
 fn is_apple(provider: Provider) -> bool {
@@ -330,6 +346,7 @@ mod tests {
         TokenWish {
             recipient: "alice".into(),
             token: token.into(),
+            token_type: None,
             kind: kind.into(),
             param: param.into(),
             locale: None,
@@ -347,6 +364,23 @@ mod tests {
         ] {
             assert_eq!(target(&wish(kind, "token", "")).unwrap().0.provider, provider, "{kind}");
         }
+    }
+
+    #[test]
+    fn a_token_type_goes_before_the_kind() {
+        let typed = |token_type: &str, kind| {
+            let wish = TokenWish { token_type: Some(token_type.into()), ..wish(kind, "00ff", "") };
+            target(&wish).map(|(target, _)| target.provider)
+        };
+        for (token_type, kind, provider) in [
+            ("FCM", "USEDESK_CHAT", Provider::Fcm),
+            ("fcm", "webpush", Provider::Fcm),
+            ("apns", "USEDESK_CHAT", Provider::Apns),
+        ] {
+            assert_eq!(typed(token_type, kind), Ok(provider), "{token_type}");
+        }
+        assert!(matches!(typed("HUAWEI", ""), Err(Refusal::Conflict(_))));
+        assert!(matches!(typed("USEDESK_CHAT", ""), Err(Refusal::Bad(_))));
     }
 
     #[test]

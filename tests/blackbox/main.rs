@@ -53,4 +53,5 @@ mod subscriptions;
 mod systemd;
 mod test_push;
 mod tokens;
+mod usedesk;
 mod why;
