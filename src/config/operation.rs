@@ -143,7 +143,7 @@ impl Events {
             channel: channel.to_owned(),
             token: section.path("token_file", "").and_then(|file| Token::read(section, "token_file", &file)),
             origins: section.list("origins", Some(&[]), origin).unwrap_or_default(),
-            connections_max: section.count("connections_max", 64, 1..=10_000),
+            connections_max: section.count("connections_max", 64, 1..=1000),
             history_max: section.count("history_max", 4096, 1..=1_000_000),
             ping: section.seconds("ping_s", 25, 1..=3600, ""),
         }

@@ -304,8 +304,9 @@ fn silence_ends_a_connection() {
     let impatient = self::listener(None, LiveSettings { ping: soon, pong: soon, ..patient() });
     let (mut client, _) = Client::connected(&impatient, &json!({}));
     assert_eq!(client.hear(), json!({}));
-    // A command is no answer.
-    client.say(&json!({ "id": 2, "ping": {} }));
+    // A command is no answer. It may come when all is over.
+    let command = Message::text(json!({ "id": 2, "ping": {} }).to_string());
+    let _ = impatient.runtime.block_on(client.socket.send(command));
     assert_eq!(client.end(), 3012);
 }
 
@@ -347,6 +348,19 @@ fn a_client_that_comes_back_gets_what_it_missed() {
         });
         assert_eq!(sub(&again), &expected, "{lost}");
     }
+}
+
+#[test]
+fn what_was_missed_comes_in_parts() {
+    let listener = listener(None, LiveSettings { history_max: 1000, ..patient() });
+    let (mut other, reply) = Client::connected(&listener, &json!({}));
+    publish(&listener, 200);
+    other.publications(200);
+    let (mut client, again) = Client::connected(&listener, &resume(&reply, 0));
+    let first = sub(&again)["publications"].as_array().expect("the first of them").len();
+    assert_eq!((&sub(&again)["recovered"], &sub(&again)["offset"], first), (&true.into(), &0.into(), 64));
+    publish(&listener, 1);
+    assert_eq!(client.publications(137), (65..=201).collect::<Vec<_>>());
 }
 
 #[test]

@@ -166,6 +166,22 @@ fn the_package_resumes_after_a_break_without_a_gap() {
 }
 
 #[test]
+fn the_package_resumes_after_a_long_break() {
+    let (mut world, mut phone) = start("");
+    let cable = Cable::to(world.admin.0);
+    let mut panel = Panel::connected(cable.address);
+    cable.pull();
+    panel.expect("connecting");
+    phone.register(&mut world);
+    for _ in 1..150 {
+        phone.refresh(&mut world);
+    }
+    cable.put_into(world.admin.0);
+    assert!(panel.comes_back(), "nothing is lost");
+    panel.expect_events(&["clientOnline"; 150]);
+}
+
+#[test]
 fn the_package_learns_that_it_has_missed_too_much() {
     let (mut world, mut phone) = start("events.history_max = 4\n");
     let cable = Cable::to(world.admin.0);

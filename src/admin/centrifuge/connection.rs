@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use std::vec;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
@@ -16,8 +17,9 @@ use crate::events::Entry;
 
 /// How long a client that is cut off may take to close its side.
 const GOODBYE: Duration = Duration::from_secs(1);
-/// Events of one frame.
+/// Events of one frame, and what they come to but for the last one: it has to be taken in time.
 const BATCH: usize = 64;
+const BATCH_BYTES: usize = 64 * 1024;
 /// Longest frame of a client, who has little to say.
 const FRAME_BYTES_MAX: usize = 8 * 1024;
 
@@ -64,6 +66,8 @@ pub(super) struct Connection {
 
 /// A client's way along the events.
 struct Follower {
+    /// What it missed while it was away.
+    missed: vec::IntoIter<Arc<Entry>>,
     entries: broadcast::Receiver<Arc<Entry>>,
     /// Of the last one that it has.
     offset: u64,
@@ -73,23 +77,35 @@ impl Follower {
     /// The next events, as lines of a frame. Safe to drop while waiting.
     async fn next(follower: &mut Option<Self>, channel: &str) -> Result<String, Disconnect> {
         let Some(follower) = follower else { return std::future::pending().await };
-        let first = match follower.entries.recv().await {
-            Ok(entry) => entry,
-            Err(RecvError::Lagged(_)) => return Err(Disconnect::SLOW),
-            Err(RecvError::Closed) => return Err(Disconnect::SHUTDOWN),
+        let first = match follower.missed.next() {
+            Some(entry) => entry,
+            None => match follower.entries.recv().await {
+                Ok(entry) => entry,
+                Err(RecvError::Lagged(_)) => return Err(Disconnect::SLOW),
+                Err(RecvError::Closed) => return Err(Disconnect::SHUTDOWN),
+            },
         };
         let mut lines = follower.line(channel, &first)?;
-        for _ in 1..BATCH {
-            match follower.entries.try_recv() {
-                Ok(entry) => {
-                    lines.push('\n');
-                    lines.push_str(&follower.line(channel, &entry)?);
-                }
-                // It is seen by the next `recv`.
-                Err(TryRecvError::Empty | TryRecvError::Lagged(_) | TryRecvError::Closed) => break,
-            }
+        let mut count = 1;
+        while count < BATCH && lines.len() < BATCH_BYTES {
+            let Some(entry) = follower.take()? else { break };
+            lines.push('\n');
+            lines.push_str(&follower.line(channel, &entry)?);
+            count += 1;
         }
         Ok(lines)
+    }
+
+    /// What is there already.
+    fn take(&mut self) -> Result<Option<Arc<Entry>>, Disconnect> {
+        if let Some(entry) = self.missed.next() {
+            return Ok(Some(entry));
+        }
+        match self.entries.try_recv() {
+            Ok(entry) => Ok(Some(entry)),
+            Err(TryRecvError::Lagged(_)) => Err(Disconnect::SLOW),
+            Err(TryRecvError::Empty | TryRecvError::Closed) => Ok(None),
+        }
     }
 
     fn line(&mut self, channel: &str, entry: &Entry) -> Result<String, Disconnect> {
@@ -99,6 +115,17 @@ impl Follower {
         self.offset = entry.offset;
         Ok(protocol::publication(channel, entry))
     }
+}
+
+/// As many as one frame has.
+fn first_of(entries: &mut vec::IntoIter<Arc<Entry>>) -> Vec<Arc<Entry>> {
+    let mut bytes = 0;
+    let mut fits = |entry: &Arc<Entry>| {
+        bytes += entry.data.get().len();
+        bytes < BATCH_BYTES
+    };
+    let count = entries.as_slice().iter().take(BATCH).take_while(|entry| fits(entry)).count();
+    entries.take(count).collect()
 }
 
 impl Connection {
@@ -221,10 +248,17 @@ impl Connection {
         if let Some(recorder) = joined.recorder.take() {
             tokio::spawn(recorder.run());
         }
+        let is_recovered = joined.missed.is_some();
+        let mut missed = joined.missed.unwrap_or_default().into_iter();
+        let first = first_of(&mut missed);
         let client = format!("{client:016x}");
         let client = Client { id: &client, ping: settings.ping, channel: &settings.channel };
-        let reply = protocol::connected(id, &client, since.as_ref(), &joined);
-        self.events = Some(Follower { entries: joined.entries, offset: joined.position.offset });
+        let known = is_recovered.then_some(&*first);
+        let reply = protocol::connected(id, &client, &joined.position, since.as_ref(), known);
+        // The rest follows the reply.
+        let rest = u64::try_from(missed.len()).unwrap_or(u64::MAX);
+        let offset = joined.position.offset.saturating_sub(rest);
+        self.events = Some(Follower { missed, entries: joined.entries, offset });
         self.wait_for(Timer::Ping);
         Ok(reply)
     }

@@ -4,13 +4,14 @@
 //! A frame holds one JSON object on each line. An empty object is a ping from here and a pong from there.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::events::{Entry, Joined, Position};
+use crate::events::{Entry, Position};
 
 /// A ping.
 pub(super) const PING: &str = "{}";
@@ -226,15 +227,22 @@ pub(super) struct Client<'a> {
     pub(super) channel: &'a str,
 }
 
-/// That `client` is connected and subscribed, with what it has missed since the position that it had.
-pub(super) fn connected(id: u32, client: &Client<'_>, since: Option<&Position>, joined: &Joined) -> String {
-    let missed = since.zip(joined.missed.as_deref());
+/// That `client` is connected, and subscribed at a position. `since` is the one that it had, and `missed` what comes next
+/// after that, if all of it is known: the first of it, or the whole.
+pub(super) fn connected(
+    id: u32,
+    client: &Client<'_>,
+    position: &Position,
+    since: Option<&Position>,
+    missed: Option<&[Arc<Entry>]>,
+) -> String {
+    let missed = since.zip(missed);
     let subscribed = Subscribed {
         recoverable: true,
         positioned: true,
-        epoch: &joined.position.epoch,
+        epoch: &position.epoch,
         // A client moves on by each publication, so what was missed goes with the position before it.
-        offset: missed.map_or(joined.position.offset, |(since, _)| since.offset),
+        offset: missed.map_or(position.offset, |(since, _)| since.offset),
         was_recovering: since.is_some(),
         recovered: missed.is_some(),
         publications: missed
@@ -273,8 +281,6 @@ fn text(message: &impl Serialize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::binding::{Aor, DeviceId};
     use crate::clock::UnixMillis;
@@ -359,7 +365,7 @@ mod tests {
         let head = format!(r#"{{"id":1,"connect":{{"client":"c","version":"{version}","ping":25,"pong":true,"subs":"#);
         let place =
             |offset| format!(r#"{{"calls":{{"recoverable":true,"positioned":true,"epoch":"ab-1","offset":{offset}"#);
-        assert_eq!(connected(1, &client, None, &first), format!("{head}{}}}}}}}}}", place(0)));
+        assert_eq!(connected(1, &client, &first.position, None, None), format!("{head}{}}}}}}}}}", place(0)));
 
         let online = || What::ClientOnline { aor: Aor::new("a", "h"), device: DeviceId([0; 10]) };
         (1..=2).for_each(|at| events.publish(UnixMillis(at), online));
@@ -371,11 +377,17 @@ mod tests {
         );
         let again = history.join(Some(&first.position));
         let rest = format!(r#","was_recovering":true,"recovered":true,"publications":[{}]}}}}}}}}"#, missed.join(","));
-        assert_eq!(connected(1, &client, Some(&first.position), &again), format!("{head}{}{rest}", place(0)));
+        assert_eq!(
+            connected(1, &client, &again.position, Some(&first.position), again.missed.as_deref()),
+            format!("{head}{}{rest}", place(0))
+        );
 
         let lost = Position { epoch: "other".into(), offset: 1 };
         let again = history.join(Some(&lost));
         let rest = r#","was_recovering":true}}}}"#;
-        assert_eq!(connected(1, &client, Some(&lost), &again), format!("{head}{}{rest}", place(2)));
+        assert_eq!(
+            connected(1, &client, &again.position, Some(&lost), again.missed.as_deref()),
+            format!("{head}{}{rest}", place(2))
+        );
     }
 }
