@@ -170,7 +170,7 @@ impl Service {
             }
         };
         let connection = builder.serve_connection(TokioIo::new(stream), service_fn(answer));
-        // One that becomes a WebSocket ends here.
+        // A connection that is upgraded to WebSocket ends here.
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(listener = name, %error, "an HTTP connection ended");
         }

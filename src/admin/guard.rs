@@ -30,8 +30,8 @@ pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Ne
     }
 }
 
-/// Lets a request through, and [`WithoutToken`] with one that may not be: whoever answers it finds another proof in it, or
-/// refuses it.
+/// Lets every request through. One that would be refused has [`WithoutToken`] as an extension; its handler must find another
+/// proof, or refuse it.
 pub(super) async fn note(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
     if let Err(without_token) = guard.admit(&request) {
         request.extensions_mut().insert(without_token);
@@ -39,7 +39,7 @@ pub(super) async fn note(State(guard): State<Guard>, mut request: Request, next:
     next.run(request).await
 }
 
-/// Why a request may not be.
+/// A request that the guard would refuse, and why.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WithoutToken {
     refused: Refused,
@@ -84,16 +84,16 @@ fn check_token(token: &Token, headers: &HeaderMap) -> Result<(), Refused> {
     if is_token(token, given) && scheme.eq_ignore_ascii_case(b"Bearer ") { Ok(()) } else { Err(Refused::Token) }
 }
 
-/// Whether it is that secret. The time taken tells nothing.
+/// Compares in constant time.
 pub(super) fn is_token(token: &Token, given: &[u8]) -> bool {
-    // Hashes have one length, so that not even the length of the token can be told.
+    // Hashes have one length, so that the time does not depend on the token's length either.
     Sha256::digest(given).ct_eq(&Sha256::digest(token.reveal())).into()
 }
 
-/// What a client that cannot send headers has to show after it was let in.
+/// Authentication that is still required after a WebSocket is accepted.
 #[derive(Debug, Clone)]
 pub(super) enum Proof {
-    /// Nothing more.
+    /// None.
     Given,
     Needed(Token),
 }
@@ -107,8 +107,8 @@ impl Proof {
     }
 }
 
-/// Lets in pages of the listener's own host and of `origins`, and whatever is no page: a browser says where a page comes
-/// from. Without a token they have to call this machine by its own name besides.
+/// Checks the Origin of a WebSocket (RFC 6455 §10.2): pages of the listener's own host and of `origins` are accepted, and so are
+/// clients that are not browsers. Without a token the request must name this machine, too.
 #[expect(clippy::result_large_err, reason = "it is the answer")]
 pub(super) fn admit_page(
     token: Option<&Token>,
@@ -146,7 +146,7 @@ fn is_for_this_machine(uri_host: Option<&str>, headers: &HeaderMap) -> bool {
     hosts.into_iter().all(names_this_machine)
 }
 
-/// Of a page of the host that it is sent to, or of no page.
+/// From a page of the same host, or not from a page.
 fn is_of_own_page(headers: &HeaderMap) -> bool {
     let origin = text(headers, header::ORIGIN).and_then(|origin| origin.split_once("://").or(Some(("", "?"))));
     origin.is_none_or(|(_, authority)| Some(authority) == text(headers, header::HOST))

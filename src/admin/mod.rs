@@ -147,7 +147,7 @@ pub struct State {
     pub notifications: Arc<dyn Notifications>,
     /// Of `/notification/…` alone; `None`: `token` is for that, too.
     pub notification_token: Option<Token>,
-    /// What Usedesk's webhook bears instead; `None`: it is not looked at.
+    /// Secret of Usedesk's webhook, in place of a token; `None`: not checked.
     pub webhook_secret: Option<Token>,
     /// `None`: only requests from this machine are answered, without a token.
     pub token: Option<Token>,

@@ -63,7 +63,7 @@ pub struct TokenWish {
     /// Whose it is.
     pub recipient: Box<str>,
     pub token: Box<str>,
-    /// Its push service, by the name that a chat system or this server has for it; `None`: as `kind` says.
+    /// Push service by name, a chat system's or our own; `None`: `kind` decides.
     pub token_type: Option<Box<str>>,
     /// A provider's name, or anything else for FCM.
     pub kind: Box<str>,
@@ -92,7 +92,7 @@ pub enum Refusal {
     /// The request is wrong.
     Bad(String),
     TooLarge,
-    /// It does not show that whoever sends it may.
+    /// The sender is not authenticated.
     Forbidden(String),
     /// It is right, but not for the present configuration or bindings.
     Conflict(String),
@@ -202,7 +202,7 @@ pub(super) async fn unbind(Shared(state): Shared<State>, form: Form<EndForm>) ->
     Ok(Json(json!({ "removed": is_removed })))
 }
 
-/// A request `without_token` is Usedesk's, which has its secret in its body, or nobody's.
+/// A request `without_token` is accepted only as Usedesk's webhook, which has a secret in its body.
 pub(super) async fn tell(
     Shared(state): Shared<State>,
     without_token: Option<Extension<WithoutToken>>,
@@ -223,7 +223,7 @@ pub(super) async fn tell(
     Ok(Json(json!({ "devices": pushed.iter().map(ToldView::new).collect::<Vec<_>>() })).into_response())
 }
 
-/// The answer when no device is told, with why.
+/// The answer if no device could be notified.
 pub(super) fn nobody(pushed: &[Pushed]) -> Response {
     let devices: Vec<_> = pushed.iter().map(ToldView::new).collect();
     let text = "nobody can be told: the recipient has no device with a push token that takes a text";
@@ -238,7 +238,7 @@ fn read<T>(form: Form<T>) -> Result<T, Refusal> {
     }
 }
 
-/// One form of a body; what is wrong is told with where it stands.
+/// Reads a body in one of its forms. Errors name the field.
 pub(super) fn read_as<T: DeserializeOwned>(body: &Value) -> Result<T, Refusal> {
     read(Json::from_bytes(body.to_string().as_bytes()))
 }

@@ -40,13 +40,13 @@ pub(super) fn router(state: State) -> Router {
         .layer(guarded(of_notification.clone()));
     let texts =
         Router::new().route("/notification/post", post(notification::tell)).method_not_allowed_fallback(no_method);
-    // Usedesk proves itself by its secret, where there is one: it cannot bear a token.
+    // Usedesk cannot send a bearer token, so that its secret is accepted instead.
     let texts = match state.webhook_secret {
         Some(_) => texts.layer(middleware::from_fn_with_state(of_notification, guard::note)),
         None => texts.layer(guarded(of_notification)),
     };
     let notification = tokens.merge(texts).layer(DefaultBodyLimit::max(notification::BODY_BYTES_MAX));
-    // Who may connect is seen there: a page cannot send headers with a WebSocket.
+    // Authenticates by itself: a page cannot set headers of a WebSocket.
     let pages =
         Router::new().route("/connection/websocket", get(centrifuge::connect)).method_not_allowed_fallback(no_method);
     Router::new()

@@ -1,5 +1,5 @@
-//! `POST /notification/post` as Usedesk's chat channels post each new comment: the user is `ticket.additional_id`, what they
-//! are told is `text`, and `secret` proves who posts. A comment of the user's own is refused.
+//! Usedesk's webhook for new comments at `POST /notification/post`: `ticket.additional_id` is the recipient, `text` the message,
+//! `secret` authenticates Usedesk. Comments that the recipient wrote are refused.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -14,10 +14,10 @@ use super::{Pushed, State};
 use crate::config::Token;
 use crate::push::Outcome;
 
-/// Who has written what Usedesk's clients are told.
+/// `from` of a comment by the support staff; a recipient's own comment has `client`.
 const STAFF: &str = "user";
 
-/// What of it counts here.
+/// The fields of the webhook that matter here.
 #[derive(Deserialize)]
 struct Webhook {
     text: Option<Box<str>>,
@@ -31,7 +31,7 @@ struct Ticket {
     additional_id: Option<Name>,
 }
 
-/// Whether a body is in this form: it alone names its recipient in a ticket.
+/// Whether a body is a webhook: no other form names its recipient in a ticket.
 pub(super) fn is_webhook(body: &Value) -> bool {
     body.get("ticket").is_some_and(Value::is_object) && body.get("recipient_id").is_none()
 }
@@ -63,7 +63,7 @@ fn text_wish(webhook: Webhook, secret: Option<&Token>) -> Result<TextWish, Refus
     Ok(TextWish { recipient: Some(recipient), tokens: Vec::new(), title: None, text })
 }
 
-/// Of a device that has a token.
+/// The result for a device that has a push token.
 fn result(pushed: &Pushed) -> Option<Value> {
     pushed.provider?;
     let is_accepted = matches!(pushed.answer, Some((Outcome::Accepted, _)));

@@ -11,7 +11,7 @@ const TITLE_CHARS_MAX: usize = 100;
 pub struct Notification {
     /// What requests to `/notification/…` must bear; `None`: what the rest of the admin listener asks for.
     pub token: Option<Token>,
-    /// What Usedesk's webhook must bear, and is let in by; `None`: its secret is not looked at.
+    /// Secret of Usedesk's webhook, which needs no token then; `None`: the webhook's secret is not checked.
     pub secret: Option<Token>,
     /// Tokens of one AOR beside those that its phones register with.
     pub tokens_per_aor_max: usize,

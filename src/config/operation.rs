@@ -107,17 +107,17 @@ impl Store {
 pub struct Events {
     /// Stream of the store's Redis; `None`: events are not relayed.
     pub redis_stream: Option<String>,
-    /// What Centrifugo publishes them to, and what clients of `/connection/websocket` are subscribed to.
+    /// Centrifugo's channel, and that of clients of `/connection/websocket`.
     pub channel: String,
-    /// What these have to show; `None`: what the rest of the admin listener asks for.
+    /// Token of these clients; `None`: `admin.token_file` applies.
     pub token: Option<Token>,
-    /// Whose pages may connect there, beside those of the admin listener's own host: as browsers write it (RFC 6454 §6.2).
+    /// Origins of further pages that may connect there (RFC 6454 §6.2), beside the admin listener's own host.
     pub origins: Vec<Box<str>>,
-    /// Clients that are connected there at one time.
+    /// Clients connected there at one time.
     pub connections_max: usize,
-    /// Events that are kept for clients that come back.
+    /// Events kept for clients that reconnect.
     pub history_max: usize,
-    /// How often a client is asked whether it is there.
+    /// Interval of pings to a client.
     pub ping: Duration,
 }
 
@@ -187,7 +187,7 @@ impl Token {
         Self::of_length(section, key, file, 16)
     }
 
-    /// One that another system has made.
+    /// A secret that another system generated, which may be shorter.
     pub(super) fn read_foreign(section: &Section<'_>, key: &str, file: &Path) -> Option<Self> {
         Self::of_length(section, key, file, 8)
     }

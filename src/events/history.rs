@@ -1,12 +1,12 @@
-//! Events with their positions, for clients that come back after a break and want what they have missed.
+//! A bounded history of numbered events, so that a client that reconnects can recover those it missed.
 //!
 //! ```text
-//!   Events ──► Recorder ──► History ──┬─► the last events, for whoever comes back
-//!                                     └─► those who are here
+//!   Events ──► Recorder ──► History ──┬─► recent events, for clients that reconnect
+//!                                     └─► connected clients
 //! ```
 //!
-//! A position is an offset in an epoch. An epoch is one recording without a gap in its numbers: it begins with the first
-//! client and ends when there has been none for a while, so that nothing is made while nobody cares.
+//! A position is an offset within an epoch. An epoch is one recording: it starts with the first client and ends some time
+//! after the last client has disconnected, so that an unwatched server builds no events.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,81 +18,82 @@ use tokio::sync::broadcast;
 
 use super::{Event, Events, Seen, Watcher};
 
-/// Events that a client may lag behind, however few are kept: those of one call come at once.
+/// Events that a client may lag behind, even if fewer are kept: one call publishes several together.
 const LAG_MIN: usize = 64;
-/// How long events are kept for clients that are away, all of them.
+/// How long recording continues without a connected client.
 const KEPT: Duration = Duration::from_secs(300);
-/// What the events that are kept may come to, whatever their number is.
+/// Upper bound of the kept events' size, in bytes of JSON.
 const BYTES_MAX: usize = 16 << 20;
 
-/// An event at its position.
+/// An event and its position.
 #[derive(Debug)]
 pub struct Entry {
-    /// The first one of an epoch is 1.
+    /// Starts at 1 in each epoch.
     pub offset: u64,
     /// The event as JSON.
     pub data: Box<RawValue>,
 }
 
-/// Up to where a client has seen the events.
+/// The last event that a client has seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
     pub epoch: Box<str>,
-    /// Of the last event that was seen; 0: none of this epoch.
+    /// 0: no event of this epoch.
     pub offset: u64,
 }
 
-/// What a client gets.
+/// A client's view of the history at the moment it joins.
 #[derive(Debug)]
 pub struct Joined {
-    /// Where the events end at this moment.
+    /// Position of the newest event.
     pub position: Position,
-    /// What came after the position that was asked for, oldest first; `None`: it is not known any more, or nothing was
-    /// asked for.
+    /// Events between the requested position and `position`, oldest first; `None` if they are no longer complete, or if no
+    /// position was requested.
     pub missed: Option<Vec<Arc<Entry>>>,
-    /// What comes after `position`. Whoever is too slow lags.
+    /// Events after `position`; a slow receiver lags.
     pub entries: broadcast::Receiver<Arc<Entry>>,
-    /// To be run by whoever gets it: this client is the first one.
+    /// Present for the first client of an epoch, whose task must run it.
     pub recorder: Option<Recorder>,
 }
 
-/// The last events, and those who are told of the next ones.
+/// Recent events, and the channel on which clients receive further ones.
 #[derive(Debug)]
 pub struct History {
     events: Arc<Events>,
     most: usize,
     run: u64,
-    /// How long a recording goes on when nobody is here.
+    /// How long recording continues without a connected client.
     linger: Duration,
     kept: Mutex<Kept>,
 }
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// Recordings of this run so far.
+    /// Epochs of this run so far.
     recordings: u64,
-    /// Of the last event; it goes on where events were lost.
+    /// Of the newest event. Lost events are counted, too.
     offset: u64,
-    /// Without a gap, and the last one is at `offset`.
+    /// Consecutive; the last one is at `offset`.
     entries: VecDeque<Arc<Entry>>,
     bytes: usize,
+    /// Number of joins, to notice one during the linger time.
     joined: u64,
-    /// While a recorder runs.
+    /// `Some` while a recorder runs.
     sender: Option<broadcast::Sender<Arc<Entry>>>,
 }
 
 impl History {
-    /// Keeps `most` events. `run` is random for each start: positions of another run are not known here.
+    /// Keeps at most `most` events. `run` is random for each start, so that positions of another run never match.
     pub fn new(events: Arc<Events>, most: usize, run: u64) -> Self {
         Self { events, most: most.max(1), run, linger: KEPT, kept: Mutex::default() }
     }
 
-    /// From here on, and from `since` to here where that is still known.
+    /// Subscribes a client, and recovers the events after `since` if they are still kept.
     pub fn join(self: &Arc<Self>, since: Option<&Position>) -> Joined {
         let mut kept = self.kept.lock();
         let mut recorder = None;
         let sender = kept.sender.clone().unwrap_or_else(|| {
-            // One that lags behind by half of what is kept finds the other half when it comes back.
+            // A client that lags by half of the history still finds the other half when it reconnects.
             let sender = broadcast::Sender::new((self.most / 2).max(LAG_MIN));
             let recordings = kept.recordings.saturating_add(1);
             *kept = Kept { recordings, joined: kept.joined, sender: Some(sender.clone()), ..Kept::default() };
@@ -118,12 +119,12 @@ impl History {
             kept.bytes -= oldest.map_or(0, |entry| entry.data.get().len());
         }
         if let Some(sender) = &kept.sender {
-            // There may be nobody just now.
+            // Fails when no client is connected, which is fine.
             let _ = sender.send(entry);
         }
     }
 
-    /// Events that nobody will see: those who are here find that numbers are missing.
+    /// Accounts for lost events: clients notice the gap in the offsets.
     fn skip(&self, count: u64) {
         let mut kept = self.kept.lock();
         kept.offset += count;
@@ -131,8 +132,8 @@ impl History {
         kept.bytes = 0;
     }
 
-    /// Ends when nobody has been here for a while; the recording has ended then.
-    async fn nobody_cares(&self) {
+    /// Ends the epoch once no client has been connected for the linger time.
+    async fn expire(&self) {
         let Some(sender) = self.kept.lock().sender.clone() else { return };
         loop {
             sender.closed().await;
@@ -156,7 +157,7 @@ impl Kept {
     }
 }
 
-/// Gives events their positions, for as long as somebody cares.
+/// Numbers events until the epoch expires.
 #[derive(Debug)]
 pub struct Recorder {
     history: Arc<History>,
@@ -176,7 +177,7 @@ impl Recorder {
         };
         tokio::select! {
             () = recording => {}
-            () = history.nobody_cares() => {}
+            () = history.expire() => {}
         }
     }
 }
@@ -242,7 +243,7 @@ mod tests {
         assert_eq!(offsets(history.join(Some(&joined.position)).missed).map(|missed| missed.len()), Some(200));
     }
 
-    /// Comes, leaves, and comes back when one event has happened in between; how that ended, and whether it had to record.
+    /// A client leaves and returns after one event: its position, what it recovers, and whether a new epoch began.
     async fn away(history: &Arc<History>) -> (Position, Option<Vec<u64>>, bool) {
         let joined = history.join(None);
         let recorder = tokio::spawn(joined.recorder.unwrap().run());

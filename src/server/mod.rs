@@ -100,7 +100,7 @@ pub struct Server {
     refresh_from: Option<SocketAddr>,
     secret: [u8; 32],
     admin: SocketAddr,
-    /// Ends when those who watch there are told that the server stops.
+    /// Ends after WebSocket clients were told that the server stops.
     admin_task: Option<JoinHandle<()>>,
     /// Where browsers subscribe.
     page: Option<SocketAddr>,
@@ -510,7 +510,7 @@ impl Server {
         self.shared.store.shutdown();
         if let Some(runtime) = self.runtime.take() {
             if let Some(admin) = self.admin_task.take() {
-                // It waits a moment at most.
+                // Ends within seconds of `Phase::Stopped`.
                 let _ = runtime.block_on(admin);
             }
             // What operators see is not worth to be waited for longer.

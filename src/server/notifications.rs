@@ -312,15 +312,16 @@ fn target(wish: &TokenWish) -> Result<(PushTarget, PushToken), Refusal> {
     Ok((target, token))
 }
 
+/// The push service of a token. Chat systems have names of their own for some.
 fn provider(wish: &TokenWish) -> Result<Provider, Refusal> {
     let Some(name) = wish.token_type.as_deref() else {
-        // Systems that know nothing of push services name the kind of their user here.
+        // Systems without a notion of push services put the kind of their user here.
         return Ok(Provider::parse(wish.kind.as_bytes()).unwrap_or(Provider::Fcm));
     };
     match &*name.to_ascii_uppercase() {
         "FCM" => Ok(Provider::Fcm),
         "HUAWEI" => Err(Refusal::Conflict(
-            "tokens of HUAWEI cannot be pushed here, and are not kept; register the phone's FCM token, if it has one"
+            "this server sends no pushes to HUAWEI tokens, so the token is not kept; register an FCM token if the phone has one"
                 .to_owned(),
         )),
         _ => Provider::parse(name.as_bytes()).ok_or_else(|| {

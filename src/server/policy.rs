@@ -18,7 +18,7 @@ use crate::push::{self, Pushers};
 use crate::sip::Transport;
 use crate::transport;
 
-/// How long a client of live events may take to say who it is, to answer a ping, and to take what is sent to it.
+/// Time limit of a live events client for its connect command, a pong, and taking a frame.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What guides the workers. `listeners` and `refresh_from` are those that were really bound.
@@ -117,7 +117,7 @@ pub(super) fn rules(config: &Config) -> Rules {
     }
 }
 
-/// How clients of live events are served.
+/// Settings of `/connection/websocket`.
 pub(super) fn live_settings(events: &config::Events) -> LiveSettings {
     LiveSettings {
         channel: events.channel.clone(),

@@ -1,4 +1,4 @@
-//! One connection of a client: its commands, our pings, and the events.
+//! One client's connection: commands, pings, and event delivery.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,18 +15,19 @@ use super::protocol::{self, Client, Command, Connect, Disconnect, Error};
 use super::{Live, Proof};
 use crate::events::Entry;
 
-/// How long a client that is cut off may take to close its side.
+/// How long to wait for the client's half of the closing handshake (RFC 6455 §7.1.2).
 const GOODBYE: Duration = Duration::from_secs(1);
-/// Events of one frame, and what they come to but for the last one: it has to be taken in time.
+/// Events per frame, and the size in bytes at which a frame is full, so that slow networks take each one in time.
 const BATCH: usize = 64;
 const BATCH_BYTES: usize = 64 * 1024;
-/// Longest frame of a client, who has little to say.
+/// Longest frame of commands.
 const FRAME_BYTES_MAX: usize = 8 * 1024;
 
 /// How a connection ends.
 enum End {
-    /// The client has gone, or cannot be reached.
+    /// The client closed it, or the connection failed.
     Gone,
+    /// The server closes it.
     Cut(Disconnect),
 }
 
@@ -36,20 +37,20 @@ impl From<Disconnect> for End {
     }
 }
 
-/// What the time is for.
+/// What the timer of a connection is set for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Timer {
-    /// The client has to say who it is.
+    /// Deadline for the connect command.
     Handshake,
-    /// It is to be asked whether it is there.
+    /// Time of the next ping.
     Ping,
-    /// It has to answer that.
+    /// Deadline for the pong.
     Pong,
 }
 
-/// Ends when the server stops. Safe to drop while waiting.
-async fn is_stopped(stop: &mut watch::Receiver<bool>) {
-    // A sender that is gone means the same.
+/// Waits until the server stops. Cancel-safe.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // A dropped sender means the same.
     drop(stop.wait_for(|stop| *stop).await);
 }
 
@@ -60,21 +61,21 @@ pub(super) struct Connection {
     place: Place,
     stop: watch::Receiver<bool>,
     timer: (Timer, Pin<Box<Sleep>>),
-    /// Once it is connected.
+    /// `Some` once the client is connected.
     events: Option<Follower>,
 }
 
-/// A client's way along the events.
+/// A client's progress through the events.
 struct Follower {
-    /// What it missed while it was away.
+    /// Recovered events that are still to be sent.
     missed: vec::IntoIter<Arc<Entry>>,
     entries: broadcast::Receiver<Arc<Entry>>,
-    /// Of the last one that it has.
+    /// Of the last event sent.
     offset: u64,
 }
 
 impl Follower {
-    /// The next events, as lines of a frame. Safe to drop while waiting.
+    /// Waits for the next events, and returns them as one frame. Cancel-safe.
     async fn next(follower: &mut Option<Self>, channel: &str) -> Result<String, Disconnect> {
         let Some(follower) = follower else { return std::future::pending().await };
         let first = match follower.missed.next() {
@@ -96,7 +97,7 @@ impl Follower {
         Ok(lines)
     }
 
-    /// What is there already.
+    /// The next event, if there is one already.
     fn take(&mut self) -> Result<Option<Arc<Entry>>, Disconnect> {
         if let Some(entry) = self.missed.next() {
             return Ok(Some(entry));
@@ -117,7 +118,7 @@ impl Follower {
     }
 }
 
-/// As many as one frame has.
+/// Takes as many events as fit into one frame.
 fn first_of(entries: &mut vec::IntoIter<Arc<Entry>>) -> Vec<Arc<Entry>> {
     let mut bytes = 0;
     let mut fits = |entry: &Arc<Entry>| {
@@ -135,13 +136,13 @@ impl Connection {
         Self { socket, live, proof, place, stop, timer, events: None }
     }
 
-    /// Works until the connection ends.
+    /// Serves the client until the connection ends.
     pub(super) async fn run(mut self) {
         let End::Cut(disconnect) = self.talk().await else { return };
-        tracing::debug!(code = disconnect.code, reason = disconnect.reason, "a client of live events is cut off");
+        tracing::debug!(code = disconnect.code, reason = disconnect.reason, "a live events client is disconnected");
         let frame = CloseFrame { code: disconnect.code, reason: disconnect.reason.into() };
         let goodbye = async {
-            // What the client has sent meanwhile is read, or the system would take back what is on its way to it.
+            // Closing a socket with unread data would reset the connection, and lose the close frame.
             if self.socket.send(Message::Close(Some(frame))).await.is_ok() {
                 while let Some(Ok(_)) = self.socket.recv().await {}
             }
@@ -154,8 +155,8 @@ impl Connection {
         let channel = &*live.settings.channel;
         loop {
             let said = tokio::select! {
-                () = is_stopped(&mut self.stop) => return Disconnect::SHUTDOWN.into(),
-                () = self.place.is_wanted() => return Disconnect::FORCE_RECONNECT.into(),
+                () = stopped(&mut self.stop) => return Disconnect::SHUTDOWN.into(),
+                () = self.place.revoked() => return Disconnect::FORCE_RECONNECT.into(),
                 () = &mut self.timer.1 => self.time_is_over(),
                 events = Follower::next(&mut self.events, channel) => events.map(Some).map_err(End::from),
                 received = self.socket.recv() => match received {
@@ -196,14 +197,14 @@ impl Connection {
         }
     }
 
-    /// Does what a frame says. The replies, as lines of a frame.
+    /// Executes the commands of a frame, and returns the replies as one frame.
     fn receive(&mut self, message: &Message) -> Result<Option<String>, End> {
         let frame = match message {
             Message::Text(text) if text.len() > FRAME_BYTES_MAX => return Err(Disconnect::MESSAGE_TOO_BIG.into()),
             Message::Text(text) => text.as_str(),
             Message::Binary(_) => return Err(Disconnect::BAD_REQUEST.into()),
             Message::Close(_) => return Err(End::Gone),
-            // Those of WebSocket itself (RFC 6455 §5.5.2).
+            // Control frames of WebSocket itself (RFC 6455 §5.5.2).
             Message::Ping(_) | Message::Pong(_) => return Ok(None),
         };
         let mut replies = Vec::new();
@@ -255,7 +256,7 @@ impl Connection {
         let client = Client { id: &client, ping: settings.ping, channel: &settings.channel };
         let known = is_recovered.then_some(&*first);
         let reply = protocol::connected(id, &client, &joined.position, since.as_ref(), known);
-        // The rest follows the reply.
+        // The rest follows as pushes.
         let rest = u64::try_from(missed.len()).unwrap_or(u64::MAX);
         let offset = joined.position.offset.saturating_sub(rest);
         self.events = Some(Follower { missed, entries: joined.entries, offset });

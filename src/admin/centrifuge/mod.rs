@@ -1,7 +1,7 @@
-//! `GET /connection/websocket`: live events for pages that speak with a Centrifugo, and for any of its clients.
+//! `GET /connection/websocket`: live events for Centrifugo's clients.
 //!
-//! A client is subscribed to one channel by the server, gets each event of it as a publication, and after a break those that
-//! it has missed. Who it is, it says by its token in the connect command: a page cannot send headers with a WebSocket.
+//! The server subscribes each client to one channel, publishes every event there, and recovers missed events after a
+//! reconnect. Clients authenticate by a token in the connect command, because a page cannot set headers of a WebSocket.
 
 mod connection;
 mod places;
@@ -26,19 +26,19 @@ use super::routes::error;
 use crate::config::Token;
 use crate::events::{Events, History};
 
-/// Longest message that is read at all: one that is too long is told so.
+/// Longest message that is read. Larger than what is accepted, so that a close code can be sent.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
-/// Buffers of a connection: its client says little, and what it hears is sent at once.
+/// Read buffer of a connection. Writes are flushed immediately.
 const BUFFER_BYTES: usize = 4 * 1024;
-/// How long a stop waits for clients to be told.
+/// How long a stop waits for connections to close.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// How clients of live events are served.
+/// Settings of `/connection/websocket`.
 #[derive(Debug, Clone)]
 pub struct LiveSettings {
     /// `events.channel`.
     pub channel: String,
-    /// `events.token_file`; `None`: clients show the operator's.
+    /// From `events.token_file`; `None`: the operator's token is required, if there is one.
     pub token: Option<Token>,
     /// `events.origins`.
     pub origins: Vec<Box<str>>,
@@ -46,17 +46,17 @@ pub struct LiveSettings {
     pub connections_max: usize,
     /// `events.history_max`.
     pub history_max: usize,
-    /// How long a client may take to say who it is.
+    /// Time limit for the connect command.
     pub handshake: Duration,
     /// `events.ping_s`.
     pub ping: Duration,
-    /// How long a client may take to answer a ping.
+    /// Time limit for a pong.
     pub pong: Duration,
-    /// How long a client may take to take what is sent to it.
+    /// Time limit for writing a frame.
     pub write: Duration,
 }
 
-/// The clients of live events.
+/// Shared state of all connections.
 #[derive(Debug)]
 pub struct Live {
     settings: LiveSettings,
@@ -74,10 +74,10 @@ impl Live {
         Self { settings, history, places, stop: watch::Sender::new(false) }
     }
 
-    /// Sends the clients away to come back, and waits a moment for that.
+    /// Closes all connections with a code that lets clients reconnect.
     pub(super) async fn shut_down(&self) {
         self.stop.send_replace(true);
-        // Without a client it ends at once.
+        // Returns immediately if there is no connection.
         let _ = tokio::time::timeout(LAST_WORDS, self.stop.closed()).await;
     }
 }

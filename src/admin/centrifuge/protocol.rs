@@ -1,7 +1,7 @@
-//! Centrifugo's client protocol in its JSON form (centrifugal.dev, "Client protocol", version 2): commands of a client,
-//! replies and pushes to it, and the codes of both.
+//! Centrifugo's client protocol, version 2, in JSON (centrifugal.dev, "Client protocol"): commands, replies, pushes, error
+//! codes and disconnect codes.
 //!
-//! A frame holds one JSON object on each line. An empty object is a ping from here and a pong from there.
+//! A frame has one JSON object per line. An empty object is a ping from the server, or a client's pong.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::events::{Entry, Position};
 /// A ping.
 pub(super) const PING: &str = "{}";
 
-/// Why a connection is closed. A client comes back by itself unless the code is in 3500-3999 or 4500-4999.
+/// Why the server closes a connection. Clients reconnect by themselves unless the code is in 3500-3999 or 4500-4999.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Disconnect {
     pub(super) code: u16,
@@ -28,32 +28,32 @@ impl Disconnect {
         Self { code, reason }
     }
 
-    /// The server stops.
+    /// The server is stopping.
     pub(super) const SHUTDOWN: Self = Self::new(3001, "shutdown");
     /// The system gives no random numbers.
     pub(super) const SERVER_ERROR: Self = Self::new(3004, "internal server error");
-    /// The client reads too slowly.
+    /// The client cannot keep up.
     pub(super) const SLOW: Self = Self::new(3008, "slow");
-    /// Events are missing.
+    /// Events were lost before they could be sent.
     pub(super) const INSUFFICIENT_STATE: Self = Self::new(3010, "insufficient state");
-    /// Others want the place of a client that has not said who it is.
+    /// Evicted before it authenticated, to make room.
     pub(super) const FORCE_RECONNECT: Self = Self::new(3011, "force reconnect");
     /// A ping was not answered.
     pub(super) const NO_PONG: Self = Self::new(3012, "no pong");
     pub(super) const INVALID_TOKEN: Self = Self::new(3500, "invalid token");
     pub(super) const BAD_REQUEST: Self = Self::new(3501, "bad request");
-    /// The client did not say who it is in time.
+    /// The client did not authenticate in time.
     pub(super) const STALE: Self = Self::new(3502, "stale");
-    /// RFC 6455 §7.4.1. Centrifugo's clients know that it would happen again.
+    /// RFC 6455 §7.4.1. Centrifugo's clients do not reconnect after it.
     pub(super) const MESSAGE_TOO_BIG: Self = Self::new(1009, "message too big");
 }
 
-/// What is wrong with a command; the connection goes on.
+/// Why a command failed. The connection stays open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(super) struct Error {
     code: u16,
     message: &'static str,
-    /// A client tries again by itself.
+    /// Whether the client should retry.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     temporary: bool,
 }
@@ -69,15 +69,15 @@ impl Error {
     pub(super) const NOT_AVAILABLE: Self = Self::new(108, "not available");
 }
 
-/// Commands that the protocol has and this server does not.
+/// Commands of the protocol that this server does not implement.
 const NOT_HERE: [&str; 8] =
     ["unsubscribe", "publish", "presence", "presence_stats", "history", "rpc", "refresh", "sub_refresh"];
 
-/// What a client wants.
+/// A command of a client.
 #[derive(Debug)]
 pub(super) enum Command {
     Pong,
-    /// Has no reply.
+    /// An asynchronous message, which has no reply.
     Send,
     Connect {
         id: u32,
@@ -96,7 +96,7 @@ pub(super) enum Command {
     },
 }
 
-/// Who the client is, and where it was. A null is as good as nothing, as in the original.
+/// Body of a connect command. As in the original, null is the same as an absent field.
 #[derive(Debug, Deserialize)]
 pub(super) struct Connect {
     token: Option<String>,
@@ -118,12 +118,12 @@ struct Subscribe {
 }
 
 impl Connect {
-    /// What proves who it is: `data.settings.token`, or the protocol's own `token`.
+    /// The client's token: `data.settings.token`, else the protocol's own `token`.
     pub(super) fn token(&self) -> Option<&str> {
         self.data.pointer("/settings/token").and_then(Value::as_str).or(self.token.as_deref())
     }
 
-    /// Up to where it has seen a channel, if it asks for the rest.
+    /// The position that the client wants to recover from.
     pub(super) fn position(&self, channel: &str) -> Option<Position> {
         let since = self.subs.as_ref()?.get(channel).filter(|since| since.recover == Some(true))?;
         Some(Position { epoch: since.epoch.clone().unwrap_or_default(), offset: since.offset.unwrap_or_default() })
@@ -131,7 +131,7 @@ impl Connect {
 }
 
 impl Command {
-    /// Reads one line of a frame; what is wrong with it is for nobody to be told in detail.
+    /// Reads one line of a frame.
     pub(super) fn read(line: &str) -> Result<Self, Disconnect> {
         Self::parse(line).ok_or(Disconnect::BAD_REQUEST)
     }
@@ -176,7 +176,7 @@ struct Connected<'a> {
     version: &'static str,
     /// Seconds.
     ping: u64,
-    /// Whether pings are to be answered.
+    /// Whether clients must answer pings.
     pong: bool,
     subs: BTreeMap<&'a str, Subscribed<'a>>,
 }
@@ -220,15 +220,15 @@ struct Push<'a> {
     publication: Publication<'a>,
 }
 
-/// A client that has said who it is.
+/// An authenticated client.
 pub(super) struct Client<'a> {
     pub(super) id: &'a str,
     pub(super) ping: Duration,
     pub(super) channel: &'a str,
 }
 
-/// That `client` is connected, and subscribed at a position. `since` is the one that it had, and `missed` what comes next
-/// after that, if all of it is known: the first of it, or the whole.
+/// Reply to connect: `client` is subscribed at `position`. `since` is the position that it wants to recover from; `missed` has
+/// the first events after that, or `None` if recovery is impossible.
 pub(super) fn connected(
     id: u32,
     client: &Client<'_>,
@@ -241,7 +241,7 @@ pub(super) fn connected(
         recoverable: true,
         positioned: true,
         epoch: &position.epoch,
-        // A client moves on by each publication, so what was missed goes with the position before it.
+        // Clients advance with each publication, so a recovery starts from the old position.
         offset: missed.map_or(position.offset, |(since, _)| since.offset),
         was_recovering: since.is_some(),
         recovered: missed.is_some(),
@@ -275,7 +275,7 @@ pub(super) fn publication(channel: &str, entry: &Entry) -> String {
 }
 
 fn text(message: &impl Serialize) -> String {
-    // Texts and numbers can always be written.
+    // Serializing strings and numbers to memory cannot fail.
     serde_json::to_string(message).unwrap_or_default()
 }
 
