@@ -363,17 +363,34 @@ fn what_was_missed_comes_in_parts() {
     assert_eq!(client.publications(137), (65..=201).collect::<Vec<_>>());
 }
 
+fn publish_large(listener: &Listener) {
+    let detail = " ".repeat(64 * 1024).into();
+    let what = || What::Call { call_ref: "x".into(), step: Step::Held, device: None, detail, why: None };
+    listener.events.publish(UnixMillis(1), what);
+}
+
+#[test]
+fn one_that_reads_nothing_does_not_keep_its_place() {
+    let soon = Duration::from_millis(20);
+    let listener = listener(None, LiveSettings { connections_max: 1, write: soon, ..patient() });
+    let (_silent, _) = Client::connected(&listener, &json!({}));
+    let mut next = Client::new(&listener);
+    let is_connected = (0..10_000).any(|_| {
+        publish_large(&listener);
+        next.say(&json!({ "id": 1, "connect": {} }));
+        next.hear()["connect"].is_object()
+    });
+    assert!(is_connected);
+}
+
 #[test]
 fn one_that_reads_too_slowly_is_sent_to_come_back() {
     let listener = listener(None, LiveSettings { history_max: 64, ..patient() });
     let (mut slow, _) = Client::connected(&listener, &json!({}));
     let (mut quick, _) = Client::connected(&listener, &json!({}));
     // More than systems keep for a connection; what is kept for clients is less than that.
-    let detail: Box<str> = " ".repeat(64 * 1024).into();
     for number in 1..=400 {
-        let what =
-            || What::Call { call_ref: "x".into(), step: Step::Held, device: None, detail: detail.clone(), why: None };
-        listener.events.publish(UnixMillis(1), what);
+        publish_large(&listener);
         assert_eq!(quick.publications(1), [number]);
     }
     assert_eq!(slow.end(), 3008);
