@@ -2,11 +2,13 @@
 //!
 //! ```text
 //!   workers ── publish ──► Events (a ring) ──► server-sent events of the admin listener
+//!                                         ├──► history: WebSockets of the admin listener, which resume after a break
 //!                                         └──► relay: a Redis stream, which Centrifugo consumes
 //! ```
 //!
 //! Nobody waits for a watcher: one that is too slow misses events and learns how many. Without a watcher nothing is made.
 
+mod history;
 mod relay;
 
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
+pub use history::{Entry, History, Joined, Position, Recorder};
 pub use relay::{Relay, Settings};
 
 use crate::binding::{Aor, DeviceId};

@@ -169,7 +169,9 @@ impl Service {
                 Ok::<_, Infallible>(answer.map(|body| Watched::answer(body, &turn)))
             }
         };
-        if let Err(error) = builder.serve_connection(TokioIo::new(stream), service_fn(answer)).await {
+        let connection = builder.serve_connection(TokioIo::new(stream), service_fn(answer));
+        // A connection that is upgraded to WebSocket ends here.
+        if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(listener = name, %error, "an HTTP connection ended");
         }
     }

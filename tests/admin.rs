@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
+#[path = "admin/centrifuge.rs"]
+mod centrifuge;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,8 +14,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use sip_push_proxy::admin::{
-    self, Answering, Held, Limits, Notifications, Pushed, Pushing, Recall, Recalled, Recalling, Refusal, ReloadError,
-    Reloading, Removing, Source, State, TextWish, Ticket, TokenWish,
+    self, Answering, Held, Limits, Live, LiveSettings, Notifications, Pushed, Pushing, Recall, Recalled, Recalling,
+    Refusal, ReloadError, Reloading, Removing, Source, State, TextWish, Ticket, TokenWish,
 };
 use sip_push_proxy::binding::{Aor, App, Binding, DeviceId, Provider, PushTarget, PushToken, Tokens};
 use sip_push_proxy::clock::UnixMillis;
@@ -189,8 +192,24 @@ struct Listener {
     summary: Arc<Summary>,
     events: Arc<Events>,
     readiness: Arc<Readiness>,
-    _stop: oneshot::Sender<()>,
-    _runtime: Runtime,
+    stop: oneshot::Sender<()>,
+    runtime: Runtime,
+}
+
+/// Nothing of a client of live events is cut off by time.
+fn patient() -> LiveSettings {
+    let hour = Duration::from_secs(3600);
+    LiveSettings {
+        channel: "push-proxy".to_owned(),
+        token: None,
+        origins: vec!["https://panel.example.org".into()],
+        connections_max: 4,
+        history_max: 8,
+        handshake: hour,
+        ping: hour,
+        pong: hour,
+        write: hour,
+    }
 }
 
 /// A server that binds nothing and tells nobody.
@@ -224,6 +243,10 @@ impl Listener {
     }
 
     fn limited(token: Option<Token>, notification_token: Option<Token>, limits: Limits) -> Self {
+        Self::serving(token, notification_token, limits, patient())
+    }
+
+    fn serving(token: Option<Token>, notification_token: Option<Token>, limits: Limits, live: LiveSettings) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
@@ -234,17 +257,19 @@ impl Listener {
             source: Arc::new(Two(Mutex::new(bindings), Arc::clone(&timeline))),
             summary: Arc::clone(&summary),
             events: Arc::clone(&events),
+            live: Arc::new(Live::new(live, &events, 0xab)),
             metrics: Arc::new(Metrics::new()),
             readiness: Arc::clone(&readiness),
             notifications: Arc::new(Nobody),
             notification_token,
+            webhook_secret: None,
             token,
         };
         let (stop, stopped) = oneshot::channel();
         runtime.spawn(admin::serve(listener, state, limits, async {
             let _ = stopped.await;
         }));
-        Self { address, timeline, summary, events, readiness, _stop: stop, _runtime: runtime }
+        Self { address, timeline, summary, events, readiness, stop, runtime }
     }
 
     /// Status and body of the answer to a request with these header lines.

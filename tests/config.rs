@@ -472,6 +472,24 @@ fn what_this_version_cannot_do_is_said() {
 }
 
 #[test]
+fn origins_are_written_as_browsers_write_them() {
+    let events = "[events]\norigins = [\"https://panel.example.org\", \"http://[::1]:8088\"]\n";
+    let origins = parse(&format!("{BASE}{events}")).unwrap().events.origins;
+    assert_eq!(origins, ["https://panel.example.org", "http://[::1]:8088"].map(Box::from));
+    for wrong in
+        ["panel.example.org", "https://panel.example.org/", "https://Panel.example.org", "*", "https://", "null"]
+    {
+        check(
+            &format!("[events]\norigins = [{wrong:?}]\n"),
+            &format!(
+                "config.toml:6:12: events.origins[0]: {wrong:?} is not an origin; write it as a browser does, in small \
+                 letters and without a path: https://panel.example.org"
+            ),
+        );
+    }
+}
+
+#[test]
 fn all_problems_are_told_in_the_order_of_the_file() {
     let text =
         "[log]\nlevel = 3\n[hold]\nwait_s = 300\nwhat = 1\n[sip]\nadvertise = \"a.org\"\n[softswitch]\nuri = \"x\"\n";
@@ -881,18 +899,22 @@ fn another_content_of_any_file_that_is_named_is_another_configuration() {
         ("push.callback.ca_file", cert.pem()),
         ("admin.token_file", "0123456789abcdef".to_owned()),
         ("notification.token_file", "0123456789abcdef".to_owned()),
+        ("notification.secret_file", "01234567".to_owned()),
+        ("events.token_file", "0123456789abcdef".to_owned()),
         ("hep.capture_password_file", "secret".to_owned()),
         ("register.users", "[users]\n\"alice@example.org\" = \"secret\"\n".to_owned()),
     ];
     let named = |key: &str| format!("{} = {key:?}\n", key.rsplit('.').next().unwrap());
     let text = format!(
-        "[sip]\nadvertise = \"192.0.2.10\"\n[register]\nmode = \"local\"\n{}[hep]\n{}[admin]\n{}[notification]\n{}\
-         [[push.fcm]]\n{}{}[[push.apns]]\nkey_id = \"ABC123DEFG\"\nteam_id = \"DEF123GHIJ\"\n{}{}[[push.apns]]\n\
+        "[sip]\nadvertise = \"192.0.2.10\"\n[register]\nmode = \"local\"\n{}[hep]\n{}[admin]\n{}[notification]\n{}{}\
+         [events]\n{}[[push.fcm]]\n{}{}[[push.apns]]\nkey_id = \"ABC123DEFG\"\nteam_id = \"DEF123GHIJ\"\n{}{}[[push.apns]]\n\
          topic = \"org.example.app\"\n{}[push.webpush]\nenabled = true\n{}{}[push.callback]\nurl = \"https://example.org\"\n{}{}",
         named("register.users"),
         named("hep.capture_password_file"),
         named("admin.token_file"),
         named("notification.token_file"),
+        named("notification.secret_file"),
+        named("events.token_file"),
         named("push.fcm[0].service_account"),
         named("push.fcm[0].ca_file"),
         named("push.apns[0].key_file"),

@@ -1,5 +1,6 @@
 //! The operator's listener: health, metrics, what the server knows of bindings, calls and buckets, and a page that shows it.
 
+mod centrifuge;
 mod console;
 mod exposition;
 mod guard;
@@ -7,6 +8,7 @@ mod live;
 mod notification;
 mod overview;
 mod routes;
+mod usedesk;
 mod views;
 
 use std::collections::BTreeMap;
@@ -29,6 +31,7 @@ use crate::store::{BucketEntry, HeldCall, StoreError};
 use crate::summary::Summary;
 use crate::timeline::{Call, Why};
 
+pub use centrifuge::{Live, LiveSettings};
 pub use notification::{Answering, Notifications, Refusal, TextWish, Ticket, TokenWish};
 
 /// What the server lets the operator see and do.
@@ -138,11 +141,14 @@ pub struct State {
     pub source: Arc<dyn Source>,
     pub summary: Arc<Summary>,
     pub events: Arc<Events>,
+    pub live: Arc<Live>,
     pub metrics: Arc<Metrics>,
     pub readiness: Arc<Readiness>,
     pub notifications: Arc<dyn Notifications>,
     /// Of `/notification/…` alone; `None`: `token` is for that, too.
     pub notification_token: Option<Token>,
+    /// Secret of Usedesk's webhook, in place of a token; `None`: not checked.
+    pub webhook_secret: Option<Token>,
     /// `None`: only requests from this machine are answered, without a token.
     pub token: Option<Token>,
 }
@@ -153,5 +159,7 @@ const HEALTH: &[&str] = &["/healthz", "/readyz", "/metrics"];
 /// Serves `listener` until `stop` ends.
 pub async fn serve(listener: TcpListener, state: State, limits: Limits, stop: impl Future<Output = ()>) {
     let limits = Limits { reserved: HEALTH, ..limits };
+    let live = Arc::clone(&state.live);
     listener::serve("admin", listener, routes::router(state), limits, stop).await;
+    live.shut_down().await;
 }

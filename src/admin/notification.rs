@@ -1,24 +1,26 @@
 //! `/notification/…`: apps bind push tokens beside any REGISTER, and back ends send texts to users. The forms are those of
-//! chat systems that have such a thing: `recipient_id` and `message`, or KF5's callback with `user`, `device` and
-//! `notification`.
+//! chat systems that have such a thing: `recipient_id` and `message`, KF5's callback with `user`, `device` and
+//! `notification`, or Usedesk's webhook (`usedesk`).
 
 use std::pin::Pin;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State as Shared;
 use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use base64::Engine as _;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::guard::WithoutToken;
 use super::routes::error;
 use super::views::ToldView;
-use super::{Pushed, State};
+use super::{Pushed, State, usedesk};
 use crate::binding::{DeviceId, SubscriptionKeys};
 
 /// Longest body of a request.
@@ -61,6 +63,8 @@ pub struct TokenWish {
     /// Whose it is.
     pub recipient: Box<str>,
     pub token: Box<str>,
+    /// Push service by name, a chat system's or our own; `None`: `kind` decides.
+    pub token_type: Option<Box<str>>,
     /// A provider's name, or anything else for FCM.
     pub kind: Box<str>,
     /// As `pn-param`.
@@ -88,6 +92,8 @@ pub enum Refusal {
     /// The request is wrong.
     Bad(String),
     TooLarge,
+    /// The sender is not authenticated.
+    Forbidden(String),
     /// It is right, but not for the present configuration or bindings.
     Conflict(String),
     /// It may be right later.
@@ -101,6 +107,7 @@ impl IntoResponse for Refusal {
             Self::TooLarge => {
                 error(StatusCode::PAYLOAD_TOO_LARGE, &format!("a body has at most {BODY_BYTES_MAX} bytes"))
             }
+            Self::Forbidden(text) => error(StatusCode::FORBIDDEN, &text),
             Self::Conflict(text) => error(StatusCode::CONFLICT, &text),
             Self::Busy(text) => error(StatusCode::SERVICE_UNAVAILABLE, &text),
         }
@@ -110,7 +117,7 @@ impl IntoResponse for Refusal {
 /// A name that other systems may have as a number.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Name {
+pub(super) enum Name {
     Text(Box<str>),
     Number(i64),
 }
@@ -129,6 +136,7 @@ impl From<Name> for Box<str> {
 pub(super) struct TokenForm {
     recipient_id: Name,
     token: Box<str>,
+    token_type: Option<Box<str>>,
     #[serde(default)]
     recipient_type: Box<str>,
     #[serde(default)]
@@ -152,7 +160,7 @@ pub(super) struct EndForm {
 
 /// `POST /notification/post`
 #[derive(Deserialize)]
-pub(super) struct TextForm {
+struct TextForm {
     recipient_id: Option<Name>,
     message: Option<Box<str>>,
     text: Option<Box<str>>,
@@ -194,14 +202,32 @@ pub(super) async fn unbind(Shared(state): Shared<State>, form: Form<EndForm>) ->
     Ok(Json(json!({ "removed": is_removed })))
 }
 
-pub(super) async fn tell(Shared(state): Shared<State>, form: Form<TextForm>) -> Result<Response, Refusal> {
-    let pushed = state.notifications.tell(text_wish(read(form)?)?).await?;
-    let devices: Vec<_> = pushed.iter().map(ToldView::new).collect();
-    if pushed.iter().any(|pushed| pushed.answer.is_some()) {
-        return Ok(Json(json!({ "devices": devices })).into_response());
+/// A request `without_token` is accepted only as Usedesk's webhook, which has a secret in its body.
+pub(super) async fn tell(
+    Shared(state): Shared<State>,
+    without_token: Option<Extension<WithoutToken>>,
+    form: Form<Value>,
+) -> Result<Response, Refusal> {
+    let body = form.as_ref().map_or(&Value::Null, |Json(body)| body);
+    if let Some(Extension(without_token)) = without_token.filter(|_| !usedesk::is_webhook(body)) {
+        return Ok(without_token.answer());
     }
+    let body = read(form)?;
+    if usedesk::is_webhook(&body) {
+        return usedesk::tell(&state, &body).await;
+    }
+    let pushed = state.notifications.tell(text_wish(read_as(&body)?)?).await?;
+    if pushed.iter().all(|pushed| pushed.answer.is_none()) {
+        return Ok(nobody(&pushed));
+    }
+    Ok(Json(json!({ "devices": pushed.iter().map(ToldView::new).collect::<Vec<_>>() })).into_response())
+}
+
+/// The answer if no device could be notified.
+pub(super) fn nobody(pushed: &[Pushed]) -> Response {
+    let devices: Vec<_> = pushed.iter().map(ToldView::new).collect();
     let text = "nobody can be told: the recipient has no device with a push token that takes a text";
-    Ok((StatusCode::NOT_FOUND, Json(json!({ "error": text, "devices": devices }))).into_response())
+    (StatusCode::NOT_FOUND, Json(json!({ "error": text, "devices": devices }))).into_response()
 }
 
 fn read<T>(form: Form<T>) -> Result<T, Refusal> {
@@ -212,7 +238,12 @@ fn read<T>(form: Form<T>) -> Result<T, Refusal> {
     }
 }
 
-fn bad(text: impl Into<String>) -> Refusal {
+/// Reads a body in one of its forms. Errors name the field.
+pub(super) fn read_as<T: DeserializeOwned>(body: &Value) -> Result<T, Refusal> {
+    read(Json::from_bytes(body.to_string().as_bytes()))
+}
+
+pub(super) fn bad(text: impl Into<String>) -> Refusal {
     Refusal::Bad(text.into())
 }
 
@@ -220,6 +251,7 @@ fn token_wish(form: TokenForm) -> Result<TokenWish, Refusal> {
     Ok(TokenWish {
         recipient: form.recipient_id.into(),
         token: form.token,
+        token_type: form.token_type.filter(|name| !name.is_empty()),
         kind: form.recipient_type,
         param: form.param,
         locale: locale(&form.locale)?,

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::views::{BanView, BindingView, CallView, DifferenceView, EntryView, PushedView};
 use super::{Recall, Recalled, State};
-use super::{console, exposition, guard, live, notification, overview};
+use super::{centrifuge, console, exposition, guard, live, notification, overview};
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::UnixMillis;
 use crate::config::{Difference, Log};
@@ -34,12 +34,21 @@ pub(super) fn router(state: State) -> Router {
         Some(token) => guard::Guard { token: Some(token.clone()), key: "notification.token_file" },
         None => of_admin.clone(),
     };
-    let notification = Router::new()
+    let tokens = Router::new()
         .route("/notification/token", post(notification::bind).delete(notification::unbind))
-        .route("/notification/post", post(notification::tell))
         .method_not_allowed_fallback(no_method)
-        .layer(DefaultBodyLimit::max(notification::BODY_BYTES_MAX))
-        .layer(guarded(of_notification));
+        .layer(guarded(of_notification.clone()));
+    let texts =
+        Router::new().route("/notification/post", post(notification::tell)).method_not_allowed_fallback(no_method);
+    // Usedesk cannot send a bearer token, so that its secret is accepted instead.
+    let texts = match state.webhook_secret {
+        Some(_) => texts.layer(middleware::from_fn_with_state(of_notification, guard::note)),
+        None => texts.layer(guarded(of_notification)),
+    };
+    let notification = tokens.merge(texts).layer(DefaultBodyLimit::max(notification::BODY_BYTES_MAX));
+    // Authenticates by itself: a page cannot set headers of a WebSocket.
+    let pages =
+        Router::new().route("/connection/websocket", get(centrifuge::connect)).method_not_allowed_fallback(no_method);
     Router::new()
         .route("/healthz", get(health))
         .route("/readyz", get(ready))
@@ -63,6 +72,7 @@ pub(super) fn router(state: State) -> Router {
         .fallback(|| async { error(StatusCode::NOT_FOUND, "there is nothing here") })
         .method_not_allowed_fallback(no_method)
         .layer(guarded(of_admin))
+        .merge(pages)
         .merge(notification)
         .merge(console::routes())
         .with_state(state)

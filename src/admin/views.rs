@@ -280,10 +280,10 @@ pub(super) struct ToldView<'p> {
     id: String,
     provider: Option<&'static str>,
     /// Of its token.
-    sha256: Option<String>,
+    pub(super) sha256: Option<String>,
     /// `accepted` or `refused`.
     result: &'static str,
-    reason: Option<&'p str>,
+    pub(super) reason: Option<&'p str>,
 }
 
 impl<'p> ToldView<'p> {

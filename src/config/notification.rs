@@ -11,6 +11,8 @@ const TITLE_CHARS_MAX: usize = 100;
 pub struct Notification {
     /// What requests to `/notification/…` must bear; `None`: what the rest of the admin listener asks for.
     pub token: Option<Token>,
+    /// Secret of Usedesk's webhook, which needs no token then; `None`: the webhook's secret is not checked.
+    pub secret: Option<Token>,
     /// Tokens of one AOR beside those that its phones register with.
     pub tokens_per_aor_max: usize,
     /// Beside those that are built in, and before them.
@@ -28,6 +30,8 @@ impl Notification {
     /// `probe`: read an absent list of titles as one, to learn its keys.
     pub(super) fn read(section: &Section<'_>, probe: bool) -> Self {
         let token = section.path("token_file", "").and_then(|file| Token::read(section, "token_file", &file));
+        let secret = section.path("secret_file", "");
+        let secret = secret.and_then(|file| Token::read_foreign(section, "secret_file", &file));
         let tokens_per_aor_max = section.count("tokens_per_aor_max", 10, 1..=1000);
         let mut titles: Vec<Title> = Vec::new();
         for title in section.sections("title", probe) {
@@ -44,6 +48,6 @@ impl Notification {
             }
             titles.push(Title { language, text });
         }
-        Self { token, tokens_per_aor_max, titles }
+        Self { token, secret, tokens_per_aor_max, titles }
     }
 }

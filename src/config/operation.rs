@@ -107,8 +107,18 @@ impl Store {
 pub struct Events {
     /// Stream of the store's Redis; `None`: events are not relayed.
     pub redis_stream: Option<String>,
-    /// What Centrifugo publishes them to.
+    /// Centrifugo's channel, and that of clients of `/connection/websocket`.
     pub channel: String,
+    /// Token of these clients; `None`: `admin.token_file` applies.
+    pub token: Option<Token>,
+    /// Origins of further pages that may connect there (RFC 6454 §6.2), beside the admin listener's own host.
+    pub origins: Vec<Box<str>>,
+    /// Clients connected there at one time.
+    pub connections_max: usize,
+    /// Events kept for clients that reconnect.
+    pub history_max: usize,
+    /// Interval of pings to a client.
+    pub ping: Duration,
 }
 
 impl Events {
@@ -124,7 +134,30 @@ impl Events {
                 );
             }
         }
-        Self { redis_stream, channel: section.string("channel", "push-proxy").to_owned() }
+        let channel = section.string("channel", "push-proxy");
+        if channel.is_empty() {
+            section.wrong("channel", "is empty; write a name such as \"push-proxy\"");
+        }
+        Self {
+            redis_stream,
+            channel: channel.to_owned(),
+            token: section.path("token_file", "").and_then(|file| Token::read(section, "token_file", &file)),
+            origins: section.list("origins", Some(&[]), origin).unwrap_or_default(),
+            connections_max: section.count("connections_max", 64, 1..=1000),
+            history_max: section.count("history_max", 4096, 1..=1_000_000),
+            ping: section.seconds("ping_s", 25, 1..=3600, ""),
+        }
+    }
+}
+
+fn origin(text: &str) -> Result<Box<str>, Cow<'static, str>> {
+    let authority = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let is_host = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.:[]".contains(&byte);
+    if authority.is_some_and(|authority| !authority.is_empty() && authority.bytes().all(is_host)) {
+        Ok(text.into())
+    } else {
+        Err("is not an origin; write it as a browser does, in small letters and without a path: https://panel.example.org"
+            .into())
     }
 }
 
@@ -151,11 +184,20 @@ impl Token {
 
     /// From the file that a key names; tells what is wrong with it.
     pub(super) fn read(section: &Section<'_>, key: &str, file: &Path) -> Option<Self> {
+        Self::of_length(section, key, file, 16)
+    }
+
+    /// A secret that another system generated, which may be shorter.
+    pub(super) fn read_foreign(section: &Section<'_>, key: &str, file: &Path) -> Option<Self> {
+        Self::of_length(section, key, file, 8)
+    }
+
+    fn of_length(section: &Section<'_>, key: &str, file: &Path, least: usize) -> Option<Self> {
         let text = section.file_text(key, file)?;
         let token = text.trim();
-        let is_token = token.len() >= 16 && token.bytes().all(|byte| byte.is_ascii_graphic());
+        let is_token = token.len() >= least && token.bytes().all(|byte| byte.is_ascii_graphic());
         if !is_token {
-            let text = "has no token: one line of at least 16 characters without spaces is expected";
+            let text = format_args!("has no token: one line of at least {least} characters without spaces is expected");
             section.wrong(key, format_args!("{} {text}", file.display()));
         }
         is_token.then(|| Self(token.into()))

@@ -15,13 +15,14 @@ mod words;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::thread;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
 use notifications::Tellers;
 pub use online::{Asked, online};
@@ -30,7 +31,7 @@ use stories::Stories;
 use subscriptions::Subscriptions;
 use systemd::Heartbeat;
 
-use crate::admin;
+use crate::admin::{self, Live};
 use crate::binding::Home;
 use crate::clock::UnixMillis;
 use crate::config::{Config, Problems, StoreKind, Values};
@@ -99,11 +100,13 @@ pub struct Server {
     refresh_from: Option<SocketAddr>,
     secret: [u8; 32],
     admin: SocketAddr,
+    /// Ends after WebSocket clients were told that the server stops.
+    admin_task: Option<JoinHandle<()>>,
     /// Where browsers subscribe.
     page: Option<SocketAddr>,
     stories: Arc<Stories>,
     phase: watch::Sender<Phase>,
-    workers: Vec<JoinHandle<()>>,
+    workers: Vec<thread::JoinHandle<()>>,
     /// Operators who ask for a reload.
     reloads: mpsc::Receiver<reload::Asked>,
     ask_reload: mpsc::Sender<reload::Asked>,
@@ -270,6 +273,7 @@ impl Server {
             ask_reload,
             settings: watch::Sender::new(Arc::new(config.values.clone())),
             admin: config.admin.listen,
+            admin_task: None,
             page: None,
             stories,
             config,
@@ -335,7 +339,7 @@ impl Server {
                 }
             });
         };
-        let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(work);
+        let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(work);
         self.workers.push(thread.map_err(StartError::Runtime)?);
         Ok(())
     }
@@ -355,13 +359,16 @@ impl Server {
             )),
             summary: Arc::clone(&self.shared.summary),
             events: Arc::clone(&self.shared.events),
+            live: Arc::new(Live::new(policy::live_settings(&self.config.events), &self.shared.events, random()?)),
             metrics: Arc::clone(&self.shared.metrics),
             readiness: Arc::clone(&self.shared.readiness),
             notifications: tellers,
             notification_token: self.config.notification.token.clone(),
+            webhook_secret: self.config.notification.secret.clone(),
             token: self.config.admin.token.clone(),
         };
-        runtime.spawn(admin::serve(listener, state, admin::Limits::default(), self.stopped()));
+        let serving = admin::serve(listener, state, admin::Limits::default(), self.stopped());
+        self.admin_task = Some(runtime.spawn(serving));
         Ok(())
     }
 
@@ -502,6 +509,10 @@ impl Server {
         let _ = self.stop.send(true);
         self.shared.store.shutdown();
         if let Some(runtime) = self.runtime.take() {
+            if let Some(admin) = self.admin_task.take() {
+                // Ends within seconds of `Phase::Stopped`.
+                let _ = runtime.block_on(admin);
+            }
             // What operators see is not worth to be waited for longer.
             let last = async { tokio::time::timeout(LAST_STORIES, self.stories.write()).await };
             if !matches!(runtime.block_on(last), Ok(Ok(()))) {

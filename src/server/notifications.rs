@@ -295,8 +295,7 @@ fn recipient(policy: &Policy, text: &str, key: &str) -> Result<Aor, Refusal> {
 
 /// What wakes the device, by the same rules as at REGISTER, and the token that names it.
 fn target(wish: &TokenWish) -> Result<(PushTarget, PushToken), Refusal> {
-    // Systems that know nothing of push services name the kind of their user here.
-    let provider = Provider::parse(wish.kind.as_bytes()).unwrap_or(Provider::Fcm);
+    let provider = provider(wish)?;
     let mut target = match PushParams::target(provider, &wish.token, &wish.param) {
         PushParams::Target(target) | PushParams::Half { target, .. } => target,
         PushParams::Refused { reason, .. } => return Err(Refusal::Bad(in_own_words(&reason))),
@@ -311,6 +310,24 @@ fn target(wish: &TokenWish) -> Result<(PushTarget, PushToken), Refusal> {
     let prid = target.prid.reveal();
     let token = if is_apple(provider) { PushToken::new(prid.to_ascii_lowercase()) } else { target.prid.clone() };
     Ok((target, token))
+}
+
+/// The push service of a token. Chat systems have names of their own for some.
+fn provider(wish: &TokenWish) -> Result<Provider, Refusal> {
+    let Some(name) = wish.token_type.as_deref() else {
+        // Systems without a notion of push services put the kind of their user here.
+        return Ok(Provider::parse(wish.kind.as_bytes()).unwrap_or(Provider::Fcm));
+    };
+    match &*name.to_ascii_uppercase() {
+        "FCM" => Ok(Provider::Fcm),
+        "HUAWEI" => Err(Refusal::Conflict(
+            "this server sends no pushes to HUAWEI tokens, so the token is not kept; register an FCM token if the phone has one"
+                .to_owned(),
+        )),
+        _ => Provider::parse(name.as_bytes()).ok_or_else(|| {
+            Refusal::Bad("\"token_type\" is no push service; write \"FCM\", \"HUAWEI\", or a pn-provider".to_owned())
+        }),
+    }
 }
 
 fn is_apple(provider: Provider) -> bool {
@@ -330,6 +347,7 @@ mod tests {
         TokenWish {
             recipient: "alice".into(),
             token: token.into(),
+            token_type: None,
             kind: kind.into(),
             param: param.into(),
             locale: None,
@@ -347,6 +365,23 @@ mod tests {
         ] {
             assert_eq!(target(&wish(kind, "token", "")).unwrap().0.provider, provider, "{kind}");
         }
+    }
+
+    #[test]
+    fn a_token_type_goes_before_the_kind() {
+        let typed = |token_type: &str, kind| {
+            let wish = TokenWish { token_type: Some(token_type.into()), ..wish(kind, "00ff", "") };
+            target(&wish).map(|(target, _)| target.provider)
+        };
+        for (token_type, kind, provider) in [
+            ("FCM", "USEDESK_CHAT", Provider::Fcm),
+            ("fcm", "webpush", Provider::Fcm),
+            ("apns", "USEDESK_CHAT", Provider::Apns),
+        ] {
+            assert_eq!(typed(token_type, kind), Ok(provider), "{token_type}");
+        }
+        assert!(matches!(typed("HUAWEI", ""), Err(Refusal::Conflict(_))));
+        assert!(matches!(typed("USEDESK_CHAT", ""), Err(Refusal::Bad(_))));
     }
 
     #[test]

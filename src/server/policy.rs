@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::admin::LiveSettings;
 use crate::binding::{Home, Provider, PushTarget};
 use crate::config::{self, Config};
 use crate::guard::{self, Rules};
@@ -15,6 +17,9 @@ use crate::proxy::policy::{
 use crate::push::{self, Pushers};
 use crate::sip::Transport;
 use crate::transport;
+
+/// Time limit of a live events client for its connect command, a pong, and taking a frame.
+const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What guides the workers. `listeners` and `refresh_from` are those that were really bound.
 pub(super) fn policy(
@@ -33,7 +38,7 @@ pub(super) fn policy(
         config::Mode::Local(config::Auth::None { open_networks }) => (Mode::Local, Auth::None(open_networks.clone())),
     };
     let probe = match config.hold.push_when {
-        config::PushWhen::Always => std::time::Duration::ZERO,
+        config::PushWhen::Always => Duration::ZERO,
         config::PushWhen::Unreachable { probe } => probe,
     };
     Policy {
@@ -110,6 +115,21 @@ pub(super) fn rules(config: &Config) -> Rules {
         auth_failures_per_min: config.limits.auth_failures_per_min,
         ban: config.limits.ban,
         scanners: guard::Scanners::new(config.limits.scanners.clone()),
+    }
+}
+
+/// Settings of `/connection/websocket`.
+pub(super) fn live_settings(events: &config::Events) -> LiveSettings {
+    LiveSettings {
+        channel: events.channel.clone(),
+        token: events.token.clone(),
+        origins: events.origins.clone(),
+        connections_max: events.connections_max,
+        history_max: events.history_max,
+        handshake: CLIENT_PATIENCE,
+        ping: events.ping,
+        pong: CLIENT_PATIENCE,
+        write: CLIENT_PATIENCE,
     }
 }
 

@@ -63,13 +63,16 @@ impl Subscriptions {
         let wish = TokenWish {
             recipient: aor.as_str().into(),
             token: target.prid.reveal().into(),
+            token_type: None,
             kind: Provider::WebPush.name().into(),
             param: "".into(),
             locale,
             keys: target.keys().cloned(),
         };
         let device = self.tellers.bind(wish).await.map_err(|refusal| match refusal {
-            admin::Refusal::Bad(_) | admin::Refusal::TooLarge => Refusal::Unusable("its user or its endpoint is none"),
+            admin::Refusal::Bad(_) | admin::Refusal::TooLarge | admin::Refusal::Forbidden(_) => {
+                Refusal::Unusable("its user or its endpoint is none")
+            }
             admin::Refusal::Conflict(_) => Refusal::TooMany,
             admin::Refusal::Busy(_) => StoreError::Busy.into(),
         })?;

@@ -6,6 +6,7 @@
 #![expect(clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod admin;
+mod cable;
 #[expect(clippy::unwrap_used, reason = "as the tests of pushes have it")]
 #[path = "../push/front.rs"]
 mod front;
@@ -21,6 +22,7 @@ mod switch;
 mod world;
 
 mod bad_input;
+mod centrifuge;
 mod check;
 mod crash;
 mod devices;
@@ -51,4 +53,5 @@ mod subscriptions;
 mod systemd;
 mod test_push;
 mod tokens;
+mod usedesk;
 mod why;

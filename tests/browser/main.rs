@@ -10,6 +10,7 @@ mod browser;
 #[path = "../blackbox"]
 mod surroundings {
     pub(crate) mod admin;
+    pub(crate) mod cable;
     pub(crate) mod page;
     pub(crate) mod peer;
     pub(crate) mod phone;
@@ -20,8 +21,9 @@ mod surroundings {
     pub(crate) mod switch;
     pub(crate) mod world;
 }
-use surroundings::{admin, page, peer, phone, program, redis_server, sip, switch, world};
+use surroundings::{admin, cable, page, peer, phone, program, redis_server, sip, switch, world};
 
 mod console;
 mod harness;
+mod live;
 mod subscriptions;
