@@ -22,6 +22,7 @@ mod http;
 mod identity;
 mod jwt;
 mod oauth;
+mod oauth_answer;
 pub mod payload;
 mod provider_token;
 mod pushers;
