@@ -10,7 +10,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use super::client::Client;
-use super::fcm_answer::{legacy_verdict, verdict};
+use super::fcm_answer::{legacy_verdict, message_name, verdict};
 use super::gate::Gate;
 use super::http;
 use super::jwt::SigningKey;
@@ -204,7 +204,8 @@ impl Account {
                 return Sent::unsent(Outcome::Withdrawn);
             }
             let Body { bytes, left_out } = self.body(push, token, limit);
-            let verdict = match self.post(bytes, authorization.header(), token).await {
+            let (verdict, push_id) = self.post(bytes, authorization.header(), token).await;
+            let verdict = match verdict {
                 Verdict::StaleCredential(_) if !renewed && self.renew(&authorization) => {
                     renewed = true;
                     continue;
@@ -223,7 +224,7 @@ impl Account {
                 | Verdict::Stranger(_)
                 | Verdict::Withdrawn) => verdict,
             };
-            return verdict.sent(left_out);
+            return Sent { push_id, ..verdict.sent(left_out) };
         }
     }
 
@@ -277,7 +278,8 @@ impl Account {
         }
     }
 
-    async fn post(&self, body: Vec<u8>, authorization: HeaderValue, token: &PushToken) -> Verdict {
+    /// What came of it, and what FCM calls the message.
+    async fn post(&self, body: Vec<u8>, authorization: HeaderValue, token: &PushToken) -> (Verdict, Option<Box<str>>) {
         let (client, _place) = self.lanes.place();
         let request = client
             .post(self.url.clone())
@@ -287,12 +289,13 @@ impl Account {
         match client.answer(request).await {
             Ok(answer) => {
                 let answer = answer.without(token);
-                match self.profile {
+                let verdict = match self.profile {
                     Profile::V1 => verdict(&answer),
                     Profile::Legacy => legacy_verdict(&answer),
-                }
+                };
+                (verdict, message_name(&answer))
             }
-            Err(error) => http::no_answer(error),
+            Err(error) => (http::no_answer(error), None),
         }
     }
 }

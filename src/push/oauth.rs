@@ -317,6 +317,7 @@ mod tests {
         let answer = |expires_in: u64| Answer {
             status: 200,
             retry_after: None,
+            push_id: None,
             body: format!(r#"{{"access_token":"a","expires_in":{expires_in},"token_type":"Bearer"}}"#).into_bytes(),
         };
         let token = granted(&answer(400), now).ok().unwrap();

@@ -54,7 +54,7 @@ mod tests {
 
     fn told(status: u16, body: &str) -> String {
         let now = Now { unix: UnixMillis(1_623_753_491_500), ..clock() };
-        refusal(&Answer { status, retry_after: None, body: body.as_bytes().to_vec() }, now)
+        refusal(&Answer { status, retry_after: None, push_id: None, body: body.as_bytes().to_vec() }, now)
     }
 
     fn invalid_grant(description: &str) -> String {

@@ -303,7 +303,8 @@ impl World {
             self.wake_by(&push);
         }
         let took = self.pushes.delay;
-        let reply = push::Reply { ticket, provider, notice, outcome, repeatable: true, left_out: 0, took };
+        let reply =
+            push::Reply { ticket, provider, notice, outcome, push_id: None, repeatable: true, left_out: 0, took };
         self.input(Input::Pushed(reply));
     }
 
