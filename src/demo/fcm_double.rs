@@ -369,7 +369,12 @@ fn is_android_config(android: &Value) -> bool {
     let is_duration = |text: &str| text.strip_suffix('s').is_some_and(|n| n.parse::<f64>().is_ok_and(|n| n >= 0.0));
     let ttl = android.get("ttl").is_none_or(|ttl| ttl.as_str().is_some_and(is_duration));
     let is_priority = |text: &str| ["HIGH", "NORMAL"].contains(&text);
-    ttl && android.get("priority").is_none_or(|priority| priority.as_str().is_some_and(is_priority))
+    let is_flag = android.get("direct_boot_ok").is_none_or(Value::is_boolean);
+    let is_known = |key: &String| ["collapse_key", "priority", "ttl", "direct_boot_ok"].contains(&key.as_str());
+    let fields = android.as_object().is_some_and(|fields| fields.keys().all(is_known));
+    ttl && is_flag
+        && fields
+        && android.get("priority").is_none_or(|priority| priority.as_str().is_some_and(is_priority))
 }
 
 /// What is wrong with the request for an access token.

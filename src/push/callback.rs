@@ -104,8 +104,10 @@ impl Account {
         }
         match self.client.answer(request.body(body)).await {
             Ok(answer) => {
+                // A token may be a word that is looked for.
+                let is_of_token = is_about_the_token(&answer.body);
                 let answer = answer.without(token);
-                (verdict(&answer), push_id(&answer.body))
+                (verdict(&answer, is_of_token), push_id(&answer.body))
             }
             Err(error) => (http::no_answer(error), None),
         }
@@ -134,13 +136,14 @@ fn device_type(push: &Push) -> &str {
     if said.is_empty() { DEVICE_TYPE } else { said }
 }
 
-fn verdict(answer: &Answer) -> Verdict {
+/// `is_of_token`: whether a 404 is about the token.
+fn verdict(answer: &Answer, is_of_token: bool) -> Verdict {
     let reason = answer.reason();
     match answer.status {
         200..=299 => Verdict::Final(Outcome::Accepted),
         410 => Verdict::Final(Outcome::dead(None, reason)),
         // Only a 410 ends a binding; a wrong path at the gateway is no word on any token at all.
-        404 if is_about_the_token(&answer.body) => {
+        404 if is_of_token => {
             Verdict::Final(Outcome::misfit(format!("{reason}; answer 410 where the token is gone for good")))
         }
         404 => Verdict::Locked(format!("{reason}; if it is about the token, answer 410").into()),

@@ -15,7 +15,7 @@ use super::gate::Gate;
 use super::http;
 use super::jwt::SigningKey;
 use super::oauth::{AccessToken, AccessTokens, ServiceAccount};
-use super::payload::{self, Body, FcmPayload};
+use super::payload::{self, Body, FcmForm, FcmPayload};
 use super::pushers::Setup;
 use super::{Outcome, Preview, Push, Sent, SettingsError, TokenHash, Verdict, clock};
 use crate::binding::PushToken;
@@ -33,6 +33,8 @@ pub struct Settings {
     pub profile: Profile,
     /// Of the v1 profile.
     pub payload: FcmPayload,
+    /// Of the v1 profile: as in [`FcmForm`].
+    pub direct_boot_ok: bool,
 }
 
 impl Default for Settings {
@@ -44,6 +46,7 @@ impl Default for Settings {
             ca_file: None,
             profile: Profile::V1,
             payload: FcmPayload::Ecss,
+            direct_boot_ok: false,
         }
     }
 }
@@ -63,7 +66,7 @@ pub(super) struct Account {
     project_number: Box<str>,
     url: Url,
     profile: Profile,
-    payload: FcmPayload,
+    form: FcmForm,
     credential: Credential,
     lanes: Lanes,
     pub(super) gate: Gate,
@@ -140,6 +143,7 @@ impl Account {
     /// `table` names the configuration table in errors.
     pub(super) fn open(settings: &Settings, table: &str, setup: &Setup) -> Result<Self, SettingsError> {
         let timeout = setup.timeout;
+        let form = FcmForm { payload: settings.payload, direct_boot_ok: settings.direct_boot_ok };
         let endpoint = http_url(&settings.endpoint)
             .ok_or_else(|| SettingsError::value(format!("{table}.endpoint"), "must be an http:// or https:// URL"))?;
         let roots = roots(&format!("{table}.ca_file"), settings.ca_file.as_deref())?;
@@ -154,7 +158,7 @@ impl Account {
                 project_number: settings.project_number.as_str().into(),
                 url: legacy_url(endpoint),
                 profile: Profile::Legacy,
-                payload: settings.payload,
+                form,
                 credential: Credential::ServerKey(server_key(&content).ok_or_else(|| {
                     wrong("must hold the server key on one line, or a service account's JSON".to_owned())
                 })?),
@@ -181,7 +185,7 @@ impl Account {
             project_number: settings.project_number.as_str().into(),
             url,
             profile: settings.profile,
-            payload: settings.payload,
+            form,
             credential: Credential::ServiceAccount(tokens),
             lanes,
         })
@@ -255,7 +259,7 @@ impl Account {
 
     fn body(&self, push: &Push, token: &PushToken, limit: usize) -> Body {
         match self.profile {
-            Profile::V1 => payload::fcm_v1(push, self.payload, token.reveal(), limit),
+            Profile::V1 => payload::fcm_v1(push, self.form, token.reveal(), limit),
             Profile::Legacy => payload::fcm_legacy(push, token.reveal(), limit),
         }
     }

@@ -12,8 +12,8 @@ use crate::binding::PushToken;
 
 /// More of an answer than this is not read: error bodies are a few hundred bytes.
 pub(super) const ANSWER_BYTES_MAX: usize = 64 * 1024;
-/// APNs' tokens have 64 hexadecimal digits, FCM's are longer.
-const TOKEN_BYTES_MIN: usize = 32;
+/// No service's tokens are so short: Firebase's installation ids have 22 characters.
+const TOKEN_BYTES_MIN: usize = 8;
 /// Longest text of a peer that goes into a reason.
 const REASON_CHARS_MAX: usize = 80;
 /// Longest name of a push.
@@ -162,10 +162,13 @@ mod tests {
     #[test]
     fn an_answer_is_rid_of_the_token() {
         let answer = |body: &str| Answer { status: 400, retry_after: None, push_id: None, body: body.into() };
-        let text = "0123456789abcdef0123456789abcdef";
-        let token = PushToken::new(text);
-        let rid = answer(&format!("token {text}, {text}")).without(&token);
-        assert_eq!(rid.body, format!("token {0}, {0}", TokenHash::of(&token)).as_bytes());
+        // As APNs has them, and an id of a Firebase installation.
+        for text in ["0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", "cYyZ0rXTR8-q5v_W1aB2cD"] {
+            let token = PushToken::new(text);
+            let rid = answer(&format!("token {text}, {text}")).without(&token);
+            assert_eq!(rid.body, format!("token {0}, {0}", TokenHash::of(&token)).as_bytes());
+        }
+        let token = PushToken::new("0123456789abcdef");
         assert_eq!(answer("other").without(&token).body, b"other");
         assert_eq!(answer("other").without(&PushToken::new("o")).body, b"other");
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use sip_push_proxy::binding::{Provider, PushTarget};
 use sip_push_proxy::demo::fcm_double::{Answer, FcmDouble, SERVER_KEY, WRONG_CLOCK, WRONG_SIGNATURE};
 use sip_push_proxy::push::fcm::Profile;
@@ -138,6 +139,21 @@ async fn why_google_gives_no_access_token_is_told_with_what_to_do() {
     let refused = outcome(&open(&settings), invite(fcm_target("a"))).await;
     let Outcome::Locked { reason } = &refused else { panic!("{refused:?}") };
     assert!(reason.contains("account not found: the service account was deleted or disabled"), "{reason}");
+}
+
+#[tokio::test]
+async fn the_id_of_an_installation_is_a_secret_too() {
+    let double = FcmDouble::start().await.unwrap();
+    let pushers = fcm_pushers(&double);
+    let id = "cYyZ0rXTR8-q5v_W1aB2cD";
+    let message = format!("Invalid value at 'message.data' of {id}");
+    let body = json!({"error": {"code": 400, "status": "INVALID_ARGUMENT", "message": message}}).to_string();
+    double.script(id, [raw(400, &body)]);
+    let refused = outcome(&pushers, invite(fcm_target(id))).await;
+    assert!(
+        matches!(&refused, Outcome::Refused { reason } if reason.contains("message.data") && !reason.contains(id)),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]
