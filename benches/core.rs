@@ -63,8 +63,8 @@ impl Observer {
                 self.metrics.message(Direction::Out, destination.transport(), kind);
             }
             Effect::CallBegan { call_ref, call_id, aor } => self.timeline.begin(call_ref, call_id, aor),
-            Effect::Step(CallStep { call_ref, step, device, detail, why }) => {
-                self.timeline.record(call_ref, now, *step, *device, detail, why.as_ref());
+            Effect::Step(CallStep { call_ref, step, device, detail, why, push_id: _ }) => {
+                self.timeline.record(call_ref, now, *step, *device, &**detail, why.as_ref());
             }
             Effect::CallEnded { call_ref, outcome } => {
                 self.metrics.call(*outcome);

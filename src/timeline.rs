@@ -102,8 +102,24 @@ pub struct Event {
     pub device: Option<DeviceId>,
     pub detail: Box<str>,
     pub why: Option<Why>,
+    /// What the push service calls the push that this is about: its support can say what became of it.
+    pub push_id: Option<Box<str>>,
     /// Which node it happened on; `None`: this one.
     pub node: Option<Arc<str>>,
+}
+
+/// What there is to say of a [`Step`] beside whom it is about.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Detail<'a> {
+    pub text: &'a str,
+    /// As in [`Event`].
+    pub push_id: Option<&'a str>,
+}
+
+impl<'a> From<&'a str> for Detail<'a> {
+    fn from(text: &'a str) -> Self {
+        Self { text, push_id: None }
+    }
 }
 
 /// One call's story so far.
@@ -229,17 +245,19 @@ impl Timeline {
     }
 
     /// Adds a step to a call, which begins with its first one.
-    pub fn record(
+    pub fn record<'a>(
         &self,
         call_ref: &str,
         at: UnixMillis,
         step: Step,
         device: Option<DeviceId>,
-        detail: &str,
+        detail: impl Into<Detail<'a>>,
         why: Option<&Why>,
     ) {
+        let Detail { text, push_id } = detail.into();
         let why = why.map(|Why { reason, words }| Why::new(*reason, cut(words).to_owned()));
-        let event = Event { at, step, device, detail: cut(detail).into(), why, node: None };
+        let push_id = push_id.map(|id| cut(id).into());
+        let event = Event { at, step, device, detail: cut(text).into(), why, push_id, node: None };
         self.with_call(call_ref, |call| {
             if call.events.len() >= Self::EVENTS_PER_CALL {
                 call.events.remove(Self::EVENTS_PER_CALL / 2);
@@ -432,7 +450,7 @@ mod tests {
             UnixMillis(1),
             Step::Failed,
             None,
-            &long,
+            &*long,
             Some(&Why::new(Reason::StoreFailed, long.clone())),
         );
         let call = timeline.call(&long).unwrap();

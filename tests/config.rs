@@ -674,7 +674,10 @@ fn fcm_accounts_are_told_apart() {
     let good = service_account(include_str!("../src/demo/throwaway_rsa.pem"));
     let folder = Folder::new().with("fcm.json", &good).with("other.json", &good.replace("acme", "other"));
     let account = "[[push.fcm]]\nproject_number = \"4711\"\n";
-    let config = folder.load(&format!("{BASE}{account}[[push.fcm]]\nservice_account = \"other.json\"\n")).unwrap();
+    let config = folder
+        .load(&format!("{BASE}{account}[[push.fcm]]\nservice_account = \"other.json\"\ndirect_boot_ok = true\n"))
+        .unwrap();
+    assert_eq!(config.push.fcm.iter().map(|fcm| fcm.direct_boot_ok).collect::<Vec<_>>(), [false, true]);
     assert_eq!(config.push.fcm.iter().map(|fcm| fcm.project_id.as_str()).collect::<Vec<_>>(), ["acme", "other"]);
     assert_eq!(config.notes(), [""; 0]);
     assert_eq!(

@@ -162,6 +162,9 @@ struct EventView<'c> {
     reason: &'c str,
     /// One of docs/reasons.md.
     code: Option<&'static str>,
+    /// What the push service calls the push.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    push_id: Option<&'c str>,
     /// Where another node saw it.
     #[serde(skip_serializing_if = "Option::is_none")]
     node: Option<&'c str>,
@@ -180,6 +183,7 @@ impl<'c> CallView<'c> {
             detail: &event.detail,
             reason: event.why.as_ref().map_or("", Why::text),
             code: event.why.as_ref().map(|why| why.reason.code()),
+            push_id: event.push_id.as_deref(),
             node: event.node.as_deref(),
         };
         Self {

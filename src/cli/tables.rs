@@ -53,10 +53,20 @@ pub(super) fn calls(answer: &Value) -> String {
 }
 
 pub(super) fn call(call: &Value) -> String {
-    let rows = list(call, "steps")
-        .iter()
-        .map(|step| ["at", "step", "device", "detail", "code", "reason"].map(|key| text(step, key)).to_vec());
-    let head = ["AT", "STEP", "DEVICE", "DETAIL", "CODE", "REASON"];
+    let steps = list(call, "steps");
+    let mut columns = vec![
+        ("AT", "at"),
+        ("STEP", "step"),
+        ("DEVICE", "device"),
+        ("DETAIL", "detail"),
+        ("CODE", "code"),
+        ("REASON", "reason"),
+    ];
+    if steps.iter().any(|step| step.get("push_id").is_some()) {
+        columns.push(("PUSH ID", "push_id"));
+    }
+    let rows = steps.iter().map(|step| columns.iter().map(|(_, key)| text(step, key)).collect());
+    let head: Vec<_> = columns.iter().map(|(name, _)| *name).collect();
     format!("{}: {}\n{}", text(call, "call_ref"), outcome(call), table(&head, rows.collect(), "no steps"))
 }
 

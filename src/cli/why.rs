@@ -91,7 +91,10 @@ fn of_call(call: &Value) -> String {
             .or_else(|| last(&["device_skipped"])),
     };
     let pushed = reached.map(|step| match &*text(step, "step") {
-        "push_accepted" => format!("its provider took the push after {}", text(step, "detail")),
+        "push_accepted" => match text(step, "push_id") {
+            id if id.is_empty() => format!("its provider took the push after {}", text(step, "detail")),
+            id => format!("its provider took the push after {}, as {id}", text(step, "detail")),
+        },
         "push_refused" => format!("the push was refused: {}", reason(step)),
         "device_skipped" => format!("a device was left out: {}", reason(step)),
         "failed" => reason(step),

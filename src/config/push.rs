@@ -124,6 +124,8 @@ pub struct Fcm {
     pub profile: FcmProfile,
     /// Whether apps are told who calls, too.
     pub payload: FcmPayload,
+    /// Whether a phone that was not unlocked since its start gets pushes.
+    pub direct_boot_ok: bool,
 }
 
 /// What apps are told of a call.
@@ -296,6 +298,7 @@ impl Fcm {
         let ca_file = section.path("ca_file", "");
         let profile = section.choice("profile", [("v1", FcmProfile::V1), ("legacy", FcmProfile::Legacy)]);
         let payload = section.choice("payload", [("ecss", FcmPayload::Ecss), ("extended", FcmPayload::Extended)]);
+        let direct_boot_ok = section.boolean("direct_boot_ok", false);
         if !enabled {
             return None;
         }
@@ -321,6 +324,7 @@ impl Fcm {
             ca_file,
             profile,
             payload,
+            direct_boot_ok,
         })
     }
 

@@ -96,6 +96,8 @@ struct State {
     delay_ms: AtomicU64,
     /// Whether clients are known by their certificates, so that provider tokens are not asked for.
     knows_certificates: bool,
+    /// Then each push has a second name, by which its console finds it.
+    is_sandbox: bool,
     provider_tokens: Mutex<Vec<String>>,
     /// How many of `provider_tokens`, from the first, are no longer good.
     expired: AtomicUsize,
@@ -114,22 +116,22 @@ impl ApnsDouble {
     }
 
     pub async fn start_on(port: u16) -> io::Result<Self> {
-        Self::start_with(port, None, false, throwaway_key()).await
+        Self::start_with(port, None, false, false, throwaway_key()).await
     }
 
     /// With a limit of streams for each connection.
     pub async fn start_with_streams(streams_max: u32) -> io::Result<Self> {
-        Self::start_with(0, Some(streams_max), false, throwaway_key()).await
+        Self::start_with(0, Some(streams_max), false, false, throwaway_key()).await
     }
 
     /// For [`Self::serve_connection`] by somebody who has asked for certificates.
     pub async fn start_for_certificates() -> io::Result<Self> {
-        Self::start_with(0, None, true, throwaway_key()).await
+        Self::start_with(0, None, true, false, throwaway_key()).await
     }
 
     /// The other environment of this one: it has tokens of its own and knows the same key.
     pub async fn start_sandbox(&self) -> io::Result<Self> {
-        Self::start_with(0, None, false, Some((self.key.clone(), self.state.public_key.clone()))).await
+        Self::start_with(0, None, false, true, Some((self.key.clone(), self.state.public_key.clone()))).await
     }
 
     /// `key`: a private and a public one.
@@ -137,6 +139,7 @@ impl ApnsDouble {
         port: u16,
         streams_max: Option<u32>,
         knows_certificates: bool,
+        is_sandbox: bool,
         key: Option<(Vec<u8>, Vec<u8>)>,
     ) -> io::Result<Self> {
         let (listener, address) = double::listen(port).await?;
@@ -153,6 +156,7 @@ impl ApnsDouble {
             streams_max,
             delay_ms: AtomicU64::new(0),
             knows_certificates,
+            is_sandbox,
             provider_tokens: Mutex::default(),
             expired: AtomicUsize::new(0),
         });
@@ -319,7 +323,10 @@ impl State {
         self.observed.accepted(&record);
         self.records.push(record);
         let mut response = answer(200, "");
-        response.headers_mut().extend(id.map(|id| (HeaderName::from_static("apns-id"), id)));
+        let unique = made().filter(|_| self.is_sandbox);
+        let names = [("apns-id", id), ("apns-unique-id", unique)];
+        let present = names.into_iter().filter_map(|(name, id)| Some((HeaderName::from_static(name), id?)));
+        response.headers_mut().extend(present);
         response
     }
 

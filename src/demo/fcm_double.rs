@@ -32,6 +32,14 @@ const CLIENT_EMAIL: &str = "push@demo-project.iam.gserviceaccount.com";
 const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";
 const DATA_BYTES_MAX: usize = 4096;
 
+/// Google's words for an assertion that is not of this hour.
+pub const WRONG_CLOCK: &str = "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. \
+                               Check your iat and exp values in the JWT claim.";
+/// For one that is signed by a key that the account does not have any more.
+pub const WRONG_SIGNATURE: &str = "Invalid JWT Signature.";
+/// For one of an account that was deleted.
+pub const ACCOUNT_NOT_FOUND: &str = "Invalid grant: account not found";
+
 /// The project that [`FcmDouble`] serves.
 pub const PROJECT_ID: &str = "demo-project";
 /// What the legacy API takes in `Authorization: key=…`.
@@ -92,6 +100,7 @@ struct State {
     token_fetches: AtomicUsize,
     token_lifetime_s: AtomicU64,
     refuse_tokens: Mutex<Option<u16>>,
+    refuse_grants: Mutex<Option<&'static str>>,
     access_tokens: Mutex<Vec<String>>,
 }
 
@@ -119,6 +128,7 @@ impl FcmDouble {
             token_fetches: AtomicUsize::new(0),
             token_lifetime_s: AtomicU64::new(3599),
             refuse_tokens: Mutex::new(None),
+            refuse_grants: Mutex::new(None),
             access_tokens: Mutex::default(),
         });
         let handler = double::handler(&state, State::handle);
@@ -199,6 +209,11 @@ impl FcmDouble {
     /// Answers requests for access tokens with this status; `None` gives them again.
     pub fn refuse_tokens(&self, status: Option<u16>) {
         *self.state.refuse_tokens.lock() = status;
+    }
+
+    /// Answers requests for access tokens with `invalid_grant` and this description; `None` gives them again.
+    pub fn refuse_grants(&self, description: Option<&'static str>) {
+        *self.state.refuse_grants.lock() = description;
     }
 
     /// No access token given so far is good any more.
@@ -294,6 +309,7 @@ impl State {
             .is_some_and(|value| value.as_bytes().starts_with(b"application/x-www-form-urlencoded"));
         let body = double::body(request).await.unwrap_or_default();
         let problem = if is_form { assertion_problem(&body, &self.token_uri()) } else { Some("not a form") };
+        let problem = problem.or_else(|| *self.refuse_grants.lock());
         if let Some(problem) = problem {
             return json_answer(400, &json!({"error": "invalid_grant", "error_description": problem}));
         }
@@ -353,7 +369,12 @@ fn is_android_config(android: &Value) -> bool {
     let is_duration = |text: &str| text.strip_suffix('s').is_some_and(|n| n.parse::<f64>().is_ok_and(|n| n >= 0.0));
     let ttl = android.get("ttl").is_none_or(|ttl| ttl.as_str().is_some_and(is_duration));
     let is_priority = |text: &str| ["HIGH", "NORMAL"].contains(&text);
-    ttl && android.get("priority").is_none_or(|priority| priority.as_str().is_some_and(is_priority))
+    let is_flag = android.get("direct_boot_ok").is_none_or(Value::is_boolean);
+    let is_known = |key: &String| ["collapse_key", "priority", "ttl", "direct_boot_ok"].contains(&key.as_str());
+    let fields = android.as_object().is_some_and(|fields| fields.keys().all(is_known));
+    ttl && is_flag
+        && fields
+        && android.get("priority").is_none_or(|priority| priority.as_str().is_some_and(is_priority))
 }
 
 /// What is wrong with the request for an access token.
@@ -370,18 +391,21 @@ fn assertion_problem(body: &[u8], token_uri: &str) -> Option<&'static str> {
     if header != json!({"alg": "RS256", "typ": "JWT", "kid": KEY_ID}) {
         return Some("wrong JWT header");
     }
-    if claims["iss"] != CLIENT_EMAIL || claims["scope"] != SCOPE || claims["aud"] != token_uri {
-        return Some("wrong iss, scope or aud");
+    if claims["iss"] != CLIENT_EMAIL {
+        return Some(ACCOUNT_NOT_FOUND);
+    }
+    if claims["scope"] != SCOPE || claims["aud"] != token_uri {
+        return Some("wrong scope or aud");
     }
     let (now, time) = (unix_seconds(), |name: &str| claims.get(name).and_then(Value::as_u64).unwrap_or_default());
     if time("iat") > now + 60 || time("exp") <= now || time("exp").saturating_sub(time("iat")) > 3600 {
-        return Some("wrong iat or exp");
+        return Some(WRONG_CLOCK);
     }
     let key = PrivatePkcs8KeyDer::from_pem_slice(THROWAWAY_KEY.as_bytes()).ok()?;
     let key = RsaKeyPair::from_pkcs8(key.secret_pkcs8_der()).ok()?;
     let verified =
         UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, key.public_key()).verify(input.as_bytes(), &signature);
-    verified.is_err().then_some("wrong signature")
+    verified.is_err().then_some(WRONG_SIGNATURE)
 }
 
 fn json_answer(status: u16, body: &Value) -> Response<Full<Bytes>> {

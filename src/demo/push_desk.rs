@@ -144,7 +144,7 @@ fn reason(answer: &[u8]) -> String {
 fn kind(push: &Recorded, body: &Value) -> String {
     let pointers = ["/message/data/type", "/acme/type", "/notification/type"];
     let said = pointers.iter().find_map(|pointer| body.pointer(pointer)).and_then(Value::as_str);
-    let untold = || if push.header("topic").is_empty() { "invite" } else { "missed_calls" };
+    let untold = || if push.header("topic") == "missed_calls" { "missed_calls" } else { "invite" };
     said.unwrap_or_else(untold).to_owned()
 }
 

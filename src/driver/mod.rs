@@ -43,7 +43,7 @@ use crate::push::{self, Outcome, Pushers};
 use crate::sip::message::{Defect, Message, NotSip};
 use crate::sip::{Flow, HeaderName, Transport as TransportKind};
 use crate::store::{self, Change, HeldCall, LeftCall};
-use crate::timeline::{Step, Why};
+use crate::timeline::{Detail, Step, Why};
 use crate::transaction::{Branch, SendTag};
 use crate::transport::{Event, Inbound, Transport, WorkerSockets};
 
@@ -463,8 +463,8 @@ impl Worker {
             self.shared.metrics.push(provider, push_kind(notice), PushResult::Busy, took);
             let reason = outcome.reason().unwrap_or_default();
             self.shared.summary.pushed(provider, PushResult::Busy, reason, now().unix);
-            let (repeatable, left_out) = (false, 0);
-            let reply = push::Reply { ticket, provider, notice, outcome, repeatable, left_out, took };
+            let (push_id, repeatable, left_out) = (None, false, 0);
+            let reply = push::Reply { ticket, provider, notice, outcome, push_id, repeatable, left_out, took };
             self.pending.push_back(Input::Pushed(reply));
         }
     }
@@ -483,8 +483,9 @@ impl Worker {
     }
 
     fn step(&self, call_step: &CallStep, now: Now) {
-        let CallStep { call_ref, step, device, detail, why } = call_step;
-        self.shared.timeline.record(call_ref, now.unix, *step, *device, detail, why.as_ref());
+        let CallStep { call_ref, step, device, detail, why, push_id } = call_step;
+        let told = Detail { text: detail, push_id: push_id.as_deref() };
+        self.shared.timeline.record(call_ref, now.unix, *step, *device, told, why.as_ref());
         self.shared.events.publish(now.unix, || What::Call {
             call_ref: call_ref.clone(),
             step: *step,

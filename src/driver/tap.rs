@@ -35,7 +35,7 @@ impl Worker {
     /// By the Call-ID of its messages, so that a collector shows it between them.
     pub(super) fn tap_step(&self, tap: &Tap, step: &CallStep) {
         let Some(listener) = self.transport.connections().listeners().first() else { return };
-        let CallStep { call_ref, step, device, detail, why } = step;
+        let CallStep { call_ref, step, device, detail, why, push_id: _ } = step;
         let device = device.map(|device| device.to_string());
         let name = step.name();
         let (reason, code) = (why.as_ref().map_or("", Why::text), why.as_ref().map(|why| why.reason.code()));

@@ -113,6 +113,7 @@ mod tests {
                 "Contact: <sip:a@h;pn-provider=fcm;pn-param=p;pn-prid=ab:CD_-1>;expires=60",
                 "Contact: <sip:a@h;pn-provider=fcm;pn-param=p;pn-prid=********>;expires=60",
             ),
+            ("m: <sip:a@h;pn-prid=cYyZ0rXTR8-q5v_W1aB2cD>", "m: <sip:a@h;pn-prid=**********************>"),
             ("m: <sip:a@h;PN-PRID=aa:voip&bb:remote;x=1>", "m: <sip:a@h;PN-PRID=*****************;x=1>"),
             ("m: <sip:a@h;pn-type=apple;pn-tok=00ff>", "m: <sip:a@h;pn-type=apple;pn-tok=****>"),
             ("To: sip:a@h;pn-prid=a,b?c", "To: sip:a@h;pn-prid=*****"),

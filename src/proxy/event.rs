@@ -104,6 +104,8 @@ pub struct CallStep {
     pub detail: Cow<'static, str>,
     /// `None` where the step says all.
     pub why: Option<Why>,
+    /// What the push service calls the push that this is about.
+    pub push_id: Option<Box<str>>,
 }
 
 /// Why a message went no further.

@@ -102,7 +102,7 @@ impl Proxy {
             Outcome::Accepted => {
                 self.missed.failures.remove(&device);
                 for call_ref in &call_refs {
-                    self.step(call_ref, Step::MissedReported, Some(device), "");
+                    self.step_pushed(call_ref, Step::MissedReported, device, reply.took, reply.push_id.clone(), None);
                 }
                 self.keep(Change::Reported { aor, device, call_refs });
             }

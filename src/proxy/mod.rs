@@ -39,7 +39,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
@@ -452,6 +452,7 @@ impl Proxy {
             device,
             detail: detail.into(),
             why: None,
+            push_id: None,
         }));
     }
 
@@ -470,7 +471,23 @@ impl Proxy {
             device,
             detail: detail.into(),
             why: Some(why.into()),
+            push_id: None,
         }));
+    }
+
+    /// The step that a provider's answer was, which came after `took`.
+    fn step_pushed(
+        &mut self,
+        call_ref: &str,
+        step: Step,
+        device: DeviceId,
+        took: Duration,
+        push_id: Option<Box<str>>,
+        why: Option<Why>,
+    ) {
+        let detail = format!("{} ms", call_push::millis(took)).into();
+        let (call_ref, device) = (call_ref.into(), Some(device));
+        self.effects.push_back(Effect::Step(CallStep { call_ref, step, device, detail, why, push_id }));
     }
 
     /// The branch for a request to `device`, or to the softswitch.

@@ -205,6 +205,20 @@ impl<'a> Delivery<'a> {
     }
 }
 
+/// What came of a push to one environment.
+struct There {
+    verdict: Verdict,
+    /// The oldest missed calls that did not fit in.
+    left_out: usize,
+    push_id: Option<Box<str>>,
+}
+
+impl There {
+    fn sent(self) -> Sent {
+        Sent { push_id: self.push_id, ..self.verdict.sent(self.left_out) }
+    }
+}
+
 impl Account {
     /// `table` names the configuration table in errors. Connections are kept on `runtime`.
     pub(super) fn open(
@@ -355,13 +369,13 @@ impl Account {
             Ok(token) => token,
             Err(error) => return Verdict::Locked(error.to_string().into()).sent(0).before_any_push(),
         };
-        let (verdict, left_out) = self.send_there(push, delivery, provider_token.clone()).await;
+        let there = self.send_there(push, delivery, provider_token.clone()).await;
         let environment = delivery.environment.other();
-        let (Verdict::Stranger(reason), Some(endpoint)) = (&verdict, self.endpoint(environment)) else {
-            return verdict.sent(left_out);
+        let (Verdict::Stranger(reason), Some(endpoint)) = (&there.verdict, self.endpoint(environment)) else {
+            return there.sent();
         };
         let other = Delivery { environment, endpoint, topic: delivery.topic.clone(), ..*delivery };
-        let (verdict, left_out) = self.send_there(push, &other, provider_token).await;
+        let There { verdict, left_out, push_id } = self.send_there(push, &other, provider_token).await;
         let name = environment.name();
         let outcome = match verdict {
             Verdict::Stranger(_) => {
@@ -383,7 +397,7 @@ impl Account {
             }
         };
         // Whatever the other one says, this one has looked at the push.
-        Sent { outcome, sign: Sign::Works, left_out }
+        Sent { outcome, sign: Sign::Works, left_out, push_id }
     }
 
     fn is_elsewhere(&self, said: Environment, token: &PushToken) -> bool {
@@ -405,27 +419,27 @@ impl Account {
         elsewhere.insert(token);
     }
 
-    /// To one environment. A stale provider token is renewed once and an oversized report shortened once. With how many
-    /// calls were left out.
+    /// To one environment. A stale provider token is renewed once and an oversized report shortened once.
     async fn send_there(
         &self,
         push: &Push,
         delivery: &Delivery<'_>,
         mut provider_token: Option<Arc<ProviderToken>>,
-    ) -> (Verdict, usize) {
+    ) -> There {
         let (mut limit, mut renewed) = (payload::BYTES_MAX, false);
         loop {
             if push.purpose.is_over() {
-                return (Verdict::Withdrawn, 0);
+                return There { verdict: Verdict::Withdrawn, left_out: 0, push_id: None };
             }
             let alert = delivery.push_type == PushType::Alert;
             let Body { bytes, left_out } = payload::apns(push, &self.form, alert, limit);
-            let verdict = match self.post(push, delivery, bytes, provider_token.as_deref()).await {
+            let (verdict, push_id) = self.post(push, delivery, bytes, provider_token.as_deref()).await;
+            let verdict = match verdict {
                 Verdict::StaleCredential(reason) if !renewed => {
                     renewed = true;
                     match self.credential.replace(provider_token.as_deref()) {
                         Some(token) => provider_token = Some(token),
-                        None => return (Verdict::Locked(reason), left_out),
+                        None => return There { verdict: Verdict::Locked(reason), left_out, push_id },
                     }
                     continue;
                 }
@@ -443,7 +457,7 @@ impl Account {
                 | Verdict::Stranger(_)
                 | Verdict::Withdrawn) => verdict,
             };
-            return (self.with_regard_to_the_app(verdict, delivery), left_out);
+            return There { verdict: self.with_regard_to_the_app(verdict, delivery), left_out, push_id };
         }
     }
 
@@ -476,11 +490,11 @@ impl Account {
         delivery: &Delivery<'_>,
         body: Vec<u8>,
         token: Option<&ProviderToken>,
-    ) -> Verdict {
+    ) -> (Verdict, Option<Box<str>>) {
         let mut request = Request::new(());
         *request.method_mut() = Method::POST;
         let Ok(uri) = device_url(delivery).as_str().parse() else {
-            return Verdict::Final(Outcome::refused("the endpoint's URL is not one"));
+            return (Verdict::Final(Outcome::refused("the endpoint's URL is not one")), None);
         };
         *request.uri_mut() = uri;
         *request.version_mut() = hyper::Version::HTTP_2;
@@ -491,13 +505,13 @@ impl Account {
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         let sent_at = clock().instant;
-        match delivery.endpoint.connections.send(&request, &body.into(), &push.purpose).await {
+        let verdict = match delivery.endpoint.connections.send(&request, &body.into(), &push.purpose).await {
             Ok(answer) => {
                 let answer = answer.without(delivery.token);
                 if wants_another_connection(&answer) {
                     delivery.endpoint.connections.retire();
                 }
-                verdict(&answer)
+                return (verdict(&answer), answer.push_id);
             }
             Err(Lost::Unwanted) => Verdict::Withdrawn,
             Err(Lost::Unprocessed(reason)) => Verdict::unreached(None, reason),
@@ -506,7 +520,8 @@ impl Account {
                 let gone = clock().instant.saturating_duration_since(sent_at);
                 Verdict::unreached(Some(REPEAT_PAUSE.saturating_sub(gone)), reason)
             }
-        }
+        };
+        (verdict, None)
     }
 }
 

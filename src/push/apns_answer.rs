@@ -99,7 +99,8 @@ mod tests {
 
     #[track_caller]
     fn check(status: u16, body: &str, expected: Verdict) {
-        let answer = Answer { status, retry_after: Some(Duration::from_secs(7)), body: body.as_bytes().to_vec() };
+        let answer =
+            Answer { status, retry_after: Some(Duration::from_secs(7)), push_id: None, body: body.as_bytes().to_vec() };
         assert_eq!(verdict(&answer), expected, "{status} {body}");
     }
 

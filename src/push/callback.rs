@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use reqwest::Url;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
 use ring::hmac;
+use serde_json::Value;
 
 use super::client::Client;
 use super::fcm::{http_url, read, roots};
@@ -85,25 +86,41 @@ impl Account {
             }
             let Body { bytes, left_out } = payload::callback(push, device_type(push), token.reveal(), limit);
             let half = bytes.len() / 2;
-            let verdict = self.post(bytes, token).await;
+            let (verdict, push_id) = self.post(bytes, token).await;
             let is_first = limit == BYTES_MAX;
             if matches!(verdict, Verdict::TooLarge(_)) && is_first && push.notice.calls().len() > left_out {
                 limit = half;
                 continue;
             }
-            return verdict.sent(left_out);
+            return Sent { push_id, ..verdict.sent(left_out) };
         }
     }
 
-    async fn post(&self, body: Vec<u8>, token: &PushToken) -> Verdict {
+    /// What came of it, and what the gateway calls the push.
+    async fn post(&self, body: Vec<u8>, token: &PushToken) -> (Verdict, Option<Box<str>>) {
         let mut request = self.client.post(self.url.clone()).header(CONTENT_TYPE, JSON).header(ACCEPT, JSON);
         if let Some(secret) = &self.secret {
             request = request.header(SIGNATURE, signature(secret, &body));
         }
         match self.client.answer(request.body(body)).await {
-            Ok(answer) => verdict(&answer.without(token)),
-            Err(error) => http::no_answer(error),
+            Ok(answer) => {
+                // A token may be a word that is looked for.
+                let is_of_token = is_about_the_token(&answer.body);
+                let answer = answer.without(token);
+                (verdict(&answer, is_of_token), push_id(&answer.body))
+            }
+            Err(error) => (http::no_answer(error), None),
         }
+    }
+}
+
+/// The `id` of a JSON, a text or a number.
+fn push_id(body: &[u8]) -> Option<Box<str>> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    match body.get("id")? {
+        Value::String(id) => http::shown_id(id),
+        Value::Number(id) => http::shown_id(&id.to_string()),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
     }
 }
 
@@ -119,13 +136,14 @@ fn device_type(push: &Push) -> &str {
     if said.is_empty() { DEVICE_TYPE } else { said }
 }
 
-fn verdict(answer: &Answer) -> Verdict {
+/// `is_of_token`: whether a 404 is about the token.
+fn verdict(answer: &Answer, is_of_token: bool) -> Verdict {
     let reason = answer.reason();
     match answer.status {
         200..=299 => Verdict::Final(Outcome::Accepted),
         410 => Verdict::Final(Outcome::dead(None, reason)),
         // Only a 410 ends a binding; a wrong path at the gateway is no word on any token at all.
-        404 if is_about_the_token(&answer.body) => {
+        404 if is_of_token => {
             Verdict::Final(Outcome::misfit(format!("{reason}; answer 410 where the token is gone for good")))
         }
         404 => Verdict::Locked(format!("{reason}; if it is about the token, answer 410").into()),

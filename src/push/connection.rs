@@ -13,7 +13,7 @@ use hyper::Request;
 use tokio::sync::Notify;
 
 use super::dial::Stream;
-use super::http::{ANSWER_BYTES_MAX, Answer, plain, retry_after};
+use super::http::{ANSWER_BYTES_MAX, Answer, plain, push_id, retry_after};
 
 /// Often enough for firewalls to keep a connection that carries no push, seldom enough for APNs to tolerate.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
@@ -183,7 +183,8 @@ impl Place {
                 break;
             }
         }
-        Ok(Answer { status: head.status.as_u16(), retry_after: retry_after(&head.headers), body: bytes })
+        let (retry_after, push_id) = (retry_after(&head.headers), push_id(&head.headers));
+        Ok(Answer { status: head.status.as_u16(), retry_after, push_id, body: bytes })
     }
 }
 

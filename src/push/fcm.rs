@@ -10,12 +10,12 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use super::client::Client;
-use super::fcm_answer::{legacy_verdict, verdict};
+use super::fcm_answer::{legacy_verdict, message_name, verdict};
 use super::gate::Gate;
 use super::http;
 use super::jwt::SigningKey;
 use super::oauth::{AccessToken, AccessTokens, ServiceAccount};
-use super::payload::{self, Body, FcmPayload};
+use super::payload::{self, Body, FcmForm, FcmPayload};
 use super::pushers::Setup;
 use super::{Outcome, Preview, Push, Sent, SettingsError, TokenHash, Verdict, clock};
 use crate::binding::PushToken;
@@ -33,6 +33,8 @@ pub struct Settings {
     pub profile: Profile,
     /// Of the v1 profile.
     pub payload: FcmPayload,
+    /// Of the v1 profile: as in [`FcmForm`].
+    pub direct_boot_ok: bool,
 }
 
 impl Default for Settings {
@@ -44,6 +46,7 @@ impl Default for Settings {
             ca_file: None,
             profile: Profile::V1,
             payload: FcmPayload::Ecss,
+            direct_boot_ok: false,
         }
     }
 }
@@ -63,7 +66,7 @@ pub(super) struct Account {
     project_number: Box<str>,
     url: Url,
     profile: Profile,
-    payload: FcmPayload,
+    form: FcmForm,
     credential: Credential,
     lanes: Lanes,
     pub(super) gate: Gate,
@@ -140,6 +143,7 @@ impl Account {
     /// `table` names the configuration table in errors.
     pub(super) fn open(settings: &Settings, table: &str, setup: &Setup) -> Result<Self, SettingsError> {
         let timeout = setup.timeout;
+        let form = FcmForm { payload: settings.payload, direct_boot_ok: settings.direct_boot_ok };
         let endpoint = http_url(&settings.endpoint)
             .ok_or_else(|| SettingsError::value(format!("{table}.endpoint"), "must be an http:// or https:// URL"))?;
         let roots = roots(&format!("{table}.ca_file"), settings.ca_file.as_deref())?;
@@ -154,7 +158,7 @@ impl Account {
                 project_number: settings.project_number.as_str().into(),
                 url: legacy_url(endpoint),
                 profile: Profile::Legacy,
-                payload: settings.payload,
+                form,
                 credential: Credential::ServerKey(server_key(&content).ok_or_else(|| {
                     wrong("must hold the server key on one line, or a service account's JSON".to_owned())
                 })?),
@@ -181,7 +185,7 @@ impl Account {
             project_number: settings.project_number.as_str().into(),
             url,
             profile: settings.profile,
-            payload: settings.payload,
+            form,
             credential: Credential::ServiceAccount(tokens),
             lanes,
         })
@@ -204,7 +208,8 @@ impl Account {
                 return Sent::unsent(Outcome::Withdrawn);
             }
             let Body { bytes, left_out } = self.body(push, token, limit);
-            let verdict = match self.post(bytes, authorization.header(), token).await {
+            let (verdict, push_id) = self.post(bytes, authorization.header(), token).await;
+            let verdict = match verdict {
                 Verdict::StaleCredential(_) if !renewed && self.renew(&authorization) => {
                     renewed = true;
                     continue;
@@ -223,7 +228,7 @@ impl Account {
                 | Verdict::Stranger(_)
                 | Verdict::Withdrawn) => verdict,
             };
-            return verdict.sent(left_out);
+            return Sent { push_id, ..verdict.sent(left_out) };
         }
     }
 
@@ -254,7 +259,7 @@ impl Account {
 
     fn body(&self, push: &Push, token: &PushToken, limit: usize) -> Body {
         match self.profile {
-            Profile::V1 => payload::fcm_v1(push, self.payload, token.reveal(), limit),
+            Profile::V1 => payload::fcm_v1(push, self.form, token.reveal(), limit),
             Profile::Legacy => payload::fcm_legacy(push, token.reveal(), limit),
         }
     }
@@ -277,7 +282,8 @@ impl Account {
         }
     }
 
-    async fn post(&self, body: Vec<u8>, authorization: HeaderValue, token: &PushToken) -> Verdict {
+    /// What came of it, and what FCM calls the message.
+    async fn post(&self, body: Vec<u8>, authorization: HeaderValue, token: &PushToken) -> (Verdict, Option<Box<str>>) {
         let (client, _place) = self.lanes.place();
         let request = client
             .post(self.url.clone())
@@ -287,12 +293,13 @@ impl Account {
         match client.answer(request).await {
             Ok(answer) => {
                 let answer = answer.without(token);
-                match self.profile {
+                let verdict = match self.profile {
                     Profile::V1 => verdict(&answer),
                     Profile::Legacy => legacy_verdict(&answer),
-                }
+                };
+                (verdict, message_name(&answer))
             }
-            Err(error) => http::no_answer(error),
+            Err(error) => (http::no_answer(error), None),
         }
     }
 }

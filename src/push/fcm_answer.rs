@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::http::{Answer, plain};
+use super::http::{Answer, plain, shown_id};
 use super::{Outcome, Verdict};
 
 /// Firebase's advice for a 429 without Retry-After.
@@ -98,6 +98,13 @@ fn details(error: &Value) -> impl Iterator<Item = &Value> {
     error.get("details").and_then(Value::as_array).into_iter().flatten()
 }
 
+/// `projects/…/messages/…`, of a message that was taken; the legacy API has a `message_id`.
+pub(super) fn message_name(answer: &Answer) -> Option<Box<str>> {
+    let body: Value = serde_json::from_slice(&answer.body).ok()?;
+    let name = body.get("name").or_else(|| body.pointer("/results/0/message_id"));
+    name.and_then(Value::as_str).and_then(shown_id)
+}
+
 /// The legacy API says 200 to a failed push and has the error in `results`.
 pub(super) fn legacy_verdict(answer: &Answer) -> Verdict {
     let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
@@ -124,7 +131,7 @@ mod tests {
     use super::*;
 
     fn answer(status: u16, body: &str) -> Answer {
-        Answer { status, retry_after: None, body: body.as_bytes().to_vec() }
+        Answer { status, retry_after: None, push_id: None, body: body.as_bytes().to_vec() }
     }
 
     #[test]

@@ -136,6 +136,7 @@ impl Gate {
                 false => Sign::Fails { cause: Cause::Unreached, after: None },
             },
             left_out: 0,
+            push_id: None,
         });
         self.learn(pass, &sent);
         sent

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use reqwest::Response;
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
 use serde_json::Value;
 
 use super::{Outcome, TokenHash, Verdict, clock};
@@ -12,16 +12,20 @@ use crate::binding::PushToken;
 
 /// More of an answer than this is not read: error bodies are a few hundred bytes.
 pub(super) const ANSWER_BYTES_MAX: usize = 64 * 1024;
-/// APNs' tokens have 64 hexadecimal digits, FCM's are longer.
-const TOKEN_BYTES_MIN: usize = 32;
+/// No service's tokens are so short: Firebase's installation ids have 22 characters.
+const TOKEN_BYTES_MIN: usize = 8;
 /// Longest text of a peer that goes into a reason.
 const REASON_CHARS_MAX: usize = 80;
+/// Longest name of a push.
+const PUSH_ID_CHARS_MAX: usize = 255;
 
 /// A provider's answer, read as far as it matters.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) retry_after: Option<Duration>,
+    /// What a header calls the push.
+    pub(super) push_id: Option<Box<str>>,
     pub(super) body: Vec<u8>,
 }
 
@@ -36,7 +40,9 @@ impl Answer {
                 break;
             }
         }
-        Self { status: response.status().as_u16(), retry_after: retry_after(response.headers()), body }
+        let headers = response.headers();
+        let (retry_after, push_id) = (retry_after(headers), push_id(headers));
+        Self { status: response.status().as_u16(), retry_after, push_id, body }
     }
 
     /// The status, and what is said to it: the `error`, `message` or `reason` of a JSON, or a text as it is.
@@ -58,11 +64,31 @@ impl Answer {
     /// tokens is no secret, but may be part of other words.
     pub(super) fn without(mut self, token: &PushToken) -> Self {
         let is_secret = token.reveal().len() >= TOKEN_BYTES_MIN;
+        if is_secret && self.push_id.as_ref().is_some_and(|id| id.contains(token.reveal())) {
+            self.push_id = None;
+        }
         if is_secret && memchr::memmem::find(&self.body, token.reveal().as_bytes()).is_some() {
             let text = String::from_utf8_lossy(&self.body).replace(token.reveal(), &TokenHash::of(token).to_string());
             self.body = text.into_bytes();
         }
         self
+    }
+}
+
+/// A push service's name for a push, as it may be shown.
+pub(super) fn shown_id(text: &str) -> Option<Box<str>> {
+    let printable = |c: char| if c.is_ascii_graphic() { c } else { '?' };
+    let shown: String = text.chars().take(PUSH_ID_CHARS_MAX).map(printable).collect();
+    (!shown.is_empty()).then(|| shown.into())
+}
+
+/// APNs has two names for a push, of which its console knows the second; Web Push has a resource for it (RFC 8030 §5).
+pub(super) fn push_id(headers: &HeaderMap) -> Option<Box<str>> {
+    let text = |name: &str| headers.get(name)?.to_str().ok().and_then(shown_id);
+    match (text("apns-id"), text("apns-unique-id")) {
+        (Some(id), Some(unique)) => Some(format!("{id}, apns-unique-id {unique}").into()),
+        (Some(id), None) | (None, Some(id)) => Some(id),
+        (None, None) => text(LOCATION.as_str()),
     }
 }
 
@@ -135,18 +161,21 @@ mod tests {
 
     #[test]
     fn an_answer_is_rid_of_the_token() {
-        let answer = |body: &str| Answer { status: 400, retry_after: None, body: body.into() };
-        let text = "0123456789abcdef0123456789abcdef";
-        let token = PushToken::new(text);
-        let rid = answer(&format!("token {text}, {text}")).without(&token);
-        assert_eq!(rid.body, format!("token {0}, {0}", TokenHash::of(&token)).as_bytes());
+        let answer = |body: &str| Answer { status: 400, retry_after: None, push_id: None, body: body.into() };
+        // As APNs has them, and an id of a Firebase installation.
+        for text in ["0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", "cYyZ0rXTR8-q5v_W1aB2cD"] {
+            let token = PushToken::new(text);
+            let rid = answer(&format!("token {text}, {text}")).without(&token);
+            assert_eq!(rid.body, format!("token {0}, {0}", TokenHash::of(&token)).as_bytes());
+        }
+        let token = PushToken::new("0123456789abcdef");
         assert_eq!(answer("other").without(&token).body, b"other");
         assert_eq!(answer("other").without(&PushToken::new("o")).body, b"other");
     }
 
     #[test]
     fn reason_has_the_peers_words() {
-        let told = |body: &str| Answer { status: 400, retry_after: None, body: body.into() }.reason();
+        let told = |body: &str| Answer { status: 400, retry_after: None, push_id: None, body: body.into() }.reason();
         assert_eq!(told(r#"{"error":"no such app"}"#), "400: no such app");
         assert_eq!(told(r#"{"message":"no"}"#), "400: no");
         assert_eq!(told("bad\n"), "400: bad");

@@ -22,6 +22,7 @@ mod http;
 mod identity;
 mod jwt;
 mod oauth;
+mod oauth_answer;
 pub mod payload;
 mod provider_token;
 mod pushers;
@@ -191,6 +192,8 @@ pub struct Reply {
     pub provider: Provider,
     pub notice: NoticeKind,
     pub outcome: Outcome,
+    /// What the push service calls this push, if it said so: for asking it what became of it.
+    pub push_id: Option<Box<str>>,
     /// Whether the same push may be sent again once it was accepted: the app takes another one for the same call.
     pub repeatable: bool,
     /// The oldest calls of a missed_calls push that did not fit in and were not told to the phone.
@@ -350,12 +353,14 @@ struct Sent {
     outcome: Outcome,
     sign: Sign,
     left_out: usize,
+    /// As in [`Reply::push_id`].
+    push_id: Option<Box<str>>,
 }
 
 impl Sent {
     /// Nothing went out, so nothing was learnt of the account.
     fn unsent(outcome: Outcome) -> Self {
-        Self { outcome, sign: Sign::Nothing, left_out: 0 }
+        Self { outcome, sign: Sign::Nothing, left_out: 0, push_id: None }
     }
 
     /// It did not come to a push, so the token has nothing to do with it.
@@ -426,7 +431,7 @@ impl Verdict {
             Self::TooLarge(reason) => (Outcome::Refused { reason }, Sign::Works),
             Self::Withdrawn => (Outcome::Withdrawn, Sign::Nothing),
         };
-        Sent { outcome, sign, left_out }
+        Sent { outcome, sign, left_out, push_id: None }
     }
 
     /// As the answer says.

@@ -15,6 +15,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::client::Client;
 use super::http::{self, Answer};
 use super::jwt::SigningKey;
+use super::oauth_answer::refusal;
 use super::{Verdict, clock};
 use crate::clock::Now;
 
@@ -108,12 +109,6 @@ struct Claims<'a> {
 struct Granted {
     access_token: String,
     expires_in: Option<u64>,
-}
-
-/// RFC 6749 §5.2.
-#[derive(Deserialize)]
-struct NotGranted {
-    error: String,
 }
 
 impl AccessTokens {
@@ -230,9 +225,7 @@ impl Inner {
 /// What the token endpoint's answer gives from `now` on.
 fn granted(answer: &Answer, now: Now) -> Result<AccessToken, Failure> {
     if answer.status != 200 {
-        let error = serde_json::from_slice(&answer.body)
-            .map_or_else(|_| String::new(), |NotGranted { error }| format!(" {}", http::plain(&error)));
-        let reason = format!("token endpoint: {}{error}", answer.status);
+        let reason = refusal(answer, now);
         return Err(Failure(match answer.status {
             408 | 429 | 500.. => Verdict::trouble(answer.retry_after, reason),
             _ => Verdict::Locked(reason.into()),
@@ -324,6 +317,7 @@ mod tests {
         let answer = |expires_in: u64| Answer {
             status: 200,
             retry_after: None,
+            push_id: None,
             body: format!(r#"{{"access_token":"a","expires_in":{expires_in},"token_type":"Bearer"}}"#).into_bytes(),
         };
         let token = granted(&answer(400), now).ok().unwrap();

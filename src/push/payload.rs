@@ -47,6 +47,20 @@ pub enum FcmPayload {
     Extended,
 }
 
+/// What is configurable in a body of FCM's v1 API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FcmForm {
+    pub payload: FcmPayload,
+    /// Whether a phone gets it before its user has unlocked it for the first time since it was started.
+    pub direct_boot_ok: bool,
+}
+
+impl From<FcmPayload> for FcmForm {
+    fn from(payload: FcmPayload) -> Self {
+        Self { payload, direct_boot_ok: false }
+    }
+}
+
 /// Which reader of an APNs body is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AppleProfile {
@@ -143,6 +157,8 @@ struct Android {
     priority: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     ttl: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    direct_boot_ok: bool,
 }
 
 #[derive(Serialize)]
@@ -236,6 +252,8 @@ struct AppleInviteAps {
     alert: Option<LocalizedAlert>,
     #[serde(skip_serializing_if = "Option::is_none")]
     badge: Option<Badge>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sound: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -286,14 +304,15 @@ enum Name<'a> {
 
 /// `POST /v1/projects/…/messages:send`. Missed calls are kept, newest first, while the keys and values of `data` stay
 /// within `limit` bytes.
-pub fn fcm_v1(push: &Push, payload: FcmPayload, token: &str, limit: usize) -> Body {
+pub fn fcm_v1(push: &Push, form: impl Into<FcmForm>, token: &str, limit: usize) -> Body {
+    let FcmForm { payload, direct_boot_ok } = form.into();
     fit(&push.notice, limit, |kept| {
         let data = fcm_data(push, payload, kept);
         let Content { kind, date, calls } = &data.content;
         let counted =
             "typedate".len() + kind.len() + date.len() + calls.as_ref().map_or(0, |calls| "calls".len() + calls.len());
         let ttl = fcm_ttl(push).map(|seconds| format!("{seconds}s"));
-        let android = Android { collapse_key: collapse_key(push), priority: "HIGH", ttl };
+        let android = Android { collapse_key: collapse_key(push), priority: "HIGH", ttl, direct_boot_ok };
         let message = FcmMessage { token, notification: Words::of(&push.notice), data, android };
         (text(&FcmRequest { validate_only: is_test(&push.notice), message }), counted)
     })
@@ -423,11 +442,16 @@ fn apple_invite(push: &Push, form: &AppleForm, alert: bool, caller_and_call: [&s
         dispaly_name,
         identity,
     };
-    let alert = alert.then_some(LocalizedAlert { loc_key: "INCOMING_CALL" });
-    text(&AppleInvite {
-        aps: AppleInviteAps { alert, badge },
-        custom: BTreeMap::from([(form.custom_key.as_ref(), content)]),
-    })
+    // What the system shows itself has to be in Apple's form, and heard.
+    let aps = match alert {
+        true => AppleInviteAps {
+            alert: Some(LocalizedAlert { loc_key: "INCOMING_CALL" }),
+            badge: form.badge.map(Badge::Number),
+            sound: Some("default"),
+        },
+        false => AppleInviteAps { alert: None, badge, sound: None },
+    };
+    text(&AppleInvite { aps, custom: BTreeMap::from([(form.custom_key.as_ref(), content)]) })
 }
 
 fn apple_message(push: &Push, form: &AppleForm) -> String {

@@ -302,14 +302,14 @@ impl Inner {
                 (Sent { outcome, ..sent }, route.repeats(notice))
             }
         };
-        let Sent { outcome, left_out, sign: _ } = sent;
+        let Sent { outcome, left_out, push_id, sign: _ } = sent;
         let took = clock().instant.saturating_duration_since(submitted);
         let token = TokenHash::of(&target.prid);
-        tracing::debug!(ticket = ticket.0, %provider, %notice, %token, ?outcome, ?took, "push");
+        tracing::debug!(ticket = ticket.0, %provider, %notice, %token, ?outcome, ?took, push_id, "push");
         if left_out > 0 && outcome == Outcome::Accepted {
             tracing::info!(ticket = ticket.0, %token, left_out, "missed calls left out of a push that was full");
         }
-        Reply { ticket, provider, notice, outcome, repeatable, left_out, took }
+        Reply { ticket, provider, notice, outcome, push_id, repeatable, left_out, took }
     }
 
     /// What is not sent because its account is in trouble does not count as a push of its token, and a repetition belongs

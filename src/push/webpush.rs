@@ -229,14 +229,14 @@ impl Account {
                 Ok(body) => body.unwrap_or_default(),
                 Err(error) => return Sent::unsent(Outcome::refused(error.to_string())),
             };
-            let verdict = self.post(push, subscription, body).await;
+            let (verdict, push_id) = self.post(push, subscription, body).await;
             let is_first = limit == encryption::PLAINTEXT_BYTES_MAX;
             let is_shorter = subscription.keys.is_some() && push.notice.calls().len() > left_out;
             if matches!(verdict, Verdict::TooLarge(_)) && is_first && is_shorter {
                 limit /= 2;
                 continue;
             }
-            return verdict.sent(left_out);
+            return Sent { push_id, ..verdict.sent(left_out) };
         }
     }
 
@@ -255,14 +255,14 @@ impl Account {
         Ok((encryption::encrypted(bytes, keys)?, left_out))
     }
 
-    /// An empty body is none.
-    async fn post(&self, push: &Push, subscription: &Subscription<'_>, body: Vec<u8>) -> Verdict {
+    /// What came of it, and what the service calls the push. An empty body is none.
+    async fn post(&self, push: &Push, subscription: &Subscription<'_>, body: Vec<u8>) -> (Verdict, Option<Box<str>>) {
         let Subscription { service, token, url, keys: _ } = subscription;
         let Ok(authorization) = self.authorization(service, url) else {
-            return Verdict::Locked(SigningError.to_string().into());
+            return (Verdict::Locked(SigningError.to_string().into()), None);
         };
         if push.purpose.is_over() {
-            return Verdict::Withdrawn;
+            return (Verdict::Withdrawn, None);
         }
         let request = self.client.post(url.clone()).header(AUTHORIZATION, authorization);
         let request = headers(push).into_iter().fold(request, |request, (name, value)| request.header(name, value));
@@ -276,9 +276,11 @@ impl Account {
         match self.client.answer(request).await {
             Ok(answer) => {
                 let answer = answer.without(token).without(&PushToken::new(url.path()));
-                service.verdict(&answer)
+                let last = url.path_segments().and_then(|mut segments| segments.next_back()).unwrap_or_default();
+                let answer = answer.without(&PushToken::new(last));
+                (service.verdict(&answer), answer.push_id)
             }
-            Err(error) => http::no_answer(error),
+            Err(error) => (http::no_answer(error), None),
         }
     }
 

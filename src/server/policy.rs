@@ -248,6 +248,7 @@ fn fcm(account: &config::Fcm) -> push::fcm::Settings {
             config::FcmProfile::Legacy => push::fcm::Profile::Legacy,
         },
         payload: fcm_payload(account.payload),
+        direct_boot_ok: account.direct_boot_ok,
     }
 }
 

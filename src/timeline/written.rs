@@ -29,6 +29,8 @@ struct WrittenStep<'c> {
     detail: Cow<'c, str>,
     code: Option<Cow<'c, str>>,
     words: Cow<'c, str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    push_id: Option<Cow<'c, str>>,
 }
 
 impl Call {
@@ -41,6 +43,7 @@ impl Call {
             detail: event.detail.to_string().into(),
             code: event.why.as_ref().map(|why| why.reason.code().into()),
             words: event.why.as_ref().map_or_else(Cow::default, |why| why.words.clone()),
+            push_id: event.push_id.as_deref().map(|id| id.to_owned().into()),
         };
         let written = Written {
             call_ref: (&*self.call_ref).into(),
@@ -64,6 +67,7 @@ impl Call {
                 device: step.device.and_then(|device| DeviceId::parse(device.as_bytes())),
                 detail: step.detail.into(),
                 why: reason.map(|reason| Why::new(reason, step.words.into_owned())),
+                push_id: step.push_id.map(Into::into),
                 node: node.cloned(),
             })
         };
@@ -96,7 +100,7 @@ impl Call {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Timeline;
+    use super::super::{Detail, Timeline};
     use super::*;
 
     fn story(steps: &[(u64, Step)], outcome: Option<Outcome>) -> Call {
@@ -104,7 +108,8 @@ mod tests {
         timeline.begin("x", "y", &Aor::new("alice", "h"));
         for (at, step) in steps {
             let why = Why::new(Reason::TokenDead, "410");
-            timeline.record("x", UnixMillis(*at), *step, Some(DeviceId([7; 10])), "3 ms", Some(&why));
+            let told = Detail { text: "3 ms", push_id: Some("projects/p/messages/0:1") };
+            timeline.record("x", UnixMillis(*at), *step, Some(DeviceId([7; 10])), told, Some(&why));
         }
         outcome.inspect(|outcome| timeline.end("x", *outcome));
         Call::clone(&timeline.call("x").unwrap())
@@ -118,6 +123,17 @@ mod tests {
         let theirs = Call::from_bytes(&story.to_bytes(), Some(&node)).unwrap();
         assert!(theirs.events.iter().all(|event| event.node.as_deref() == Some("two")));
         assert_eq!(Call::from_bytes(b"{", None), None);
+    }
+
+    #[test]
+    fn a_story_without_names_of_pushes_is_read() {
+        let whole = story(&[(1, Step::PushAccepted)], None);
+        let written = String::from_utf8(whole.to_bytes()).unwrap();
+        let earlier = written.replace(r#","push_id":"projects/p/messages/0:1""#, "");
+        assert_ne!(earlier, written);
+        let mut expected = whole;
+        expected.events[0].push_id = None;
+        assert_eq!(Call::from_bytes(earlier.as_bytes(), None), Some(expected));
     }
 
     #[test]

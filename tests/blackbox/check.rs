@@ -55,6 +55,11 @@ fn what_is_well_and_what_is_not() {
     let (said, code) = answers(&world);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("NOT WELL:   apns team DEF123GHIJ: 403 InvalidProviderToken"), "{said}");
+    world.fcm.refuse_grants(Some(fcm_double::WRONG_SIGNATURE));
+    let (said, _) = answers(&world);
+    let told = "NOT WELL:   fcm project demo-project: token endpoint: 400 invalid_grant: Invalid JWT Signature: the key was \
+                deleted, or is not this account's; fetch a new one in the Google Cloud console";
+    assert!(said.contains(told), "{said}");
 }
 
 #[test]

@@ -49,6 +49,34 @@ fn token_that_is_dead() {
     assert!(said.contains("What to do: nothing here: the app was removed") && said.contains("token_dead"), "{said}");
 }
 
+/// For asking the provider what became of a push.
+#[test]
+fn push_that_was_taken_has_its_providers_name() {
+    let told = |world: &World, call_ref: &str| {
+        let call = world.admin.get(&format!("/api/v1/calls/{call_ref}"));
+        let steps = call["steps"].as_array().expect("steps").clone();
+        let taken = steps.iter().find(|step| step["step"] == "push_accepted").expect("a push").clone();
+        assert!(steps.iter().filter(|step| **step != taken).all(|step| step.get("push_id").is_none()), "{steps:?}");
+        taken["push_id"].as_str().expect("a name").to_owned()
+    };
+    for push in [Push::Fcm, Push::Apns] {
+        let mut world = World::with(Mode::Open, Udp, "hold.wait_s = 5\n");
+        let phone = asleep(&mut world, push);
+        let call = world.call(&phone);
+        world.switch.queued();
+        let pushed = world.pushed(&phone);
+        call.ack(&world.switch.response(480, "INVITE"));
+        let id = told(&world, &call.call_id);
+        if push == Push::Apns {
+            assert_eq!(id, pushed.header("apns-id"));
+        } else {
+            assert!(id.starts_with("projects/demo-project/messages/0:"), "{id}");
+        }
+        let said = why(&world, &call.call_id);
+        assert!(said.contains(&format!(" ms, as {id}.")), "{said}");
+    }
+}
+
 #[test]
 fn phone_that_came_too_late_and_one_that_rejected_and_a_caller_that_gave_up() {
     let mut world = World::with(Mode::Open, Udp, "hold.wait_s = 5\n");

@@ -128,6 +128,7 @@ impl Core {
                     provider,
                     notice: NoticeKind::Invite,
                     outcome: Outcome::Accepted,
+                    push_id: None,
                     repeatable: true,
                     left_out: 0,
                     took: Duration::ZERO,

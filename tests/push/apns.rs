@@ -139,7 +139,7 @@ async fn invite_without_a_voip_token_is_an_alert() {
         "/3/device/ab12",
         // The next push of this call to this device takes its place.
         ["alert", "org.example.phone", "10", "1623753519", "219b7d5a-a3a7-83ac-9983-eb35d9e960af"],
-        r#"{"aps":{"alert":{"loc-key":"INCOMING_CALL"},"badge":"10"},"acme":{"badge":"10","type":"invite","date":1623753491,"number":"103","dispaly_name":"Ivan"}}"#,
+        r#"{"aps":{"alert":{"loc-key":"INCOMING_CALL"},"badge":10,"sound":"default"},"acme":{"badge":"10","type":"invite","date":1623753491,"number":"103","dispaly_name":"Ivan"}}"#,
     );
 }
 

@@ -55,6 +55,17 @@ async fn invite_is_posted_signed_and_with_all_that_is_known() {
 }
 
 #[tokio::test]
+async fn a_token_that_is_a_word_of_the_answer_raises_no_alarm() {
+    let double = CallbackDouble::start().await.unwrap();
+    let (_folder, settings) = settings(&double);
+    let pushers = open(&settings);
+    double.script("unregistered", [raw(404, r#"{"code":"unregistered"}"#)]);
+    let outcome = outcome(&pushers, invite(target("unregistered"))).await;
+    assert!(matches!(outcome, Outcome::Misfit { .. }), "{outcome:?}");
+    assert_eq!(pushers.troubles(), []);
+}
+
+#[tokio::test]
 async fn a_phone_does_not_say_whose_it_is() {
     let double = CallbackDouble::start().await.unwrap();
     let (_folder, settings) = settings(&double);

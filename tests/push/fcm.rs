@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use sip_push_proxy::binding::{Provider, PushTarget};
-use sip_push_proxy::demo::fcm_double::{Answer, FcmDouble, SERVER_KEY};
+use sip_push_proxy::demo::fcm_double::{Answer, FcmDouble, SERVER_KEY, WRONG_CLOCK, WRONG_SIGNATURE};
 use sip_push_proxy::push::fcm::Profile;
 use sip_push_proxy::push::{NoticeKind, Outcome, Settings, fcm};
 
@@ -114,6 +115,45 @@ async fn account_that_google_refuses_is_our_fault_and_an_endpoint_in_trouble_is_
     assert_eq!(outcome(&pushers, invite(fcm_target("a"))).await, try_again(None, "token endpoint: 503"));
     double.refuse_tokens(None);
     assert_eq!(outcome(&pushers, invite(fcm_target("a"))).await, Outcome::Accepted);
+}
+
+#[tokio::test]
+async fn why_google_gives_no_access_token_is_told_with_what_to_do() {
+    let double = FcmDouble::start().await.unwrap();
+    let (folder, settings) = fcm_settings(&double);
+    for (description, remedy) in [
+        (WRONG_CLOCK, "this machine's clock says 2"),
+        (WRONG_SIGNATURE, "the key was deleted, or is not this account's"),
+    ] {
+        double.refuse_grants(Some(description));
+        let refused = outcome(&open(&settings), invite(fcm_target("a"))).await;
+        let Outcome::Locked { reason } = &refused else { panic!("{refused:?}") };
+        assert!(
+            reason.starts_with("token endpoint: 400 invalid_grant: Invalid JWT") && reason.contains(remedy),
+            "{reason}"
+        );
+    }
+    double.refuse_grants(None);
+    let account = double.service_account().replace("push@", "somebody-else@");
+    std::fs::write(folder.path().join("fcm.json"), account).unwrap();
+    let refused = outcome(&open(&settings), invite(fcm_target("a"))).await;
+    let Outcome::Locked { reason } = &refused else { panic!("{refused:?}") };
+    assert!(reason.contains("account not found: the service account was deleted or disabled"), "{reason}");
+}
+
+#[tokio::test]
+async fn the_id_of_an_installation_is_a_secret_too() {
+    let double = FcmDouble::start().await.unwrap();
+    let pushers = fcm_pushers(&double);
+    let id = "cYyZ0rXTR8-q5v_W1aB2cD";
+    let message = format!("Invalid value at 'message.data' of {id}");
+    let body = json!({"error": {"code": 400, "status": "INVALID_ARGUMENT", "message": message}}).to_string();
+    double.script(id, [raw(400, &body)]);
+    let refused = outcome(&pushers, invite(fcm_target(id))).await;
+    assert!(
+        matches!(&refused, Outcome::Refused { reason } if reason.contains("message.data") && !reason.contains(id)),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]

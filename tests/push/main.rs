@@ -14,6 +14,7 @@ mod limits;
 mod load;
 mod one_phone;
 mod purpose;
+mod push_ids;
 mod relay;
 mod silence;
 mod tls;

@@ -329,8 +329,16 @@ impl World {
             self.wake_by(&push);
         }
         let took = self.pushes.delay;
-        let reply =
-            push::Reply { ticket, provider, notice, outcome, repeatable: self.pushes.is_repeatable, left_out: 0, took };
+        let reply = push::Reply {
+            ticket,
+            provider,
+            notice,
+            outcome,
+            push_id: None,
+            repeatable: self.pushes.is_repeatable,
+            left_out: 0,
+            took,
+        };
         self.input(Input::Pushed(reply));
     }
 

@@ -87,6 +87,15 @@ fn repetitions_of_a_call_replace_each_other() {
 }
 
 #[test]
+fn fcm_invite_for_a_phone_that_was_not_unlocked_yet() {
+    let form = FcmForm { payload: FcmPayload::Ecss, direct_boot_ok: true };
+    check(
+        &fcm_v1(&push(invite("103", "Ivan"), 1623753491, WAIT), form, "device_token", BYTES_MAX),
+        r#"{"message":{"token":"device_token","data":{"type":"invite","date":"1623753491"},"android":{"priority":"HIGH","ttl":"28s","direct_boot_ok":true}}}"#,
+    );
+}
+
+#[test]
 fn fcm_missed_calls() {
     let body = fcm_v1(&push(missed(&THREE), 1625133614, MISSED_CALLS_TTL), FcmPayload::Ecss, "token", BYTES_MAX);
     check(
@@ -178,7 +187,7 @@ fn apns_invite_without_a_name() {
 fn apns_invite_to_the_remote_token_is_an_alert() {
     check(
         &apns(&push(invite("103", "Ivan"), 1623753691, WAIT), &form(AppleProfile::Ecss), true, BYTES_MAX),
-        r#"{"aps":{"alert":{"loc-key":"INCOMING_CALL"},"badge":"10"},"acme":{"badge":"10","type":"invite","date":1623753691,"number":"103","dispaly_name":"Ivan"}}"#,
+        r#"{"aps":{"alert":{"loc-key":"INCOMING_CALL"},"badge":10,"sound":"default"},"acme":{"badge":"10","type":"invite","date":1623753691,"number":"103","dispaly_name":"Ivan"}}"#,
     );
 }
 
