@@ -1,6 +1,6 @@
 //! A push service with a script: what becomes of each token's pushes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,8 @@ use sip_push_proxy::push::{Breaker, Cause, Notice, Outcome, Pass, Push, TokenHas
 pub(crate) struct PushService {
     /// Everything sent, in order.
     pub(crate) sent: Vec<Push>,
+    /// Those of them that it took, whether or not the proxy lives to hear of it.
+    pub(crate) taken: Vec<Push>,
     /// Outcomes to come, by PRID; then `Accepted`.
     pub(crate) script: BTreeMap<String, VecDeque<Outcome>>,
     /// From asking to its answer.
@@ -23,6 +25,8 @@ pub(crate) struct PushService {
     pub(crate) outages: Vec<Range<Instant>>,
     /// It has trouble with each push to these, by PRID.
     pub(crate) bad: Vec<String>,
+    /// Tokens that it does not know any more, by PRID.
+    pub(crate) dead: BTreeSet<String>,
     /// Call_refs in missed_calls pushes that were accepted, with the PRID.
     pub(crate) reported: Vec<(String, String)>,
 }
@@ -31,12 +35,14 @@ impl PushService {
     pub(crate) fn new() -> Self {
         Self {
             sent: Vec::new(),
+            taken: Vec::new(),
             script: BTreeMap::new(),
             delay: Duration::from_millis(20),
             failures: 0,
             breaker: None,
             outages: Vec::new(),
             bad: Vec::new(),
+            dead: BTreeSet::new(),
             reported: Vec::new(),
         }
     }
@@ -56,6 +62,9 @@ impl PushService {
 
     fn answer(&mut self, push: &Push, roll: usize) -> Outcome {
         let prid = push.target.prid.reveal();
+        if self.dead.contains(prid) {
+            return Outcome::TokenDead { since: None, reason: "unregistered".into() };
+        }
         let scripted = self.script.get_mut(prid).and_then(VecDeque::pop_front);
         scripted.unwrap_or_else(|| match roll < self.failures {
             true => Outcome::TryAgain { trouble: Trouble::Failing, after: None, reason: "busy".into() },

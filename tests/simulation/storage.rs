@@ -11,7 +11,7 @@ use sip_push_proxy::clock::UnixMillis;
 use sip_push_proxy::proxy::Contacts;
 use sip_push_proxy::proxy::bars::Bars;
 use sip_push_proxy::sip::Transport;
-use sip_push_proxy::store::{Change, EntryState, Limits, Memory, Reply, StoreError, Table, Ticket};
+use sip_push_proxy::store::{Change, EntryState, HeldCall, Limits, Memory, Reply, StoreError, Table, Ticket};
 use sip_push_proxy::timeline::Why;
 
 use crate::random::Random;
@@ -70,6 +70,11 @@ impl Storage {
             return Reply { ticket, result: Err(StoreError::Broken("disk full".to_owned())) };
         }
         Reply { ticket, result: Ok(self.memory.apply(change)) }
+    }
+
+    /// What a new process finds: the held calls of the one before it.
+    pub(crate) fn restart(&self, now: UnixMillis) -> Vec<HeldCall> {
+        self.memory.restart(now)
     }
 
     pub(crate) fn bindings(&self) -> Vec<Arc<Binding>> {

@@ -1,7 +1,7 @@
 //! All that is in one run, and the order in which it happens.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use sip_push_proxy::proxy::bars::Bars;
 use sip_push_proxy::proxy::{Effect, FetchTicket, Input, Policy, Proxy, RefreshResult, ResolveTicket};
 use sip_push_proxy::push::{self, Outcome, Pass, Push};
 use sip_push_proxy::sip::{ConnectionId, Destination, Flow, Message, Transport};
-use sip_push_proxy::store::{Change, Ticket};
+use sip_push_proxy::store::{Change, LeftCall, Ticket};
 use sip_push_proxy::transaction::SendTag;
 
 use crate::agent::Agent;
@@ -82,10 +82,16 @@ pub(crate) struct World {
     pub(crate) auth_failures: Vec<(IpAddr, &'static str)>,
     /// The softswitch is the first.
     pub(crate) agents: Vec<Agent>,
+    /// Those that may have something to send, or a timer.
+    busy: BTreeSet<usize>,
+    /// Whether the process was killed and has not started again.
+    pub(crate) is_down: bool,
     pub(crate) ledger: Ledger,
     /// Who is or was at an address.
     pub(crate) addresses: BTreeMap<SocketAddr, usize>,
     pub(crate) trace: Vec<String>,
+    /// Lines of the trace; what comes later is not kept.
+    pub(crate) trace_max: usize,
     /// Every message that left the proxy, in order.
     pub(crate) left: Vec<(Destination, Message)>,
     connections: u64,
@@ -124,9 +130,12 @@ impl World {
             refreshed: Vec::new(),
             auth_failures: Vec::new(),
             agents: Vec::new(),
+            busy: BTreeSet::new(),
+            is_down: false,
             ledger: Ledger::default(),
             addresses: BTreeMap::new(),
             trace: Vec::new(),
+            trace_max: 20_000,
             left: Vec::new(),
             connections: 0,
             queue: BinaryHeap::new(),
@@ -153,7 +162,7 @@ impl World {
     }
 
     pub(crate) fn note(&mut self, what: impl FnOnce() -> String) {
-        if self.trace.len() < 20_000 {
+        if self.trace.len() < self.trace_max {
             let ms = self.now.instant.saturating_duration_since(start()).as_millis();
             self.trace.push(format!("{ms:>8} {}", what()));
         }
@@ -188,7 +197,7 @@ impl World {
         self.drain();
         let event = self.queue.peek().map(|Reverse((at, _))| *at);
         let timer = self.proxy.poll_timeout();
-        let agents = self.agents.iter_mut().filter_map(|agent| agent.transactions.poll_timeout()).min();
+        let agents = self.busy.iter().filter_map(|agent| self.agents[*agent].transactions.poll_timeout()).min();
         let pace = self.pace.as_ref().map(Pace::poll_timeout);
         let Some(next) = [event, timer, agents, pace].into_iter().flatten().min().filter(|next| *next <= end) else {
             return false;
@@ -199,7 +208,7 @@ impl World {
             self.proxy.expire(&view, self.now);
         }
         self.refresh();
-        for agent in 0..self.agents.len() {
+        for agent in self.busy() {
             self.agent_expires(agent);
         }
         if event.is_some_and(|due| due <= next)
@@ -209,7 +218,17 @@ impl World {
             self.happen(event);
         }
         self.drain();
+        self.busy.retain(|agent| self.agents[*agent].transactions.poll_timeout().is_some());
         true
+    }
+
+    /// An agent is about to have something to send, or a timer.
+    pub(crate) fn stir(&mut self, agent: usize) {
+        self.busy.insert(agent);
+    }
+
+    fn busy(&self) -> Vec<usize> {
+        self.busy.iter().copied().collect()
     }
 
     fn advance(&mut self, to: Instant) {
@@ -262,6 +281,12 @@ impl World {
 
     /// A new process in the place of one that was killed.
     pub(crate) fn restart(&mut self) {
+        self.dies();
+        self.starts();
+    }
+
+    /// `kill -9`: what the process was asked and had not answered nobody answers any more.
+    pub(crate) fn dies(&mut self) {
         let seed = self.random.below(usize::MAX) as u64;
         let was_asked = |event: &Event| {
             matches!(
@@ -272,8 +297,18 @@ impl World {
         self.events.retain(|_, event| !was_asked(event));
         self.proxy = Proxy::new(Arc::clone(&self.policy), settings(), [seed, !seed]);
         self.storage.bars = Bars::default();
+        self.storage.watched.borrow_mut().clear();
+        self.is_down = true;
+    }
+
+    /// A process that finds what the one before it made durable.
+    pub(crate) fn starts(&mut self) {
+        self.is_down = false;
         if self.pace.is_some() {
             self.begin_refreshes();
+        }
+        for call in self.storage.restart(self.now.unix) {
+            self.input(Input::Resume(Box::new(LeftCall { call, from: None })));
         }
     }
 
@@ -283,6 +318,9 @@ impl World {
     }
 
     fn reaches_proxy(&mut self, flow: Flow, bytes: Bytes) {
+        if self.is_down {
+            return;
+        }
         let Ok(message) = Message::parse(bytes, 128) else { return };
         self.note(|| format!("{} > proxy  {}", flow, text::summary(&message)));
         self.ledger.arrived(&message, flow);
@@ -314,7 +352,7 @@ impl World {
                 is_quiet = false;
                 self.perform(effect);
             }
-            for agent in 0..self.agents.len() {
+            for agent in self.busy() {
                 while let Some(outgoing) = self.agents[agent].transactions.poll_send() {
                     is_quiet = false;
                     self.agent_sends(agent, outgoing.destination, outgoing.bytes);
@@ -339,6 +377,9 @@ impl World {
                 let roll = self.random.below(1000);
                 let (outcome, pass) = self.pushes.outcome(&push, roll, self.now.instant);
                 self.pushes.sent.push(push.clone());
+                if outcome == Outcome::Accepted {
+                    self.pushes.taken.push(push.clone());
+                }
                 self.schedule_after(self.pushes.delay, Event::Push(push, outcome, pass));
             }
             Effect::Step(step) => {
@@ -417,14 +458,18 @@ impl World {
 
     pub(crate) fn agent_sends(&mut self, agent: usize, destination: Destination, bytes: Bytes) {
         let (address, is_awake) = (self.agents[agent].address, self.agents[agent].is_awake);
-        if !is_awake {
+        let has_network = self.agents[agent].network_from.is_none_or(|from| from <= self.now.instant);
+        if !is_awake || !has_network {
             return;
         }
         let transport = destination.transport();
-        let connection = match destination {
+        let mut connection = match destination {
             Destination::Flow(flow) => flow.connection,
             Destination::Address { .. } => ConnectionId::NONE,
         };
+        if let (true, Some(present)) = (self.agents[agent].answers_by_any_connection, self.agents[agent].connection) {
+            connection = ConnectionId(present);
+        }
         let is_gone = transport == Transport::Tcp
             && connection.0 != u64::MAX
             && self.agents[agent].connection != Some(connection.0);
