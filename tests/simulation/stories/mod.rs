@@ -29,3 +29,4 @@ mod transports;
 mod trust;
 mod unreachable;
 mod unregister;
+mod wake;

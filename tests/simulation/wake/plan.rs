@@ -1,0 +1,69 @@
+//! Settings that are compared.
+
+use std::time::Duration;
+
+use sip_push_proxy::proxy::Policy;
+use sip_push_proxy::proxy::policy::PushWhen;
+use sip_push_proxy::push::BreakerSettings;
+
+use crate::options;
+
+/// One way to set the proxy.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) name: &'static str,
+    /// What differs from the defaults.
+    change: fn(&mut Policy),
+    /// Seconds after an accepted push at which it is repeated.
+    #[expect(dead_code, reason = "for a policy that repeats accepted pushes")]
+    repeat_s: &'static [u64],
+    /// Whether pushes by APNs may be repeated.
+    #[expect(dead_code, reason = "for a policy that repeats accepted pushes")]
+    repeats_apns: bool,
+    has_breaker: bool,
+}
+
+const DEFAULT: Plan =
+    Plan { name: "default", change: |_| {}, repeat_s: &[3, 8], repeats_apns: false, has_breaker: true };
+
+/// The defaults first.
+pub(crate) const PLANS: [Plan; 7] = [
+    DEFAULT,
+    Plan { name: "no_repeats", repeat_s: &[], ..DEFAULT },
+    Plan { name: "breaker_off", has_breaker: false, ..DEFAULT },
+    Plan { name: "unreachable", change: |policy| policy.hold.push_when = PushWhen::Unreachable, ..DEFAULT },
+    Plan { name: "fresh_15", change: |policy| policy.hold.fresh = Duration::from_secs(15), ..DEFAULT },
+    Plan { name: "wait_60", change: |policy| policy.hold.wait = Duration::from_secs(60), ..DEFAULT },
+    Plan {
+        name: "extended_wait_60",
+        change: |policy| policy.hold.wait = Duration::from_secs(60),
+        repeats_apns: true,
+        ..DEFAULT
+    },
+];
+
+impl Plan {
+    pub(crate) fn named(name: &str) -> Option<&'static Self> {
+        PLANS.iter().find(|plan| plan.name == name)
+    }
+
+    /// Whether a phone that can be woken may get the INVITE before any push. Its call is in no bucket until it is pushed, and
+    /// does not outlive the process.
+    pub(crate) fn calls_some_at_once(&self) -> bool {
+        let hold = self.policy().hold;
+        hold.push_when == PushWhen::Unreachable || !hold.fresh.is_zero()
+    }
+
+    pub(super) fn policy(&self) -> Policy {
+        let mut policy = options::policy();
+        (self.change)(&mut policy);
+        policy
+    }
+
+    pub(super) fn breaker(&self) -> BreakerSettings {
+        match self.has_breaker {
+            true => BreakerSettings::default(),
+            false => BreakerSettings { failures: u32::MAX, ..BreakerSettings::default() },
+        }
+    }
+}
