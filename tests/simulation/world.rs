@@ -82,8 +82,11 @@ pub(crate) struct World {
     pub(crate) auth_failures: Vec<(IpAddr, &'static str)>,
     /// The softswitch is the first.
     pub(crate) agents: Vec<Agent>,
-    /// Those that may have something to send, or a timer.
-    busy: BTreeSet<usize>,
+    /// Those that may have something to send, or other timers than they had.
+    stirred: BTreeSet<usize>,
+    /// When the others have something to do next.
+    due: BTreeSet<(Instant, usize)>,
+    due_of: BTreeMap<usize, Instant>,
     /// Whether the process was killed and has not started again.
     pub(crate) is_down: bool,
     pub(crate) ledger: Ledger,
@@ -130,7 +133,9 @@ impl World {
             refreshed: Vec::new(),
             auth_failures: Vec::new(),
             agents: Vec::new(),
-            busy: BTreeSet::new(),
+            stirred: BTreeSet::new(),
+            due: BTreeSet::new(),
+            due_of: BTreeMap::new(),
             is_down: false,
             ledger: Ledger::default(),
             addresses: BTreeMap::new(),
@@ -195,9 +200,10 @@ impl World {
     /// The next thing up to `end`; false when there is none.
     pub(crate) fn step(&mut self, end: Instant) -> bool {
         self.drain();
+        self.settle();
         let event = self.queue.peek().map(|Reverse((at, _))| *at);
         let timer = self.proxy.poll_timeout();
-        let agents = self.busy.iter().filter_map(|agent| self.agents[*agent].transactions.poll_timeout()).min();
+        let agents = self.due.first().map(|(at, _)| *at);
         let pace = self.pace.as_ref().map(Pace::poll_timeout);
         let Some(next) = [event, timer, agents, pace].into_iter().flatten().min().filter(|next| *next <= end) else {
             return false;
@@ -208,7 +214,9 @@ impl World {
             self.proxy.expire(&view, self.now);
         }
         self.refresh();
-        for agent in self.busy() {
+        let late: BTreeSet<usize> = self.due.range(..=(next, usize::MAX)).map(|(_, agent)| *agent).collect();
+        for agent in late {
+            self.stir(agent);
             self.agent_expires(agent);
         }
         if event.is_some_and(|due| due <= next)
@@ -218,17 +226,24 @@ impl World {
             self.happen(event);
         }
         self.drain();
-        self.busy.retain(|agent| self.agents[*agent].transactions.poll_timeout().is_some());
         true
     }
 
-    /// An agent is about to have something to send, or a timer.
+    /// An agent is about to have something to send, or another timer.
     pub(crate) fn stir(&mut self, agent: usize) {
-        self.busy.insert(agent);
+        self.stirred.insert(agent);
     }
 
-    fn busy(&self) -> Vec<usize> {
-        self.busy.iter().copied().collect()
+    fn settle(&mut self) {
+        for agent in std::mem::take(&mut self.stirred) {
+            if let Some(due) = self.due_of.remove(&agent) {
+                self.due.remove(&(due, agent));
+            }
+            if let Some(due) = self.agents[agent].transactions.poll_timeout() {
+                self.due_of.insert(agent, due);
+                self.due.insert((due, agent));
+            }
+        }
     }
 
     fn advance(&mut self, to: Instant) {
@@ -352,7 +367,7 @@ impl World {
                 is_quiet = false;
                 self.perform(effect);
             }
-            for agent in self.busy() {
+            for agent in self.stirred.clone() {
                 while let Some(outgoing) = self.agents[agent].transactions.poll_send() {
                     is_quiet = false;
                     self.agent_sends(agent, outgoing.destination, outgoing.bytes);
