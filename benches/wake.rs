@@ -43,7 +43,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
-use wake::{Day, PLANS, Plan, Size, Tally};
+use wake::{Day, PLANS, Plan, Size, Tally, Which};
 
 /// What is asked for.
 struct Arguments {
@@ -60,7 +60,7 @@ impl Arguments {
         let mut arguments = Self { seeds: 10, size, plans: Vec::new(), trace: None, is_verbose: false };
         let mut words = words;
         while let Some(word) = words.next() {
-            let mut value = || words.next().ok_or(format!("{word} needs a value"));
+            let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
             match word.as_str() {
                 "--seeds" => arguments.seeds = number(&value()?)?,
                 "--calls" => arguments.size.calls = number(&value()?)?,
@@ -68,11 +68,13 @@ impl Arguments {
                 "--policy" => {
                     let name = value()?;
                     let names = PLANS.map(|plan| plan.name).join(", ");
-                    arguments.plans.push(Plan::named(&name).ok_or(format!("{name}: no policy; there are {names}"))?);
+                    arguments
+                        .plans
+                        .push(Plan::named(&name).ok_or_else(|| format!("{name}: no policy; there are {names}"))?);
                 }
                 "--trace" => {
                     let which = value()?;
-                    let (seed, call) = which.split_once(':').ok_or(format!("{which}: should be SEED:CALL"))?;
+                    let (seed, call) = which.split_once(':').ok_or_else(|| format!("{which}: should be SEED:CALL"))?;
                     arguments.trace = Some((number(seed)?, number(call)?));
                 }
                 "--verbose" => arguments.is_verbose = true,
@@ -164,11 +166,14 @@ fn tell_faults(plan: &Plan, tally: &Tally, is_verbose: bool) {
     lines.sort_by_key(|(_, calls)| std::cmp::Reverse(calls.len()));
     lines.extend(faults);
     for (what, calls) in lines {
-        let most = if is_verbose { usize::MAX } else { 3 };
-        let named: Vec<_> = calls.iter().take(most).map(|(seed, call)| format!("{seed}:{call}")).collect();
-        let more = if calls.len() > most { " …" } else { "" };
-        println!("{:>8}  {what}: {}{more}", calls.len(), named.join(" "));
+        println!("{:>8}  {what}: {}", calls.len(), names(calls, if is_verbose { usize::MAX } else { 3 }));
     }
+}
+
+/// Up to `most` calls, as `--trace` takes them.
+fn names(calls: &[Which], most: usize) -> String {
+    let named: Vec<_> = calls.iter().take(most).map(|(seed, call)| format!("{seed}:{call}")).collect();
+    named.join(" ") + if calls.len() > most { " …" } else { "" }
 }
 
 /// One for each plan. Days are independent of each other, so that each processor takes the next one.

@@ -1,20 +1,20 @@
 //! Why a call that could have been delivered was not.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sip_push_proxy::timeline::{Reason, Step};
 
-use super::day::{Call, Day};
+use super::day::Day;
 use super::fate::PushFate;
 
-/// The first of these that fits.
+/// What was in the way of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Cause {
+    /// An earlier call found its token dead, so that the binding of the phone ended, awake as it was.
+    Unbound,
     /// The process was killed while the call was under way.
     Crash,
-    /// The phone registered in time, and the INVITE did not reach it.
-    BackWithoutInvite,
     /// The proxy said no while the caller was still waiting and `hold.wait_s` was not over.
     EndedEarly(&'static str),
     /// It got the INVITE at once, did not hear it, and was not pushed.
@@ -25,6 +25,8 @@ pub(crate) enum Cause {
     TakenLate(&'static str),
     AllLost,
     AllLate,
+    /// The phone registered in time, and the INVITE did not reach it.
+    BackWithoutInvite,
     /// `hold.wait_s` was over.
     WaitOver,
     Unclear,
@@ -33,6 +35,7 @@ pub(crate) enum Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Unbound => f.write_str("its binding had ended with its token, though it was awake"),
             Self::Crash => f.write_str("the process was killed meanwhile"),
             Self::BackWithoutInvite => f.write_str("the phone was back, and the INVITE did not reach it"),
             Self::EndedEarly(reason) => write!(f, "ended early ({reason})"),
@@ -48,7 +51,11 @@ impl fmt::Display for Cause {
 }
 
 impl Day {
-    pub(super) fn cause(&self, call: &Call) -> Cause {
+    pub(super) fn cause(&self, number: usize) -> Cause {
+        let call = &self.calls[number];
+        if self.is_unbound(number) {
+            return Cause::Unbound;
+        }
         let has = |step: Step| call.steps.iter().any(|(_, had, ..)| *had == step);
         let refused = call.steps.iter().rev().filter(|(_, step, ..)| *step == Step::PushRefused);
         let refusal = refused.filter_map(|(.., reason)| *reason).map(Reason::code).next().unwrap_or("not sent");
@@ -56,12 +63,10 @@ impl Day {
         let end = call.steps.iter().rev().find(|(_, step, is_of_phone, _)| is_end(*step) && !is_of_phone);
         let ended_at = end.map_or(call.gives_up, |(at, ..)| *at).min(call.gives_up);
         if let Some(crash) = self.crashes.iter().find(|crash| crash.start <= ended_at && call.at <= crash.end) {
-            let before: Vec<_> =
-                call.pushes.iter().filter(|(at, _)| *at < crash.start).map(|(_, fate)| *fate).collect();
+            // A call that came while the process was down is only late by it; what its pushes met counts as for any other.
+            let counts = |at: Instant| at < crash.start || call.at >= crash.start;
+            let before: Vec<_> = call.pushes.iter().filter(|(at, _)| counts(*at)).map(|(_, fate)| *fate).collect();
             return unheard(&before).unwrap_or(Cause::Crash);
-        }
-        if has(Step::Registered) {
-            return Cause::BackWithoutInvite;
         }
         let is_early = ended_at < self.wait_ends(call);
         if let Some((_, Step::Failed | Step::NoReturn, _, Some(reason))) = end.filter(|_| is_early) {
@@ -70,13 +75,20 @@ impl Day {
             return if is_unpushed { Cause::SilentUnpushed } else { Cause::EndedEarly(why) };
         }
         let Some((first, _)) = call.pushes.first() else {
-            return if has(Step::PushSent) { Cause::NeverTaken(refusal) } else { Cause::SilentUnpushed };
+            return if has(Step::Registered) {
+                Cause::BackWithoutInvite
+            } else if has(Step::PushSent) {
+                Cause::NeverTaken(refusal)
+            } else {
+                Cause::SilentUnpushed
+            };
         };
         let fates: Vec<_> = call.pushes.iter().map(|(_, fate)| *fate).collect();
         let is_late = *first > self.takes_at(call) + Duration::from_secs(1);
         match unheard(&fates) {
             Some(cause) => cause,
             None if is_late && has(Step::PushRefused) => Cause::TakenLate(refusal),
+            None if has(Step::Registered) => Cause::BackWithoutInvite,
             None if has(Step::NoReturn) => Cause::WaitOver,
             None if has(Step::Forwarded) => Cause::TakenLate("probed first"),
             None => Cause::Unclear,

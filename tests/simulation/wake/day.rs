@@ -137,7 +137,7 @@ impl Day {
         world.ledger.is_lenient = true;
         world.network = Network::fair();
         world.pushes.delay = Duration::from_millis(150);
-        world.pushes.breaker = Some(Breaker::new(plan.breaker()));
+        world.pushes.breaker = Some(Breaker::new(plan.breaker));
         let fate = Fate::new(seed, size.phones, size.calls);
         let start = world.now.instant + MORNING;
         let from_start = |range: &Range<Duration>| start + range.start..start + range.end;
@@ -472,9 +472,11 @@ impl Day {
     fn sleeps(&mut self, phone: usize) {
         let now = self.now();
         let Phone { awake_until, never_sleeps, closes, .. } = self.phones[phone];
+        // It rings, or nobody has acknowledged its 200.
         let is_busy = |got: &crate::agent::Got| {
-            let is_pending = got.message.method_text() == b"INVITE" && got.status.is_some_and(|status| status < 200);
-            is_pending && now.saturating_duration_since(got.at) < RINGS_FOR
+            let is_invite = got.message.method_text() == b"INVITE";
+            let is_pending = got.status.is_some_and(|status| status < 300) && !got.acknowledged;
+            is_invite && is_pending && now.saturating_duration_since(got.at) < RINGS_FOR
         };
         let agent = self.agent(phone);
         if never_sleeps || !agent.is_awake || now < awake_until {
@@ -532,7 +534,6 @@ impl Day {
         let rang = seen.filter(|at| call.cancelled.is_none_or(|cancelled| *at <= cancelled));
         let latest = call.gives_up.min(call.at + WAIT_MAX);
         let could_ring = call.could_ring.is_some_and(|could_ring| could_ring <= latest);
-        let is_unknown = finals.contains(&404);
         let crashed = |at: Instant| {
             self.crashes.iter().any(|crash| at <= crash.start && crash.start <= at + Duration::from_secs(1))
         };
@@ -540,10 +541,15 @@ impl Day {
             is_deliverable: could_ring || rang.is_some(),
             rang_after: rang.map(|rang| rang - call.at),
             has_final: !finals.is_empty(),
-            is_untold: seen.is_none() && call.told.is_empty() && !is_unknown,
+            is_untold: seen.is_none() && call.told.is_empty() && !self.is_unbound(number),
             had_dead_token: self.phones[call.phone].has_dead_token,
             is_told_twice: call.told.len() > 1 && !call.told.iter().any(|at| crashed(*at)),
         }
+    }
+
+    /// Whether its phone was not bound any more.
+    pub(super) fn is_unbound(&self, number: usize) -> bool {
+        self.sent(number).finals().contains(&404)
     }
 
     /// When the INVITE was with the phone.

@@ -20,17 +20,21 @@ pub(crate) struct Plan {
     /// Whether pushes by APNs may be repeated.
     #[expect(dead_code, reason = "for a policy that repeats accepted pushes")]
     repeats_apns: bool,
-    has_breaker: bool,
+    pub(super) breaker: BreakerSettings,
 }
 
+/// The defaults of `push.breaker_failures` and `push.breaker_pause_ms`.
+const BREAKER: BreakerSettings = BreakerSettings { failures: 10, pause: Duration::from_secs(5) };
+
 const DEFAULT: Plan =
-    Plan { name: "default", change: |_| {}, repeat_s: &[3, 8], repeats_apns: false, has_breaker: true };
+    Plan { name: "default", change: |_| {}, repeat_s: &[3, 8], repeats_apns: false, breaker: BREAKER };
 
 /// The defaults first.
-pub(crate) const PLANS: [Plan; 7] = [
+pub(crate) const PLANS: [Plan; 8] = [
     DEFAULT,
     Plan { name: "no_repeats", repeat_s: &[], ..DEFAULT },
-    Plan { name: "breaker_off", has_breaker: false, ..DEFAULT },
+    Plan { name: "breaker_off", breaker: BreakerSettings { failures: u32::MAX, ..BREAKER }, ..DEFAULT },
+    Plan { name: "pause_1s", breaker: BreakerSettings { pause: Duration::from_secs(1), ..BREAKER }, ..DEFAULT },
     Plan { name: "unreachable", change: |policy| policy.hold.push_when = PushWhen::Unreachable, ..DEFAULT },
     Plan { name: "fresh_15", change: |policy| policy.hold.fresh = Duration::from_secs(15), ..DEFAULT },
     Plan { name: "wait_60", change: |policy| policy.hold.wait = Duration::from_secs(60), ..DEFAULT },
@@ -58,12 +62,5 @@ impl Plan {
         let mut policy = options::policy();
         (self.change)(&mut policy);
         policy
-    }
-
-    pub(super) fn breaker(&self) -> BreakerSettings {
-        match self.has_breaker {
-            true => BreakerSettings::default(),
-            false => BreakerSettings { failures: u32::MAX, ..BreakerSettings::default() },
-        }
     }
 }

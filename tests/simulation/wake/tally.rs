@@ -31,7 +31,7 @@ pub(crate) struct Tally {
 impl Tally {
     pub(crate) fn of(seed: u64, day: &Day) -> Self {
         let mut tally = Self { calls: day.calls.len(), pushes: day.pushes(), ..Self::default() };
-        for (number, call) in day.calls.iter().enumerate() {
+        for number in 0..day.calls.len() {
             let verdict = day.verdict(number);
             let which = (seed, number);
             tally.deliverable += usize::from(verdict.is_deliverable);
@@ -40,7 +40,7 @@ impl Tally {
                     tally.delivered += 1;
                     tally.rang_after.push(after);
                 }
-                None if verdict.is_deliverable => tally.lost.entry(day.cause(call)).or_default().push(which),
+                None if verdict.is_deliverable => tally.lost.entry(day.cause(number)).or_default().push(which),
                 None => {}
             }
             for (has_fault, faults) in [
