@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use sip_push_proxy::push::{Breaker, Notice, Push};
+use sip_push_proxy::push::{Breaker, BreakerSettings, Notice, Push};
 use sip_push_proxy::sip::Transport;
 use sip_push_proxy::timeline::{Reason, Step};
 
@@ -99,6 +99,8 @@ pub(crate) struct Day {
     phones: Vec<Phone>,
     pub(super) calls: Vec<Call>,
     by_ref: BTreeMap<String, usize>,
+    /// Of each process.
+    breaker: BreakerSettings,
     outages: Vec<Range<Instant>>,
     pub(super) crashes: Vec<Range<Instant>>,
     acts: BinaryHeap<Reverse<(Instant, u64, Act)>>,
@@ -152,6 +154,7 @@ impl Day {
             phones: Vec::new(),
             calls: Vec::new(),
             by_ref: BTreeMap::new(),
+            breaker: plan.breaker,
             outages,
             crashes,
             acts: BinaryHeap::new(),
@@ -316,6 +319,7 @@ impl Day {
             Act::Dies => {
                 self.world.note(|| "        the process is killed".to_owned());
                 self.world.dies();
+                self.world.pushes.breaker = Some(Breaker::new(self.breaker));
                 // Its connections are closed, as far as anybody is there to see it.
                 for phone in 0..self.phones.len() {
                     if self.phones[phone].is_tcp && self.agent(phone).connection.take().is_some() {
