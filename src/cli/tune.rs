@@ -1,14 +1,18 @@
 //! What other settings of `[hold]` would have brought for the calls that the server remembers.
 //!
-//! Only what was measured is told: when phones came back, when they said something, when callers gave up. What nobody can
-//! know, such as whether a caller would have waited longer, is said to be unknown.
+//! A phone that was back and silent is neither saved nor lost by another setting: it counts apart. What callers would have
+//! done who were sent away is an estimate, and is said to be one.
+
+mod patience;
+mod story;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
 use serde_json::Value;
 
-use super::tables::{list, table, text};
+use self::patience::Patience;
+use self::story::Story;
+use super::tables::{list, table};
 
 /// Waits that are compared, in milliseconds; Timer C bounds them.
 const WAITS: [i64; 9] = [5_000, 10_000, 15_000, 20_000, 28_000, 40_000, 60_000, 90_000, 170_000];
@@ -19,27 +23,10 @@ const AWAKE: i64 = 2_000;
 /// Fewer calls say nothing.
 const CALLS_MIN: usize = 20;
 
-/// What counts of a call. Times are milliseconds after the INVITE.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Story {
-    outcome: String,
-    /// Whether a push went out for it.
-    was_pushed: bool,
-    /// Provider by device.
-    providers: BTreeMap<String, String>,
-    /// When a pushed device came back first, within the wait or after it, and by which provider.
-    back: Option<(i64, String)>,
-    ended: Option<i64>,
-    /// How many seconds before the INVITE a device registered that was reachable and pushed all the same.
-    age: Option<i64>,
-    /// How long devices that got the INVITE at once took to say something; `None`: they did not.
-    answers: Vec<Option<i64>>,
-}
-
 /// For people, of `GET /api/v1/calls` and `GET /api/v1/config`.
 pub(super) fn tell(calls: &Value, config: &Value) -> String {
-    let stories: Vec<_> = list(calls, "calls").iter().filter_map(story).collect();
-    let pushed: Vec<_> = stories.iter().filter(|story| story.was_pushed && story.ended.is_some()).collect();
+    let stories: Vec<_> = list(calls, "calls").iter().filter_map(Story::read).collect();
+    let pushed: Vec<_> = stories.iter().filter(|story| story.was_pushed() && story.ended.is_some()).collect();
     let mut told = format!("{} calls are remembered, {} of them were held for a push.\n", stories.len(), pushed.len());
     if pushed.len() < CALLS_MIN {
         told.push_str(&format!("Fewer than {CALLS_MIN} tell nothing about [hold]; ask again later.\n"));
@@ -60,77 +47,76 @@ pub(super) fn tell(calls: &Value, config: &Value) -> String {
     told
 }
 
-fn story(call: &Value) -> Option<Story> {
-    let steps = list(call, "steps");
-    let at = |step: &Value| text(step, "at").parse::<Timestamp>().ok().map(|at| at.as_millisecond());
-    let began = at(steps.iter().find(|step| text(step, "step") == "received")?)?;
-    let mut story = Story { outcome: text(call, "outcome"), ..Story::default() };
-    let mut forwarded: BTreeMap<String, i64> = BTreeMap::new();
-    for step in steps {
-        let (device, after) = (text(step, "device"), at(step)? - began);
-        match &*text(step, "step") {
-            "device_found" => {
-                let detail = text(step, "detail");
-                let age =
-                    detail.split_once(", registered ").and_then(|(_, age)| age.strip_suffix(" s ago")?.parse().ok());
-                story.age = story.age.into_iter().chain(age).min();
-            }
-            "push_sent" => {
-                story.was_pushed = true;
-                story.providers.insert(device, text(step, "detail"));
-            }
-            "registered" | "missed_reported" if story.back.is_none() => {
-                let provider = story.providers.get(&device);
-                story.back = provider.map(|provider| (after, provider.clone()));
-            }
-            "forwarded" if !story.providers.contains_key(&device) => {
-                forwarded.insert(device, after);
-            }
-            "ringing" | "rejected" => {
-                story.answers.extend(forwarded.remove(&device).map(|since| Some(after - since)));
-            }
-            "answered" | "cancelled" | "no_return" | "expired" if device.is_empty() => story.ended = Some(after),
-            _ => {}
-        }
-    }
-    story.answers.extend(forwarded.into_values().map(|_| None));
-    Some(story)
+/// How long phones took to wake, by provider, and how many did not.
+#[derive(Default)]
+struct Wakes {
+    times: Vec<i64>,
+    silent: usize,
+    away: usize,
 }
 
 fn wakes(pushed: &[&Story]) -> String {
-    let mut by_provider: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
-    for story in pushed {
-        if let Some((after, provider)) = &story.back {
-            by_provider.entry(provider).or_default().push(*after);
-        }
+    let mut by_provider: BTreeMap<&str, Wakes> = BTreeMap::new();
+    for device in pushed.iter().flat_map(|story| story.devices.values()) {
+        let Some(provider) = device.provider.as_deref().filter(|_| device.accepted.is_some()) else { continue };
+        let wakes = by_provider.entry(provider).or_default();
+        wakes.times.extend(device.wake());
+        wakes.silent += usize::from(device.is_silent());
+        wakes.away += usize::from(device.back.is_none());
     }
-    let rows = by_provider.into_iter().map(|(provider, mut times)| {
+    let rows = by_provider.into_iter().map(|(provider, Wakes { mut times, silent, away })| {
         times.sort_unstable();
-        let percentile = |percent: usize| times.get((times.len() - 1) * percent / 100).copied().unwrap_or_default();
-        let shown = [percentile(50), percentile(90), percentile(99), percentile(100)].map(seconds);
-        [provider.to_owned(), times.len().to_string()].into_iter().chain(shown).collect()
+        let percentile = |percent: usize| {
+            let time = times.get(times.len().saturating_sub(1) * percent / 100);
+            time.map_or_else(String::new, |time| seconds(*time))
+        };
+        let shown = [percentile(50), percentile(90), percentile(99), percentile(100)];
+        let counts = [times.len(), silent, away].map(|count| count.to_string());
+        let [came, silent, away] = counts;
+        [provider.to_owned(), came].into_iter().chain(shown).chain([silent, away]).collect()
     });
-    let head = ["PROVIDER", "CAME BACK", "50 %", "90 %", "99 %", "LATEST"];
-    format!("\nFrom the INVITE to the phone's REGISTER:\n{}", table(&head, rows.collect(), "no phone came back"))
+    let head = ["PROVIDER", "CAME BACK", "50 %", "90 %", "99 %", "LATEST", "SILENT", "NOT BACK"];
+    format!(
+        "\nFrom the push that the provider took to the phone's REGISTER:\n{}Silent: back in time for the INVITE, and no \
+         response to it.\n",
+        table(&head, rows.collect(), "no push was taken")
+    )
 }
 
 /// What another `hold.wait_s` would have changed.
 fn waits(pushed: &[&Story], now: i64) -> String {
+    let callers = pushed.iter().map(|story| (story.waited(), story.gave_up().is_some()));
+    let patience = Patience::seen(callers, now);
+    let reached: Vec<_> = pushed.iter().filter_map(|story| story.reached()).collect();
+    // Phones that came when their callers had been sent away: when, and how long after that.
+    let late: Vec<_> = pushed
+        .iter()
+        .filter(|story| story.outcome == "no_return" && story.reached().is_none() && !story.was_silent())
+        .filter_map(|story| Some((story.back()?, story.ended?)))
+        .filter(|(back, ended)| back > ended)
+        .collect();
     let row = |wait: i64| {
-        let came = |story: &&&Story| story.back.as_ref().is_some_and(|(after, _)| *after <= wait);
-        let lost = pushed.iter().filter(|story| story.outcome == "answered" && !came(story) && story.back.is_some());
-        let saved = pushed.iter().filter(|story| story.outcome == "no_return").filter(came);
-        let (saved, lost) = if wait == now { (0, 0) } else { (saved.count(), lost.count()) };
+        let lost = reached.iter().filter(|back| wait < now && **back > wait).count();
+        let in_time = late.iter().filter(|(back, _)| wait > now && *back <= wait);
+        let saved: f64 = in_time.clone().map(|(back, ended)| patience.stay(back - ended)).sum();
+        let all = in_time.count();
+        let rang = count(reached.len() - lost) + saved;
         let mark = if wait == now { " (now)" } else { "" };
-        vec![format!("{}{mark}", wait / 1000), saved.to_string(), lost.to_string()]
+        let saved = if all == 0 { "0".to_owned() } else { format!("{saved:.1} of {all}") };
+        let share = format!("{:.1} %", 100.0 * rang / count(pushed.len().max(1)));
+        vec![format!("{}{mark}", wait / 1000), share, saved, lost.to_string()]
     };
-    let gave_up = pushed.iter().filter(|story| story.outcome == "cancelled").count();
-    let never = pushed.iter().filter(|story| story.outcome == "no_return" && story.back.is_none()).count();
+    let gave_up = pushed.iter().filter(|story| story.gave_up().is_some()).count();
+    let silent = pushed.iter().filter(|story| story.was_silent()).count();
+    let never = pushed.iter().filter(|story| story.outcome == "no_return" && story.back().is_none()).count();
     let rows = with(now, &WAITS).into_iter().map(row).collect();
     format!(
-        "\nhold.wait_s:\n{}Saved: the phone came later than it was waited for; whether its caller would have stayed is not \
-         known.\nCallers gave up by themselves in {gave_up} calls, and {never} phones have not come at all.\n",
-        table(&["WAIT_S", "CALLS SAVED", "CALLS LOST"], rows, "")
+        "\nhold.wait_s:\n{}Reached: a phone rang, answered or refused. Saved: of so many phones that came when the wait was \
+         over, those whose callers would still have been there, if callers go on giving up as they do from {} on. Lost: the \
+         phone was back later than that. No wait changes anything for {silent} calls whose phone was back and stayed \
+         silent, {gave_up} whose callers gave up before, and {never} whose phones have not come at all.\n",
+        table(&["WAIT_S", "REACHED", "CALLS SAVED", "CALLS LOST"], rows, ""),
+        seconds(now / 2),
     )
 }
 
@@ -138,24 +124,27 @@ fn waits(pushed: &[&Story], now: i64) -> String {
 fn fresh(pushed: &[&Story], now: i64) -> String {
     let row = |fresh: i64| {
         let spared: Vec<_> = pushed.iter().filter(|story| story.age.is_some_and(|age| age < fresh)).collect();
-        let mut sooner: Vec<_> = spared
-            .iter()
-            .filter_map(|story| story.back.as_ref().map(|(after, _)| *after).filter(|after| *after <= AWAKE))
-            .collect();
+        let reached: Vec<_> = spared.iter().filter_map(|story| story.reached()).collect();
+        let mut sooner: Vec<_> = reached.iter().copied().filter(|after| *after <= AWAKE).collect();
         sooner.sort_unstable();
         let median = sooner.get(sooner.len() / 2).map_or_else(String::new, |after| seconds(*after));
         let mark = if fresh == now { " (now)" } else { "" };
-        let lost = spared.len() - sooner.len();
-        [format!("{fresh}{mark}"), spared.len().to_string(), sooner.len().to_string(), median, lost.to_string()]
+        let slept = reached.len() - sooner.len();
+        [format!("{fresh}{mark}"), spared.len().to_string(), sooner.len().to_string(), median, slept.to_string()]
             .to_vec()
     };
-    let head = ["FRESH_S", "PUSHES SPARED", "RUNG SOONER", "BY", "CALLS LOST"];
+    let head = ["FRESH_S", "PUSHES SPARED", "RUNG SOONER", "BY", "SLEPT"];
     format!(
-        "\nhold.fresh_s:\n{}Sooner: the phone was back within {} of its push, so it was awake. Lost: it took longer or did not \
-         come, so it slept, and the INVITE alone would have reached nobody.\n",
+        "\nhold.fresh_s:\n{}Sooner: the phone was back within {} of its INVITE and rang, so it was awake. Slept: it rang, but \
+         it took longer to come, so the INVITE alone would not have reached it.\n",
         table(&head, with(now, &FRESH).into_iter().map(row).collect(), ""),
         seconds(AWAKE),
     )
+}
+
+#[expect(clippy::cast_precision_loss, reason = "as many calls as are remembered")]
+fn count(calls: usize) -> f64 {
+    calls as f64
 }
 
 /// How devices that got the INVITE without a push took it.
@@ -190,6 +179,7 @@ fn seconds(millis: i64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
     use serde_json::json;
 
     use super::*;
@@ -205,10 +195,43 @@ mod tests {
 
     fn woken(outcome: &str, back: i64, step: &str, ended: i64) -> Value {
         let end = if outcome == "answered" { "answered" } else { outcome };
-        let mut steps =
-            vec![(0, "received", "", ""), (1, "push_sent", "d", "fcm"), (back, step, "d", ""), (ended, end, "", "")];
+        let mut steps = vec![
+            (0, "received", "", ""),
+            (1, "push_sent", "d", "fcm"),
+            (100, "push_accepted", "d", "99 ms"),
+            (back.max(100), step, "d", ""),
+            (ended, end, "", ""),
+        ];
+        if outcome == "answered" {
+            steps.extend([(back.max(100) + 1, "forwarded", "d", ""), (back.max(100) + 50, "ringing", "d", "180")]);
+        }
         steps.sort_by_key(|step| step.0);
         call(outcome, &steps)
+    }
+
+    /// A phone that is back after `back`, and says nothing until the wait is over.
+    fn silent(back: i64) -> Value {
+        call(
+            "no_return",
+            &[
+                (0, "received", "", ""),
+                (1, "push_sent", "d", "fcm"),
+                (100, "push_accepted", "d", "99 ms"),
+                (back, "registered", "d", ""),
+                (back + 1, "forwarded", "d", ""),
+                (28_000, "no_return", "", ""),
+            ],
+        )
+    }
+
+    fn config(settings: &[(&str, &str)]) -> Value {
+        let values: serde_json::Map<_, _> =
+            settings.iter().map(|(key, value)| (format!("hold.{key}"), Value::from(*value))).collect();
+        json!({ "values": values })
+    }
+
+    fn rows(told: &str, title: &str, count: usize) -> Vec<String> {
+        lines(told, title).iter().take(count).map(|row| row.join(" ")).collect()
     }
 
     fn lines(told: &str, title: &str) -> Vec<Vec<String>> {
@@ -223,21 +246,76 @@ mod tests {
         calls.push(woken("no_return", 3_600_000, "missed_reported", 28_000));
         calls.push(call(
             "no_return",
-            &[(0, "received", "", ""), (1, "push_sent", "d", "fcm"), (28_000, "no_return", "", "")],
+            &[
+                (0, "received", "", ""),
+                (1, "push_sent", "d", "fcm"),
+                (100, "push_accepted", "d", ""),
+                (28_000, "no_return", "", ""),
+            ],
         ));
         calls.push(woken("cancelled", 9_000, "missed_reported", 4_000));
-        let config =
-            json!({ "values": { "hold.wait_s": "28", "hold.probe_ms": "800", "hold.push_when": "\"always\"" } });
-        let told = tell(&json!({ "calls": calls }), &config);
+        let told = tell(&json!({ "calls": calls }), &config(&[("wait_s", "28"), ("probe_ms", "800")]));
         assert!(told.starts_with("24 calls are remembered, 24 of them were held for a push.\n"), "{told}");
-        assert_eq!(lines(&told, "From the INVITE")[0].join(" "), "fcm 22 10.0 s 18.0 s 35.0 s 3600.0 s", "{told}");
-        let rows = lines(&told, "hold.wait_s");
-        let expected =
-            ["5 0 14", "10 0 9", "15 0 4", "20 0 0", "28 (now) 0 0", "40 1 0", "60 1 0", "90 1 0", "170 1 0"];
-        let rows: Vec<_> = rows.iter().take(expected.len()).map(|row| row.join(" ")).collect();
-        assert_eq!(rows, expected, "{told}");
-        assert!(told.contains("gave up by themselves in 1 calls, and 1 phones have not come at all"), "{told}");
+        assert_eq!(lines(&told, "From the push")[0].join(" "), "fcm 23 9.9 s 17.9 s 34.9 s 3599.9 s 0 1", "{told}");
+        let expected = [
+            "5 25.0 % 0 14",
+            "10 45.8 % 0 9",
+            "15 66.7 % 0 4",
+            "20 83.3 % 0 0",
+            "28 (now) 83.3 % 0 0",
+            "40 87.5 % 1.0 of 1 0",
+            "60 87.5 % 1.0 of 1 0",
+            "90 87.5 % 1.0 of 1 0",
+            "170 87.5 % 1.0 of 1 0",
+        ];
+        assert_eq!(rows(&told, "hold.wait_s", expected.len()), expected, "{told}");
+        let rest = "0 calls whose phone was back and stayed silent, 1 whose callers gave up before, and 1 whose phones";
+        assert!(told.contains(rest), "{told}");
         assert!(told.contains("no phone got an INVITE without a push (push_when = \"always\""), "{told}");
+    }
+
+    #[test]
+    fn no_wait_saves_or_loses_a_phone_that_was_back_and_silent() {
+        let mut calls: Vec<_> = (0..20).map(|_| woken("answered", 3_000, "registered", 9_000)).collect();
+        calls.extend([4_000, 12_000, 24_000].map(silent));
+        let told = tell(&json!({ "calls": calls }), &config(&[("wait_s", "28")]));
+        assert_eq!(lines(&told, "From the push")[0].join(" "), "fcm 23 2.9 s 2.9 s 11.9 s 23.9 s 3 0", "{told}");
+        assert!(rows(&told, "hold.wait_s", 9).iter().all(|row| row.ends_with("87.0 % 0 0")), "{told}");
+        assert!(told.contains("3 calls whose phone was back and stayed silent"), "{told}");
+    }
+
+    #[test]
+    fn a_shorter_wait_loses_no_call_that_another_phone_took() {
+        // One phone of the user is awake and rings; the other comes late.
+        let two = || {
+            call(
+                "answered",
+                &[
+                    (0, "received", "", ""),
+                    (0, "forwarded", "awake", ""),
+                    (1, "push_sent", "d", "fcm"),
+                    (50, "ringing", "awake", "180"),
+                    (100, "push_accepted", "d", ""),
+                    (12_000, "registered", "d", ""),
+                    (12_001, "forwarded", "d", ""),
+                    (12_050, "ringing", "d", "180"),
+                    (14_000, "answered", "", ""),
+                ],
+            )
+        };
+        let calls: Vec<_> = (0..20).map(|_| two()).collect();
+        let told = tell(&json!({ "calls": calls }), &config(&[("wait_s", "28")]));
+        assert!(rows(&told, "hold.wait_s", 9).iter().all(|row| row.ends_with("100.0 % 0 0")), "{told}");
+    }
+
+    #[test]
+    fn callers_who_were_sent_away_stay_as_others_did() {
+        let mut calls: Vec<_> = (0..20).map(|_| woken("no_return", 38_000, "missed_reported", 28_000)).collect();
+        // 20 callers wait for 14 s after half of the wait, and 20 give up after 7 s of it.
+        calls.extend((0..20).map(|_| woken("cancelled", 60_000, "missed_reported", 21_000)));
+        let told = tell(&json!({ "calls": calls }), &config(&[("wait_s", "28")]));
+        // exp(-20 / 420 s * 10 s) of them are there 10 s later.
+        assert_eq!(rows(&told, "hold.wait_s", 6)[5], "40 31.1 % 12.4 of 20 0", "{told}");
     }
 
     #[test]
@@ -251,17 +329,23 @@ mod tests {
                     (0, "device_found", "d", &found),
                     (1, "push_sent", "d", "fcm"),
                     (back, "registered", "d", ""),
+                    (back + 1, "forwarded", "d", ""),
                     (back + 900, "answered", "", ""),
                 ],
             )
         };
         let mut calls: Vec<_> = (0..20).map(|_| woken("answered", 1_000, "registered", 2_000)).collect();
         calls.extend([fresh("3", 400), fresh("4", 600), fresh("10", 500), fresh("40", 9_000)]);
+        // One that did not come would have been lost either way.
+        let mut away = fresh("50", 1);
+        away["steps"].as_array_mut().unwrap().truncate(3);
+        away["steps"].as_array_mut().unwrap().push(json!({ "at": "2023-11-14T22:13:48Z", "step": "no_return" }));
+        calls.push(away);
         let config = json!({ "values": { "hold.wait_s": "28", "hold.fresh_s": "20", "hold.push_when": "\"always\"" } });
         let told = tell(&json!({ "calls": calls }), &config);
         let rows: Vec<_> = lines(&told, "hold.fresh_s").iter().take(6).map(|row| row.join(" ")).collect();
         let expected =
-            ["0 0 0 0", "5 2 2 0.6 s 0", "15 3 3 0.5 s 0", "20 (now) 3 3 0.5 s 0", "30 3 3 0.5 s 0", "60 4 3 0.5 s 1"];
+            ["0 0 0 0", "5 2 2 0.6 s 0", "15 3 3 0.5 s 0", "20 (now) 3 3 0.5 s 0", "30 3 3 0.5 s 0", "60 5 3 0.5 s 1"];
         assert_eq!(rows, expected, "{told}");
     }
 

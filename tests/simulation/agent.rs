@@ -108,6 +108,8 @@ pub(crate) struct Agent {
     pub(crate) answer: Answer,
     /// What it cannot send by a connection that is gone, it sends by the one that it has (RFC 3261 §18.2.2).
     pub(crate) answers_by_any_connection: bool,
+    /// It has a network from then on; what it sends before is lost.
+    pub(crate) network_from: Option<Instant>,
     /// It registers so long after a push.
     pub(crate) wakes_after: Option<Duration>,
     /// It has another port when it wakes.
@@ -145,6 +147,7 @@ impl Agent {
             },
             answer: Answer::Rings,
             answers_by_any_connection: false,
+            network_from: None,
             wakes_after: None,
             moves_when_waking: false,
             cseq: 0,

@@ -17,6 +17,7 @@ const T1: Duration = Duration::from_millis(500);
 impl World {
     /// Sends a request in a transaction; its number names it.
     pub(crate) fn request(&mut self, agent: usize, draft: Draft) -> usize {
+        self.stir(agent);
         let who = &mut self.agents[agent];
         let branch = who.new_branch();
         let message = text::parse(draft.write(who.transport, who.address, &branch.to_string()));
@@ -36,6 +37,7 @@ impl World {
         if !who.is_awake || who.address != at {
             return;
         }
+        self.stir(agent);
         let message = text::parse(bytes);
         if message.is_request() {
             self.agent_gets_request(agent, message, flow);
@@ -173,6 +175,7 @@ impl World {
     }
 
     pub(crate) fn agent_responds(&mut self, agent: usize, got: usize, status: u16, headers: &[String], body: &str) {
+        self.stir(agent);
         let now = self.now.instant;
         let who = &mut self.agents[agent];
         let Got { message, server, flow, tag, .. } = &who.got[got];

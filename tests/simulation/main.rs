@@ -22,6 +22,7 @@ mod sim;
 mod storage;
 mod support;
 mod text;
+mod wake;
 mod world;
 
 mod stories;

@@ -23,6 +23,11 @@ impl Network {
         Self { loss: 0, duplicates: 0, delay: (1, 1), last: BTreeMap::new() }
     }
 
+    /// As between most phones and a server.
+    pub(crate) fn fair() -> Self {
+        Self { loss: 5, duplicates: 1, delay: (10, 60), last: BTreeMap::new() }
+    }
+
     pub(crate) fn rough(random: &mut Random) -> Self {
         let loss = random.below(200);
         let duplicates = random.below(150);

@@ -1,6 +1,6 @@
 //! A push service with a script: what becomes of each token's pushes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,8 @@ use sip_push_proxy::push::{Breaker, Cause, Notice, Outcome, Pass, Push, TokenHas
 pub(crate) struct PushService {
     /// Everything sent, in order.
     pub(crate) sent: Vec<Push>,
+    /// Those of them that it took, whether or not the proxy lives to hear of it.
+    pub(crate) taken: Vec<Push>,
     /// Outcomes to come, by PRID; then `Accepted`.
     pub(crate) script: BTreeMap<String, VecDeque<Outcome>>,
     /// Whether a call push that it took may be repeated.
@@ -25,6 +27,8 @@ pub(crate) struct PushService {
     pub(crate) outages: Vec<Range<Instant>>,
     /// It has trouble with each push to these, by PRID.
     pub(crate) bad: Vec<String>,
+    /// Tokens that it does not know any more, by PRID.
+    pub(crate) dead: BTreeSet<String>,
     /// Call_refs in missed_calls pushes that were accepted, with the PRID.
     pub(crate) reported: Vec<(String, String)>,
 }
@@ -33,6 +37,7 @@ impl PushService {
     pub(crate) fn new() -> Self {
         Self {
             sent: Vec::new(),
+            taken: Vec::new(),
             script: BTreeMap::new(),
             is_repeatable: true,
             delay: Duration::from_millis(20),
@@ -40,6 +45,7 @@ impl PushService {
             breaker: None,
             outages: Vec::new(),
             bad: Vec::new(),
+            dead: BTreeSet::new(),
             reported: Vec::new(),
         }
     }
@@ -59,6 +65,9 @@ impl PushService {
 
     fn answer(&mut self, push: &Push, roll: usize) -> Outcome {
         let prid = push.target.prid.reveal();
+        if self.dead.contains(prid) {
+            return Outcome::TokenDead { since: None, reason: "unregistered".into() };
+        }
         let scripted = self.script.get_mut(prid).and_then(VecDeque::pop_front);
         scripted.unwrap_or_else(|| match roll < self.failures {
             true => Outcome::TryAgain { trouble: Trouble::Failing, after: None, reason: "busy".into() },

@@ -62,6 +62,7 @@ impl Request {
     pub(crate) fn cancels(&self, lines: &str) {
         let mut world = self.world.borrow_mut();
         let now = world.now.instant;
+        world.stir(self.agent);
         let agent = &mut world.agents[self.agent];
         let client = agent.sent[self.number].client;
         agent.transactions.cancel(client, lines.as_bytes(), now);

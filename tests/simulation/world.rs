@@ -1,7 +1,7 @@
 //! All that is in one run, and the order in which it happens.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -84,12 +84,19 @@ pub(crate) struct World {
     pub(crate) auth_failures: Vec<(IpAddr, &'static str)>,
     /// The softswitch is the first.
     pub(crate) agents: Vec<Agent>,
+    /// Those that may have something to send, or other timers than they had.
+    stirred: BTreeSet<usize>,
+    /// When the others have something to do next.
+    due: BTreeSet<(Instant, usize)>,
+    due_of: BTreeMap<usize, Instant>,
     /// Whether the process was killed and has not started again.
     pub(crate) is_down: bool,
     pub(crate) ledger: Ledger,
     /// Who is or was at an address.
     pub(crate) addresses: BTreeMap<SocketAddr, usize>,
     pub(crate) trace: Vec<String>,
+    /// Lines of the trace; what comes later is not kept.
+    pub(crate) trace_max: usize,
     /// Every message that left the proxy, in order.
     pub(crate) left: Vec<(Destination, Message)>,
     connections: u64,
@@ -129,10 +136,14 @@ impl World {
             warnings: Vec::new(),
             auth_failures: Vec::new(),
             agents: Vec::new(),
+            stirred: BTreeSet::new(),
+            due: BTreeSet::new(),
+            due_of: BTreeMap::new(),
             is_down: false,
             ledger: Ledger::default(),
             addresses: BTreeMap::new(),
             trace: Vec::new(),
+            trace_max: 20_000,
             left: Vec::new(),
             connections: 0,
             queue: BinaryHeap::new(),
@@ -159,7 +170,7 @@ impl World {
     }
 
     pub(crate) fn note(&mut self, what: impl FnOnce() -> String) {
-        if self.trace.len() < 20_000 {
+        if self.trace.len() < self.trace_max {
             let ms = self.now.instant.saturating_duration_since(start()).as_millis();
             self.trace.push(format!("{ms:>8} {}", what()));
         }
@@ -192,9 +203,10 @@ impl World {
     /// The next thing up to `end`; false when there is none.
     pub(crate) fn step(&mut self, end: Instant) -> bool {
         self.drain();
+        self.settle();
         let event = self.queue.peek().map(|Reverse((at, _))| *at);
         let timer = self.proxy.poll_timeout();
-        let agents = self.agents.iter_mut().filter_map(|agent| agent.transactions.poll_timeout()).min();
+        let agents = self.due.first().map(|(at, _)| *at);
         let pace = self.pace.as_ref().map(Pace::poll_timeout);
         let Some(next) = [event, timer, agents, pace].into_iter().flatten().min().filter(|next| *next <= end) else {
             return false;
@@ -205,7 +217,9 @@ impl World {
             self.proxy.expire(&view, self.now);
         }
         self.refresh();
-        for agent in 0..self.agents.len() {
+        let late: BTreeSet<usize> = self.due.range(..=(next, usize::MAX)).map(|(_, agent)| *agent).collect();
+        for agent in late {
+            self.stir(agent);
             self.agent_expires(agent);
         }
         if event.is_some_and(|due| due <= next)
@@ -216,6 +230,23 @@ impl World {
         }
         self.drain();
         true
+    }
+
+    /// An agent is about to have something to send, or another timer.
+    pub(crate) fn stir(&mut self, agent: usize) {
+        self.stirred.insert(agent);
+    }
+
+    fn settle(&mut self) {
+        for agent in std::mem::take(&mut self.stirred) {
+            if let Some(due) = self.due_of.remove(&agent) {
+                self.due.remove(&(due, agent));
+            }
+            if let Some(due) = self.agents[agent].transactions.poll_timeout() {
+                self.due_of.insert(agent, due);
+                self.due.insert((due, agent));
+            }
+        }
     }
 
     fn advance(&mut self, to: Instant) {
@@ -350,7 +381,7 @@ impl World {
                 is_quiet = false;
                 self.perform(effect);
             }
-            for agent in 0..self.agents.len() {
+            for agent in self.stirred.clone() {
                 while let Some(outgoing) = self.agents[agent].transactions.poll_send() {
                     is_quiet = false;
                     self.agent_sends(agent, outgoing.destination, outgoing.bytes);
@@ -375,6 +406,9 @@ impl World {
                 let roll = self.random.below(1000);
                 let (outcome, pass) = self.pushes.outcome(&push, roll, self.now.instant);
                 self.pushes.sent.push(push.clone());
+                if outcome == Outcome::Accepted {
+                    self.pushes.taken.push(push.clone());
+                }
                 self.schedule_after(self.pushes.delay, Event::Push(push, outcome, pass));
             }
             Effect::Step(step) => {
@@ -456,7 +490,8 @@ impl World {
 
     pub(crate) fn agent_sends(&mut self, agent: usize, destination: Destination, bytes: Bytes) {
         let (address, is_awake) = (self.agents[agent].address, self.agents[agent].is_awake);
-        if !is_awake {
+        let has_network = self.agents[agent].network_from.is_none_or(|from| from <= self.now.instant);
+        if !is_awake || !has_network {
             return;
         }
         let transport = destination.transport();

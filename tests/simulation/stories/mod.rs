@@ -31,3 +31,4 @@ mod transports;
 mod trust;
 mod unreachable;
 mod unregister;
+mod wake;

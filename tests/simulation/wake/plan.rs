@@ -1,0 +1,66 @@
+//! Settings that are compared.
+
+use std::time::Duration;
+
+use sip_push_proxy::proxy::Policy;
+use sip_push_proxy::proxy::policy::PushWhen;
+use sip_push_proxy::push::BreakerSettings;
+
+use crate::options;
+
+/// One way to set the proxy.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) name: &'static str,
+    /// What differs from the defaults.
+    change: fn(&mut Policy),
+    /// Seconds after an accepted push at which it is repeated.
+    #[expect(dead_code, reason = "for a policy that repeats accepted pushes")]
+    repeat_s: &'static [u64],
+    /// Whether pushes by APNs may be repeated.
+    #[expect(dead_code, reason = "for a policy that repeats accepted pushes")]
+    repeats_apns: bool,
+    pub(super) breaker: BreakerSettings,
+}
+
+/// The defaults of `push.breaker_failures` and `push.breaker_pause_ms`.
+const BREAKER: BreakerSettings = BreakerSettings { failures: 10, pause: Duration::from_secs(5) };
+
+const DEFAULT: Plan =
+    Plan { name: "default", change: |_| {}, repeat_s: &[3, 8], repeats_apns: false, breaker: BREAKER };
+
+/// The defaults first.
+pub(crate) const PLANS: [Plan; 8] = [
+    DEFAULT,
+    Plan { name: "no_repeats", repeat_s: &[], ..DEFAULT },
+    Plan { name: "breaker_off", breaker: BreakerSettings { failures: u32::MAX, ..BREAKER }, ..DEFAULT },
+    Plan { name: "pause_1s", breaker: BreakerSettings { pause: Duration::from_secs(1), ..BREAKER }, ..DEFAULT },
+    Plan { name: "unreachable", change: |policy| policy.hold.push_when = PushWhen::Unreachable, ..DEFAULT },
+    Plan { name: "fresh_15", change: |policy| policy.hold.fresh = Duration::from_secs(15), ..DEFAULT },
+    Plan { name: "wait_60", change: |policy| policy.hold.wait = Duration::from_secs(60), ..DEFAULT },
+    Plan {
+        name: "extended_wait_60",
+        change: |policy| policy.hold.wait = Duration::from_secs(60),
+        repeats_apns: true,
+        ..DEFAULT
+    },
+];
+
+impl Plan {
+    pub(crate) fn named(name: &str) -> Option<&'static Self> {
+        PLANS.iter().find(|plan| plan.name == name)
+    }
+
+    /// Whether a phone that can be woken may get the INVITE before any push. Its call is in no bucket until it is pushed, and
+    /// does not outlive the process.
+    pub(crate) fn calls_some_at_once(&self) -> bool {
+        let hold = self.policy().hold;
+        hold.push_when == PushWhen::Unreachable || !hold.fresh.is_zero()
+    }
+
+    pub(super) fn policy(&self) -> Policy {
+        let mut policy = options::policy();
+        (self.change)(&mut policy);
+        policy
+    }
+}
