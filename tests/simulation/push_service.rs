@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use sip_push_proxy::binding::Provider;
 use sip_push_proxy::push::{Breaker, Cause, Notice, Outcome, Pass, Push, TokenHash, Trouble};
 
 /// What it was asked for, and what it will say.
@@ -15,8 +16,8 @@ pub(crate) struct PushService {
     pub(crate) taken: Vec<Push>,
     /// Outcomes to come, by PRID; then `Accepted`.
     pub(crate) script: BTreeMap<String, VecDeque<Outcome>>,
-    /// Whether a call push that it took may be repeated.
-    pub(crate) is_repeatable: bool,
+    /// Whose call pushes must not be repeated.
+    pub(crate) not_repeatable: Vec<Provider>,
     /// From asking to its answer.
     pub(crate) delay: Duration,
     /// Chance of passing trouble, per thousand.
@@ -39,7 +40,7 @@ impl PushService {
             sent: Vec::new(),
             taken: Vec::new(),
             script: BTreeMap::new(),
-            is_repeatable: true,
+            not_repeatable: Vec::new(),
             delay: Duration::from_millis(20),
             failures: 0,
             breaker: None,

@@ -360,16 +360,8 @@ impl World {
             self.wake_by(&push);
         }
         let took = self.pushes.delay;
-        let reply = push::Reply {
-            ticket,
-            provider,
-            notice,
-            outcome,
-            push_id: None,
-            repeatable: self.pushes.is_repeatable,
-            left_out: 0,
-            took,
-        };
+        let repeatable = !self.pushes.not_repeatable.contains(&provider);
+        let reply = push::Reply { ticket, provider, notice, outcome, push_id: None, repeatable, left_out: 0, took };
         self.input(Input::Pushed(reply));
     }
 

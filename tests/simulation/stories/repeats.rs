@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sip_push_proxy::binding::Provider;
 use sip_push_proxy::push::{Outcome, Trouble};
 use sip_push_proxy::sip::Transport;
 
@@ -120,7 +121,7 @@ fn trouble_with_a_repetition_is_tried_again() {
 #[test]
 fn a_push_that_may_not_be_repeated_is_not() {
     let sim = sim();
-    sim.world().pushes.is_repeatable = false;
+    sim.world().pushes.not_repeatable = vec![Provider::Fcm];
     let (_alice, call, mut push) = called(&sim);
     sim.run_for(s(20));
     push.expects(1);

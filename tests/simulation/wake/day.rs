@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use sip_push_proxy::binding::Provider;
 use sip_push_proxy::push::{Breaker, BreakerSettings, Notice, Push};
 use sip_push_proxy::sip::Transport;
 use sip_push_proxy::timeline::{Reason, Step};
@@ -140,6 +141,9 @@ impl Day {
         world.network = Network::fair();
         world.pushes.delay = Duration::from_millis(150);
         world.pushes.breaker = Some(Breaker::new(plan.breaker));
+        if !plan.repeats_apns {
+            world.pushes.not_repeatable = vec![Provider::Apns];
+        }
         let fate = Fate::new(seed, size.phones, size.calls);
         let start = world.now.instant + MORNING;
         let from_start = |range: &Range<Duration>| start + range.start..start + range.end;

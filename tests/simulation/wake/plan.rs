@@ -15,11 +15,9 @@ pub(crate) struct Plan {
     /// What differs from the defaults.
     change: fn(&mut Policy),
     /// Seconds after an accepted push at which it is repeated.
-    #[expect(dead_code, reason = "for a policy that repeats accepted pushes")]
     repeat_s: &'static [u64],
     /// Whether pushes by APNs may be repeated.
-    #[expect(dead_code, reason = "for a policy that repeats accepted pushes")]
-    repeats_apns: bool,
+    pub(super) repeats_apns: bool,
     pub(super) breaker: BreakerSettings,
 }
 
@@ -51,15 +49,9 @@ impl Plan {
         PLANS.iter().find(|plan| plan.name == name)
     }
 
-    /// Whether a phone that can be woken may get the INVITE before any push. Its call is in no bucket until it is pushed, and
-    /// does not outlive the process.
-    pub(crate) fn calls_some_at_once(&self) -> bool {
-        let hold = self.policy().hold;
-        hold.push_when == PushWhen::Unreachable || !hold.fresh.is_zero()
-    }
-
     pub(super) fn policy(&self) -> Policy {
         let mut policy = options::policy();
+        policy.push_repeat = self.repeat_s.iter().copied().map(Duration::from_secs).collect();
         (self.change)(&mut policy);
         policy
     }
