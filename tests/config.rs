@@ -137,6 +137,25 @@ fn wrong_types() {
 }
 
 #[test]
+fn times_of_repetitions() {
+    for (text, told) in [
+        ("3", "an integer stands here; a list of whole numbers is expected"),
+        ("[3, \"8\"]", "each is to be a whole number from 1 to 300"),
+        ("[0]", "each is to be a whole number from 1 to 300"),
+        ("[8, 3]", "each is to be larger than the one before it"),
+        ("[3, 3]", "each is to be larger than the one before it"),
+        ("[1, 2, 3, 4]", "4 numbers are over the limit of 3"),
+    ] {
+        check(&format!("[push]\nrepeat_s = {text}\n"), &format!("config.toml:6:12: push.repeat_s: {told}"));
+    }
+    let folder = Folder::new();
+    for (text, seconds) in [("", &[3, 8][..]), ("repeat_s = []\n", &[]), ("repeat_s = [5, 10, 20]\n", &[5, 10, 20])] {
+        let repeat = folder.load(&format!("{BASE}[push]\n{text}")).unwrap().push.repeat;
+        assert_eq!(repeat.iter().map(Duration::as_secs).collect::<Vec<_>>(), seconds, "{text}");
+    }
+}
+
+#[test]
 fn numbers_out_of_their_limits() {
     check(
         "[hold]\n  wait_s = 300\n",
