@@ -70,6 +70,11 @@ fn call_is_a_trace_that_names_nobody() {
         let call = world.call(&phone);
         world.switch.queued();
         world.pushed_invite(&phone, 28);
+        // The double's answer may be slower than the phone.
+        eventually("the word on the push", || {
+            let story = world.admin.get(&format!("/api/v1/calls/{}", call.call_id)).to_string();
+            story.contains("push_accepted").then_some(())
+        });
         phone.register(&mut world);
         answered(&world, &phone, &call);
         phone.sleep();
