@@ -134,21 +134,30 @@ fn a_server_that_is_not_there() {
 
 /// Answers one request with this JSON; gives the request's head.
 fn answer_once(status: &'static str, body: &'static str) -> (TempDir, thread::JoinHandle<String>) {
+    let (folder, answering) = answer_each(status, vec![body.into()]);
+    (folder, thread::spawn(move || answering.join().unwrap().remove(0)))
+}
+
+/// The same for one request after the other, each with its own body.
+fn answer_each(status: &'static str, bodies: Vec<String>) -> (TempDir, thread::JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let config = format!("[admin]\nlisten = \"{}\"\ntoken_file = \"token\"\n", listener.local_addr().unwrap());
     let folder = folder(&config);
     std::fs::write(folder.path().join("token"), "0123456789abcdef").unwrap();
     let answering = thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).unwrap();
-            head.extend(byte);
-        }
-        let length = body.len();
-        write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}").unwrap();
-        String::from_utf8(head).unwrap()
+        let heads = bodies.iter().map(|body| {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                head.extend(byte);
+            }
+            let length = body.len();
+            write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}").unwrap();
+            String::from_utf8(head).unwrap()
+        });
+        heads.collect()
     });
     (folder, answering)
 }
@@ -198,4 +207,37 @@ fn what_the_server_refuses_is_1() {
     let output = run(folder.path(), &["calls"]);
     assert_eq!(output.status.code(), Some(1));
     answering.join().unwrap();
+}
+
+#[test]
+fn advice_counts_silent_phones_apart() {
+    let step = |at: &str, step: &str, device: &str, detail: &str| {
+        format!(r#"{{"at":"2023-11-14T22:13:{at}Z","step":"{step}","device":"{device}","detail":"{detail}"}}"#)
+    };
+    let call = |ends: &[String], outcome: &str| {
+        let begins = [
+            step("00", "received", "", ""),
+            step("00.1", "push_sent", "d", "fcm"),
+            step("00.2", "push_accepted", "d", "100 ms"),
+            step("03.2", "registered", "d", ""),
+            step("03.3", "forwarded", "d", ""),
+        ];
+        let steps = [&begins[..], ends].concat().join(",");
+        format!(r#"{{"call_ref":"c","outcome":"{outcome}","steps":[{steps}]}}"#)
+    };
+    let answered = call(&[step("03.4", "ringing", "d", "180"), step("09", "answered", "", "")], "answered");
+    let silent = call(&[step("35.3", "no_return", "", "")], "no_return");
+    let calls = [vec![answered; 20], vec![silent; 5]].concat().join(",");
+    let config = r#"{"values":{"hold.wait_s":"28"}}"#.to_owned();
+    let (folder, asked) = answer_each("200 OK", vec![format!(r#"{{"calls":[{calls}]}}"#), config]);
+    let output = run(folder.path(), &["tune"]);
+    let (code, told, wrong) = printed(&output);
+    assert_eq!((code, wrong), (Some(0), ""));
+    assert!(told.starts_with("25 calls are remembered, 25 of them were held for a push.\n"), "{told}");
+    let rows: Vec<_> = told.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    for row in ["fcm 25 3.0 s 3.0 s 3.0 s 3.0 s 5 0", "5 80.0 % 0 0", "28 (now) 80.0 % 0 0", "60 80.0 % 0 0"] {
+        assert!(rows.iter().any(|told| told == row), "{row}: {told}");
+    }
+    assert!(told.contains("5 calls whose phone was back and stayed silent"), "{told}");
+    assert!(asked.join().unwrap()[0].starts_with("GET /api/v1/calls?limit="), "the calls come first");
 }

@@ -58,7 +58,8 @@ struct Wakes {
 fn wakes(pushed: &[&Story]) -> String {
     let mut by_provider: BTreeMap<&str, Wakes> = BTreeMap::new();
     for device in pushed.iter().flat_map(|story| story.devices.values()) {
-        let Some(provider) = device.provider.as_deref().filter(|_| device.accepted.is_some()) else { continue };
+        let was_taken = device.accepted.is_some() || device.back.is_some();
+        let Some(provider) = device.provider.as_deref().filter(|_| was_taken) else { continue };
         let wakes = by_provider.entry(provider).or_default();
         wakes.times.extend(device.wake());
         wakes.silent += usize::from(device.is_silent());

@@ -218,7 +218,7 @@ impl Push {
         let account_in_flight_max = section.count("account_in_flight_max", 1000, 1..=100_000);
         let account_queue_max = section.count("account_queue_max", 5000, 1..=10_000_000);
         let breaker_failures = section.integer("breaker_failures", 10, 1..=10_000);
-        let breaker_pause = section.millis("breaker_pause_ms", 5000, 1..=60_000);
+        let breaker_pause = section.millis("breaker_pause_ms", 1000, 1..=60_000);
         let https_proxy = section.optional("https_proxy").and_then(|text| {
             let proxy = HttpsProxy::parse(text);
             if proxy.is_none() {

@@ -37,7 +37,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { failures: 10, pause: Duration::from_secs(5) }
+        Self { failures: 10, pause: Duration::from_secs(1) }
     }
 }
 
@@ -218,6 +218,7 @@ mod tests {
     use crate::push::clock;
 
     const S: Duration = Duration::from_secs(1);
+    const SETTINGS: Settings = Settings { failures: 10, pause: Duration::from_secs(5) };
     /// How long calls wait in these tests.
     const WAIT: Duration = Duration::from_secs(28);
 
@@ -241,7 +242,7 @@ mod tests {
 
     /// Opened by ten tokens; the last of them is 9.
     fn open(now: Instant) -> Breaker {
-        let mut breaker = Breaker::new(Settings::default());
+        let mut breaker = Breaker::new(SETTINGS);
         for number in 0..10 {
             assert!(!breaker.is_open(), "after {number}");
             fail(&mut breaker, number, Cause::Answer, now);
@@ -253,7 +254,7 @@ mod tests {
     #[test]
     fn opens_after_ten_failures_in_a_row() {
         let now = clock().instant;
-        let mut breaker = Breaker::new(Settings::default());
+        let mut breaker = Breaker::new(SETTINGS);
         (0..9).for_each(|number| fail(&mut breaker, number, Cause::Answer, now));
         breaker.succeeded();
         (0..9).for_each(|number| fail(&mut breaker, number, Cause::Answer, now));
@@ -266,7 +267,7 @@ mod tests {
     fn answers_to_fewer_than_three_tokens_never_open_it_and_silence_does() {
         let now = clock().instant;
         for failures in [1, 2, 10] {
-            let mut breaker = Breaker::new(Settings { failures, ..Settings::default() });
+            let mut breaker = Breaker::new(Settings { failures, ..SETTINGS });
             for number in 0..1000 {
                 fail(&mut breaker, number % 2, Cause::Answer, now);
             }
@@ -274,7 +275,7 @@ mod tests {
             fail(&mut breaker, 2, Cause::Answer, now);
             assert!(breaker.is_open() && breaker.has_failed_several());
 
-            let mut breaker = Breaker::new(Settings { failures, ..Settings::default() });
+            let mut breaker = Breaker::new(Settings { failures, ..SETTINGS });
             (0..failures).for_each(|_| fail(&mut breaker, 7, Cause::Unreached, now));
             assert!(breaker.is_open(), "without an answer one token is enough");
         }
@@ -339,7 +340,7 @@ mod tests {
     #[test]
     fn late_failures_change_nothing_and_a_late_success_closes() {
         let now = clock().instant;
-        let mut breaker = Breaker::new(Settings::default());
+        let mut breaker = Breaker::new(SETTINGS);
         let late = admit(&mut breaker, 1, now).unwrap();
         (0..10).for_each(|number| fail(&mut breaker, number, Cause::Answer, now));
         breaker.failed(late, Cause::Answer, None, now + 4 * S);
@@ -352,7 +353,7 @@ mod tests {
     fn the_providers_own_pause_counts_up_to_a_limit() {
         let now = clock().instant;
         for (wish, pause) in [(1, 5), (60, 60), (100_000, 300)] {
-            let mut breaker = Breaker::new(Settings { failures: 3, ..Settings::default() });
+            let mut breaker = Breaker::new(Settings { failures: 3, ..SETTINGS });
             for number in 0..3 {
                 let pass = admit(&mut breaker, number, now).unwrap();
                 breaker.failed(pass, Cause::Answer, Some(wish * S), now);
@@ -364,7 +365,7 @@ mod tests {
     #[test]
     fn a_pause_that_one_token_is_told_is_not_for_the_others() {
         let now = clock().instant;
-        let mut breaker = Breaker::new(Settings { failures: 3, ..Settings::default() });
+        let mut breaker = Breaker::new(Settings { failures: 3, ..SETTINGS });
         for (number, wish) in [(0, None), (1, None), (2, Some(300 * S))] {
             let pass = admit(&mut breaker, number, now).unwrap();
             breaker.failed(pass, Cause::Answer, wish, now);

@@ -24,6 +24,8 @@ pub(super) struct Story {
 pub(super) struct Device {
     /// By which it was pushed; `None`: it was not.
     pub(super) provider: Option<String>,
+    /// When the first push was sent.
+    sent: Option<i64>,
     /// When its provider took the first push.
     pub(super) accepted: Option<i64>,
     /// When it came back first after a push, within the call or later.
@@ -35,10 +37,12 @@ pub(super) struct Device {
 }
 
 impl Device {
-    /// From the accepted push to the phone's REGISTER. A phone that came by itself before is no measure.
+    /// From the push that its provider took to the phone's REGISTER. A phone can be quicker than the provider's answer; then the
+    /// time since it was sent counts.
     pub(super) fn wake(&self) -> Option<i64> {
-        let (accepted, back) = (self.accepted?, self.back?);
-        (back >= accepted).then_some(back - accepted)
+        let back = self.back?;
+        let taken = self.accepted.filter(|accepted| *accepted <= back).or(self.sent)?;
+        Some(back - taken)
     }
 
     /// Since when it could be heard: since it was back, or from the start if it was awake.
@@ -83,7 +87,10 @@ impl Story {
                     let age = detail.split_once(", registered ").and_then(|(_, age)| age.strip_suffix(" s ago"));
                     story.age = story.age.into_iter().chain(age.and_then(|age| age.parse().ok())).min();
                 }
-                "push_sent" => device.provider = Some(text(step, "detail")),
+                "push_sent" => {
+                    device.provider = Some(text(step, "detail"));
+                    device.sent = device.sent.or(Some(after));
+                }
                 "push_accepted" => device.accepted = device.accepted.or(Some(after)),
                 "registered" | "missed_reported" if device.provider.is_some() => {
                     device.back = device.back.or(Some(after));

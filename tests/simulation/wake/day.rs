@@ -1,5 +1,8 @@
 //! One run: phones that wake and sleep, callers who come and give up, and what becomes of each call.
 
+mod phones;
+mod verdict;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::ops::Range;
@@ -7,15 +10,14 @@ use std::time::{Duration, Instant};
 
 use sip_push_proxy::binding::Provider;
 use sip_push_proxy::push::{Breaker, BreakerSettings, Notice, Push};
-use sip_push_proxy::sip::Transport;
 use sip_push_proxy::timeline::{Reason, Step};
 
+use self::phones::{Phone, prid, push_params};
+use super::SIGNALLING;
 use super::fate::{Fate, PROMPT_MAX, PushFate, WakeFate};
 use super::plan::Plan;
-use super::{SIGNALLING, WAIT_MAX};
-use crate::agent::{Agent, Answer, Sent};
+use crate::agent::{Agent, Sent};
 use crate::network::Network;
-use crate::text;
 use crate::world::{SOFTSWITCH, World};
 
 /// Phones register first, and sleep then, before any call comes.
@@ -24,9 +26,6 @@ const MORNING: Duration = Duration::from_secs(60);
 const EVENING: Duration = Duration::from_secs(400);
 /// Then all phones come back, and have this long to be told what they missed.
 const NIGHT: Duration = Duration::from_secs(200);
-/// An app whose REGISTER brought nothing tries again after this.
-const TRIES_AGAIN_TCP: Duration = Duration::from_secs(4);
-const TRIES_AGAIN_UDP: Duration = Duration::from_secs(33);
 /// Who has heard the phone ring hangs up in the end.
 const RINGS_FOR: Duration = Duration::from_secs(60);
 
@@ -56,18 +55,6 @@ enum Act {
     Sleeps(usize),
     Dies,
     Starts,
-}
-
-#[derive(Debug)]
-struct Phone {
-    agent: usize,
-    is_tcp: bool,
-    closes: bool,
-    never_sleeps: bool,
-    has_dead_token: bool,
-    /// When it will be up.
-    waking: Option<Instant>,
-    awake_until: Instant,
 }
 
 /// One call, and all that is seen of it.
@@ -186,30 +173,6 @@ impl Day {
             self.plan(crash.start, Act::Dies);
             self.plan(crash.end, Act::Starts);
         }
-    }
-
-    fn add_phone(&mut self, phone: usize) {
-        let fate = self.fate.phone(phone);
-        let name = format!("p{phone}");
-        let address = format!("198.51.{}.{}:{}", 100 + phone / 250, 1 + phone % 250, 20_000 + phone);
-        let transport = if fate.is_tcp { Transport::Tcp } else { Transport::Udp };
-        let mut agent = Agent::new(&name, &name, &address, transport, self.world.seed ^ (phone as u64 + 1) << 20);
-        agent.device.push = push_params(&prid(phone, 1, fate.is_iphone), fate.is_iphone);
-        agent.answer = Answer::Answers(fate.picks_up_after);
-        if fate.has_dead_token {
-            self.world.pushes.dead.insert(prid(phone, 1, fate.is_iphone));
-        }
-        agent.answers_by_any_connection = true;
-        let agent = self.world.add(agent);
-        self.phones.push(Phone {
-            agent,
-            is_tcp: fate.is_tcp,
-            closes: fate.closes,
-            never_sleeps: fate.never_sleeps,
-            has_dead_token: fate.has_dead_token,
-            waking: None,
-            awake_until: self.start - MORNING / 4,
-        });
     }
 
     /// All phones come back, those with dead tokens with living ones.
@@ -406,180 +369,9 @@ impl Day {
     fn sent(&self, call: usize) -> &Sent {
         &self.world.agents[SOFTSWITCH].sent[self.calls[call].number]
     }
-
-    fn rouses(&mut self, call: usize) {
-        let (phone, latency) = (self.calls[call].phone, self.calls[call].wake.latency);
-        if self.agent(phone).is_awake {
-            let after = self.fate.reaction(call);
-            self.plan_after(after, Act::Registers(phone));
-            self.stays_awake(phone, after);
-        } else if self.phones[phone].waking.is_none() {
-            self.note(call, &format!("the push is there, and it wakes in {latency:?}"));
-            self.phones[phone].waking = Some(self.now() + latency);
-            self.plan_after(latency, Act::Wakes(call));
-        }
-    }
-
-    fn wakes(&mut self, call: usize) {
-        let (phone, wake) = (self.calls[call].phone, self.calls[call].wake);
-        let now = self.now();
-        self.phones[phone].waking = None;
-        let is_tcp = self.phones[phone].is_tcp;
-        let agent = self.agent(phone);
-        agent.is_awake = true;
-        agent.connection = None;
-        if is_tcp {
-            // A connection is made as soon as there is a network.
-            self.plan(now + wake.network_after, Act::Registers(phone));
-        } else {
-            agent.network_from = Some(now + wake.network_after);
-            if wake.has_other_port {
-                self.world.agent_moves(self.phones[phone].agent);
-            }
-            self.registers(phone);
-        }
-        if let Some((moves, says)) = wake.moves {
-            self.plan(now + wake.network_after + moves, Act::Moves(phone));
-            self.plan(now + wake.network_after + moves + says, Act::Registers(phone));
-        }
-        self.stays_awake(phone, wake.stays_for);
-    }
-
-    fn stays_awake(&mut self, phone: usize, time: Duration) {
-        let until = self.phones[phone].awake_until.max(self.now() + time);
-        self.phones[phone].awake_until = until;
-        self.plan(until, Act::Sleeps(phone));
-    }
-
-    fn registers(&mut self, phone: usize) {
-        let connection = self.world.new_connection();
-        let is_tcp = self.phones[phone].is_tcp;
-        let agent = self.agent(phone);
-        if !agent.is_awake {
-            return;
-        }
-        if is_tcp && agent.connection.is_none() {
-            agent.connection = Some(connection);
-        }
-        let contact = agent.contact();
-        let draft = agent.register(Some(contact));
-        let number = self.world.request(self.phones[phone].agent, draft);
-        let pause = if is_tcp { TRIES_AGAIN_TCP } else { TRIES_AGAIN_UDP };
-        self.plan_after(pause, Act::LooksAfter(phone, number));
-        self.stays_awake(phone, Duration::from_secs(5));
-    }
-
-    fn looks_after(&mut self, phone: usize, number: usize) {
-        let sent = &self.agent(phone).sent;
-        let is_last = sent.len() == number + 1;
-        if is_last && !sent[number].finals().contains(&200) {
-            self.registers(phone);
-        }
-    }
-
-    fn sleeps(&mut self, phone: usize) {
-        let now = self.now();
-        let Phone { awake_until, never_sleeps, closes, .. } = self.phones[phone];
-        // It rings, or nobody has acknowledged its 200.
-        let is_busy = |got: &crate::agent::Got| {
-            let is_invite = got.message.method_text() == b"INVITE";
-            let is_pending = got.status.is_some_and(|status| status < 300) && !got.acknowledged;
-            is_invite && is_pending && now.saturating_duration_since(got.at) < RINGS_FOR
-        };
-        let agent = self.agent(phone);
-        if never_sleeps || !agent.is_awake || now < awake_until {
-            return;
-        }
-        if agent.got.iter().rev().take(4).any(is_busy) {
-            return self.stays_awake(phone, Duration::from_secs(5));
-        }
-        agent.is_awake = false;
-        if closes {
-            agent.connection = None;
-        }
-    }
-}
-
-/// A token of a phone; it has one at a time.
-fn prid(phone: usize, number: usize, is_iphone: bool) -> String {
-    let token = format!("{:06x}{number:02x}", phone + 1);
-    if is_iphone { format!("{token}a0:voip&{token}b0:remote") } else { token }
-}
-
-/// Parameters of a Contact by which a phone is pushed.
-fn push_params(prid: &str, is_iphone: bool) -> String {
-    match is_iphone {
-        true => format!(";pn-provider=apns;pn-param=DEF123GHIJ.org.example.voip&remote;pn-prid={prid}"),
-        false => format!(";pn-provider=fcm;pn-param=project;pn-prid={prid}"),
-    }
 }
 
 /// Whether a caller hears by this response that somebody is there.
 fn is_heard(status: u16) -> bool {
     matches!(status, 180 | 183 | 200..=299)
-}
-
-/// What became of one call.
-#[derive(Debug)]
-pub(super) struct Verdict {
-    pub(super) is_deliverable: bool,
-    /// From the INVITE to the phone.
-    pub(super) rang_after: Option<Duration>,
-    pub(super) has_final: bool,
-    /// Whether the phone, which was bound when the call came, neither got it nor was told of it.
-    pub(super) is_untold: bool,
-    /// Whether the phone had a dead token then, and has come back with another.
-    pub(super) had_dead_token: bool,
-    /// Whether it was told more than once, and no crash is the reason.
-    pub(super) is_told_twice: bool,
-}
-
-impl Day {
-    pub(super) fn verdict(&self, number: usize) -> Verdict {
-        let call = &self.calls[number];
-        let finals = self.sent(number).finals();
-        let seen = self.seen_at(call);
-        let rang = seen.filter(|at| call.cancelled.is_none_or(|cancelled| *at <= cancelled));
-        let latest = call.gives_up.min(call.at + WAIT_MAX);
-        let could_ring = call.could_ring.is_some_and(|could_ring| could_ring <= latest);
-        let crashed = |at: Instant| {
-            self.crashes.iter().any(|crash| at <= crash.start && crash.start <= at + Duration::from_secs(1))
-        };
-        Verdict {
-            is_deliverable: could_ring || rang.is_some(),
-            rang_after: rang.map(|rang| rang - call.at),
-            has_final: !finals.is_empty(),
-            is_untold: seen.is_none() && call.told.is_empty() && !self.is_unbound(number),
-            had_dead_token: self.phones[call.phone].has_dead_token,
-            is_told_twice: call.told.len() > 1 && !call.told.iter().any(|at| crashed(*at)),
-        }
-    }
-
-    /// Whether its phone was not bound any more.
-    pub(super) fn is_unbound(&self, number: usize) -> bool {
-        self.sent(number).finals().contains(&404)
-    }
-
-    /// When the INVITE was with the phone.
-    pub(super) fn seen_at(&self, call: &Call) -> Option<Instant> {
-        let got = self.world.agents[self.phones[call.phone].agent].got.iter();
-        let mut of_call = got
-            .filter(|got| got.message.method_text() == b"INVITE" && text::text(got.message.call_id()) == call.call_ref);
-        of_call.next().map(|got| got.at)
-    }
-
-    /// INVITE pushes that were sent, whatever came of them.
-    pub(super) fn pushes(&self) -> usize {
-        self.world.pushes.sent.iter().filter(|push| matches!(push.notice, Notice::Invite { .. })).count()
-    }
-
-    /// When the call is waited for no longer.
-    pub(super) fn wait_ends(&self, call: &Call) -> Instant {
-        call.at + self.world.policy.hold.wait
-    }
-
-    /// When the push services would have taken a push for this call.
-    pub(super) fn takes_at(&self, call: &Call) -> Instant {
-        self.outages.iter().find(|outage| outage.contains(&call.at)).map_or(call.at, |outage| outage.end)
-    }
 }

@@ -22,7 +22,7 @@ pub(crate) struct Plan {
 }
 
 /// The defaults of `push.breaker_failures` and `push.breaker_pause_ms`.
-const BREAKER: BreakerSettings = BreakerSettings { failures: 10, pause: Duration::from_secs(5) };
+const BREAKER: BreakerSettings = BreakerSettings { failures: 10, pause: Duration::from_secs(1) };
 
 const DEFAULT: Plan =
     Plan { name: "default", change: |_| {}, repeat_s: &[3, 8], repeats_apns: false, breaker: BREAKER };
@@ -32,7 +32,7 @@ pub(crate) const PLANS: [Plan; 8] = [
     DEFAULT,
     Plan { name: "no_repeats", repeat_s: &[], ..DEFAULT },
     Plan { name: "breaker_off", breaker: BreakerSettings { failures: u32::MAX, ..BREAKER }, ..DEFAULT },
-    Plan { name: "pause_1s", breaker: BreakerSettings { pause: Duration::from_secs(1), ..BREAKER }, ..DEFAULT },
+    Plan { name: "breaker_pause_5", breaker: BreakerSettings { pause: Duration::from_secs(5), ..BREAKER }, ..DEFAULT },
     Plan { name: "unreachable", change: |policy| policy.hold.push_when = PushWhen::Unreachable, ..DEFAULT },
     Plan { name: "fresh_15", change: |policy| policy.hold.fresh = Duration::from_secs(15), ..DEFAULT },
     Plan { name: "wait_60", change: |policy| policy.hold.wait = Duration::from_secs(60), ..DEFAULT },
