@@ -275,9 +275,9 @@ impl Account {
         };
         match self.client.answer(request).await {
             Ok(answer) => {
-                let answer = answer.without(token).without(&PushToken::new(url.path()));
                 let last = url.path_segments().and_then(|mut segments| segments.next_back()).unwrap_or_default();
-                let answer = answer.without(&PushToken::new(last));
+                let parts = [url.path(), last, url.query().unwrap_or_default()].map(PushToken::new);
+                let answer = parts.iter().fold(answer.without(token), Answer::without);
                 (service.verdict(&answer), answer.push_id)
             }
             Err(error) => (http::no_answer(error), None),
