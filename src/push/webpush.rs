@@ -275,9 +275,9 @@ impl Account {
         };
         match self.client.answer(request).await {
             Ok(answer) => {
-                let answer = answer.without(token).without(&PushToken::new(url.path()));
                 let last = url.path_segments().and_then(|mut segments| segments.next_back()).unwrap_or_default();
-                let answer = answer.without(&PushToken::new(last));
+                let parts = [url.path(), last, url.query().unwrap_or_default()].map(PushToken::new);
+                let answer = parts.iter().fold(answer.without(token), Answer::without);
                 (service.verdict(&answer), answer.push_id)
             }
             Err(error) => (http::no_answer(error), None),
@@ -362,14 +362,11 @@ fn is_authenticated(url: &Url) -> bool {
 fn headers(push: &Push) -> Vec<(HeaderName, String)> {
     match push.notice.kind() {
         // What is left of the wait. A test is not sent at all.
-        NoticeKind::Invite => vec![
-            (TTL, payload::seconds(push).to_string()),
-            (URGENCY, "high".to_owned()),
-            // A repetition replaces what is not delivered yet. A topic has 32 characters at most.
-            (TOPIC, identity::of(push, &push.target.prid).replace('-', "")),
-        ],
-        NoticeKind::Message | NoticeKind::Test => {
-            vec![(TTL, payload::seconds(push).to_string()), (URGENCY, "high".to_owned())]
+        NoticeKind::Invite | NoticeKind::Message | NoticeKind::Test => {
+            let urgent = [(TTL, payload::seconds(push).to_string()), (URGENCY, "high".to_owned())];
+            // A repetition takes the place of one that is not delivered yet. A topic has 32 characters at most.
+            let topic = push.is_repeat.then(|| (TOPIC, identity::of(push, &push.target.prid).replace('-', "")));
+            urgent.into_iter().chain(topic).collect()
         }
         NoticeKind::Text => vec![(TTL, payload::seconds(push).to_string()), (URGENCY, "normal".to_owned())],
         kind @ NoticeKind::MissedCalls => vec![
