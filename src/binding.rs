@@ -122,10 +122,12 @@ pub enum Provider {
     ApnsDev,
     WebPush,
     Callback,
+    /// Phones with VK's store, which need nothing of Google's.
+    RuStore,
 }
 
 impl Provider {
-    pub const ALL: [Self; 5] = [Self::Fcm, Self::Apns, Self::ApnsDev, Self::WebPush, Self::Callback];
+    pub const ALL: [Self; 6] = [Self::Fcm, Self::Apns, Self::ApnsDev, Self::WebPush, Self::Callback, Self::RuStore];
 
     /// As in `pn-provider` and `+sip.pns`.
     pub fn name(self) -> &'static str {
@@ -135,6 +137,7 @@ impl Provider {
             Self::ApnsDev => "apns.dev",
             Self::WebPush => "webpush",
             Self::Callback => "callback",
+            Self::RuStore => "rustore",
         }
     }
 
@@ -197,7 +200,7 @@ impl PushTarget {
 /// The tokens in a `pn-prid`, told apart by what each may be used for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Tokens {
-    /// One token for everything: FCM, Web Push, callback. The PRID itself.
+    /// One token for everything: all services but Apple's. The PRID itself.
     Single,
     /// `pn-param=TEAM.bundle.voip&remote`, `pn-prid=T1:voip&T2:remote`, or only one of the two.
     Apple {

@@ -871,6 +871,8 @@ fn another_content_of_any_file_that_is_named_is_another_configuration() {
         ("push.webpush.ca_file", cert.pem()),
         ("push.callback.secret_file", "secret".to_owned()),
         ("push.callback.ca_file", cert.pem()),
+        ("push.rustore[0].token_file", "secret".to_owned()),
+        ("push.rustore[0].ca_file", cert.pem()),
         ("admin.token_file", "0123456789abcdef".to_owned()),
         ("notification.token_file", "0123456789abcdef".to_owned()),
         ("hep.capture_password_file", "secret".to_owned()),
@@ -880,7 +882,8 @@ fn another_content_of_any_file_that_is_named_is_another_configuration() {
     let text = format!(
         "[sip]\nadvertise = \"192.0.2.10\"\n[register]\nmode = \"local\"\n{}[hep]\n{}[admin]\n{}[notification]\n{}\
          [[push.fcm]]\n{}{}[[push.apns]]\nkey_id = \"ABC123DEFG\"\nteam_id = \"DEF123GHIJ\"\n{}{}[[push.apns]]\n\
-         topic = \"org.example.app\"\n{}[push.webpush]\nenabled = true\n{}{}[push.callback]\nurl = \"https://example.org\"\n{}{}",
+         topic = \"org.example.app\"\n{}[push.webpush]\nenabled = true\n{}{}[push.callback]\nurl = \"https://example.org\"\n{}{}\
+         [[push.rustore]]\nproject_id = \"p\"\n{}{}",
         named("register.users"),
         named("hep.capture_password_file"),
         named("admin.token_file"),
@@ -894,6 +897,8 @@ fn another_content_of_any_file_that_is_named_is_another_configuration() {
         named("push.webpush.ca_file"),
         named("push.callback.secret_file"),
         named("push.callback.ca_file"),
+        named("push.rustore[0].token_file"),
+        named("push.rustore[0].ca_file"),
     );
     let mut folder = Folder::new();
     for (key, content) in &files {

@@ -134,7 +134,9 @@ fn pushes(config: &Config) -> String {
     let callback = config.push.callback.iter().filter_map(|gateway| gateway.url.split('?').next());
     let callback = callback.map(|url| format!("callback {url}"));
     let webpush = config.push.webpush.iter().map(|webpush| format!("Web Push for key {}", webpush.public_key));
-    list(&fcm.chain(apns).chain(callback).chain(webpush).collect::<Vec<_>>()).unwrap_or_else(|| "nothing".to_owned())
+    let rustore = config.push.rustore.iter().map(|account| format!("RuStore project {}", account.project_id));
+    let all = fcm.chain(apns).chain(callback).chain(webpush).chain(rustore);
+    list(&all.collect::<Vec<_>>()).unwrap_or_else(|| "nothing".to_owned())
 }
 
 fn admin(config: &Config) -> String {

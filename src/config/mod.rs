@@ -16,6 +16,7 @@ mod operation;
 mod problem;
 mod push;
 mod redis_url;
+mod rustore;
 mod section;
 mod users;
 mod values;
@@ -36,6 +37,7 @@ pub use operation::{Admin, Events, Limits, Log, LogFormat, Store, StoreKind, Tok
 pub use problem::{Place, Problem, Problems};
 pub use push::{Alert, Apns, ApnsCredential, ApnsPayload, Callback, Fcm, FcmPayload, FcmProfile, HttpsProxy, Push};
 pub use redis_url::{Redis, RedisShape};
+pub use rustore::RuStore;
 pub use users::{Credentials, Users};
 pub use values::{Difference, Files, Values};
 pub use webpush::{Page, WebPush};

@@ -11,6 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::Deserialize;
 
 use super::address;
+use super::rustore::RuStore;
 use super::section::Section;
 use super::values::Files;
 use super::webpush::WebPush;
@@ -43,6 +44,7 @@ pub struct Push {
     pub callback: Option<Callback>,
     /// `None`: off.
     pub webpush: Option<WebPush>,
+    pub rustore: Vec<RuStore>,
     /// What the files that it names held: a new key under an old name is another setting.
     pub files: Files,
 }
@@ -232,6 +234,11 @@ impl Push {
             let read = Apns::read(&account);
             apns.extend(read.inspect(|read| read.check_unlike(&apns, &account)));
         }
+        let mut rustore = Vec::new();
+        for account in section.sections("rustore", probe) {
+            let read = RuStore::read(&account);
+            rustore.extend(read.inspect(|read| read.check_unlike(&rustore, &account)));
+        }
         let webpush = WebPush::read(&section.section("webpush"));
         let callback = Callback::read(&section.section("callback"));
         Self {
@@ -250,13 +257,15 @@ impl Push {
             apns,
             callback,
             webpush,
+            rustore,
             files: section.files(),
         }
     }
 
     /// Whether no phone can be woken.
     pub(super) fn is_off(&self) -> bool {
-        self.fcm.is_empty() && self.apns.is_empty() && self.callback.is_none() && self.webpush.is_none()
+        let has_account = !self.fcm.is_empty() || !self.apns.is_empty() || !self.rustore.is_empty();
+        !has_account && self.callback.is_none() && self.webpush.is_none()
     }
 }
 

@@ -15,6 +15,8 @@ mod narrator;
 mod peer;
 mod phone;
 mod push_desk;
+pub mod rustore_double;
+pub mod service_double;
 mod softswitch;
 mod stage;
 mod stories;

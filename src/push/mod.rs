@@ -20,8 +20,10 @@ mod http;
 mod jwt;
 mod oauth;
 pub mod payload;
+mod project;
 mod provider_token;
 mod pushers;
+pub mod rustore;
 pub mod webpush;
 
 use std::fmt;

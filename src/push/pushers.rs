@@ -17,7 +17,7 @@ use super::dial::HttpsProxy;
 use super::gate::{Gate, Limits};
 use super::{
     Busy, NoticeKind, Outcome, Preview, Push, Reply, Sent, SettingsError, TokenHash, apns, callback, clock, fcm,
-    webpush,
+    rustore, webpush,
 };
 use crate::binding::{Aor, Provider, PushTarget, PushToken, Tokens};
 
@@ -43,6 +43,7 @@ pub struct Settings {
     pub callback: Option<callback::Settings>,
     /// `None` switches it off.
     pub webpush: Option<webpush::Settings>,
+    pub rustore: Vec<rustore::Settings>,
 }
 
 impl Default for Settings {
@@ -59,6 +60,7 @@ impl Default for Settings {
             apns: Vec::new(),
             callback: None,
             webpush: None,
+            rustore: Vec::new(),
         }
     }
 }
@@ -105,6 +107,7 @@ struct Inner {
     apns: Vec<apns::Account>,
     callback: Option<callback::Account>,
     webpush: Option<webpush::Account>,
+    rustore: Vec<rustore::Account>,
 }
 
 /// The way of one notice to one contact.
@@ -113,6 +116,7 @@ enum Route<'a> {
     Apns { account: &'a apns::Account, delivery: apns::Delivery<'a> },
     Callback { account: &'a callback::Account, token: &'a PushToken },
     WebPush { account: &'a webpush::Account, subscription: webpush::Subscription<'a> },
+    RuStore { account: &'a rustore::Account, token: &'a PushToken },
 }
 
 impl Pushers {
@@ -132,6 +136,8 @@ impl Pushers {
         let apns = numbered(&settings.apns, "push.apns")
             .map(|(table, settings_of)| apns::Account::open(settings_of, &table, &setup, &runtime));
         let (fcm, apns) = (fcm.collect::<Result<_, _>>()?, apns.collect::<Result<_, _>>()?);
+        let rustore = numbered(&settings.rustore, "push.rustore")
+            .map(|(table, settings_of)| rustore::Account::open(settings_of, &table, &setup));
         let callback = settings.callback.as_ref().map(|settings_of| callback::Account::open(settings_of, &setup));
         let webpush = settings.webpush.as_ref().map(|settings_of| webpush::Account::open(settings_of, &setup));
         Ok(Self(Arc::new(Inner {
@@ -145,6 +151,7 @@ impl Pushers {
             apns,
             callback: callback.transpose()?,
             webpush: webpush.transpose()?,
+            rustore: rustore.collect::<Result<_, _>>()?,
         })))
     }
 
@@ -157,6 +164,9 @@ impl Pushers {
         self.0.runtime.spawn(async move {
             for account in &inner.fcm {
                 account.warm_up().await;
+            }
+            for account in &inner.rustore {
+                account.project.warm_up().await;
             }
         });
     }
@@ -194,6 +204,7 @@ impl Pushers {
             Route::Apns { account, delivery } => account.preview(push, delivery, hash),
             Route::Callback { account, .. } => account.preview(push, hash),
             Route::WebPush { account, subscription } => account.preview(push, subscription, hash),
+            Route::RuStore { account, .. } => account.preview(push, hash),
         })
     }
 
@@ -203,9 +214,11 @@ impl Pushers {
         let apns = self.0.apns.iter().flat_map(apns::Account::gates);
         let callback = self.0.callback.iter().map(|account| (Provider::Callback, &account.gate));
         let webpush = self.0.webpush.iter().flat_map(webpush::Account::gates).map(|gate| (Provider::WebPush, gate));
+        let rustore = self.0.rustore.iter().map(|account| (Provider::RuStore, &account.project.gate));
         fcm.chain(apns)
             .chain(callback)
             .chain(webpush)
+            .chain(rustore)
             .filter_map(|(provider, gate)| Some((provider, gate.trouble()?)))
             .collect()
     }
@@ -242,6 +255,7 @@ impl Inner {
             Provider::Apns | Provider::ApnsDev => self.apns.iter().any(|account| account.serves(provider)),
             Provider::Callback => self.callback.is_some(),
             Provider::WebPush => self.webpush.is_some(),
+            Provider::RuStore => !self.rustore.is_empty(),
         }
     }
 
@@ -253,11 +267,8 @@ impl Inner {
         }
         match provider {
             Provider::Fcm => {
-                let account = fcm_account(&self.fcm, &target.param)?;
-                if target.prid.reveal().is_empty() {
-                    return Err("contact has no token".to_owned());
-                }
-                Ok(Route::Fcm { account, token: &target.prid })
+                let account = of_project(&self.fcm, "push.fcm", &target.param, fcm::Account::is_named)?;
+                Ok(Route::Fcm { account, token: token(target)? })
             }
             Provider::Apns | Provider::ApnsDev => {
                 let (team, bundle) = match &target.tokens {
@@ -270,10 +281,7 @@ impl Inner {
             }
             Provider::Callback => {
                 let account = self.callback.as_ref().ok_or_else(is_off)?;
-                if target.prid.reveal().is_empty() {
-                    return Err("contact has no token".to_owned());
-                }
-                Ok(Route::Callback { account, token: &target.prid })
+                Ok(Route::Callback { account, token: token(target)? })
             }
             // A browser has to show something for each push (Push API, userVisibleOnly).
             Provider::WebPush if kind == NoticeKind::Test => {
@@ -283,6 +291,11 @@ impl Inner {
                 let account = self.webpush.as_ref().ok_or_else(is_off)?;
                 let subscription = account.subscription(target)?;
                 Ok(Route::WebPush { account, subscription })
+            }
+            Provider::RuStore => {
+                let is_named = |account: &rustore::Account, param: &str| account.project.is_named(param);
+                let account = of_project(&self.rustore, "push.rustore", &target.param, is_named)?;
+                Ok(Route::RuStore { account, token: token(target)? })
             }
         }
     }
@@ -349,7 +362,7 @@ impl Inner {
 impl Route<'_> {
     fn token(&self) -> &PushToken {
         match self {
-            Self::Fcm { token, .. } | Self::Callback { token, .. } => token,
+            Self::Fcm { token, .. } | Self::Callback { token, .. } | Self::RuStore { token, .. } => token,
             Self::Apns { delivery, .. } => delivery.token,
             Self::WebPush { subscription, .. } => subscription.token,
         }
@@ -361,6 +374,7 @@ impl Route<'_> {
             Self::Apns { delivery, .. } => delivery.gate(),
             Self::Callback { account, .. } => &account.gate,
             Self::WebPush { subscription, .. } => &subscription.service.gate,
+            Self::RuStore { account, .. } => &account.project.gate,
         }
     }
 
@@ -370,6 +384,7 @@ impl Route<'_> {
             Self::Apns { account, delivery } => account.send(push, delivery).await,
             Self::Callback { account, token } => account.send(push, token).await,
             Self::WebPush { account, subscription } => account.send(push, subscription).await,
+            Self::RuStore { account, token } => account.send(push, token).await,
         }
     }
 }
@@ -379,15 +394,28 @@ fn numbered<'a, T>(tables: &'a [T], name: &'static str) -> impl Iterator<Item = 
     tables.iter().enumerate().map(move |(number, table)| (format!("{name}[{number}]"), table))
 }
 
+/// The contact's only token.
+fn token(target: &PushTarget) -> Result<&PushToken, String> {
+    match target.prid.reveal() {
+        "" => Err("contact has no token".to_owned()),
+        _ => Ok(&target.prid),
+    }
+}
+
 /// The account that the contact names, or the only one there is; else why there is none.
-fn fcm_account<'a>(accounts: &'a [fcm::Account], param: &str) -> Result<&'a fcm::Account, String> {
+fn of_project<'a, A>(
+    accounts: &'a [A],
+    table: &str,
+    param: &str,
+    is_named: impl Fn(&A, &str) -> bool,
+) -> Result<&'a A, String> {
     if let [only] = accounts {
         return Ok(only);
     }
-    match accounts.iter().find(|account| account.is_named(param)) {
+    match accounts.iter().find(|account| is_named(account, param)) {
         Some(account) => Ok(account),
-        None if param.is_empty() => Err("pn-param names no project, and there are several [[push.fcm]]".to_owned()),
-        None => Err(format!("no [[push.fcm]] for project {param:?}")),
+        None if param.is_empty() => Err(format!("pn-param names no project, and there are several [[{table}]]")),
+        None => Err(format!("no [[{table}]] for project {param:?}")),
     }
 }
 

@@ -88,7 +88,11 @@ fn accounts(config: &Config) -> Vec<(String, PushTarget)> {
             .map_or_else(|| format!("apns topic {bundle}"), |team| format!("apns team {team}"));
         (name, target(Provider::Apns, "", tokens))
     });
-    fcm.chain(apns).collect()
+    let rustore = config.push.rustore.iter().map(|account| {
+        let project = &account.project_id;
+        (format!("rustore project {project}"), target(Provider::RuStore, project, Tokens::Single))
+    });
+    fcm.chain(apns).chain(rustore).collect()
 }
 
 async fn account(pushers: &Pushers, target: PushTarget) -> Result<String, String> {

@@ -200,6 +200,7 @@ pub(super) fn push_settings(config: &Config) -> push::Settings {
         apns: config.push.apns.iter().map(apns).collect(),
         callback: config.push.callback.as_ref().map(callback),
         webpush: config.push.webpush.as_ref().map(webpush),
+        rustore: config.push.rustore.iter().map(rustore).collect(),
     }
 }
 
@@ -281,6 +282,16 @@ fn webpush(settings: &config::WebPush) -> push::webpush::Settings {
         allowed_hosts: settings.allowed_hosts.iter().map(allowed_host).collect(),
         ca_file: settings.ca_file.clone(),
         payload: fcm_payload(settings.payload),
+    }
+}
+
+fn rustore(account: &config::RuStore) -> push::rustore::Settings {
+    push::rustore::Settings {
+        project_id: account.project_id.clone(),
+        token_file: account.token_file.clone(),
+        endpoint: account.endpoint.clone(),
+        ca_file: account.ca_file.clone(),
+        payload: fcm_payload(account.payload),
     }
 }
 

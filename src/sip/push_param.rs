@@ -52,7 +52,9 @@ impl PushParams {
             None if provider.eq_ignore_ascii_case("firebase") || provider.eq_ignore_ascii_case("android") => {
                 Provider::Fcm
             }
-            None => return refused(&provider, "pn-provider is not one of fcm, apns, apns.dev, webpush, callback"),
+            None => {
+                return refused(&provider, "pn-provider is not one of fcm, apns, apns.dev, webpush, callback, rustore");
+            }
         };
         Self::target(known, &prid, param)
     }
@@ -100,7 +102,7 @@ impl PushParams {
                 Ok(tokens) => tokens,
                 Err(reason) => return refused(provider.name(), reason),
             },
-            Provider::Fcm | Provider::WebPush | Provider::Callback => Tokens::Single,
+            Provider::Fcm | Provider::WebPush | Provider::Callback | Provider::RuStore => Tokens::Single,
         };
         Self::checked(PushTarget { provider, prid: PushToken::new(prid), param: param.into(), tokens })
     }

@@ -14,14 +14,14 @@ use crate::phone::{Phone, Push};
 use crate::switch::Call;
 use crate::world::{Mode, World};
 
-const MODES: [Mode; 4] = [Mode::Alias, Mode::Path, Mode::Digest, Mode::Open];
+pub(crate) const MODES: [Mode; 4] = [Mode::Alias, Mode::Path, Mode::Digest, Mode::Open];
 
 #[track_caller]
 pub(crate) fn next(push: impl Future<Output = Recorded>) -> Recorded {
     RUNTIME.block_on(async { tokio::time::timeout(DEADLINE, push).await }).expect("no push")
 }
 
-fn phone(params: &str) -> Phone {
+pub(crate) fn phone(params: &str) -> Phone {
     let mut phone = Phone::new("alice", Push::None, Udp);
     phone.params = Some(params.to_owned());
     phone
@@ -29,7 +29,7 @@ fn phone(params: &str) -> Phone {
 
 /// Comes back after its push, and takes the call.
 #[track_caller]
-fn is_woken(world: &mut World, phone: &mut Phone, call: &Call) {
+pub(crate) fn is_woken(world: &mut World, phone: &mut Phone, call: &Call) {
     phone.register(world);
     let incoming = phone.invited();
     incoming.answer(200, "OK");

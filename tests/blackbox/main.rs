@@ -52,3 +52,4 @@ mod systemd;
 mod test_push;
 mod tokens;
 mod why;
+mod without_google;

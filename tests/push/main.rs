@@ -14,5 +14,6 @@ mod load;
 mod one_phone;
 mod purpose;
 mod relay;
+mod rustore;
 mod tls;
 mod webpush;
