@@ -16,7 +16,12 @@ const PUSHES: u64 = 2000;
 fn push(provider: Provider, number: u64) -> Push {
     let token = || PushToken::new(format!("{number:064x}"));
     let tokens = match provider {
-        Provider::Fcm | Provider::WebPush | Provider::Callback | Provider::RuStore => Tokens::Single,
+        Provider::Fcm
+        | Provider::WebPush
+        | Provider::Callback
+        | Provider::RuStore
+        | Provider::Hms
+        | Provider::Harmony => Tokens::Single,
         Provider::Apns | Provider::ApnsDev => {
             Tokens::Apple { team: "".into(), bundle: "org.example".into(), voip: Some(token()), remote: None }
         }

@@ -124,10 +124,15 @@ pub enum Provider {
     Callback,
     /// Phones with VK's store, which need nothing of Google's.
     RuStore,
+    /// Huawei's phones with Android.
+    Hms,
+    /// Huawei's phones without Android.
+    Harmony,
 }
 
 impl Provider {
-    pub const ALL: [Self; 6] = [Self::Fcm, Self::Apns, Self::ApnsDev, Self::WebPush, Self::Callback, Self::RuStore];
+    pub const ALL: [Self; 8] =
+        [Self::Fcm, Self::Apns, Self::ApnsDev, Self::WebPush, Self::Callback, Self::RuStore, Self::Hms, Self::Harmony];
 
     /// As in `pn-provider` and `+sip.pns`.
     pub fn name(self) -> &'static str {
@@ -138,11 +143,15 @@ impl Provider {
             Self::WebPush => "webpush",
             Self::Callback => "callback",
             Self::RuStore => "rustore",
+            Self::Hms => "hms",
+            Self::Harmony => "harmony",
         }
     }
 
+    /// Also `huawei`, as apps call HMS.
     pub fn parse(name: &[u8]) -> Option<Self> {
-        Self::ALL.into_iter().find(|provider| name.eq_ignore_ascii_case(provider.name().as_bytes()))
+        let named = Self::ALL.into_iter().find(|provider| name.eq_ignore_ascii_case(provider.name().as_bytes()));
+        named.or_else(|| name.eq_ignore_ascii_case(b"huawei").then_some(Self::Hms))
     }
 }
 

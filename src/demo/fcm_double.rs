@@ -29,7 +29,7 @@ use super::double::{
 const THROWAWAY_KEY: &str = include_str!("throwaway_rsa.pem");
 const KEY_ID: &str = "throwaway0000000000000000000000000000000";
 const CLIENT_EMAIL: &str = "push@demo-project.iam.gserviceaccount.com";
-const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";
+pub(super) const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";
 const DATA_BYTES_MAX: usize = 4096;
 
 /// The project that [`FcmDouble`] serves.
@@ -84,7 +84,7 @@ struct State {
     token_fetches: AtomicUsize,
     token_lifetime_s: AtomicU64,
     refuse_tokens: Mutex<Option<u16>>,
-    access_tokens: Mutex<Vec<String>>,
+    access_tokens: Arc<Mutex<Vec<String>>>,
 }
 
 impl Drop for FcmDouble {
@@ -110,7 +110,7 @@ impl FcmDouble {
             token_fetches: AtomicUsize::new(0),
             token_lifetime_s: AtomicU64::new(3599),
             refuse_tokens: Mutex::new(None),
-            access_tokens: Mutex::default(),
+            access_tokens: Arc::default(),
         });
         let handler = double::handler(&state, State::handle);
         let server: JoinHandle<()> = tokio::spawn(double::serve(listener, Serving::default(), handler));
@@ -185,6 +185,11 @@ impl FcmDouble {
     /// Answers requests for access tokens with this status; `None` gives them again.
     pub fn refuse_tokens(&self, status: Option<u16>) {
         *self.state.refuse_tokens.lock() = status;
+    }
+
+    /// The access tokens that are taken.
+    pub(super) fn access_tokens(&self) -> Arc<Mutex<Vec<String>>> {
+        Arc::clone(&self.state.access_tokens)
     }
 
     /// No access token given so far is good any more.

@@ -3,6 +3,7 @@
 //!
 //! The order of keys is part of the form. `dispaly_name` is spelt as ECSS spells it.
 
+mod huawei;
 mod rustore;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use a2::{DefaultNotificationBuilder, NotificationBuilder, NotificationOptions};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+pub use huawei::{HarmonyForm, harmony, hms};
 pub use rustore::rustore;
 
 use super::alert::Alerts;

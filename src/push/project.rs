@@ -2,6 +2,7 @@
 //! credential in `Authorization`.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -10,9 +11,10 @@ use reqwest::{Certificate, Client, Url};
 use super::fcm::{http_url, read, roots};
 use super::gate::Gate;
 use super::http::{self, Answer};
+use super::oauth::{AccessToken, AccessTokens};
 use super::payload::{self, Body};
 use super::pushers::Setup;
-use super::{Outcome, Preview, Push, Sent, SettingsError, TokenHash, Verdict};
+use super::{Outcome, Preview, Push, Sent, SettingsError, TokenHash, Verdict, clock};
 use crate::binding::PushToken;
 
 /// A project ready to push.
@@ -32,17 +34,20 @@ pub(super) struct Project {
 pub(super) enum Credential {
     /// Always the same.
     Static(HeaderValue),
+    Access(AccessTokens),
 }
 
 /// What one request is authorized by.
 enum Authorization {
     Static(HeaderValue),
+    Access(Arc<AccessToken>),
 }
 
 impl Authorization {
     fn header(&self) -> HeaderValue {
         match self {
             Self::Static(header) => header.clone(),
+            Self::Access(token) => token.authorization.clone(),
         }
     }
 }
@@ -59,16 +64,21 @@ impl Credential {
         Ok(Self::Static(header))
     }
 
-    fn current(&self) -> Result<Authorization, Verdict> {
+    async fn current(&self) -> Result<Authorization, Verdict> {
         match self {
             Self::Static(header) => Ok(Authorization::Static(header.clone())),
+            Self::Access(tokens) => Ok(Authorization::Access(tokens.current(clock()).await?)),
         }
     }
 
     /// Whether there will be another authorization than `refused`.
     fn renew(&self, refused: &Authorization) -> bool {
         match (self, refused) {
-            (Self::Static(_), Authorization::Static(_)) => false,
+            (Self::Access(tokens), Authorization::Access(token)) => {
+                tokens.invalidate(token);
+                true
+            }
+            (Self::Access(_) | Self::Static(_), _) => false,
         }
     }
 }
@@ -112,7 +122,7 @@ impl Project {
     /// Has a credential and a connection ready before the first push. What fails here fails again with a push, and is
     /// told then.
     pub(super) async fn warm_up(&self) {
-        if self.credential.current().is_ok() {
+        if self.credential.current().await.is_ok() {
             let mut root = self.url.clone();
             root.set_path("/");
             let _ = self.client.head(root).send().await;
@@ -131,7 +141,7 @@ impl Project {
     ) -> Sent {
         let (mut limit, mut renewed) = (payload::BYTES_MAX, false);
         loop {
-            let authorization = match self.credential.current() {
+            let authorization = match self.credential.current().await {
                 Ok(authorization) => authorization,
                 Err(verdict) => return verdict.sent(0).before_any_push(),
             };

@@ -15,9 +15,10 @@ use super::alert::Alerts;
 use super::deaths::{Belief, Deaths};
 use super::dial::HttpsProxy;
 use super::gate::{Gate, Limits};
+use super::project::Project;
 use super::{
     Busy, NoticeKind, Outcome, Preview, Push, Reply, Sent, SettingsError, TokenHash, apns, callback, clock, fcm,
-    rustore, webpush,
+    harmony, hms, rustore, webpush,
 };
 use crate::binding::{Aor, Provider, PushTarget, PushToken, Tokens};
 
@@ -44,6 +45,8 @@ pub struct Settings {
     /// `None` switches it off.
     pub webpush: Option<webpush::Settings>,
     pub rustore: Vec<rustore::Settings>,
+    pub hms: Vec<hms::Settings>,
+    pub harmony: Vec<harmony::Settings>,
 }
 
 impl Default for Settings {
@@ -61,6 +64,8 @@ impl Default for Settings {
             callback: None,
             webpush: None,
             rustore: Vec::new(),
+            hms: Vec::new(),
+            harmony: Vec::new(),
         }
     }
 }
@@ -108,6 +113,8 @@ struct Inner {
     callback: Option<callback::Account>,
     webpush: Option<webpush::Account>,
     rustore: Vec<rustore::Account>,
+    hms: Vec<hms::Account>,
+    harmony: Vec<harmony::Account>,
 }
 
 /// The way of one notice to one contact.
@@ -117,6 +124,8 @@ enum Route<'a> {
     Callback { account: &'a callback::Account, token: &'a PushToken },
     WebPush { account: &'a webpush::Account, subscription: webpush::Subscription<'a> },
     RuStore { account: &'a rustore::Account, token: &'a PushToken },
+    Hms { account: &'a hms::Account, token: &'a PushToken },
+    Harmony { account: &'a harmony::Account, token: &'a PushToken },
 }
 
 impl Pushers {
@@ -138,6 +147,10 @@ impl Pushers {
         let (fcm, apns) = (fcm.collect::<Result<_, _>>()?, apns.collect::<Result<_, _>>()?);
         let rustore = numbered(&settings.rustore, "push.rustore")
             .map(|(table, settings_of)| rustore::Account::open(settings_of, &table, &setup));
+        let hms = numbered(&settings.hms, "push.hms")
+            .map(|(table, settings_of)| hms::Account::open(settings_of, &table, &setup));
+        let harmony = numbered(&settings.harmony, "push.harmony")
+            .map(|(table, settings_of)| harmony::Account::open(settings_of, &table, &setup));
         let callback = settings.callback.as_ref().map(|settings_of| callback::Account::open(settings_of, &setup));
         let webpush = settings.webpush.as_ref().map(|settings_of| webpush::Account::open(settings_of, &setup));
         Ok(Self(Arc::new(Inner {
@@ -152,6 +165,8 @@ impl Pushers {
             callback: callback.transpose()?,
             webpush: webpush.transpose()?,
             rustore: rustore.collect::<Result<_, _>>()?,
+            hms: hms.collect::<Result<_, _>>()?,
+            harmony: harmony.collect::<Result<_, _>>()?,
         })))
     }
 
@@ -165,8 +180,8 @@ impl Pushers {
             for account in &inner.fcm {
                 account.warm_up().await;
             }
-            for account in &inner.rustore {
-                account.project.warm_up().await;
+            for (_, project) in inner.projects() {
+                project.warm_up().await;
             }
         });
     }
@@ -205,6 +220,8 @@ impl Pushers {
             Route::Callback { account, .. } => account.preview(push, hash),
             Route::WebPush { account, subscription } => account.preview(push, subscription, hash),
             Route::RuStore { account, .. } => account.preview(push, hash),
+            Route::Hms { account, .. } => account.preview(push, hash),
+            Route::Harmony { account, .. } => account.preview(push, hash),
         })
     }
 
@@ -214,11 +231,11 @@ impl Pushers {
         let apns = self.0.apns.iter().flat_map(apns::Account::gates);
         let callback = self.0.callback.iter().map(|account| (Provider::Callback, &account.gate));
         let webpush = self.0.webpush.iter().flat_map(webpush::Account::gates).map(|gate| (Provider::WebPush, gate));
-        let rustore = self.0.rustore.iter().map(|account| (Provider::RuStore, &account.project.gate));
+        let projects = self.0.projects().map(|(provider, project)| (provider, &project.gate));
         fcm.chain(apns)
             .chain(callback)
             .chain(webpush)
-            .chain(rustore)
+            .chain(projects)
             .filter_map(|(provider, gate)| Some((provider, gate.trouble()?)))
             .collect()
     }
@@ -249,13 +266,23 @@ impl Pushers {
 }
 
 impl Inner {
+    /// Of the services that have one alike.
+    fn projects(&self) -> impl Iterator<Item = (Provider, &Project)> {
+        let rustore = self.rustore.iter().map(|account| (Provider::RuStore, &account.project));
+        let hms = self.hms.iter().map(|account| (Provider::Hms, &account.project));
+        let harmony = self.harmony.iter().map(|account| (Provider::Harmony, &account.project));
+        rustore.chain(hms).chain(harmony)
+    }
+
     fn serves(&self, provider: Provider) -> bool {
         match provider {
             Provider::Fcm => !self.fcm.is_empty(),
             Provider::Apns | Provider::ApnsDev => self.apns.iter().any(|account| account.serves(provider)),
             Provider::Callback => self.callback.is_some(),
             Provider::WebPush => self.webpush.is_some(),
-            Provider::RuStore => !self.rustore.is_empty(),
+            Provider::RuStore | Provider::Hms | Provider::Harmony => {
+                self.projects().any(|(of_provider, _)| of_provider == provider)
+            }
         }
     }
 
@@ -296,6 +323,17 @@ impl Inner {
                 let is_named = |account: &rustore::Account, param: &str| account.project.is_named(param);
                 let account = of_project(&self.rustore, "push.rustore", &target.param, is_named)?;
                 Ok(Route::RuStore { account, token: token(target)? })
+            }
+            Provider::Hms => {
+                let is_named = |account: &hms::Account, param: &str| account.project.is_named(param);
+                let account = of_project(&self.hms, "push.hms", &target.param, is_named)?;
+                Ok(Route::Hms { account, token: token(target)? })
+            }
+            Provider::Harmony => {
+                harmony::check(kind)?;
+                let is_named = |account: &harmony::Account, param: &str| account.project.is_named(param);
+                let account = of_project(&self.harmony, "push.harmony", &target.param, is_named)?;
+                Ok(Route::Harmony { account, token: token(target)? })
             }
         }
     }
@@ -362,7 +400,11 @@ impl Inner {
 impl Route<'_> {
     fn token(&self) -> &PushToken {
         match self {
-            Self::Fcm { token, .. } | Self::Callback { token, .. } | Self::RuStore { token, .. } => token,
+            Self::Fcm { token, .. }
+            | Self::Callback { token, .. }
+            | Self::RuStore { token, .. }
+            | Self::Hms { token, .. }
+            | Self::Harmony { token, .. } => token,
             Self::Apns { delivery, .. } => delivery.token,
             Self::WebPush { subscription, .. } => subscription.token,
         }
@@ -375,6 +417,8 @@ impl Route<'_> {
             Self::Callback { account, .. } => &account.gate,
             Self::WebPush { subscription, .. } => &subscription.service.gate,
             Self::RuStore { account, .. } => &account.project.gate,
+            Self::Hms { account, .. } => &account.project.gate,
+            Self::Harmony { account, .. } => &account.project.gate,
         }
     }
 
@@ -385,6 +429,8 @@ impl Route<'_> {
             Self::Callback { account, token } => account.send(push, token).await,
             Self::WebPush { account, subscription } => account.send(push, subscription).await,
             Self::RuStore { account, token } => account.send(push, token).await,
+            Self::Hms { account, token } => account.send(push, token).await,
+            Self::Harmony { account, token } => account.send(push, token).await,
         }
     }
 }

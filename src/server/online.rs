@@ -92,7 +92,15 @@ fn accounts(config: &Config) -> Vec<(String, PushTarget)> {
         let project = &account.project_id;
         (format!("rustore project {project}"), target(Provider::RuStore, project, Tokens::Single))
     });
-    fcm.chain(apns).chain(rustore).collect()
+    let hms = config.push.hms.iter().map(|account| {
+        let project = &account.project_id;
+        (format!("hms project {project}"), target(Provider::Hms, project, Tokens::Single))
+    });
+    let harmony = config.push.harmony.iter().map(|account| {
+        let project = &account.project_id;
+        (format!("harmony project {project}"), target(Provider::Harmony, project, Tokens::Single))
+    });
+    fcm.chain(apns).chain(rustore).chain(hms).chain(harmony).collect()
 }
 
 async fn account(pushers: &Pushers, target: PushTarget) -> Result<String, String> {

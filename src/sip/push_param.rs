@@ -53,7 +53,10 @@ impl PushParams {
                 Provider::Fcm
             }
             None => {
-                return refused(&provider, "pn-provider is not one of fcm, apns, apns.dev, webpush, callback, rustore");
+                return refused(
+                    &provider,
+                    "pn-provider is not one of fcm, apns, apns.dev, webpush, callback, rustore, hms, harmony",
+                );
             }
         };
         Self::target(known, &prid, param)
@@ -102,7 +105,12 @@ impl PushParams {
                 Ok(tokens) => tokens,
                 Err(reason) => return refused(provider.name(), reason),
             },
-            Provider::Fcm | Provider::WebPush | Provider::Callback | Provider::RuStore => Tokens::Single,
+            Provider::Fcm
+            | Provider::WebPush
+            | Provider::Callback
+            | Provider::RuStore
+            | Provider::Hms
+            | Provider::Harmony => Tokens::Single,
         };
         Self::checked(PushTarget { provider, prid: PushToken::new(prid), param: param.into(), tokens })
     }

@@ -1,10 +1,15 @@
 //! Phones that have nothing of Google's or Apple's are woken by the services that they have.
 
+use sip_push_proxy::demo::fcm_double::{self, FcmDouble, PROJECT_ID};
+use sip_push_proxy::demo::google_double::{GoogleDouble, Subject};
+use sip_push_proxy::demo::harmony_double::{self, illegal_token};
+use sip_push_proxy::demo::hms_double::{self, HmsDouble, code};
 use sip_push_proxy::demo::rustore_double::{self, refusal};
 use sip_push_proxy::demo::service_double::ServiceDouble;
 use sip_push_proxy::sip::Transport::Udp;
 use tempfile::TempDir;
 
+use crate::check::{NOBODY, answers};
 use crate::gateways::{MODES, is_woken, next, phone};
 use crate::held_call::give_up;
 use crate::peer::{RUNTIME, eventually};
@@ -104,5 +109,195 @@ fn a_wrong_service_token_costs_no_binding_and_a_token_that_is_gone_does() {
     let told = fails(&world, &phone);
     assert!(told.contains("404 NOT_FOUND") && !told.contains("token-1"), "{told}");
     eventually("the binding to end", || world.admin.bindings(&phone.aor()).is_empty().then_some(()));
+    world.stop();
+}
+
+/// Huawei's service for phones with Android, and the configuration that names it. The folder holds the client secret.
+fn hms() -> (HmsDouble, TempDir, String) {
+    let double = RUNTIME.block_on(HmsDouble::start()).expect("a double");
+    let folder = TempDir::new().expect("a folder");
+    let secret = double.write_credentials(folder.path()).expect("written");
+    let config = format!(
+        "[[push.hms]]\nproject_id = '{}'\nclient_id = '{}'\nclient_secret_file = '{}'\nendpoint = '{}'\n\
+         token_endpoint = '{}'\n",
+        hms_double::PROJECT_ID,
+        hms_double::CLIENT_ID,
+        secret.display(),
+        double.service.url(),
+        double.token_endpoint()
+    );
+    (double, folder, config)
+}
+
+#[test]
+fn hms_wakes_a_sleeping_phone_and_tells_it_of_missed_calls() {
+    for mode in MODES {
+        let (double, _folder, config) = hms();
+        let mut world = World::with(mode, Udp, &config);
+        let mut phone = phone(";pn-provider=hms;pn-prid=token-1");
+        let accepted = phone.register(&mut world);
+        assert_eq!(accepted.headers("Feature-Caps"), ["*;+sip.pns=\"hms\""]);
+        phone.sleep();
+        let call = world.call(&phone);
+        world.switch.queued();
+        let push = next(double.service.next());
+        assert!(push.header("authorization").starts_with("Bearer CgB6e3x9/double+"), "{mode:?}");
+        let message = push.json()["message"].clone();
+        assert_eq!(message["android"], serde_json::json!({"urgency": "HIGH", "ttl": "28s", "category": "VOIP"}));
+        assert_eq!(message["token"], serde_json::json!(["token-1"]));
+        assert!(message["data"].as_str().is_some_and(|data| data.starts_with(r#"{"type":"invite","date":""#)));
+        is_woken(&mut world, &mut phone, &call);
+
+        is_missed(&mut world, &mut phone, || drop(next(double.service.next())));
+        let told = next(double.service.next()).json()["message"]["data"].clone();
+        assert!(told.as_str().is_some_and(|data| data.starts_with(r#"{"type":"missed_calls","#)), "{told}");
+        world.admin.expect_bucket(&phone.aor(), &[]);
+        assert_eq!((double.service.requests(), world.pushes(), double.token_fetches()), (3, 0, 1));
+        world.admin.expect_healthy();
+        world.stop();
+    }
+}
+
+#[test]
+fn codes_of_hms_are_told_and_end_a_binding_only_when_the_token_is_gone() {
+    let (double, _folder, config) = hms();
+    let mut world = World::with(Mode::Alias, Udp, &config);
+    // As apps call it.
+    let mut phone = phone(";pn-provider=huawei;pn-prid=token-1");
+    phone.register(&mut world);
+    phone.sleep();
+    double.service.script("token-1", [code("80300002", "No permission to send message to these tmIDs.")]);
+    let told = fails(&world, &phone);
+    assert!(told.contains("200 80300002: No permission") && told.contains("token_misfit"), "{told}");
+    assert_eq!(world.admin.bindings(&phone.aor()).len(), 1);
+    phone.register(&mut world);
+    phone.sleep();
+    // An access token that has ended is fetched anew within the attempt.
+    double.revoke_access_tokens();
+    let call = world.call(&phone);
+    world.switch.queued();
+    next(double.service.next());
+    is_woken(&mut world, &mut phone, &call);
+    phone.sleep();
+    double.service.script("token-1", [code("80300007", "All the tokens are invalid")]);
+    assert!(fails(&world, &phone).contains("200 80300007"));
+    eventually("the binding to end", || world.admin.bindings(&phone.aor()).is_empty().then_some(()));
+    world.stop();
+}
+
+/// The service of HarmonyOS, and the configuration that names it. The folder holds the service account.
+fn harmony() -> (ServiceDouble, TempDir, String) {
+    let double = RUNTIME.block_on(harmony_double::start()).expect("a double");
+    let folder = TempDir::new().expect("a folder");
+    let account = harmony_double::write_credentials(folder.path()).expect("written");
+    let config =
+        format!("[[push.harmony]]\nservice_account = '{}'\nendpoint = '{}'\n", account.display(), double.url());
+    (double, folder, config)
+}
+
+#[test]
+fn harmony_wakes_a_sleeping_phone_and_shows_it_missed_calls() {
+    for mode in MODES {
+        let (double, _folder, config) = harmony();
+        let mut world = World::with(mode, Udp, &config);
+        let mut phone = phone(";pn-provider=harmony;pn-prid=token-1");
+        let accepted = phone.register(&mut world);
+        assert_eq!(accepted.headers("Feature-Caps"), ["*;+sip.pns=\"harmony\""]);
+        phone.sleep();
+        let call = world.call(&phone);
+        world.switch.queued();
+        let push = next(double.next());
+        assert_eq!((push.header("push-type"), &push.json()["pushOptions"]["ttl"]), ("10", &28.into()), "{mode:?}");
+        assert_eq!(push.json()["target"], serde_json::json!({"token": ["token-1"]}));
+        is_woken(&mut world, &mut phone, &call);
+
+        is_missed(&mut world, &mut phone, || drop(next(double.next())));
+        let push = next(double.next());
+        assert_eq!(push.header("push-type"), "0");
+        assert_eq!(push.json()["payload"]["notification"]["category"], "MISS_CALL");
+        assert_eq!(push.json()["payload"]["notification"]["body"], "1 missed call");
+        world.admin.expect_bucket(&phone.aor(), &[]);
+        assert_eq!((double.requests(), world.pushes()), (3, 0));
+        world.admin.expect_healthy();
+        world.stop();
+    }
+}
+
+#[test]
+fn a_right_that_a_project_of_huawei_lacks_is_told_and_costs_no_binding() {
+    let (double, _folder, config) = harmony();
+    let mut world = World::with(Mode::Alias, Udp, &config);
+    let mut phone = phone(";pn-provider=harmony;pn-prid=token-1");
+    phone.register(&mut world);
+    phone.sleep();
+    for (why, code) in [("noPushTypeRight", "credentials_refused"), ("noRight", "token_misfit")] {
+        double.script("token-1", [illegal_token(why, "token-1")]);
+        let told = fails(&world, &phone);
+        assert!(told.contains(&format!("200 80300007: {why}")) && told.contains(code), "{told}");
+    }
+    assert_eq!(world.admin.bindings(&phone.aor()).len(), 1);
+    world.stop();
+}
+
+/// FCM and what grants its tokens without a key file, and the configuration that names both: by the account of the machine,
+/// or by an external one with its token there. The folder holds the external account.
+fn fcm(subject: Option<Subject>) -> (FcmDouble, GoogleDouble, TempDir, String) {
+    let fcm = RUNTIME.block_on(FcmDouble::start()).expect("a double");
+    let google = RUNTIME.block_on(GoogleDouble::start(&fcm)).expect("a double");
+    let folder = TempDir::new().expect("a folder");
+    let credentials = match subject {
+        None => format!("credentials = 'metadata'\nmetadata_endpoint = '{}'\n", google.url()),
+        Some(subject) => {
+            let file = google.write_external_account(folder.path(), subject, true).expect("written");
+            format!("service_account = '{}'\n", file.display())
+        }
+    };
+    let config = format!("[[push.fcm]]\nproject_id = '{PROJECT_ID}'\nendpoint = '{}'\n{credentials}", fcm.url());
+    (fcm, google, folder, config)
+}
+
+#[test]
+fn fcm_is_reached_without_any_key_file() {
+    for subject in [None, Some(Subject::File), Some(Subject::Url)] {
+        let (fcm, _google, _folder, config) = fcm(subject);
+        let mut world = World::with(Mode::Alias, Udp, &config);
+        let mut phone = phone(";pn-provider=fcm;pn-prid=token-1");
+        phone.register(&mut world);
+        phone.sleep();
+        let call = world.call(&phone);
+        world.switch.queued();
+        assert!(next(fcm.next()).header("authorization").starts_with("Bearer ya29."), "{subject:?}");
+        is_woken(&mut world, &mut phone, &call);
+        assert_eq!(fcm.token_fetches(), 0);
+        world.stop();
+    }
+}
+
+#[test]
+fn what_is_configured_is_asked_by_check() {
+    let (rustore, _first, of_rustore) = rustore();
+    let (hms, _second, of_hms) = hms();
+    let (harmony, _third, of_harmony) = harmony();
+    let (fcm, _google, folder, of_fcm) = fcm(Some(Subject::File));
+    let world = World::with(Mode::Alias, Udp, &[of_rustore, of_hms, of_harmony, of_fcm].concat());
+    fcm.script(NOBODY, [fcm_double::Answer::InvalidToken]);
+    rustore.script(NOBODY, [refusal(404, "NOT_FOUND", "")]);
+    hms.service.script(NOBODY, [code("80300007", "All the tokens are invalid")]);
+    harmony.script(NOBODY, [illegal_token("tokenFormatError", NOBODY)]);
+    let (said, _) = answers(&world);
+    for expected in [
+        "well:       fcm project demo-project: it takes our credentials (",
+        "well:       rustore project demo-rustore: it takes our credentials (404 NOT_FOUND",
+        "well:       hms project 388421841221000001: it takes our credentials (200 80300007",
+        "well:       harmony project 388421841221000002: it takes our credentials (200 80300007: tokenFormatError",
+    ] {
+        assert!(said.contains(expected), "{expected}\n{said}");
+    }
+    std::fs::remove_file(folder.path().join("subject.token")).expect("removed");
+    hms.service.script(NOBODY, [(); 2].map(|()| code("80200001", "OAuth authentication error")));
+    let (said, code) = answers(&world);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("NOT WELL:   fcm project demo-project: subject token: "), "{said}");
+    assert!(said.contains("NOT WELL:   hms project 388421841221000001: 200 80200001: OAuth"), "{said}");
     world.stop();
 }
