@@ -1,8 +1,10 @@
 //! What all providers need of HTTP: a client, bounded answers, Retry-After (RFC 9110 §10.2.3), errors in words.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
+use reqwest::dns::Resolve;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, ClientBuilder, Response};
@@ -29,9 +31,25 @@ pub(super) fn client(
     extra_roots: &[Certificate],
     proxy: Option<&HttpsProxy>,
 ) -> reqwest::Result<Client> {
+    client_by(None, timeout, extra_roots, proxy)
+}
+
+/// The same, with names resolved by `resolver`; `None`: by the system.
+pub(super) fn client_by(
+    resolver: Option<Arc<dyn Resolve>>,
+    timeout: Duration,
+    extra_roots: &[Certificate],
+    proxy: Option<&HttpsProxy>,
+) -> reqwest::Result<Client> {
     // Fails when one is installed already, which is just as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let builder = || builder(timeout, proxy);
+    let builder = || {
+        let builder = builder(timeout, proxy)?;
+        Ok::<_, reqwest::Error>(match &resolver {
+            Some(resolver) => builder.dns_resolver(Arc::clone(resolver)),
+            None => builder,
+        })
+    };
     match builder()?.tls_certs_merge(extra_roots.iter().cloned()).build() {
         Ok(client) => Ok(client),
         // A system without root certificates can still push by http:// or to what `extra_roots` vouch for.

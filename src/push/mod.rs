@@ -26,6 +26,7 @@ mod huawei_answer;
 mod jwt;
 mod metadata;
 mod oauth;
+mod outside;
 pub mod payload;
 mod project;
 mod provider_token;

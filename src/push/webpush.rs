@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::Engine as _;
@@ -19,6 +20,7 @@ use super::fcm::{read, roots};
 use super::gate::Gate;
 use super::http::{self, Answer};
 use super::jwt::{SigningError, SigningKey};
+use super::outside::{self, Outside};
 use super::payload::{self, Body, FcmPayload};
 use super::pushers::Setup;
 use super::{NoticeKind, Outcome, Preview, Push, Sent, SettingsError, TokenHash, Trouble, Verdict, clock};
@@ -94,6 +96,8 @@ impl fmt::Display for AllowedHost {
 /// All push services, ready to be posted to.
 pub(super) struct Account {
     client: Client,
+    /// For names that only a pattern allows: it connects to public addresses alone.
+    guarded: Client,
     vapid: Vapid,
     payload: FcmPayload,
     /// As many as there are allowed hosts, so that one that hangs or fails is left alone for itself.
@@ -157,6 +161,12 @@ impl Account {
         let roots: Vec<_> = roots.iter().filter_map(|root| Certificate::from_der(root).ok()).collect();
         let client = http::client(setup.timeout, &roots, setup.https_proxy.as_ref())
             .map_err(|error| SettingsError::value(TABLE, http::in_words(error)))?;
+        let guarded = match &setup.https_proxy {
+            // It is the proxy that resolves names, and that says what may be reached.
+            Some(_) => client.clone(),
+            None => http::client_by(Some(Arc::new(Outside)), setup.timeout, &roots, None)
+                .map_err(|error| SettingsError::value(TABLE, http::in_words(error)))?,
+        };
         let service = |allowed: &AllowedHost| Service {
             gate: match Gate::new(format!("webpush {allowed}"), setup.limits) {
                 gate if allowed.is_suffix => gate.of_many_hosts(),
@@ -168,6 +178,7 @@ impl Account {
         };
         Ok(Self {
             client,
+            guarded,
             payload: settings.payload,
             vapid: Vapid {
                 public: URL_SAFE_NO_PAD.encode(public).into(),
@@ -264,7 +275,8 @@ impl Account {
         if push.purpose.is_over() {
             return Verdict::Withdrawn;
         }
-        let request = self.client.post(url.clone()).header(AUTHORIZATION, authorization);
+        let client = if service.allowed.is_suffix { &self.guarded } else { &self.client };
+        let request = client.post(url.clone()).header(AUTHORIZATION, authorization);
         let request = headers(push).into_iter().fold(request, |request, (name, value)| request.header(name, value));
         let request = match body.is_empty() {
             true => request.header(CONTENT_LENGTH, 0),
@@ -277,6 +289,9 @@ impl Account {
             Ok(response) => {
                 let answer = Answer::read(response).await.without(token).without(&PushToken::new(url.path()));
                 service.verdict(&answer)
+            }
+            Err(error) if outside::leads_inside(&error) => {
+                Verdict::Final(Outcome::misfit("the subscription's host has no public address"))
             }
             Err(error) => http::no_answer(error),
         }
