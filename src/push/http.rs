@@ -19,8 +19,9 @@ pub(super) const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Often enough for firewalls to keep a connection that carries no push, seldom enough for APNs to tolerate.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// APNs' tokens have 64 hexadecimal digits, FCM's are longer.
-const TOKEN_BYTES_MIN: usize = 32;
+/// A token that is shorter may be part of other words. Those of the services are longer: a Firebase installation id has 22
+/// characters.
+const DISTINCT_BYTES_MIN: usize = 16;
 /// Longest text of a peer that goes into a reason.
 const REASON_CHARS_MAX: usize = 80;
 
@@ -117,16 +118,34 @@ impl Answer {
         format!("{}: {}", self.status, plain(&said))
     }
 
-    /// What is said of a push must not tell its token: reasons are made of this. What is shorter than any service's
-    /// tokens is no secret, but may be part of other words.
+    /// What is said of a push must not tell its token: reasons are made of this. A short one is taken out where it stands
+    /// by itself.
     pub(super) fn without(mut self, token: &PushToken) -> Self {
-        let is_secret = token.reveal().len() >= TOKEN_BYTES_MIN;
-        if is_secret && memchr::memmem::find(&self.body, token.reveal().as_bytes()).is_some() {
-            let text = String::from_utf8_lossy(&self.body).replace(token.reveal(), &TokenHash::of(token).to_string());
+        let (token, hash) = (token.reveal(), TokenHash::of(token).to_string());
+        if !token.is_empty() && memchr::memmem::find(&self.body, token.as_bytes()).is_some() {
+            let text = String::from_utf8_lossy(&self.body);
+            let text = match token.len() < DISTINCT_BYTES_MIN {
+                true => without_word(&text, token, &hash),
+                false => text.replace(token, &hash),
+            };
             self.body = text.into_bytes();
         }
         self
     }
+}
+
+/// `text` with `substitute` where `word` is no part of a longer one.
+fn without_word(text: &str, word: &str, substitute: &str) -> String {
+    let is_inner = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || matches!(c, '-' | '_'));
+    let (mut rest, mut rid) = (text, String::new());
+    while let Some((before, after)) = rest.split_once(word) {
+        let left = before.chars().next_back().or_else(|| rid.chars().next_back());
+        let is_part = is_inner(left) || is_inner(after.chars().next());
+        rid.push_str(before);
+        rid.push_str(if is_part { word } else { substitute });
+        rest = after;
+    }
+    rid + rest
 }
 
 /// Seconds, or a date by our clock.
@@ -204,7 +223,20 @@ mod tests {
         let rid = answer(&format!("token {text}, {text}")).without(&token);
         assert_eq!(rid.body, format!("token {0}, {0}", TokenHash::of(&token)).as_bytes());
         assert_eq!(answer("other").without(&token).body, b"other");
-        assert_eq!(answer("other").without(&PushToken::new("o")).body, b"other");
+        // A Firebase installation id is a secret like any other token.
+        let id = PushToken::new("dQw4w9WgXcQ_0123456789");
+        assert_eq!(answer("xdQw4w9WgXcQ_0123456789").without(&id).body, format!("x{}", TokenHash::of(&id)).as_bytes());
+        let short = PushToken::new("o");
+        let hash = TokenHash::of(&short);
+        for (said, rid) in [
+            ("other", "other".to_owned()),
+            ("no o: \"o\"", format!("no {hash}: \"{hash}\"")),
+            ("o", hash.to_string()),
+            ("oo o_o-o", "oo o_o-o".to_owned()),
+        ] {
+            assert_eq!(answer(said).without(&short).body, rid.as_bytes(), "{said}");
+        }
+        assert_eq!(answer("other").without(&PushToken::new("")).body, b"other");
     }
 
     #[test]

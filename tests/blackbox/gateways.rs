@@ -230,3 +230,30 @@ fn subscription_that_has_ended_ends_the_binding() {
     eventually("the binding to end", || world.admin.bindings(&phone.aor()).is_empty().then_some(()));
     world.stop();
 }
+
+/// A server of UnifiedPush answers so for a topic that nobody has subscribed to lately.
+#[test]
+fn a_topic_without_a_subscriber_is_tried_again_and_nobody_elses_matter() {
+    let (double, _folder, config) = webpush();
+    let mut world = World::with(Mode::Alias, Udp, &format!("push.breaker_failures = 1\n{config}"));
+    let params = |token: &str| format!(";pn-provider=webpush;pn-prid={}", escaped(&double.subscription(token)));
+    let mut phone = phone(&params("upAbCdEfGhIjKlMn"));
+    phone.register(&mut world);
+    phone.sleep();
+    let body = r#"{"code":50701,"http":507,"error":"cannot publish to UnifiedPush topic without previously active subscriber"}"#;
+    let answer = || callback_double::Answer::Raw { status: 507, headers: Vec::new(), body: body.to_owned() };
+    double.script("upAbCdEfGhIjKlMn", [answer(), answer()]);
+    let call = world.call(&phone);
+    world.switch.queued();
+    next(double.next());
+    phone.register(&mut world);
+    let incoming = phone.invited();
+    incoming.answer(200, "OK");
+    call.confirm(&world.switch.response(200, "INVITE"));
+    incoming.confirmed();
+    let told = world.admin.story(&call.call_id, "answered");
+    assert_eq!(told.iter().filter(|step| *step == "push_retried").count(), 2, "{told:?}");
+    world.admin.expect_healthy();
+    assert_eq!(world.admin.bindings(&phone.aor()).len(), 1);
+    world.stop();
+}
