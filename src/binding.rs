@@ -5,7 +5,8 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::clock::UnixMillis;
 use crate::sip::flow::{ConnectionId, Flow, Transport};
@@ -162,7 +163,8 @@ impl fmt::Display for Provider {
 }
 
 /// What wakes one device: `pn-provider`, `pn-prid` and `pn-param` of its Contact, unescaped.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
+#[serde(from = "TargetRow")]
 pub struct PushTarget {
     pub provider: Provider,
     /// `pn-prid` as it came.
@@ -170,9 +172,90 @@ pub struct PushTarget {
     /// `pn-param` (ECSS: `pn-params`) as it came; empty when there was none.
     pub param: Box<str>,
     pub tokens: Tokens,
+    /// By what the device is woken when the token is dead or its service fails, best first; these have none themselves.
+    pub others: Box<[Self]>,
+}
+
+/// How a [`PushTarget`] is read.
+#[derive(Deserialize)]
+struct TargetRow {
+    provider: Provider,
+    prid: PushToken,
+    param: Box<str>,
+    tokens: TokensRow,
+}
+
+/// The first forms are those of [`Tokens`], as rows had them before there were others: such rows are read, and still
+/// written, in every version.
+#[derive(Deserialize)]
+enum TokensRow {
+    Single,
+    Apple { team: Box<str>, bundle: Box<str>, voip: Option<PushToken>, remote: Option<PushToken> },
+    Subscription(SubscriptionKeys),
+    Ranked { tokens: Tokens, others: Box<[PushTarget]> },
+}
+
+impl From<TargetRow> for PushTarget {
+    fn from(TargetRow { provider, prid, param, tokens }: TargetRow) -> Self {
+        let (tokens, others) = match tokens {
+            TokensRow::Single => (Tokens::Single, Box::default()),
+            TokensRow::Apple { team, bundle, voip, remote } => {
+                (Tokens::Apple { team, bundle, voip, remote }, Box::default())
+            }
+            TokensRow::Subscription(keys) => (Tokens::Subscription(keys), Box::default()),
+            TokensRow::Ranked { tokens, others } => (tokens, others),
+        };
+        Self { provider, prid, param, tokens, others }
+    }
+}
+
+/// How it is written: in the form that it is read in.
+#[derive(Serialize)]
+enum RankedRow<'a> {
+    #[expect(dead_code, reason = "the places of the forms that `Tokens` writes itself")]
+    Single,
+    #[expect(dead_code, reason = "as above")]
+    Apple,
+    #[expect(dead_code, reason = "as above")]
+    Subscription,
+    Ranked {
+        tokens: &'a Tokens,
+        others: &'a [PushTarget],
+    },
+}
+
+impl Serialize for PushTarget {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut row = to.serialize_struct("PushTarget", 4)?;
+        row.serialize_field("provider", &self.provider)?;
+        row.serialize_field("prid", &self.prid)?;
+        row.serialize_field("param", &self.param)?;
+        match &*self.others {
+            [] => row.serialize_field("tokens", &self.tokens)?,
+            others => row.serialize_field("tokens", &RankedRow::Ranked { tokens: &self.tokens, others })?,
+        }
+        row.end()
+    }
 }
 
 impl PushTarget {
+    /// This one and the others, in the order in which they are tried.
+    pub fn ranked(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&*self.others)
+    }
+
+    /// Takes over the keys of those subscriptions of `known` that it has itself. `anew`: also in the place of others.
+    pub fn learn_keys(&mut self, known: &Self, anew: bool) {
+        let learn = |own: &mut Self| {
+            let keyed = known.ranked().find(|known| known.keys().is_some() && own.is_same_param(known));
+            if let Some(keyed) = keyed.filter(|_| anew || own.tokens == Tokens::Single) {
+                own.tokens.clone_from(&keyed.tokens);
+            }
+        };
+        learn(self);
+        self.others.iter_mut().for_each(learn);
+    }
+
     /// What a body for a browser is encrypted with; `None`: it is woken without one.
     pub fn keys(&self) -> Option<&SubscriptionKeys> {
         match &self.tokens {
@@ -188,15 +271,18 @@ impl PushTarget {
 
     /// Whether a token of the other is one of these: a push to either reaches the same app on the same device.
     pub fn shares_token(&self, other: &Self) -> bool {
-        self.provider == other.provider && self.each().any(|token| other.each().any(|also| token == also))
+        let is_same = |own: &Self, other: &Self| {
+            own.provider == other.provider && own.each().any(|token| other.each().any(|also| token == also))
+        };
+        self.ranked().any(|own| other.ranked().any(|other| is_same(own, other)))
     }
 
     /// Whether a push to this token would reach the app.
     pub fn has_token(&self, token: &PushToken) -> bool {
-        self.each().any(|own| own == token)
+        self.ranked().flat_map(Self::each).any(|own| own == token)
     }
 
-    /// All that a push can go to.
+    /// All that a push can go to, but for the others.
     pub fn each(&self) -> impl Iterator<Item = &PushToken> {
         let (first, second) = match &self.tokens {
             Tokens::Single | Tokens::Subscription(_) => (Some(&self.prid), None),
@@ -408,11 +494,8 @@ impl Binding {
         if self.app.locale.is_none() {
             self.app.locale.clone_from(&earlier.app.locale);
         }
-        if let (Some(own), Some(earlier)) = (&mut self.push, &earlier.push)
-            && own.is_same_param(earlier)
-            && own.tokens == Tokens::Single
-        {
-            own.tokens.clone_from(&earlier.tokens);
+        if let (Some(own), Some(earlier)) = (&mut self.push, &earlier.push) {
+            own.learn_keys(earlier, false);
         }
     }
 

@@ -183,7 +183,12 @@ impl Proxy {
             PushParams::Refused { reason, .. } => refuse(reason),
             PushParams::Target(target) => match self.policy.push.supports(&target) {
                 Ok(()) => {
-                    announce(target.provider, feature_caps);
+                    for each in target.ranked() {
+                        let alone = PushTarget { others: Box::default(), ..each.clone() };
+                        if self.policy.push.supports(&alone).is_ok() {
+                            announce(alone.provider, feature_caps);
+                        }
+                    }
                     Ok((Some(target), None))
                 }
                 Err(reason) => refuse(reason),

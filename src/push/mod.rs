@@ -31,6 +31,7 @@ pub mod payload;
 mod project;
 mod provider_token;
 mod pushers;
+mod ranks;
 pub mod rustore;
 mod self_signed;
 pub mod webpush;

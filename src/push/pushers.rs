@@ -16,6 +16,7 @@ use super::deaths::{Belief, Deaths};
 use super::dial::HttpsProxy;
 use super::gate::{Gate, Limits};
 use super::project::Project;
+use super::ranks::Tried;
 use super::{
     Busy, NoticeKind, Outcome, Preview, Push, Reply, Sent, SettingsError, TokenHash, apns, callback, clock, fcm,
     harmony, hms, rustore, webpush,
@@ -207,12 +208,12 @@ impl Pushers {
 
     /// Whether such a notice can be pushed to a contact: one with only a voip token takes invites and nothing else.
     pub fn supports_notice(&self, target: &PushTarget, kind: NoticeKind) -> Result<(), String> {
-        self.0.route(target, kind).map(drop)
+        self.0.first_route(target, kind).map(drop)
     }
 
     /// What would be sent where; else why nothing would.
     pub fn preview(&self, push: &Push) -> Result<Preview, String> {
-        let route = self.0.route(&push.target, push.notice.kind())?;
+        let route = self.0.first_route(&push.target, push.notice.kind())?;
         let hash = TokenHash::of(route.token());
         Ok(match &route {
             Route::Fcm { account, .. } => account.preview(push, hash),
@@ -286,6 +287,13 @@ impl Inner {
         }
     }
 
+    /// By the best of the contact's services that there is an account for; else why there is none for the first.
+    fn first_route<'a>(&'a self, target: &'a PushTarget, kind: NoticeKind) -> Result<Route<'a>, String> {
+        let mut routes = target.ranked().map(|target| self.route(target, kind));
+        let first = routes.next().unwrap_or_else(|| Err("contact has no token".to_owned()));
+        first.or_else(|why| routes.find_map(Result::ok).ok_or(why))
+    }
+
     fn route<'a>(&'a self, target: &'a PushTarget, kind: NoticeKind) -> Result<Route<'a>, String> {
         let provider = target.provider;
         let is_off = || format!("provider {provider} is switched off");
@@ -338,25 +346,50 @@ impl Inner {
         }
     }
 
+    /// By the best of the contact's services; by the next one when that does not take it.
     async fn deliver(&self, push: Push) -> Reply {
         let submitted = clock().instant;
-        let (ticket, provider, notice) = (push.ticket, push.target.provider, push.notice.kind());
-        let target = push.target.clone();
-        let sent = match self.route(&target, notice) {
-            Err(reason) => Sent::unsent(Outcome::refused(reason)),
-            Ok(route) => {
-                let sent = self.pass(push, &route).await;
-                Sent { outcome: self.doubt(provider, route.gate().name(), sent.outcome), ..sent }
+        let (ticket, notice) = (push.ticket, push.notice.kind());
+        let mut tried = Tried::default();
+        for target in push.target.ranked() {
+            let waited = clock().instant.saturating_duration_since(submitted);
+            let attempt = Push {
+                target: PushTarget { others: Box::default(), ..target.clone() },
+                ttl: push.ttl.saturating_sub(waited),
+                ..push.clone()
+            };
+            let is_first = tried.is_empty();
+            if !is_first && attempt.ttl.is_zero() {
+                break;
             }
-        };
-        let Sent { outcome, left_out, sign: _ } = sent;
+            let (provider, sent) = (target.provider, self.attempt(attempt).await);
+            let token = TokenHash::of(&target.prid);
+            tracing::debug!(ticket = ticket.0, %provider, %notice, %token, outcome = ?sent.outcome, "push");
+            if !is_first && sent.outcome == Outcome::Accepted {
+                tracing::info!(ticket = ticket.0, %provider, %token, reason = tried.reasons(), "pushed by another service");
+            }
+            if tried.add(provider, sent) {
+                break;
+            }
+        }
+        let (provider, Sent { outcome, left_out, sign: _ }) = tried.result(push.target.provider);
         let took = clock().instant.saturating_duration_since(submitted);
-        let token = TokenHash::of(&target.prid);
-        tracing::debug!(ticket = ticket.0, %provider, %notice, %token, ?outcome, ?took, "push");
         if left_out > 0 && outcome == Outcome::Accepted {
+            let token = TokenHash::of(&push.target.prid);
             tracing::info!(ticket = ticket.0, %token, left_out, "missed calls left out of a push that was full");
         }
         Reply { ticket, provider, notice, outcome, left_out, took }
+    }
+
+    async fn attempt(&self, push: Push) -> Sent {
+        let target = push.target.clone();
+        match self.route(&target, push.notice.kind()) {
+            Err(reason) => Sent::unsent(Outcome::refused(reason)),
+            Ok(route) => {
+                let sent = self.pass(push, &route).await;
+                Sent { outcome: self.doubt(target.provider, route.gate().name(), sent.outcome), ..sent }
+            }
+        }
     }
 
     /// What is not sent because its account is in trouble does not count as a push of its token.

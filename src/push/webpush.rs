@@ -445,7 +445,8 @@ mod tests {
         let account = Account::open(&settings, &Setup::default()).unwrap();
         let header = |uri: &str| {
             let (provider, prid) = (Provider::WebPush, PushToken::new(uri));
-            let target = PushTarget { provider, prid, param: "".into(), tokens: Tokens::Single };
+            let target =
+                PushTarget { provider, prid, param: "".into(), tokens: Tokens::Single, others: Box::default() };
             let Subscription { service, url, .. } = account.subscription(&target).unwrap();
             account.authorization(service, &url).unwrap().to_str().unwrap().to_owned()
         };

@@ -72,6 +72,7 @@ fn accounts(config: &Config) -> Vec<(String, PushTarget)> {
         prid: PushToken::new(TOKEN),
         param: param.into(),
         tokens,
+        others: Box::default(),
     };
     let fcm = config.push.fcm.iter().map(|account| {
         let project = &account.project_id;

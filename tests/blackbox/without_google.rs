@@ -274,6 +274,59 @@ fn fcm_is_reached_without_any_key_file() {
 }
 
 #[test]
+fn a_phone_with_two_services_is_woken_by_the_second_when_the_first_does_not_take_the_push() {
+    for mode in MODES {
+        let (double, _folder, config) = rustore();
+        let mut world = World::with(mode, Udp, &config);
+        let params =
+            ";pn-provider=rustore;pn-prid=of-rustore;pn-provider-2=fcm;pn-prid-2=of-fcm;pn-param-2=demo-project";
+        let mut phone = phone(params);
+        let accepted = phone.register(&mut world);
+        let caps = accepted.headers("Feature-Caps").join(", ");
+        assert!(caps.contains("+sip.pns=\"rustore\"") && caps.contains("+sip.pns=\"fcm\""), "{caps}");
+        let shown = world.admin.bindings(&phone.aor());
+        let tokens = shown[0]["tokens"].as_array().expect("tokens");
+        let uses: Vec<_> = tokens.iter().filter_map(|token| token["for"].as_str()).collect();
+        assert_eq!((shown.len(), uses), (1, vec!["any", "fcm"]), "{shown:?}");
+        phone.sleep();
+
+        double.script("of-rustore", [refusal(404, "UNREGISTERED", "")]);
+        let call = world.call(&phone);
+        world.switch.queued();
+        assert_eq!(next(world.fcm.next()).token, "of-fcm", "{mode:?}");
+        is_woken(&mut world, &mut phone, &call);
+
+        phone.sleep();
+        double.script("of-rustore", [refusal(503, "UNAVAILABLE", ""), refusal(404, "UNREGISTERED", "")]);
+        world.fcm.script(
+            "of-fcm",
+            [fcm_double::Answer::Unavailable { retry_after_s: None }, fcm_double::Answer::Unregistered],
+        );
+        let told = fails(&world, &phone);
+        assert!(told.contains("rustore: 503 UNAVAILABLE, fcm: 503 UNAVAILABLE"), "{told}");
+        assert!(told.contains("rustore: 404 UNREGISTERED, fcm: 404 UNREGISTERED"), "{told}");
+        eventually("the binding to end", || world.admin.bindings(&phone.aor()).is_empty().then_some(()));
+        world.stop();
+    }
+}
+
+#[test]
+fn softswitch_hears_nothing_of_further_services() {
+    for mode in [Mode::Alias, Mode::Path] {
+        let (_double, _folder, config) = rustore();
+        let world = World::with(mode, Udp, &config);
+        let mut phone = phone(";pn-provider=rustore;pn-prid=of-rustore;pn-provider-2=fcm;pn-prid-2=of-fcm;x=1");
+        phone.wake(&world);
+        phone.send_register();
+        let (register, _) = world.switch.peer.request("REGISTER");
+        let sent = register.headers("Contact").join(", ");
+        assert!(!sent.contains("pn-") && !sent.contains("of-"), "{sent}");
+        assert_eq!(sent.contains(";x=1"), mode == Mode::Path, "{sent}");
+        world.stop();
+    }
+}
+
+#[test]
 fn what_is_configured_is_asked_by_check() {
     let (rustore, _first, of_rustore) = rustore();
     let (hms, _second, of_hms) = hms();

@@ -15,6 +15,7 @@ mod limits;
 mod load;
 mod one_phone;
 mod purpose;
+mod ranks;
 mod relay;
 mod rustore;
 mod tls;

@@ -129,7 +129,8 @@ fn either_token_of_an_apple_device_may_be_of_others(kind: Kind) {
         let token = |text: &str| (!text.is_empty()).then(|| PushToken::new(text));
         let tokens = Tokens::Apple { team: "".into(), bundle: "".into(), voip: token(voip), remote: token(remote) };
         let prid = PushToken::new(format!("{voip}:voip&{remote}:remote"));
-        let push = Some(PushTarget { provider: Provider::Apns, prid, param: "".into(), tokens });
+        let push =
+            Some(PushTarget { provider: Provider::Apns, prid, param: "".into(), tokens, others: Box::default() });
         let registered_at = NOW.after(Duration::from_secs(owner.into()));
         register(vec![Binding { push, registered_at, ..binding(owner, owner) }])
     };
