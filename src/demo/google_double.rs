@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -57,6 +57,8 @@ struct State {
     federated: Mutex<Vec<String>>,
     count: AtomicUsize,
     paths: Mutex<Vec<String>>,
+    /// Whether the machine runs as a service account.
+    has_account: AtomicBool,
 }
 
 impl Drop for GoogleDouble {
@@ -75,6 +77,7 @@ impl GoogleDouble {
             federated: Mutex::default(),
             count: AtomicUsize::new(0),
             paths: Mutex::default(),
+            has_account: AtomicBool::new(true),
         });
         let handler = double::handler(&state, State::handle);
         let server = tokio::spawn(double::serve(listener, Serving::default(), handler));
@@ -115,6 +118,11 @@ impl GoogleDouble {
         Ok(file)
     }
 
+    /// The machine runs as no service account any more.
+    pub fn detach_account(&self) {
+        self.state.has_account.store(false, Ordering::Relaxed);
+    }
+
     /// The paths that were asked for, in their order.
     pub fn paths(&self) -> Vec<String> {
         self.state.paths.lock().clone()
@@ -128,7 +136,7 @@ impl State {
         self.paths.lock().push(path.clone());
         let body = double::body(request).await.unwrap_or_default();
         match (method, path.as_str()) {
-            (Method::GET, METADATA) => self.metadata(&headers, &query),
+            (Method::GET, METADATA) if self.has_account.load(Ordering::Relaxed) => self.metadata(&headers, &query),
             (Method::GET, SUBJECT) if header(&headers, "metadata") == "True" => {
                 json_answer(200, &json!({"access_token": SUBJECT_TOKEN}))
             }

@@ -3,6 +3,7 @@
 
 use reqwest::{Client, Url};
 
+use super::Verdict;
 use super::http::{self, Answer};
 use super::oauth::{AccessToken, Failure, SCOPE, granted};
 use crate::clock::Now;
@@ -26,7 +27,13 @@ impl MetadataServer {
     pub(super) async fn request(&self, client: &Client, now: Now) -> Result<AccessToken, Failure> {
         // Without the header it answers nobody, so that no page can have a browser ask it.
         match client.get(self.url.clone()).header("Metadata-Flavor", "Google").send().await {
-            Ok(response) => granted(&Answer::read(response).await, now),
+            Ok(response) => match Answer::read(response).await {
+                Answer { status: 404, .. } => {
+                    let reason = "metadata server: 404; this machine runs as no service account";
+                    Err(Failure(Verdict::Locked(reason.into())))
+                }
+                answer => granted(&answer, now),
+            },
             Err(error) => Err(Failure(http::no_answer(error))),
         }
     }

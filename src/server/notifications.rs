@@ -344,6 +344,8 @@ mod tests {
             ("USEDESK_CHAT", Provider::Fcm),
             ("webpush", Provider::WebPush),
             ("Callback", Provider::Callback),
+            ("RuStore", Provider::RuStore),
+            ("HUAWEI", Provider::Hms),
         ] {
             assert_eq!(target(&wish(kind, "token", "")).unwrap().0.provider, provider, "{kind}");
         }

@@ -35,8 +35,10 @@ async fn the_account_of_the_machine_needs_no_file() {
 #[tokio::test]
 async fn a_machine_without_an_account_or_without_a_metadata_server_is_told() {
     let double = FcmDouble::start().await.unwrap();
-    let pushers = open(&of_machine(&double, double.url()));
-    assert_eq!(outcome(&pushers, invite(fcm_target("a"))).await, locked("token endpoint: 405"));
+    let google = GoogleDouble::start(&double).await.unwrap();
+    google.detach_account();
+    let told = outcome(&open(&of_machine(&double, google.url())), invite(fcm_target("a"))).await;
+    assert_eq!(told, locked("metadata server: 404; this machine runs as no service account"));
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let pushers = open(&of_machine(&double, format!("http://{closed}")));
     let told = outcome(&pushers, invite(fcm_target("a"))).await;
