@@ -36,7 +36,9 @@ impl Resolve for Outside {
 }
 
 /// Those of the addresses that are public.
-fn public(found: io::Result<impl Iterator<Item = SocketAddr>>) -> Result<Addrs, Box<dyn Error + Send + Sync>> {
+pub(super) fn public(
+    found: io::Result<impl Iterator<Item = SocketAddr>>,
+) -> Result<Addrs, Box<dyn Error + Send + Sync>> {
     let addresses: Vec<_> = found?.filter(|address| is_public(address.ip())).collect();
     if addresses.is_empty() { Err(Box::new(Inside)) } else { Ok(Box::new(addresses.into_iter())) }
 }

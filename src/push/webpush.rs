@@ -390,11 +390,30 @@ fn headers(push: &Push) -> Vec<(HeaderName, String)> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use reqwest::dns::{Name, Resolve, Resolving};
+
     use super::*;
-    use crate::binding::{Provider, Tokens};
+    use crate::binding::{Aor, Provider, Tokens};
+    use crate::push::{Notice, Purpose, Sign, Ticket};
 
     fn allowed(host: &str, is_suffix: bool, port: Option<u16>, is_loopback: bool) -> AllowedHost {
         AllowedHost { host: host.into(), is_suffix, port, is_loopback }
+    }
+
+    fn account(allowed_hosts: Vec<AllowedHost>, setup: &Setup) -> Account {
+        let folder = tempfile::tempdir().unwrap();
+        let vapid_key_file = folder.path().join("vapid.pem");
+        std::fs::write(&vapid_key_file, include_str!("../demo/throwaway_vapid.pem")).unwrap();
+        let settings = Settings {
+            vapid_key_file,
+            subject: "mailto:ops@example.org".to_owned(),
+            allowed_hosts,
+            ca_file: None,
+            payload: FcmPayload::Ecss,
+        };
+        Account::open(&settings, setup).unwrap()
     }
 
     #[test]
@@ -428,21 +447,47 @@ mod tests {
         }
     }
 
+    /// Every name leads to this machine.
+    struct Here;
+
+    impl Resolve for Here {
+        fn resolve(&self, _: Name) -> Resolving {
+            let here = SocketAddr::from(([127, 0, 0, 1], 0));
+            Box::pin(std::future::ready(outside::public(Ok(std::iter::once(here)))))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_only_a_pattern_allows_is_not_connected_to_inside() {
+        let setup = Setup::default();
+        let mut account = account(vec![allowed("example.org", true, None, false)], &setup);
+        account.guarded = http::client_by(Some(Arc::new(Here)), setup.timeout, &[], None).unwrap();
+        let push = Push {
+            ticket: Ticket(1),
+            aor: Aor::new("alice", "example.org"),
+            target: PushTarget {
+                provider: Provider::WebPush,
+                prid: PushToken::new("https://push.example.org/wpush/v2/a"),
+                param: "".into(),
+                tokens: Tokens::Single,
+                others: Box::default(),
+            },
+            notice: Notice::Message,
+            date: UnixMillis(1_623_753_491_000),
+            ttl: setup.timeout,
+            language: None,
+            purpose: Purpose::default(),
+        };
+        let sent = account.send(&push, &account.subscription(&push.target).unwrap()).await;
+        assert_eq!(sent.outcome, Outcome::misfit("the subscription's host has no public address"));
+        assert_eq!(sent.sign, Sign::Works, "it says nothing of other subscriptions");
+    }
+
     #[test]
     fn token_is_for_the_origin_of_the_subscription() {
-        let folder = tempfile::tempdir().unwrap();
-        let vapid_key_file = folder.path().join("vapid.pem");
-        std::fs::write(&vapid_key_file, include_str!("../demo/throwaway_vapid.pem")).unwrap();
         let allowed_hosts =
             vec![allowed("example.org", true, None, false), allowed("example.org", true, Some(8443), false)];
-        let settings = Settings {
-            vapid_key_file,
-            subject: "mailto:ops@example.org".to_owned(),
-            allowed_hosts,
-            ca_file: None,
-            payload: FcmPayload::Ecss,
-        };
-        let account = Account::open(&settings, &Setup::default()).unwrap();
+        let account = account(allowed_hosts, &Setup::default());
         let header = |uri: &str| {
             let (provider, prid) = (Provider::WebPush, PushToken::new(uri));
             let target =

@@ -112,6 +112,27 @@ fn a_wrong_service_token_costs_no_binding_and_a_token_that_is_gone_does() {
     world.stop();
 }
 
+#[test]
+fn a_service_token_replaced_in_its_file_is_in_effect_after_a_reload() {
+    let (double, folder, config) = rustore();
+    let token_file = folder.path().join("rustore.token");
+    let good = std::fs::read(&token_file).expect("read");
+    std::fs::write(&token_file, "of-another-project").expect("written");
+    let mut world = World::with_program(Mode::Alias, Udp, &config);
+    let mut phone = phone(";pn-provider=rustore;pn-prid=token-1");
+    phone.register(&mut world);
+    phone.sleep();
+    assert!(fails(&world, &phone).contains("403 PERMISSION_DENIED"));
+    std::fs::write(&token_file, good).expect("written");
+    let (told, code) = world.command(&["reload"]);
+    assert!(code == Some(0) && told.contains("push.rustore[0].token_file"), "{told}");
+    let call = world.call(&phone);
+    world.switch.queued();
+    next(double.next());
+    is_woken(&mut world, &mut phone, &call);
+    world.stop();
+}
+
 /// Huawei's service for phones with Android, and the configuration that names it. The folder holds the client secret.
 fn hms() -> (HmsDouble, TempDir, String) {
     let double = RUNTIME.block_on(HmsDouble::start()).expect("a double");
