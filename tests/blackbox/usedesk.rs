@@ -121,7 +121,7 @@ fn the_secret_is_asked_for_and_lets_in() {
 #[test]
 fn a_token_of_a_service_that_is_not_here_is_refused_in_words() {
     let world = World::start(Mode::Open, Udp);
-    for (token_type, status, word) in [("HUAWEI", 409, "HUAWEI"), ("PIGEON", 400, "\"token_type\"")] {
+    for (token_type, status, word) in [("HUAWEI", 409, "hms is switched off"), ("PIGEON", 400, "\"token_type\"")] {
         let (got, answer) = post(&world, "/notification/token", "", &app("app-1", token_type));
         let reason = answer["error"].as_str().unwrap_or_default();
         assert_eq!((got, reason.contains(word)), (status, true), "{answer}");
