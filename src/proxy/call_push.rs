@@ -161,10 +161,14 @@ impl Proxy {
             let took = format!("{} ms", millis(reply.took));
             let (input, reason, words) = match reply.outcome {
                 push::Outcome::Accepted => {
+                    let mut first = None;
                     if let Some(held) = call.device(device) {
                         held.accepted_at = Some(now.instant);
+                        first = held.binding.push.as_ref().map(|target| target.provider);
                     }
-                    proxy.step(&call_ref, Step::PushAccepted, Some(device), took);
+                    // A phone with several services may have been told by another one than the first.
+                    let told = if first == Some(reply.provider) { took } else { format!("{took}, {}", reply.provider) };
+                    proxy.step(&call_ref, Step::PushAccepted, Some(device), told);
                     proxy.tell(context, device, DeviceInput::Accepted, now);
                     return proxy.conclude(context, contacts, now);
                 }
