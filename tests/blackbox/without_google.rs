@@ -315,6 +315,10 @@ fn a_phone_with_two_services_is_woken_by_the_second_when_the_first_does_not_take
         let call = world.call(&phone);
         world.switch.queued();
         assert_eq!(next(world.fcm.next()).token, "of-fcm", "{mode:?}");
+        eventually("the push to be accepted", || {
+            let steps = world.admin.get(&format!("/api/v1/calls/{}", call.call_id))["steps"].to_string();
+            steps.contains(" ms, fcm").then_some(())
+        });
         is_woken(&mut world, &mut phone, &call);
 
         phone.sleep();

@@ -41,8 +41,8 @@ async fn the_best_service_is_asked_and_no_other() {
 #[tokio::test]
 async fn the_next_one_is_asked_when_a_token_is_dead_or_a_service_fails() {
     let (rustore, fcm, _folders, settings) = both().await;
-    let settings = Settings { timeout: Duration::from_millis(500), ..settings };
-    let pushers = open(&settings);
+    // Enough for the service that answers, and soon over for the one that does not.
+    let pushers = open(&Settings { timeout: Duration::from_secs(3), ..settings });
     for answer in [
         refusal(404, "UNREGISTERED", ""),
         refusal(404, "NOT_FOUND", ""),
