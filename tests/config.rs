@@ -348,7 +348,8 @@ fn web_push_needs_a_key_and_says_how_to_make_one() {
     let name = |host: &str| (host.to_owned(), false);
     assert_eq!(
         hosts(&web),
-        ["fcm.googleapis.com", "updates.push.services.mozilla.com", "web.push.apple.com"].map(name)
+        ["fcm.googleapis.com", "updates.push.services.mozilla.com", "web.push.apple.com", "*.notify.windows.com"]
+            .map(name)
     );
     let list = "allowed_hosts = [\"*.Notify.windows.com\", \"127.0.0.1:8000\", \"[::1]:8000\", \"localhost\", \"192.0.2.1\"]\n";
     let here = |host: &str| (host.to_owned(), true);
@@ -640,6 +641,24 @@ fn a_proxy_for_pushes_keeps_its_password() {
             folder.told(&format!("[push]\nhttps_proxy = \"{wrong}\"\n")),
             "config.toml:6:15: push.https_proxy: is not an HTTP proxy; write http://[USER:PASSWORD@]HOST[:PORT], or \
              \"\" for none"
+        );
+    }
+}
+
+#[test]
+fn what_is_reached_without_the_proxy() {
+    let folder = Folder::new();
+    assert_eq!(folder.load(BASE).unwrap().push.no_proxy, [""; 0]);
+    let list = "[push]\nno_proxy = [\"Push.example.org\", \".example.net\", \"192.0.2.7\", \"2001:db8::/32\"]\n";
+    let config = folder.load(&format!("{BASE}{list}")).unwrap();
+    assert_eq!(config.push.no_proxy, ["push.example.org", ".example.net", "192.0.2.7", "2001:db8::/32"]);
+    for wrong in ["", "*", "*.example.org", "https://example.org", "example.org:443", "192.0.2.0/33"] {
+        assert_eq!(
+            folder.told(&format!("[push]\nno_proxy = [\"{wrong}\"]\n")),
+            format!(
+                "config.toml:6:13: push.no_proxy[0]: {wrong:?} is no host; write push.example.org, .example.org (that and \
+                 all names below it), 192.0.2.7 or 192.0.2.0/24"
+            )
         );
     }
 }

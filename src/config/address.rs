@@ -239,6 +239,18 @@ pub(super) fn allowed_host(text: &str) -> Result<AllowedHost, Wrong> {
     Ok(AllowedHost { address, is_suffix })
 }
 
+/// `push.example.org`, `.example.org` for that and all names below it, an address, or a network.
+pub(super) fn no_proxy(text: &str) -> Result<String, Wrong> {
+    let is_network = text.parse::<IpNet>().is_ok() || text.parse::<IpAddr>().is_ok();
+    let name = host_port(text.strip_prefix('.').unwrap_or(text));
+    let is_name = name.is_ok_and(|name| name.port.is_none() && matches!(name.host, Host::Name(_)));
+    if is_network || is_name {
+        return Ok(text.to_ascii_lowercase());
+    }
+    Err("is no host; write push.example.org, .example.org (that and all names below it), 192.0.2.7 or 192.0.2.0/24"
+        .into())
+}
+
 /// Where the operator wants requests to go, path and query included.
 pub(super) fn url(text: &str) -> Result<String, Wrong> {
     let wrong = || Wrong::from("is not a URL; write https://HOST[:PORT]/PATH");

@@ -38,6 +38,8 @@ pub struct Push {
     pub breaker_failures: u32,
     pub breaker_pause: Duration,
     pub https_proxy: Option<HttpsProxy>,
+    /// What is reached directly all the same: `HOST`, `.DOMAIN`, an address or a network.
+    pub no_proxy: Vec<String>,
     /// The language of alerts for phones whose own is not known.
     pub alert_language: String,
     pub alerts: Vec<Alert>,
@@ -231,6 +233,7 @@ impl Push {
             }
             proxy
         });
+        let no_proxy = section.list("no_proxy", Some(&[]), address::no_proxy).unwrap_or_default();
         let alert_language = section.string("alert_language", "en").to_owned();
         let mut alerts = Vec::new();
         for text in section.sections("alert", probe) {
@@ -282,6 +285,7 @@ impl Push {
             breaker_failures,
             breaker_pause,
             https_proxy,
+            no_proxy,
             alert_language,
             alerts,
             fcm,

@@ -59,7 +59,9 @@ impl Page {
 impl WebPush {
     /// `None` when it is switched off or wrong.
     pub(super) fn read(section: &Section<'_>) -> Option<Self> {
-        const HOSTS: [&str; 3] = ["fcm.googleapis.com", "updates.push.services.mozilla.com", "web.push.apple.com"];
+        /// Of Chrome, Firefox, Safari and Edge.
+        const HOSTS: [&str; 4] =
+            ["fcm.googleapis.com", "updates.push.services.mozilla.com", "web.push.apple.com", "*.notify.windows.com"];
         let enabled = section.boolean("enabled", false);
         let vapid_key_file = section.path("vapid_key_file", "vapid.pem");
         let subject = section.string("subject", "mailto:ops@example.org");

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response};
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::AbortHandle;
 
 pub use super::double::Answer;
@@ -103,6 +104,11 @@ impl ServiceDouble {
     /// For the key `endpoint`.
     pub fn url(&self) -> String {
         format!("http://{}", self.state.address)
+    }
+
+    /// Serves a connection that was accepted elsewhere, such as one with TLS.
+    pub async fn serve_connection(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        double::serve_connection(stream, Serving::default(), double::handler(&self.state, State::handle)).await;
     }
 
     /// The answers to the next pushes to `token`; those after them are accepted.

@@ -123,8 +123,8 @@ fn client(setup: &Setup, tls: &Tls, resolver: Option<&Arc<dyn Resolve>>) -> reqw
         let addresses: Vec<_> = addresses.iter().map(|ip| SocketAddr::new(*ip, 0)).collect();
         builder = builder.resolve_to_addrs(host, &addresses);
     }
-    if let Some(proxy) = &setup.https_proxy {
-        builder = builder.proxy(reqwest::Proxy::https(proxy.url().clone())?);
+    if let Some(proxy) = setup.https_proxy.clone() {
+        builder = builder.proxy(reqwest::Proxy::custom(move |url| proxy.on_the_way_to(url)));
     }
     builder.build()
 }

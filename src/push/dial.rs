@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::fcm::read;
+use super::no_proxy::NoProxy;
 use super::pushers::Setup;
 use super::{SettingsError, happy_eyeballs};
 
@@ -43,6 +44,7 @@ pub struct HttpsProxy {
     port: u16,
     /// The value of a `Proxy-Authorization` header (RFC 7617).
     authorization: Option<Box<str>>,
+    exceptions: Vec<NoProxy>,
 }
 
 impl fmt::Debug for HttpsProxy {
@@ -65,11 +67,23 @@ impl HttpsProxy {
             format!("Basic {}", STANDARD.encode(credentials)).into()
         });
         let host = url.host_str().filter(|host| !host.is_empty())?.trim_matches(['[', ']']).into();
-        Some(Self { host, port: url.port_or_known_default().unwrap_or(80), authorization, url })
+        Some(Self { host, port: url.port_or_known_default().unwrap_or(80), authorization, exceptions: Vec::new(), url })
     }
 
-    pub(super) fn url(&self) -> &Url {
-        &self.url
+    /// Hosts that are reached directly.
+    #[must_use]
+    pub fn except(self, exceptions: Vec<NoProxy>) -> Self {
+        Self { exceptions, ..self }
+    }
+
+    fn serves(&self, host: &str) -> bool {
+        !self.exceptions.iter().any(|exception| exception.covers(host))
+    }
+
+    /// Where requests to `url` go; `None`: there directly.
+    pub(super) fn on_the_way_to(&self, url: &Url) -> Option<Url> {
+        let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+        (url.scheme() == "https" && self.serves(host)).then(|| self.url.clone())
     }
 }
 
@@ -166,7 +180,7 @@ impl Dialer {
         } else {
             None
         };
-        let proxy = setup.https_proxy.clone().filter(|_| is_https);
+        let proxy = setup.https_proxy.clone().filter(|proxy| is_https && proxy.serves(host));
         Some(Self { host: host.into(), port, tls, proxy, hosts: setup.hosts.clone(), timeout: setup.timeout })
     }
 

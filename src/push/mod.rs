@@ -28,6 +28,7 @@ mod huawei_answer;
 mod identity;
 mod jwt;
 mod metadata;
+mod no_proxy;
 mod oauth;
 mod oauth_answer;
 mod outside;
@@ -56,6 +57,7 @@ pub use alert::{Alerts, Text as AlertText};
 pub use breaker::{Breaker, Cause, Pass, Settings as BreakerSettings};
 pub use dial::{Hosts, HttpsProxy};
 pub use gate::Limits;
+pub use no_proxy::NoProxy;
 pub use pushers::{Pushers, Settings};
 
 /// How long a missed_calls push may still be delivered (ECSS: `time_to_live` 120).

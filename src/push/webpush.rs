@@ -16,6 +16,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_T
 use serde::Serialize;
 
 use super::client::Client;
+use super::dial::HttpsProxy;
 use super::encryption::{self, EncryptionError};
 use super::fcm::{read, roots};
 use super::gate::Gate;
@@ -98,8 +99,10 @@ impl fmt::Display for AllowedHost {
 /// All push services, ready to be posted to.
 pub(super) struct Account {
     client: Client,
-    /// For names that only a pattern allows: it connects to public addresses alone.
+    /// For names that only a pattern allows and that no proxy looks up: it connects to public addresses alone.
     guarded: Client,
+    /// It is the proxy that looks names up, and that says what may be reached.
+    https_proxy: Option<HttpsProxy>,
     vapid: Vapid,
     payload: FcmPayload,
     /// As many as there are allowed hosts, so that one that hangs or fails is left alone for itself.
@@ -162,11 +165,8 @@ impl Account {
         let roots = roots(&format!("{TABLE}.ca_file"), settings.ca_file.as_deref())?;
         let problem = |problem| SettingsError::value(TABLE, problem);
         let client = Client::new(setup, &roots).map_err(problem)?;
-        let guarded = match &setup.https_proxy {
-            // It is the proxy that resolves names, and that says what may be reached.
-            Some(_) => client.clone(),
-            None => Client::resolving(Arc::new(Outside), setup, &roots).map_err(problem)?,
-        };
+        let direct = Setup { https_proxy: None, ..setup.clone() };
+        let guarded = Client::resolving(Arc::new(Outside), &direct, &roots).map_err(problem)?;
         let service = |allowed: &AllowedHost| Service {
             gate: match Gate::new(format!("webpush {allowed}"), setup.limits) {
                 gate if allowed.is_suffix => gate.of_many_hosts(),
@@ -179,6 +179,7 @@ impl Account {
         Ok(Self {
             client,
             guarded,
+            https_proxy: setup.https_proxy.clone(),
             payload: settings.payload,
             vapid: Vapid {
                 public: URL_SAFE_NO_PAD.encode(public).into(),
@@ -275,7 +276,7 @@ impl Account {
         if push.purpose.is_over() {
             return (Verdict::Withdrawn, None);
         }
-        let client = if service.allowed.is_suffix { &self.guarded } else { &self.client };
+        let client = self.client_for(service, url);
         let request = client.post(url.clone()).header(AUTHORIZATION, authorization);
         let request = headers(push).into_iter().fold(request, |request, (name, value)| request.header(name, value));
         let request = match body.is_empty() {
@@ -287,9 +288,9 @@ impl Account {
         };
         match client.answer(request).await {
             Ok(answer) => {
-                let answer = answer.without(token).without(&PushToken::new(url.path()));
                 let last = url.path_segments().and_then(|mut segments| segments.next_back()).unwrap_or_default();
-                let answer = answer.without(&PushToken::new(last));
+                let parts = [url.path(), last, url.query().unwrap_or_default()].map(PushToken::new);
+                let answer = parts.iter().fold(answer.without(token), Answer::without);
                 (service.verdict(&answer), answer.push_id)
             }
             Err(error) if outside::leads_inside(&error) => {
@@ -297,6 +298,11 @@ impl Account {
             }
             Err(error) => (http::no_answer(error), None),
         }
+    }
+
+    fn client_for(&self, service: &Service, url: &Url) -> &Client {
+        let is_by_proxy = self.https_proxy.as_ref().is_some_and(|proxy| proxy.on_the_way_to(url).is_some());
+        if service.allowed.is_suffix && !is_by_proxy { &self.guarded } else { &self.client }
     }
 
     fn authorization(&self, service: &Service, url: &Url) -> Result<HeaderValue, SigningError> {
@@ -377,14 +383,11 @@ fn is_authenticated(url: &Url) -> bool {
 fn headers(push: &Push) -> Vec<(HeaderName, String)> {
     match push.notice.kind() {
         // What is left of the wait. A test is not sent at all.
-        NoticeKind::Invite => vec![
-            (TTL, payload::seconds(push).to_string()),
-            (URGENCY, "high".to_owned()),
-            // A repetition replaces what is not delivered yet. A topic has 32 characters at most.
-            (TOPIC, identity::of(push, &push.target.prid).replace('-', "")),
-        ],
-        NoticeKind::Message | NoticeKind::Test => {
-            vec![(TTL, payload::seconds(push).to_string()), (URGENCY, "high".to_owned())]
+        NoticeKind::Invite | NoticeKind::Message | NoticeKind::Test => {
+            let urgent = [(TTL, payload::seconds(push).to_string()), (URGENCY, "high".to_owned())];
+            // A repetition takes the place of one that is not delivered yet. A topic has 32 characters at most.
+            let topic = push.is_repeat.then(|| (TOPIC, identity::of(push, &push.target.prid).replace('-', "")));
+            urgent.into_iter().chain(topic).collect()
         }
         NoticeKind::Text => vec![(TTL, payload::seconds(push).to_string()), (URGENCY, "normal".to_owned())],
         kind @ NoticeKind::MissedCalls => vec![
@@ -404,7 +407,7 @@ mod tests {
 
     use super::*;
     use crate::binding::{Aor, Provider, Tokens};
-    use crate::push::{Notice, Purpose, Sign, Ticket};
+    use crate::push::{NoProxy, Notice, Purpose, Sign, Ticket};
 
     fn allowed(host: &str, is_suffix: bool, port: Option<u16>, is_loopback: bool) -> AllowedHost {
         AllowedHost { host: host.into(), is_suffix, port, is_loopback }
@@ -467,7 +470,20 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_that_only_a_pattern_allows_is_not_connected_to_inside() {
-        let setup = Setup::default();
+        // Nobody listens there.
+        let proxy = || HttpsProxy::parse("http://127.0.0.1:9").unwrap();
+        let direct = proxy().except(vec![NoProxy::Domain("example.org".into())]);
+        for https_proxy in [None, Some(direct)] {
+            let outcome = pushed_inside(https_proxy).await;
+            assert_eq!(outcome, Outcome::misfit("the subscription's host has no public address"));
+        }
+        let by_proxy = pushed_inside(Some(proxy())).await;
+        assert!(matches!(by_proxy, Outcome::TryAgain { .. }), "the proxy is asked: {by_proxy:?}");
+    }
+
+    /// What comes of a push to a name that only a pattern allows and that leads inside.
+    async fn pushed_inside(https_proxy: Option<HttpsProxy>) -> Outcome {
+        let setup = Setup { https_proxy, ..Setup::default() };
         let mut account = account(vec![allowed("example.org", true, None, false)], &setup);
         account.guarded = Client::resolving(Arc::new(Here), &setup, &[]).unwrap();
         let push = Push {
@@ -488,8 +504,9 @@ mod tests {
             purpose: Purpose::default(),
         };
         let sent = account.send(&push, &account.subscription(&push.target).unwrap()).await;
-        assert_eq!(sent.outcome, Outcome::misfit("the subscription's host has no public address"));
-        assert_eq!(sent.sign, Sign::Works, "it says nothing of other subscriptions");
+        let is_told_of_others = sent.sign != Sign::Works;
+        assert_eq!(is_told_of_others, !matches!(sent.outcome, Outcome::Misfit { .. }), "of other subscriptions");
+        sent.outcome
     }
 
     #[test]

@@ -212,7 +212,10 @@ pub(super) fn push_settings(config: &Config) -> push::Settings {
             queue: config.push.account_queue_max,
             breaker: push::BreakerSettings { failures: config.push.breaker_failures, pause: config.push.breaker_pause },
         },
-        https_proxy: config.push.https_proxy.as_ref().and_then(|proxy| push::HttpsProxy::parse(proxy.reveal())),
+        https_proxy: config.push.https_proxy.as_ref().and_then(|proxy| {
+            let exceptions = config.push.no_proxy.iter().filter_map(|text| push::NoProxy::parse(text));
+            Some(push::HttpsProxy::parse(proxy.reveal())?.except(exceptions.collect()))
+        }),
         hosts: push::Hosts::default(),
         alerts: push::Alerts {
             language: config.push.alert_language.as_str().into(),

@@ -79,6 +79,24 @@ impl Subscriptions {
         Ok(self.keys.contact_id(&aor, device))
     }
 
+    /// For the same user, in the same language. The old one ends last, unless there is no room for both.
+    async fn rebind(&self, contact_id: &str, target: PushTarget) -> Result<String, Refusal> {
+        let binding = self.known(contact_id).await?;
+        self.admit(binding.device)?;
+        let bound = || self.bind(binding.aor.clone(), target.clone(), binding.app.locale.clone());
+        let renewed = match bound().await {
+            Err(Refusal::TooMany) => {
+                self.unbind(contact_id).await?;
+                return bound().await;
+            }
+            renewed => renewed?,
+        };
+        if renewed != contact_id {
+            self.unbind(contact_id).await?;
+        }
+        Ok(renewed)
+    }
+
     async fn unbind(&self, contact_id: &str) -> Result<(), Refusal> {
         let binding = self.known(contact_id).await?;
         let endpoint = binding.push.as_ref().map(|push| push.prid.reveal().into()).unwrap_or_default();
@@ -115,6 +133,10 @@ impl Source for Subscriptions {
 
     fn subscribe(&self, aor: Aor, target: PushTarget, locale: Option<Box<str>>) -> Answering<'_, String> {
         Box::pin(self.bind(aor, target, locale))
+    }
+
+    fn renew<'s>(&'s self, contact_id: &'s str, target: PushTarget) -> Answering<'s, String> {
+        Box::pin(self.rebind(contact_id, target))
     }
 
     fn unsubscribe<'s>(&'s self, contact_id: &'s str) -> Answering<'s, ()> {

@@ -144,13 +144,14 @@ impl PushParams {
                     Err(reason) => return refused(provider.name(), reason),
                 };
                 let (voip, remote) = if is_voip { (device_token, None) } else { (None, device_token) };
-                Self::checked(PushTarget {
+                let target = PushTarget {
                     provider,
                     prid: PushToken::new(&*token),
                     param: app_id.into(),
                     tokens: Tokens::Apple { team: "".into(), bundle: bundle.into(), voip, remote },
                     others: Box::default(),
-                })
+                };
+                Self::checked(target, None)
             }
             _ => refused(kind, "pn-type is not one of apple, firebase, android, google"),
         }
@@ -178,10 +179,8 @@ impl PushParams {
             | Provider::Harmony => Tokens::Single,
         };
         let (prid, param) = (PushToken::new(prid), param.into());
-        match Self::checked(PushTarget { provider, prid, param, tokens, others: Box::default() }) {
-            Self::Target(target) => Self::flawed(target, flaw.map(Box::from)),
-            read => read,
-        }
+        let target = PushTarget { provider, prid, param, tokens, others: Box::default() };
+        Self::checked(target, flaw.map(Box::from))
     }
 
     /// A target, and what is wrong with one of its tokens.
@@ -192,7 +191,7 @@ impl PushParams {
         }
     }
 
-    fn checked(target: PushTarget) -> Self {
+    fn checked(target: PushTarget, flaw: Option<Box<str>>) -> Self {
         let prid = target.prid.reveal();
         let name = target.provider.name();
         if prid.is_empty() {
@@ -211,7 +210,7 @@ impl PushParams {
         if !target.param.bytes().all(|byte| byte.is_ascii_graphic()) {
             return refused(name, "pn-param has a character that no topic or project has");
         }
-        Self::Target(target)
+        Self::flawed(target, flaw)
     }
 }
 
@@ -358,6 +357,21 @@ mod tests {
             "the push token is not a hexadecimal device token"
         );
         assert_eq!(read(";pn-provider;pn-provider-2=fcm;pn-prid-2=a"), PushParams::Query(None));
+
+        // A flaw of one is told, and all are used.
+        let apple =
+            |rank: &str| format!(";pn-provider{rank}=apns;pn-param{rank}=T.b.voip&remote;pn-prid{rank}=aa:voip");
+        let of_fcm = ";pn-provider-2=fcm;pn-prid-2=a";
+        for (params, order) in [
+            (apple("") + of_fcm, "apns, fcm"),
+            (format!("{fcm}{}", apple("-2")), "fcm, apns"),
+            (format!("{}{of_fcm};pn-provider-3=honor;pn-prid-3=x", apple("")), "apns, fcm"),
+            (format!(";pn-provider=honor;pn-prid=x{}", apple("-2")), "apns"),
+        ] {
+            let PushParams::Half { target, reason } = read(&params) else { panic!("{params}") };
+            let providers = target.ranked().map(|target| target.provider.name()).collect::<Vec<_>>().join(", ");
+            assert_eq!((&*providers, reason.contains("a token for one")), (order, true), "{params}: {reason}");
+        }
     }
 
     #[test]

@@ -12,12 +12,16 @@ const WORDS: &str = include_str!("page/words.js");
 const CONTACT: &str = include_str!("page/contact.js");
 const WORKER: &str = include_str!("page/sw.js");
 const ICON: &str = include_str!("page/icon.svg");
+const MANIFEST: &str = include_str!("page/manifest.webmanifest");
+/// iPhones take no other form of icon to their home screen.
+const ICON_180: &[u8] = include_bytes!("page/icon-180.png");
+const ICON_512: &[u8] = include_bytes!("page/icon-512.png");
 /// Where the page has the key to subscribe for.
 const KEY_PLACE: &str = "{vapid_key}";
 
 /// Nothing but what comes from here, and in no frame.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
-                      worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+                      worker-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// On every answer of the listener. A ticket is in the page's address, so that is told to nobody.
 pub(super) const HEADERS: [(HeaderName, &str); 4] = [
@@ -35,6 +39,7 @@ pub(super) fn page(vapid_key: &str) -> Response {
 /// What the page consists of, by its name.
 pub(super) fn file(name: &str) -> Option<Response> {
     const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+    const PNG: &str = "image/png";
     let (kind, text) = match name {
         "page.js" => (JAVASCRIPT, SCRIPT),
         "words.js" => (JAVASCRIPT, WORDS),
@@ -42,6 +47,9 @@ pub(super) fn file(name: &str) -> Option<Response> {
         "sw.js" => (JAVASCRIPT, WORKER),
         "page.css" => ("text/css; charset=utf-8", STYLE),
         "icon.svg" => ("image/svg+xml", ICON),
+        "manifest.webmanifest" => ("application/manifest+json", MANIFEST),
+        "icon-180.png" => return Some(asset(PNG, ICON_180)),
+        "icon-512.png" => return Some(asset(PNG, ICON_512)),
         _ => return None,
     };
     Some(asset(kind, text))

@@ -26,6 +26,8 @@ pub trait Source: Send + Sync + 'static {
     fn vapid_key(&self) -> Option<String>;
     /// Binds a subscription to an AOR; the contact id.
     fn subscribe(&self, aor: Aor, target: PushTarget, locale: Option<Box<str>>) -> Answering<'_, String>;
+    /// Puts a subscription in the place of the one of a contact id; the contact id of the new one.
+    fn renew<'s>(&'s self, contact_id: &'s str, target: PushTarget) -> Answering<'s, String>;
     /// Ends a subscription.
     fn unsubscribe<'s>(&'s self, contact_id: &'s str) -> Answering<'s, ()>;
     /// Takes the texts that wait, oldest first.

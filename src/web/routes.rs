@@ -38,7 +38,7 @@ pub(super) fn router(source: Arc<dyn Source>, per_second: u32) -> Router {
         .route("/", get(page))
         .route("/{file}", get(file))
         .route("/subscriptions", post(subscribe))
-        .route("/subscriptions/{contact_id}", delete(unsubscribe))
+        .route("/subscriptions/{contact_id}", delete(unsubscribe).put(renew))
         // A HEAD takes nothing away.
         .route("/messages/{contact_id}", get(pick_up).head(no_head))
         .fallback(|| async { error(StatusCode::NOT_FOUND, "there is nothing here") })
@@ -105,6 +105,12 @@ struct Wish {
     locale: Option<String>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Renewal {
+    subscription: Subscription,
+}
+
 /// As `PushSubscription.toJSON()` makes it (Push API); browsers may add to it.
 #[derive(Deserialize)]
 struct Subscription {
@@ -159,6 +165,26 @@ async fn subscribe(State(source): Shared, wish: Result<Json<Wish>, JsonRejection
     // One that cannot be a language is none: the page works all the same.
     let locale = wish.locale.filter(is_locale).map(Into::into);
     match source.subscribe(aor, target, locale).await {
+        Ok(contact_id) => Json(json!({ "contact_id": contact_id })).into_response(),
+        Err(problem) => refusal(&problem),
+    }
+}
+
+/// The subscription of a contact id has got another in its place, and so has the contact id.
+async fn renew(
+    State(source): Shared,
+    Path(contact_id): Path<String>,
+    renewal: Result<Json<Renewal>, JsonRejection>,
+) -> Response {
+    let renewal = match renewal {
+        Ok(Json(renewal)) => renewal,
+        Err(rejection) => return error(rejection.status(), &rejection.body_text()),
+    };
+    let target = match renewal.subscription.target() {
+        Ok(target) => target,
+        Err(problem) => return error(StatusCode::BAD_REQUEST, problem),
+    };
+    match source.renew(&contact_id, target).await {
         Ok(contact_id) => Json(json!({ "contact_id": contact_id })).into_response(),
         Err(problem) => refusal(&problem),
     }

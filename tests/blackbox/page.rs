@@ -37,8 +37,9 @@ impl Page {
         let more = format!("Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}");
         // One that is refused may be answered before it is read.
         let _ = stream.write_all(format!("{head}{more}").as_bytes());
-        let mut answer = String::new();
-        let _ = stream.read_to_string(&mut answer);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer);
         let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
         Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() }

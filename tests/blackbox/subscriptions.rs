@@ -225,11 +225,40 @@ fn a_subscription_ends_and_moves_by_its_contact_id_alone() {
 }
 
 #[test]
+fn a_subscription_that_the_browser_has_replaced_goes_on() {
+    // There is no room for two.
+    let (world, page, double, ..) = world(Mode::Open, "notification.tokens_per_aor_max = 1\n");
+    let (endpoint, keys) = double.subscribe("first").expect("a browser");
+    let contact = page.subscribe(&ticket(world.admin, ALICE), &endpoint, &keys);
+    let (endpoint, keys) = double.subscribe("second").expect("a browser");
+    let renewal = || json!({ "subscription": wish("", &endpoint, &keys)["subscription"] }).to_string();
+    let path = format!("/subscriptions/{contact}");
+    let answer = page.ask("PUT", &path, &renewal());
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let renewed = answer.json()["contact_id"].as_str().expect("another").to_owned();
+    assert_eq!(world.admin.bindings(ALICE).len(), 1, "the first one is over");
+    assert_eq!(page.get(&format!("/messages/{contact}")).status, 404);
+    assert_eq!(page.pick_up(&renewed), [] as [Value; 0]);
+
+    // Told twice it is one; what is over, or was never there, is not renewed.
+    let answer = page.ask("PUT", &format!("/subscriptions/{renewed}"), &renewal());
+    assert_eq!(answer.json()["contact_id"].as_str(), Some(&*renewed));
+    assert_eq!(page.ask("PUT", &path, &renewal()).status, 404);
+    for (body, status) in [("{}", 422), (r#"{"subscription":{"endpoint":"x","keys":{"p256dh":"","auth":""}}}"#, 400)] {
+        assert_eq!(page.ask("PUT", &format!("/subscriptions/{renewed}"), body).status, status, "{body}");
+    }
+    assert_eq!(world.admin.bindings(ALICE).len(), 1);
+    world.stop();
+}
+
+#[test]
 fn the_page_brings_all_of_itself_and_lets_nothing_else_in() {
     let (world, page, ..) = world(Mode::Open, "");
     let html = page.get("/");
     assert!(html.body.contains(&format!("content=\"{PUBLIC_KEY}\"")), "{}", html.body);
-    for path in ["/", "/page.js", "/words.js", "/contact.js", "/sw.js", "/page.css", "/icon.svg"] {
+    for path in
+        ["/", "/page.js", "/words.js", "/contact.js", "/sw.js", "/page.css", "/icon.svg", "/manifest.webmanifest"]
+    {
         let answer = page.get(path);
         assert_eq!(answer.status, 200, "{path}");
         for header in [
@@ -241,6 +270,11 @@ fn the_page_brings_all_of_itself_and_lets_nothing_else_in() {
         }
         let text = answer.body.replace("http://www.w3.org/2000/svg", "");
         assert!(!text.contains("http:") && !text.contains("https:") && !text.contains("src=\"//"), "{path}");
+    }
+    let manifest = page.get("/manifest.webmanifest").json();
+    assert_eq!(manifest["display"], "standalone", "or an iPhone has no push for it");
+    for icon in manifest["icons"].as_array().expect("icons") {
+        assert_eq!(page.get(&format!("/{}", icon["src"].as_str().expect("a name"))).status, 200, "{icon}");
     }
     assert_eq!(page.get("/nothing").status, 404);
     assert_eq!(page.get("/api/v1/bindings").status, 404);

@@ -145,6 +145,61 @@ fn the_worker_shows_calls_and_missed_calls() {
     it.shows(&[["missed_calls", "2 пропущенных звонка", "Ivan (103)"]]);
 }
 
+/// The worker's code in the page, with what it has to do with.
+const WORKER: &str = r"
+    const [renewed] = arguments;
+    window.importScripts = () => {};
+    const subscribe = async (wish) => {
+        window.renewedFor = wish.applicationServerKey;
+        return { toJSON: () => renewed };
+    };
+    window.registration = { pushManager: { subscribe } };
+    const code = document.createElement('script');
+    code.src = 'sw.js';
+    await new Promise((resolve) => { code.onload = resolve; document.head.append(code); });
+";
+const ENDED: &str = "await new Promise((resolve, reject) => {
+    const event = new Event('pushsubscriptionchange');
+    event.waitUntil = (done) => done.then(resolve, reject);
+    window.dispatchEvent(event);
+})";
+
+#[test]
+fn a_subscription_that_the_service_has_ended_is_renewed_and_the_server_is_told() {
+    let it = Subscribed::start("en-US");
+    let before = it.world.admin.bindings(ALICE);
+    let (endpoint, keys) = it.double.subscribe("browser-2").expect("a browser");
+    it.browser.run(WORKER, &[wish("", &endpoint, &keys)["subscription"].clone()]);
+    it.browser.run(ENDED, &[]);
+    it.browser.expect("return window.renewedFor", &[], PUBLIC_KEY);
+    let after = it.world.admin.bindings(ALICE);
+    assert_eq!((before.len(), after.len()), (1, 1));
+    assert_ne!(before[0]["id"], after[0]["id"]);
+    // By the subscription that it has, and the page can still turn it off.
+    it.send("After all");
+    assert_eq!(it.pushed().token, "browser-2");
+    it.browser.open(&it.origin());
+    it.browser.expect(IS_ON, &[], true);
+    it.browser.run("document.getElementById('off').click()", &[]);
+    it.browser.expect(IS_ON, &[], false);
+    assert!(it.world.admin.bindings(ALICE).is_empty());
+}
+
+#[test]
+fn an_iphone_has_the_page_on_its_home_screen() {
+    let it = start("en-US").expect("a push service");
+    let manifest = "return (await (await fetch(document.querySelector('link[rel=manifest]').href)).json()).display";
+    it.browser.open(&it.origin());
+    it.browser.expect(manifest, &[], "standalone");
+    // As Safari is in a tab there; the address is what the page of the home screen begins with.
+    let script =
+        "Object.defineProperty(Navigator.prototype, 'standalone', { value: false }); delete window.PushManager";
+    it.browser.devtools("Page.addScriptToEvaluateOnNewDocument", json!({ "source": script }));
+    it.browser.open(&format!("{}/?tab#ticket=abc", it.origin()));
+    it.browser.expect("return document.getElementById('state').textContent.includes('home screen')", &[], true);
+    it.browser.expect("return location.hash", &[], "#ticket=abc");
+}
+
 #[test]
 fn who_hides_is_shown_as_nobody() {
     let it = Subscribed::start("en-US");

@@ -7,7 +7,7 @@ use rcgen::{CertifiedKey, generate_simple_self_signed};
 use sip_push_proxy::demo::apns_double::ApnsDouble;
 use sip_push_proxy::demo::fcm_double::FcmDouble;
 use sip_push_proxy::demo::webpush_double::WebPushDouble;
-use sip_push_proxy::push::{HttpsProxy, Outcome, Settings, webpush};
+use sip_push_proxy::push::{HttpsProxy, NoProxy, Outcome, Settings, webpush};
 
 use crate::bench::*;
 use crate::front::{identity, with_tls};
@@ -104,6 +104,26 @@ async fn both(proxy: &str) -> (Arc<ApnsDouble>, Arc<FcmDouble>, SocketAddr, Sett
     settings.fcm = of_fcm.fcm;
     settings.https_proxy = HttpsProxy::parse(proxy);
     (apns, fcm, address, settings, [apns_folder, fcm_folder])
+}
+
+#[tokio::test]
+async fn some_hosts_are_reached_without_the_proxy() {
+    let (apns, fcm, address, mut settings, folders) = both("").await;
+    let proxy = Relay::proxy(address, |_| "HTTP/1.1 407 No\r\n\r\n").await;
+    let address = with_tls(Arc::clone(&fcm), folders[1].path(), None).await;
+    settings.fcm[0].endpoint = format!("https://localhost:{}", address.port());
+    settings.fcm[0].ca_file = Some(folders[1].path().join("ca.pem"));
+    for (exception, accepted, connections) in [("example.org", 0, 2), ("localhost", 2, 2)] {
+        let exceptions = vec![NoProxy::parse(exception).unwrap()];
+        let parsed = HttpsProxy::parse(&format!("http://{}", proxy.address()));
+        settings.https_proxy = parsed.map(|proxy| proxy.except(exceptions));
+        let pushers = open(&settings);
+        let targets = [apns_target(Some("00fc13"), None), fcm_target("a")];
+        let outcomes = send_all(&pushers, targets.into_iter().map(invite)).await;
+        let taken = outcomes.iter().filter(|outcome| **outcome == Outcome::Accepted).count();
+        assert_eq!((taken, proxy.accepted()), (accepted, connections), "{exception}: {outcomes:?}");
+    }
+    assert_eq!((apns.requests(), fcm.requests()), (1, 1));
 }
 
 #[tokio::test]

@@ -61,7 +61,7 @@ async fn invite_wakes_the_browser_without_a_body() {
     );
     let push = soon(double.next()).await;
     assert_eq!((push.token.as_str(), push.body.len()), (SUBSCRIPTION, 0));
-    assert_eq!((push.header("ttl"), push.header("urgency"), push.header("topic").len()), ("28", "high", 32));
+    assert_eq!((push.header("ttl"), push.header("urgency"), push.header("topic")), ("28", "high", ""));
     assert_eq!((push.header("content-length"), push.header("content-type")), ("0", ""));
 
     assert_eq!(outcome(&pushers, missed_calls(target(&uri), 3)).await, Outcome::Accepted);
@@ -69,9 +69,12 @@ async fn invite_wakes_the_browser_without_a_body() {
     let of_report = (report.header("ttl"), report.header("urgency"), report.header("topic"));
     assert_eq!(of_report, ("86400", "normal", "missed_calls"));
     assert_eq!(report.header("authorization"), push.header("authorization"), "the token is kept");
-    assert_eq!(outcome(&pushers, Push { is_repeat: true, ..invite(target(&uri)) }).await, Outcome::Accepted);
-    let repeated = soon(double.next()).await;
-    assert_eq!(repeated.header("topic"), push.header("topic"), "it replaces the first one");
+    let mut topics = Vec::new();
+    for _ in 0..2 {
+        assert_eq!(outcome(&pushers, Push { is_repeat: true, ..invite(target(&uri)) }).await, Outcome::Accepted);
+        topics.push(soon(double.next()).await.header("topic").to_owned());
+    }
+    assert!(topics[0].len() == 32 && topics[0] == topics[1], "one takes the place of the other: {topics:?}");
     assert_eq!(double.connections(), 1, "the connection is kept");
 }
 
@@ -143,8 +146,7 @@ async fn test_is_not_sent_and_a_preview_hides_the_subscription() {
     let preview = pushers.preview(&invite(target(&uri))).unwrap();
     assert_eq!(preview.url, format!("http://{}/{}", double.host(), preview.token));
     let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    assert_eq!(preview.headers[..2], [header("ttl", "28"), header("urgency", "high")]);
-    assert_eq!((preview.headers[2].0.as_str(), preview.body.as_str()), ("topic", ""));
+    assert_eq!((preview.headers, preview.body.as_str()), (vec![header("ttl", "28"), header("urgency", "high")], ""));
 }
 
 #[tokio::test]

@@ -25,7 +25,9 @@ const contact = (() => {
   }
 
   const read = () => store('contact', 'readonly', (it) => done(it.get('id')));
-  const write = (id) => store('contact', 'readwrite', (it) => done(it.put(id, 'id')));
+  // With the key that the subscription is for: the worker has no page to read it from.
+  const write = (id, vapidKey) =>
+    store('contact', 'readwrite', (it) => Promise.all([done(it.put(id, 'id')), done(it.put(vapidKey, 'vapid_key'))]));
   const forgetId = () => store('contact', 'readwrite', (it) => done(it.clear()));
   const forget = async () => {
     await forgetId();
@@ -64,5 +66,29 @@ const contact = (() => {
     }
   };
 
-  return { read, write, forget, texts, keep, pickUp };
+  // Tells the server of the subscription that has come in the place of the one it has; `subscribe` makes it for a key where
+  // the browser has not. Whether there is nothing left to do.
+  const renew = async (subscribe) => {
+    const [id, vapidKey] = await store('contact', 'readonly', (it) =>
+      Promise.all([done(it.get('id')), done(it.get('vapid_key'))]),
+    );
+    if (!id) return true;
+    try {
+      const subscription = await subscribe(vapidKey);
+      const answer = await fetch(`subscriptions/${id}`, {
+        method: 'PUT',
+        headers: { 'content-type': 'application/json' },
+        body: JSON.stringify({ subscription }),
+        signal: AbortSignal.timeout(15_000),
+      });
+      if (answer.ok) await write((await answer.json()).contact_id, vapidKey);
+      // The server knows it no more: it takes another ticket.
+      if (answer.status === 404) await forgetId();
+      return answer.ok || answer.status === 404;
+    } catch {
+      return false;
+    }
+  };
+
+  return { read, write, forget, texts, keep, pickUp, renew };
 })();

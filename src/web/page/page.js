@@ -4,9 +4,13 @@
 const element = (id) => document.getElementById(id);
 const vapidKey = document.querySelector('meta[name=vapid-key]').content;
 
+const hasPush = 'serviceWorker' in navigator && 'PushManager' in window;
+// An iPhone has push for pages of its home screen alone, and such a page begins with the address that it was put there with.
+const belongsOnHomeScreen = !hasPush && navigator.standalone === false;
+
 // Taken out of the address, where others might see it.
 const ticket = new URLSearchParams(location.hash.slice(1)).get('ticket');
-if (location.hash) history.replaceState(null, '', location.pathname + location.search);
+if (location.hash && !belongsOnHomeScreen) history.replaceState(null, '', location.pathname + location.search);
 
 document.documentElement.lang = words.language;
 document.title = words.say('title');
@@ -58,7 +62,7 @@ async function turnOn() {
     throw new Error(`${answer.status} ${await answer.text()}`);
   }
   const { contact_id } = await answer.json();
-  await contact.write(contact_id);
+  await contact.write(contact_id, vapidKey);
   await showState();
 }
 
@@ -88,7 +92,8 @@ function whenClicked(id, act) {
 }
 
 async function begin() {
-  if (!('serviceWorker' in navigator && 'PushManager' in window)) return say('unsupported');
+  if (belongsOnHomeScreen) return say('home_screen');
+  if (!hasPush) return say('unsupported');
   await navigator.serviceWorker.register('sw.js');
   navigator.serviceWorker.addEventListener('message', showTexts);
   whenClicked('on', turnOn);

@@ -5,10 +5,13 @@ importScripts('words.js', 'contact.js');
 
 // A text is kept for being fetched only after its push was accepted: whoever is woken fast is too early.
 const PICK_UP_PAUSES_MS = [0, 500, 1500];
+// The browser says once that it has another subscription, which may be while there is no network.
+const RENEW_PAUSES_MS = [0, 1000, 5000, 20_000];
 
 self.addEventListener('install', () => self.skipWaiting());
 self.addEventListener('activate', (event) => event.waitUntil(self.clients.claim()));
 self.addEventListener('push', (event) => event.waitUntil(pushed(event.data).finally(tellPages)));
+self.addEventListener('pushsubscriptionchange', (event) => event.waitUntil(subscriptionChanged(event)));
 self.addEventListener('notificationclick', (event) => {
   event.notification.close();
   event.waitUntil(openPage());
@@ -32,6 +35,18 @@ async function pushed(data) {
       return showTexts((await contact.pickUp()) ?? []);
     default:
       return showWhatWaits();
+  }
+}
+
+// The push service has ended a subscription. Some browsers have made another one by then, some name the one that has ended.
+async function subscriptionChanged({ oldSubscription, newSubscription }) {
+  const subscribe = async (vapidKey) => {
+    const applicationServerKey = vapidKey ?? oldSubscription?.options?.applicationServerKey;
+    return newSubscription ?? self.registration.pushManager.subscribe({ userVisibleOnly: true, applicationServerKey });
+  };
+  for (const pause of RENEW_PAUSES_MS) {
+    await new Promise((resolve) => setTimeout(resolve, pause));
+    if (await contact.renew(subscribe)) return;
   }
 }
 
