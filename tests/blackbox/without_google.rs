@@ -134,7 +134,7 @@ fn a_service_token_replaced_in_its_file_is_in_effect_after_a_reload() {
 }
 
 /// Huawei's service for phones with Android, and the configuration that names it. The folder holds the client secret.
-fn hms() -> (HmsDouble, TempDir, String) {
+pub(crate) fn hms() -> (HmsDouble, TempDir, String) {
     let double = RUNTIME.block_on(HmsDouble::start()).expect("a double");
     let folder = TempDir::new().expect("a folder");
     let secret = double.write_credentials(folder.path()).expect("written");

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::bench::*;
 
-fn hms_settings(double: &HmsDouble) -> (TempDir, Settings) {
+pub(crate) fn hms_settings(double: &HmsDouble) -> (TempDir, Settings) {
     let folder = tempfile::tempdir().unwrap();
     let account = hms::Settings {
         project_id: hms_double::PROJECT_ID.to_owned(),
@@ -26,14 +26,14 @@ fn hms_settings(double: &HmsDouble) -> (TempDir, Settings) {
     (folder, Settings { hms: vec![account], per_token_per_min: 0, ..Settings::default() })
 }
 
-fn harmony_settings(double: &ServiceDouble) -> (TempDir, Settings) {
+pub(crate) fn harmony_settings(double: &ServiceDouble) -> (TempDir, Settings) {
     let folder = tempfile::tempdir().unwrap();
     let service_account = harmony_double::write_credentials(folder.path()).unwrap();
     let account = harmony::Settings { service_account, endpoint: double.url(), ..harmony::Settings::default() };
     (folder, Settings { harmony: vec![account], per_token_per_min: 0, ..Settings::default() })
 }
 
-fn of(provider: Provider, token: &str) -> PushTarget {
+pub(crate) fn of(provider: Provider, token: &str) -> PushTarget {
     PushTarget { provider, ..fcm_target(token) }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sip_push_proxy::binding::{Provider, PushTarget};
+use sip_push_proxy::demo::apns_double::ApnsDouble;
 use sip_push_proxy::demo::fcm_double::{self, FcmDouble};
 use sip_push_proxy::demo::rustore_double::{self, PROJECT_ID, refusal};
 use sip_push_proxy::demo::service_double::{Answer, ServiceDouble};
@@ -34,6 +35,7 @@ async fn the_best_service_is_asked_and_no_other() {
     let (rustore, fcm, _folders, settings) = both().await;
     let reply = send(&open(&settings), invite(target())).await;
     assert_eq!((reply.outcome, reply.provider), (Outcome::Accepted, Provider::RuStore));
+    assert_eq!((reply.push_id, reply.repeatable), (None, true));
     assert_eq!(soon(rustore.next()).await.token, "of-rustore");
     assert_eq!((rustore.requests(), fcm.requests()), (1, 0));
 }
@@ -55,9 +57,26 @@ async fn the_next_one_is_asked_when_a_token_is_dead_or_a_service_fails() {
         rustore.script("of-rustore", [answer.clone()]);
         let reply = send(&pushers, invite(target())).await;
         assert_eq!((reply.outcome, reply.provider), (Outcome::Accepted, Provider::Fcm), "{answer:?}");
+        let named = reply.push_id.is_some_and(|id| id.starts_with("projects/demo-project/messages/"));
+        assert!(named && reply.repeatable, "{answer:?}: it is the word of the one that took it");
         assert_eq!(soon(fcm.next()).await.token, "of-fcm");
     }
     assert_eq!(rustore.requests(), fcm.requests());
+}
+
+#[tokio::test]
+async fn whether_a_push_may_be_repeated_is_the_word_of_the_service_that_took_it() {
+    let (rustore, _fcm, _folders, settings) = both().await;
+    let apns = ApnsDouble::start().await.unwrap();
+    let (_folder, of_apns) = apns_settings(&apns);
+    let pushers = open(&Settings { apns: of_apns.apns, ..settings });
+    let target = || PushTarget { others: [apns_target(Some("00fc13"), None)].into(), ..target() };
+    assert!(send(&pushers, invite(target())).await.repeatable);
+    rustore.script("of-rustore", [refusal(404, "UNREGISTERED", "")]);
+    let reply = send(&pushers, invite(target())).await;
+    assert_eq!((reply.outcome, reply.provider), (Outcome::Accepted, Provider::Apns));
+    assert!(!reply.repeatable, "each VoIP push is a call on the screen");
+    assert_eq!(reply.push_id.as_deref(), Some(soon(apns.next()).await.header("apns-id")));
 }
 
 #[tokio::test]

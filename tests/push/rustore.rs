@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::bench::*;
 
-fn settings(double: &ServiceDouble) -> (TempDir, Settings) {
+pub(crate) fn settings(double: &ServiceDouble) -> (TempDir, Settings) {
     let folder = tempfile::tempdir().unwrap();
     let token_file = rustore_double::write_credentials(folder.path()).unwrap();
     let account = rustore::Settings {
@@ -23,7 +23,7 @@ fn settings(double: &ServiceDouble) -> (TempDir, Settings) {
     (folder, Settings { rustore: vec![account], per_token_per_min: 0, ..Settings::default() })
 }
 
-fn target(token: &str) -> PushTarget {
+pub(crate) fn target(token: &str) -> PushTarget {
     PushTarget { provider: Provider::RuStore, ..fcm_target(token) }
 }
 
