@@ -16,7 +16,12 @@ const PUSHES: u64 = 2000;
 fn push(provider: Provider, number: u64) -> Push {
     let token = || PushToken::new(format!("{number:064x}"));
     let tokens = match provider {
-        Provider::Fcm | Provider::WebPush | Provider::Callback => Tokens::Single,
+        Provider::Fcm
+        | Provider::WebPush
+        | Provider::Callback
+        | Provider::RuStore
+        | Provider::Hms
+        | Provider::Harmony => Tokens::Single,
         Provider::Apns | Provider::ApnsDev => {
             Tokens::Apple { team: "".into(), bundle: "org.example".into(), voip: Some(token()), remote: None }
         }
@@ -24,7 +29,7 @@ fn push(provider: Provider, number: u64) -> Push {
     Push {
         ticket: Ticket(number),
         aor: Aor::new("alice", "example.org"),
-        target: PushTarget { provider, prid: token(), param: "".into(), tokens },
+        target: PushTarget { provider, prid: token(), param: "".into(), tokens, others: Box::default() },
         notice: Notice::Invite { number: "103".into(), display_name: "Ivan".into(), call_ref: "1".into() },
         date: UnixMillis(1_623_753_491_000),
         ttl: std::time::Duration::from_secs(28),

@@ -5,7 +5,8 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::clock::UnixMillis;
 use crate::sip::flow::{ConnectionId, Flow, Transport};
@@ -122,10 +123,17 @@ pub enum Provider {
     ApnsDev,
     WebPush,
     Callback,
+    /// Phones with VK's store, which need nothing of Google's.
+    RuStore,
+    /// Huawei's phones with Android.
+    Hms,
+    /// Huawei's phones without Android.
+    Harmony,
 }
 
 impl Provider {
-    pub const ALL: [Self; 5] = [Self::Fcm, Self::Apns, Self::ApnsDev, Self::WebPush, Self::Callback];
+    pub const ALL: [Self; 8] =
+        [Self::Fcm, Self::Apns, Self::ApnsDev, Self::WebPush, Self::Callback, Self::RuStore, Self::Hms, Self::Harmony];
 
     /// As in `pn-provider` and `+sip.pns`.
     pub fn name(self) -> &'static str {
@@ -135,11 +143,16 @@ impl Provider {
             Self::ApnsDev => "apns.dev",
             Self::WebPush => "webpush",
             Self::Callback => "callback",
+            Self::RuStore => "rustore",
+            Self::Hms => "hms",
+            Self::Harmony => "harmony",
         }
     }
 
+    /// Also `huawei`, as apps call HMS.
     pub fn parse(name: &[u8]) -> Option<Self> {
-        Self::ALL.into_iter().find(|provider| name.eq_ignore_ascii_case(provider.name().as_bytes()))
+        let named = Self::ALL.into_iter().find(|provider| name.eq_ignore_ascii_case(provider.name().as_bytes()));
+        named.or_else(|| name.eq_ignore_ascii_case(b"huawei").then_some(Self::Hms))
     }
 }
 
@@ -150,7 +163,8 @@ impl fmt::Display for Provider {
 }
 
 /// What wakes one device: `pn-provider`, `pn-prid` and `pn-param` of its Contact, unescaped.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
+#[serde(from = "TargetRow")]
 pub struct PushTarget {
     pub provider: Provider,
     /// `pn-prid` as it came.
@@ -158,9 +172,100 @@ pub struct PushTarget {
     /// `pn-param` (ECSS: `pn-params`) as it came; empty when there was none.
     pub param: Box<str>,
     pub tokens: Tokens,
+    /// By what the device is woken when the token is dead or its service fails, best first; these have none themselves.
+    pub others: Box<[Self]>,
+}
+
+/// How a [`PushTarget`] is read.
+#[derive(Deserialize)]
+struct TargetRow {
+    provider: Provider,
+    prid: PushToken,
+    param: Box<str>,
+    tokens: TokensRow,
+}
+
+/// The first forms are those of [`Tokens`], as rows had them before there were others: such rows are read, and still
+/// written, in every version.
+#[derive(Deserialize)]
+enum TokensRow {
+    Single,
+    Apple { team: Box<str>, bundle: Box<str>, voip: Option<PushToken>, remote: Option<PushToken> },
+    Subscription(SubscriptionKeys),
+    Ranked { tokens: Tokens, others: Box<[PushTarget]> },
+}
+
+impl From<TargetRow> for PushTarget {
+    fn from(TargetRow { provider, prid, param, tokens }: TargetRow) -> Self {
+        let (tokens, others) = match tokens {
+            TokensRow::Single => (Tokens::Single, Box::default()),
+            TokensRow::Apple { team, bundle, voip, remote } => {
+                (Tokens::Apple { team, bundle, voip, remote }, Box::default())
+            }
+            TokensRow::Subscription(keys) => (Tokens::Subscription(keys), Box::default()),
+            TokensRow::Ranked { tokens, others } => (tokens, others),
+        };
+        Self { provider, prid, param, tokens, others }
+    }
+}
+
+/// How it is written: in the form that it is read in.
+#[derive(Serialize)]
+enum RankedRow<'a> {
+    #[expect(dead_code, reason = "the places of the forms that `Tokens` writes itself")]
+    Single,
+    #[expect(dead_code, reason = "as above")]
+    Apple,
+    #[expect(dead_code, reason = "as above")]
+    Subscription,
+    Ranked {
+        tokens: &'a Tokens,
+        others: &'a [PushTarget],
+    },
+}
+
+impl Serialize for PushTarget {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut row = to.serialize_struct("PushTarget", 4)?;
+        row.serialize_field("provider", &self.provider)?;
+        row.serialize_field("prid", &self.prid)?;
+        row.serialize_field("param", &self.param)?;
+        match &*self.others {
+            [] => row.serialize_field("tokens", &self.tokens)?,
+            others => row.serialize_field("tokens", &RankedRow::Ranked { tokens: &self.tokens, others })?,
+        }
+        row.end()
+    }
 }
 
 impl PushTarget {
+    /// This one and the others, in the order in which they are tried.
+    pub fn ranked(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&*self.others)
+    }
+
+    /// Takes over the keys of those subscriptions of `known` that it has itself. `anew`: also in the place of others.
+    pub fn learn_keys(&mut self, known: &Self, anew: bool) {
+        let learn = |own: &mut Self| {
+            let keyed = known.ranked().find(|known| known.keys().is_some() && own.is_same_param(known));
+            if let Some(keyed) = keyed.filter(|_| anew || own.tokens == Tokens::Single) {
+                own.tokens.clone_from(&keyed.tokens);
+            }
+        };
+        learn(self);
+        self.others.iter_mut().for_each(learn);
+    }
+
+    /// Takes that of Apple's two tokens which is missing from those that `known` has of the same app.
+    fn fill_from(&mut self, known: &Self) {
+        let fill = |own: &mut Self| {
+            let same = known.ranked().filter(|known| known.provider == own.provider);
+            same.for_each(|known| own.tokens.fill_from(&known.tokens));
+        };
+        fill(self);
+        self.others.iter_mut().for_each(fill);
+    }
+
     /// What a body for a browser is encrypted with; `None`: it is woken without one.
     pub fn keys(&self) -> Option<&SubscriptionKeys> {
         match &self.tokens {
@@ -176,15 +281,18 @@ impl PushTarget {
 
     /// Whether a token of the other is one of these: a push to either reaches the same app on the same device.
     pub fn shares_token(&self, other: &Self) -> bool {
-        self.provider == other.provider && self.each().any(|token| other.each().any(|also| token == also))
+        let is_same = |own: &Self, other: &Self| {
+            own.provider == other.provider && own.each().any(|token| other.each().any(|also| token == also))
+        };
+        self.ranked().any(|own| other.ranked().any(|other| is_same(own, other)))
     }
 
     /// Whether a push to this token would reach the app.
     pub fn has_token(&self, token: &PushToken) -> bool {
-        self.each().any(|own| own == token)
+        self.ranked().flat_map(Self::each).any(|own| own == token)
     }
 
-    /// All that a push can go to.
+    /// All that a push can go to, but for the others.
     pub fn each(&self) -> impl Iterator<Item = &PushToken> {
         let (first, second) = match &self.tokens {
             Tokens::Single | Tokens::Subscription(_) => (Some(&self.prid), None),
@@ -197,7 +305,7 @@ impl PushTarget {
 /// The tokens in a `pn-prid`, told apart by what each may be used for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Tokens {
-    /// One token for everything: FCM, Web Push, callback. The PRID itself.
+    /// One token for everything: all services but Apple's. The PRID itself.
     Single,
     /// `pn-param=TEAM.bundle.voip&remote`, `pn-prid=T1:voip&T2:remote`, or only one of the two.
     Apple {
@@ -414,14 +522,11 @@ impl Binding {
         if self.app.locale.is_none() {
             self.app.locale.clone_from(&earlier.app.locale);
         }
-        if let (Some(own), Some(earlier)) = (&mut self.push, &earlier.push)
-            && own.is_same_param(earlier)
-            && own.tokens == Tokens::Single
-        {
-            own.tokens.clone_from(&earlier.tokens);
+        if let (Some(own), Some(earlier)) = (&mut self.push, &earlier.push) {
+            own.learn_keys(earlier, false);
         }
         if let (Some(own), Some(earlier), Some(_)) = (&mut self.push, &earlier.push, &self.push_refused) {
-            own.tokens.fill_from(&earlier.tokens);
+            own.fill_from(earlier);
         }
     }
 

@@ -64,6 +64,7 @@ fn binding(user: &str, device: DeviceId, expires_at: u64) -> Arc<Binding> {
             prid: PushToken::new(SECRET),
             param: "acme".into(),
             tokens: Tokens::Single,
+            others: Box::default(),
         }),
         push_refused: None,
         app: App { user_agent: Some("Phone/1".into()), locale: None },

@@ -106,7 +106,13 @@ fn bind(core: &Core, number: u32) {
     let mut device = [0; 10];
     device[..4].copy_from_slice(&number.to_be_bytes());
     let prid = PushToken::new(format!("{number:08}").repeat(18));
-    let push = PushTarget { provider: Provider::Fcm, prid, param: "project".into(), tokens: Tokens::Single };
+    let push = PushTarget {
+        provider: Provider::Fcm,
+        prid,
+        param: "project".into(),
+        tokens: Tokens::Single,
+        others: Box::default(),
+    };
     let binding = Binding {
         aor: aor.clone(),
         device: DeviceId(device),

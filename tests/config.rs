@@ -12,7 +12,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use sip_push_proxy::config::{
-    Admin, ApnsCredential, ApnsExpiration, Auth, CapturePassword, Config, Mode, Problems, PushWhen, Users, keys,
+    Admin, ApnsCredential, ApnsExpiration, Auth, CapturePassword, Config, FcmCredential, Mode, Problems, PushWhen,
+    Users, keys,
 };
 use tempfile::TempDir;
 
@@ -708,6 +709,114 @@ fn fcm_accounts() {
 }
 
 #[test]
+fn fcm_without_a_key_file() {
+    let external = serde_json::json!({
+        "type": "external_account",
+        "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q",
+        "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+        "token_url": "https://sts.googleapis.com/v1/token",
+        "credential_source": {"file": "/var/run/token"},
+    });
+    let told = |change: &dyn Fn(&mut serde_json::Value), keys: &str| {
+        let mut file = external.clone();
+        change(&mut file);
+        Folder::new().with("fcm.json", &file.to_string()).told(&format!("[[push.fcm]]\n{keys}"))
+    };
+    let project = "project_id = \"acme\"\n";
+    for (change, expected) in [
+        (
+            &|file: &mut serde_json::Value| file["token_url"] = "http://sts.example.org".into(),
+            "has a token_url that would send secrets in the clear; write https:// (http:// only to this machine)",
+        ),
+        (
+            &|file: &mut serde_json::Value| file["credential_source"] = serde_json::json!({"environment_id": "aws1"}),
+            "takes its token neither from a file nor from a URL (credential_source); AWS and programs are not supported",
+        ),
+        (
+            &|file: &mut serde_json::Value| file["type"] = "authorized_user".into(),
+            "is of type \"authorized_user\"; a file of type service_account or external_account is needed",
+        ),
+    ] as [(&dyn Fn(&mut serde_json::Value), &str); 3]
+    {
+        assert_eq!(told(change, project), format!("config.toml:5:1: push.fcm[0].service_account: fcm.json {expected}"));
+    }
+    let without_audience = told(&|file| drop(file.as_object_mut().unwrap().remove("audience")), project);
+    assert!(without_audience.contains("is not the JSON of an external account: missing field `audience`"));
+    let needed = "push.fcm[0].project_id: needed: the id of the Firebase project, which these credentials do not name";
+    assert_eq!(told(&|_| (), ""), format!("config.toml:5:1: {needed}"));
+    assert_eq!(Folder::new().told("[[push.fcm]]\ncredentials = \"metadata\"\n"), format!("config.toml:5:1: {needed}"));
+    assert_eq!(
+        Folder::new().told("[[push.fcm]]\ncredentials = \"metadata\"\nproject_id = \"a/b\"\n"),
+        "config.toml:7:14: push.fcm[0].project_id: \"a/b\" is not a project's id, such as \"my-project\""
+    );
+    for wrong in ["http://192.0.2.1", "https://metadata.google.internal", "metadata"] {
+        let keys = format!("credentials = \"metadata\"\n{project}metadata_endpoint = \"{wrong}\"\n");
+        assert_eq!(
+            Folder::new().told(&format!("[[push.fcm]]\n{keys}")),
+            format!(
+                "config.toml:8:21: push.fcm[0].metadata_endpoint: {wrong:?} is not a metadata server; write \
+                 http://metadata.google.internal"
+            )
+        );
+    }
+    for endpoint in ["http://metadata.google.internal/", "http://169.254.169.254", "http://[fd20:ce::254]"] {
+        let keys = format!("credentials = \"metadata\"\n{project}metadata_endpoint = \"{endpoint}\"\n");
+        let config = Folder::new().load(&format!("{BASE}[[push.fcm]]\n{keys}")).unwrap();
+        let credential = FcmCredential::Metadata(endpoint.trim_end_matches('/').to_owned());
+        assert_eq!((&config.push.fcm[0].credential, &*config.push.fcm[0].project_id), (&credential, "acme"));
+    }
+}
+
+/// A service account's JSON, as AppGallery Connect has it.
+fn harmony_account(private_key: &str) -> String {
+    serde_json::json!({"project_id": "p", "key_id": "k", "private_key": private_key, "sub_account": "1"}).to_string()
+}
+
+#[test]
+fn accounts_of_rustore_and_huawei() {
+    let key = include_str!("../src/demo/throwaway_rsa.pem");
+    let folder = Folder::new().with("rustore.token", "token\n").with("hms.secret", "two words");
+    let folder = folder.with("harmony.json", &harmony_account(&p8())).with("good.json", &harmony_account(key));
+    for (section, expected) in [
+        (
+            "[[push.rustore]]\n",
+            "config.toml:5:1: push.rustore[0].project_id: needed: the project's id, as shown in the RuStore console, under \
+             Push, Projects",
+        ),
+        (
+            "[[push.rustore]]\nproject_id = \"a/b\"\n",
+            "config.toml:6:14: push.rustore[0].project_id: \"a/b\" is not a project's id, as shown in the RuStore console, \
+             under Push, Projects",
+        ),
+        (
+            "[[push.rustore]]\nproject_id = \"a\"\n[[push.rustore]]\nproject_id = \"a\"\n",
+            "config.toml:8:14: push.rustore[1].project_id: project a has an account already; leave one out",
+        ),
+        (
+            "[[push.hms]]\nproject_id = \"1\"\nendpoint = \"http://192.0.2.1\"\n",
+            "config.toml:5:1: push.hms[0].client_id: needed: the OAuth client id, as shown in AppGallery Connect\n\
+             config.toml:5:1: push.hms[0].client_secret_file: hms.secret has no secret: one line of it is expected\n\
+             config.toml:7:12: push.hms[0].endpoint: \"http://192.0.2.1\" would send secrets in the clear; write https:// \
+             (http:// only to this machine)",
+        ),
+        (
+            "[[push.harmony]]\n",
+            "config.toml:5:1: push.harmony[0].service_account: harmony.json has no usable RSA key in private_key; fetch a \
+             new one from AppGallery Connect",
+        ),
+        (
+            "[[push.harmony]]\nservice_account = \"hms.secret\"\n",
+            "config.toml:6:19: push.harmony[0].service_account: hms.secret is not the JSON of a service account: expected \
+             ident at line 1 column 2",
+        ),
+    ] {
+        assert_eq!(folder.told(section), expected);
+    }
+    let config = folder.load(&format!("{BASE}[[push.harmony]]\nservice_account = \"good.json\"\n")).unwrap();
+    assert_eq!((&*config.push.harmony[0].project_id, config.notes()), ("p", vec![]));
+}
+
+#[test]
 fn fcm_accounts_are_told_apart() {
     let good = service_account(include_str!("../src/demo/throwaway_rsa.pem"));
     let folder = Folder::new().with("fcm.json", &good).with("other.json", &good.replace("acme", "other"));
@@ -938,6 +1047,12 @@ fn another_content_of_any_file_that_is_named_is_another_configuration() {
         ("push.webpush.ca_file", cert.pem()),
         ("push.callback.secret_file", "secret".to_owned()),
         ("push.callback.ca_file", cert.pem()),
+        ("push.rustore[0].token_file", "secret".to_owned()),
+        ("push.rustore[0].ca_file", cert.pem()),
+        ("push.hms[0].client_secret_file", "secret".to_owned()),
+        ("push.hms[0].ca_file", cert.pem()),
+        ("push.harmony[0].service_account", harmony_account(include_str!("../src/demo/throwaway_rsa.pem"))),
+        ("push.harmony[0].ca_file", cert.pem()),
         ("admin.token_file", "0123456789abcdef".to_owned()),
         ("notification.token_file", "0123456789abcdef".to_owned()),
         ("notification.secret_file", "01234567".to_owned()),
@@ -949,7 +1064,9 @@ fn another_content_of_any_file_that_is_named_is_another_configuration() {
     let text = format!(
         "[sip]\nadvertise = \"192.0.2.10\"\n[register]\nmode = \"local\"\n{}[hep]\n{}[admin]\n{}[notification]\n{}{}\
          [events]\n{}[[push.fcm]]\n{}{}[[push.apns]]\nkey_id = \"ABC123DEFG\"\nteam_id = \"DEF123GHIJ\"\n{}{}[[push.apns]]\n\
-         topic = \"org.example.app\"\n{}[push.webpush]\nenabled = true\n{}{}[push.callback]\nurl = \"https://example.org\"\n{}{}",
+         topic = \"org.example.app\"\n{}[push.webpush]\nenabled = true\n{}{}[push.callback]\nurl = \"https://example.org\"\n{}{}\
+         [[push.rustore]]\nproject_id = \"p\"\n{}{}\
+         [[push.hms]]\nproject_id = \"p\"\nclient_id = \"c\"\n{}{}[[push.harmony]]\n{}{}",
         named("register.users"),
         named("hep.capture_password_file"),
         named("admin.token_file"),
@@ -965,6 +1082,12 @@ fn another_content_of_any_file_that_is_named_is_another_configuration() {
         named("push.webpush.ca_file"),
         named("push.callback.secret_file"),
         named("push.callback.ca_file"),
+        named("push.rustore[0].token_file"),
+        named("push.rustore[0].ca_file"),
+        named("push.hms[0].client_secret_file"),
+        named("push.hms[0].ca_file"),
+        named("push.harmony[0].service_account"),
+        named("push.harmony[0].ca_file"),
     );
     let mut folder = Folder::new();
     for (key, content) in &files {

@@ -48,7 +48,7 @@ pub(super) struct BindingView {
 
 #[derive(Serialize)]
 struct TokenView {
-    /// `any`, or what an APNs token is for: `voip` or `remote`.
+    /// `any`, or what an APNs token is for: `voip` or `remote`; of a service that is tried after the first one its name.
     r#for: &'static str,
     sha256: String,
 }
@@ -106,7 +106,14 @@ impl BanView {
     }
 }
 
+/// Those of the first service, and under its name each of the others.
 fn tokens(push: &PushTarget) -> Vec<TokenView> {
+    let others = push.others.iter();
+    let others = others.map(|other| TokenView { r#for: other.provider.name(), sha256: short_hash(&other.prid) });
+    own_tokens(push).into_iter().chain(others).collect()
+}
+
+fn own_tokens(push: &PushTarget) -> Vec<TokenView> {
     let view = |r#for, token: &PushToken| TokenView { r#for, sha256: short_hash(token) };
     match &push.tokens {
         Tokens::Single | Tokens::Subscription(_) => vec![view("any", &push.prid)],

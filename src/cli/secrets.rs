@@ -8,12 +8,13 @@ use super::files;
 use crate::config::Values;
 
 /// Keys that name a file with a secret in it.
-const SECRETS: [&str; 9] = [
+const SECRETS: [&str; 10] = [
     "service_account",
     "key_file",
     "certificate_file",
     "vapid_key_file",
     "secret_file",
+    "client_secret_file",
     "token_file",
     "capture_password_file",
     "refresh_password_file",

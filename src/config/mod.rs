@@ -7,7 +7,9 @@ mod address;
 mod calls;
 mod document;
 mod environment;
+mod google;
 mod hep;
+mod huawei;
 mod nearest;
 mod network;
 mod notification;
@@ -16,6 +18,7 @@ mod operation;
 mod problem;
 mod push;
 mod redis_url;
+mod rustore;
 mod section;
 mod users;
 mod values;
@@ -28,7 +31,9 @@ pub use calls::{Auth, CallsFrom, ContactForm, DigestAlgorithm, Hold, LateWake, M
 pub use document::Key;
 use document::{Document, Source};
 pub use environment::Variables;
+pub use google::FcmCredential;
 pub use hep::{CapturePassword, Hep};
+pub use huawei::{Harmony, Hms};
 pub use network::{Node, Sip, Softswitch};
 pub use notification::{Notification, Title};
 pub use opentelemetry::OpenTelemetry;
@@ -38,6 +43,7 @@ pub use push::{
     Alert, Apns, ApnsCredential, ApnsExpiration, ApnsPayload, Callback, Fcm, FcmPayload, FcmProfile, HttpsProxy, Push,
 };
 pub use redis_url::{Redis, RedisShape};
+pub use rustore::RuStore;
 pub use users::{Credentials, Users};
 pub use values::{Difference, Files, Values};
 pub use webpush::{Page, WebPush};

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, RsaKeyPair};
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use serde::Deserialize;
 
 use super::address;
+use super::google::{self, FcmCredential};
+use super::huawei::{Harmony, Hms};
+use super::rustore::RuStore;
 use super::section::Section;
 use super::values::Files;
 use super::webpush::WebPush;
@@ -47,6 +49,9 @@ pub struct Push {
     pub callback: Option<Callback>,
     /// `None`: off.
     pub webpush: Option<WebPush>,
+    pub rustore: Vec<RuStore>,
+    pub hms: Vec<Hms>,
+    pub harmony: Vec<Harmony>,
     /// What the files that it names held: a new key under an old name is another setting.
     pub files: Files,
 }
@@ -113,9 +118,8 @@ impl fmt::Debug for HttpsProxy {
 /// `[[push.fcm]]`: one Firebase project.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fcm {
-    /// The JSON of a service account; it was read and its key is one.
-    pub service_account: PathBuf,
-    /// From the service account.
+    pub credential: FcmCredential,
+    /// As set, else from the service account.
     pub project_id: String,
     /// What apps send as pn-param when it is not the project id.
     pub project_number: Option<String>,
@@ -253,6 +257,21 @@ impl Push {
             let read = Apns::read(&account);
             apns.extend(read.inspect(|read| read.check_unlike(&apns, &account)));
         }
+        let mut rustore = Vec::new();
+        for account in section.sections("rustore", probe) {
+            let read = RuStore::read(&account);
+            rustore.extend(read.inspect(|read| read.check_unlike(&rustore, &account)));
+        }
+        let mut hms = Vec::new();
+        for account in section.sections("hms", probe) {
+            let read = Hms::read(&account);
+            hms.extend(read.inspect(|read| read.check_unlike(&hms, &account)));
+        }
+        let mut harmony = Vec::new();
+        for account in section.sections("harmony", probe) {
+            let read = Harmony::read(&account);
+            harmony.extend(read.inspect(|read| read.check_unlike(&harmony, &account)));
+        }
         let webpush = WebPush::read(&section.section("webpush"));
         let callback = Callback::read(&section.section("callback"));
         Self {
@@ -273,30 +292,26 @@ impl Push {
             apns,
             callback,
             webpush,
+            rustore,
+            hms,
+            harmony,
             files: section.files(),
         }
     }
 
     /// Whether no phone can be woken.
     pub(super) fn is_off(&self) -> bool {
-        self.fcm.is_empty() && self.apns.is_empty() && self.callback.is_none() && self.webpush.is_none()
+        let of_huawei = self.hms.len() + self.harmony.len();
+        let accounts = self.fcm.len() + self.apns.len() + self.rustore.len() + of_huawei;
+        accounts == 0 && self.callback.is_none() && self.webpush.is_none()
     }
-}
-
-/// What is needed of a service account's JSON.
-#[derive(Deserialize)]
-struct ServiceAccount {
-    project_id: String,
-    #[serde(rename = "client_email")]
-    _client_email: String,
-    private_key: String,
 }
 
 impl Fcm {
     /// `None` when it is switched off or wrong.
     fn read(section: &Section<'_>) -> Option<Self> {
         let enabled = section.boolean("enabled", true);
-        let service_account = section.path("service_account", "fcm.json");
+        let credential = google::credential(section, enabled);
         let project_number = section.optional("project_number");
         let endpoint = section.string("endpoint", "https://fcm.googleapis.com");
         let ca_file = section.path("ca_file", "");
@@ -312,17 +327,10 @@ impl Fcm {
         }
         let endpoint = section.parsed("endpoint", endpoint, address::service);
         let ca_file = ca_file.filter(|file| has_certificate(section, "ca_file", file));
-        let Some(service_account) = service_account else {
-            section.wrong("service_account", "needed: the JSON file of a service account of the Firebase project");
-            return None;
-        };
-        let text = section.file_text("service_account", &service_account)?;
-        let project_id = project_id(&text).map_err(|error| {
-            section.wrong("service_account", format_args!("{} {error}", service_account.display()));
-        });
+        let (credential, project_id) = credential?;
         Some(Self {
-            service_account,
-            project_id: project_id.ok()?,
+            credential,
+            project_id,
             project_number: project_number.map(str::to_owned),
             endpoint: endpoint?,
             ca_file,
@@ -342,15 +350,6 @@ impl Fcm {
             section.wrong("project_number", "an account above has the same number; leave one out");
         }
     }
-}
-
-fn project_id(json: &str) -> Result<String, String> {
-    let account: ServiceAccount =
-        serde_json::from_str(json).map_err(|error| format!("is not the JSON of a service account: {error}"))?;
-    let key = PrivatePkcs8KeyDer::from_pem_slice(account.private_key.as_bytes()).ok();
-    key.and_then(|key| RsaKeyPair::from_pkcs8(key.secret_pkcs8_der()).ok())
-        .map(|_| account.project_id)
-        .ok_or_else(|| "has no usable RSA key in private_key; fetch a new one from the Google Cloud console".to_owned())
 }
 
 impl Apns {

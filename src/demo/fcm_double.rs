@@ -29,7 +29,7 @@ use super::double::{
 const THROWAWAY_KEY: &str = include_str!("throwaway_rsa.pem");
 const KEY_ID: &str = "throwaway0000000000000000000000000000000";
 const CLIENT_EMAIL: &str = "push@demo-project.iam.gserviceaccount.com";
-const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";
+pub(super) const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";
 const DATA_BYTES_MAX: usize = 4096;
 
 /// Google's words for an assertion that is not of this hour.
@@ -101,7 +101,7 @@ struct State {
     token_lifetime_s: AtomicU64,
     refuse_tokens: Mutex<Option<u16>>,
     refuse_grants: Mutex<Option<&'static str>>,
-    access_tokens: Mutex<Vec<String>>,
+    access_tokens: Arc<Mutex<Vec<String>>>,
 }
 
 impl Drop for FcmDouble {
@@ -129,7 +129,7 @@ impl FcmDouble {
             token_lifetime_s: AtomicU64::new(3599),
             refuse_tokens: Mutex::new(None),
             refuse_grants: Mutex::new(None),
-            access_tokens: Mutex::default(),
+            access_tokens: Arc::default(),
         });
         let handler = double::handler(&state, State::handle);
         let server: JoinHandle<()> = tokio::spawn(double::serve(listener, Serving::default(), handler));
@@ -214,6 +214,11 @@ impl FcmDouble {
     /// Answers requests for access tokens with `invalid_grant` and this description; `None` gives them again.
     pub fn refuse_grants(&self, description: Option<&'static str>) {
         *self.state.refuse_grants.lock() = description;
+    }
+
+    /// The access tokens that are taken.
+    pub(super) fn access_tokens(&self) -> Arc<Mutex<Vec<String>>> {
+        Arc::clone(&self.state.access_tokens)
     }
 
     /// No access token given so far is good any more.

@@ -15,6 +15,7 @@ use super::ladder::Actor;
 use super::line::Tone;
 use super::narrator::{Narrator, now};
 use super::peer::{Failure, PATIENCE};
+use super::service_double::ServiceDouble;
 use super::webpush_double::WebPushDouble;
 
 /// Pushes that no story has asked for yet.
@@ -35,7 +36,7 @@ pub(super) struct Pushed {
 pub(super) struct PushDesk {
     pub(super) fcm: FcmDouble,
     /// They serve until they are dropped.
-    _others: ([ApnsDouble; 2], WebPushDouble, CallbackDouble),
+    _others: ([ApnsDouble; 2], WebPushDouble, CallbackDouble, ServiceDouble),
     pushes: mpsc::Receiver<Pushed>,
     /// Taken from the queue while another one was expected.
     others: Vec<Pushed>,
@@ -45,7 +46,7 @@ pub(super) struct PushDesk {
 impl PushDesk {
     pub(super) fn open(
         fcm: FcmDouble,
-        ([apns, sandbox], webpush, callback): ([ApnsDouble; 2], WebPushDouble, CallbackDouble),
+        others: ([ApnsDouble; 2], WebPushDouble, CallbackDouble, ServiceDouble),
         narrator: &Narrator,
     ) -> Self {
         let (sender, pushes) = mpsc::channel(QUEUE);
@@ -55,12 +56,14 @@ impl PushDesk {
                 Window { service, narrator: narrator.clone(), pushes: sender.clone(), count: Arc::clone(&count) };
             Box::new(move |push: &Recorded, status, answer: &[u8]| window.takes(push, status, answer))
         };
+        let ([apns, sandbox], webpush, callback, rustore) = &others;
         fcm.observe(window("FCM"));
         apns.observe(window("APNs"));
         sandbox.observe(window("sandbox"));
         webpush.observe(window("Web"));
         callback.observe(window("callback"));
-        Self { fcm, _others: ([apns, sandbox], webpush, callback), pushes, others: Vec::new(), count }
+        rustore.observe(window("RuStore"));
+        Self { fcm, _others: others, pushes, others: Vec::new(), count }
     }
 
     /// Pushes that came so far, accepted or not.

@@ -18,6 +18,7 @@ use super::narrator::Narrator;
 use super::peer::{Failure, PATIENCE};
 use super::phone::{Device, Phone, Wake};
 use super::push_desk::PushDesk;
+use super::rustore_double;
 use super::softswitch::Softswitch;
 use super::webpush_double::WebPushDouble;
 use crate::config::Config;
@@ -32,6 +33,7 @@ pub(super) const CAROL_TOKEN: &str = "carol-token:APA91bF3sGVjKq4XtPDdw8NBS6eWyC
 /// The last part of a subscription's URI.
 pub(super) const DAVE_TOKEN: &str = "gAAAAABm2V0bXl3aGF0ZXZlcml0aXM";
 pub(super) const ERIN_TOKEN: &str = "erin-4711";
+pub(super) const GALINA_TOKEN: &str = "bk3RNwTe3H0CI2k-HHwgIpoDKCIZvvDMExUd";
 /// Device tokens of Apple are hexadecimal: one for calls, one for all else.
 pub(super) const BOB_VOIP: &str = "00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0";
 const BOB_REMOTE: &str = "740f4707bebcf74f9b7c25d48e3358945f6aa01da5ddb387462c7eaf61bb78ad";
@@ -57,6 +59,8 @@ pub(super) struct Stage {
     pub(super) erin: Phone,
     /// Frank develops the app.
     pub(super) frank: Phone,
+    /// Galina's phone has RuStore and nothing of Google's.
+    pub(super) galina: Phone,
     pub(super) timeline: Arc<Timeline>,
     server: Server,
     /// Store and credentials; removed with all that is in it.
@@ -71,6 +75,8 @@ impl Stage {
         let sandbox = apns.start_sandbox().await.map_err(io("cannot play APNs' sandbox"))?;
         let webpush = WebPushDouble::start().await.map_err(io("cannot play a browser's push service"))?;
         let callback = CallbackDouble::start().await.map_err(io("cannot play an own gateway"))?;
+        let rustore = rustore_double::start().await.map_err(io("cannot play RuStore"))?;
+        rustore_double::write_credentials(folder.path()).map_err(io("cannot write a token"))?;
         webpush.write_credentials(folder.path()).map_err(io("cannot write a key"))?;
         callback.write_credentials(folder.path()).map_err(io("cannot write a secret"))?;
         fcm.write_credentials(folder.path()).map_err(io("cannot write a key"))?;
@@ -78,7 +84,7 @@ impl Stage {
         let socket = UdpSocket::bind(("127.0.0.1", 0)).await.map_err(io("cannot open a UDP socket"))?;
         let softswitch = socket.local_addr().map_err(io("a socket has no address"))?;
 
-        let others = [webpush.host(), callback.url()];
+        let others = [webpush.host(), callback.url(), rustore.url()];
         let text = config(&softswitch.to_string(), &fcm.url(), [&apns.url(), &sandbox.url()], &others);
         let server = start(&text, folder.path()).await?;
         let missing = || Failure::Stage("the server does not listen".to_owned());
@@ -106,7 +112,8 @@ impl Stage {
             browser: phone(browser(&webpush.subscription(DAVE_TOKEN))),
             erin: phone(erin()),
             frank: phone(frank()),
-            push: PushDesk::open(fcm, ([apns, sandbox], webpush, callback), &narrator),
+            galina: phone(galina()),
+            push: PushDesk::open(fcm, ([apns, sandbox], webpush, callback, rustore), &narrator),
             alice: phone(alice()),
             android: phone(android()),
             iphone: phone(iphone()),
@@ -143,9 +150,9 @@ impl Stage {
         tokio::time::timeout(PATIENCE, asking).await.map_err(still)?
     }
 
-    fn phones(&mut self) -> [&mut Phone; 7] {
-        let Self { alice, android, iphone, carol, browser, erin, frank, .. } = self;
-        [alice, android, iphone, carol, browser, erin, frank]
+    fn phones(&mut self) -> [&mut Phone; 8] {
+        let Self { alice, android, iphone, carol, browser, erin, frank, galina, .. } = self;
+        [alice, android, iphone, carol, browser, erin, frank, galina]
     }
 
     /// How long the phones took to wake up since this was asked last.
@@ -182,8 +189,14 @@ async fn start(config: &str, folder: &Path) -> Result<Server, Failure> {
 }
 
 /// As an operator would write it, but for the addresses.
-fn config(softswitch: &str, fcm: &str, [apns, sandbox]: [&str; 2], [webpush, callback]: &[String; 2]) -> String {
+fn config(
+    softswitch: &str,
+    fcm: &str,
+    [apns, sandbox]: [&str; 2],
+    [webpush, callback, rustore]: &[String; 3],
+) -> String {
     let (key_id, team_id) = (apns_double::KEY_ID, apns_double::TEAM_ID);
+    let project_id = rustore_double::PROJECT_ID;
     format!(
         r#"
         [node]
@@ -206,6 +219,10 @@ fn config(softswitch: &str, fcm: &str, [apns, sandbox]: [&str; 2], [webpush, cal
         team_id = "{team_id}"
         endpoint = "{apns}"
         sandbox_endpoint = "{sandbox}"
+        [[push.rustore]]
+        project_id = "{project_id}"
+        token_file = "rustore.token"
+        endpoint = "{rustore}"
         [push.webpush]
         enabled = true
         vapid_key_file = "vapid.pem"
@@ -309,6 +326,18 @@ fn frank() -> Device {
         transport: Transport::Tcp,
         instance: "f2a4c000-0000-4000-8000-000000000001",
         push_params: format!("pn-provider=apns.dev;pn-param={team}.org.example.phone.voip;pn-prid={FRANK_VOIP}"),
+        wakes_in: Duration::from_millis(200),
+    }
+}
+
+fn galina() -> Device {
+    Device {
+        name: "Galina's phone",
+        actor: Actor::Phone(7),
+        user: "galina",
+        transport: Transport::Udp,
+        instance: "6a114a00-0000-4000-8000-000000000001",
+        push_params: format!("pn-provider=rustore;pn-prid={GALINA_TOKEN}"),
         wakes_in: Duration::from_millis(200),
     }
 }

@@ -11,7 +11,9 @@ use super::peer::Failure;
 use super::phone::Phone;
 use super::push_desk::{PushDesk, Pushed};
 use super::softswitch::Softswitch;
-use super::stage::{ALICE_TOKEN, BOB_TOKEN, BOB_VOIP, CAROL_TOKEN, DAVE_TOKEN, ERIN_TOKEN, FRANK_VOIP, Stage};
+use super::stage::{
+    ALICE_TOKEN, BOB_TOKEN, BOB_VOIP, CAROL_TOKEN, DAVE_TOKEN, ERIN_TOKEN, FRANK_VOIP, GALINA_TOKEN, Stage,
+};
 use crate::sip::{HeaderName, Message};
 use crate::timeline::{Reason, Step, Why};
 
@@ -26,10 +28,11 @@ pub(super) enum Story {
     Browser,
     Gateway,
     Sandbox,
+    RuStore,
 }
 
 impl Story {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Registration,
         Self::Call,
         Self::Missed,
@@ -38,6 +41,7 @@ impl Story {
         Self::Browser,
         Self::Gateway,
         Self::Sandbox,
+        Self::RuStore,
     ];
 
     pub(super) fn title(self) -> &'static str {
@@ -50,6 +54,7 @@ impl Story {
             Self::Browser => "A browser is woken by Web Push",
             Self::Gateway => "An own gateway wakes a phone",
             Self::Sandbox => "An app in development is woken",
+            Self::RuStore => "A phone without Google is woken",
         }
     }
 
@@ -88,6 +93,10 @@ impl Story {
                 "Frank has built the app himself. Its tokens are of Apple's sandbox, so it",
                 "says pn-provider=apns.dev, and the push goes there, signed with the same key.",
             ],
+            Self::RuStore => [
+                "Galina's phone has nothing of Google's. The app's token is RuStore's, which",
+                "takes FCM's form without a priority, and a service token that never ends.",
+            ],
         }
     }
 
@@ -102,6 +111,7 @@ impl Story {
             Self::Browser => "a web page rings like a phone",
             Self::Gateway => "any push service will do, if the operator can reach it",
             Self::Sandbox => "developers need no server of their own",
+            Self::RuStore => "no call depends on whose services a phone was sold with",
         }
     }
 
@@ -114,6 +124,7 @@ impl Story {
             Self::Browser => lanes.push((Actor::Phone(4), "Dave's browser")),
             Self::Gateway => lanes.push((Actor::Phone(5), "Erin's phone")),
             Self::Sandbox => lanes.push((Actor::Phone(6), "Frank's phone")),
+            Self::RuStore => lanes.push((Actor::Phone(7), "Galina's phone")),
         }
         lanes.push((Actor::PushService, "push service"));
         lanes
@@ -129,6 +140,7 @@ impl Story {
             Self::Browser => &[Actor::Phone(4)],
             Self::Gateway => &[Actor::Phone(5)],
             Self::Sandbox => &[Actor::Phone(6)],
+            Self::RuStore => &[Actor::Phone(7)],
         }
     }
 
@@ -159,6 +171,10 @@ impl Story {
                 stage.frank.registers().await?;
                 stage.frank.falls_asleep();
             }
+            Self::RuStore => {
+                stage.galina.registers().await?;
+                stage.galina.falls_asleep();
+            }
         }
         Ok(())
     }
@@ -174,6 +190,7 @@ impl Story {
             Self::Browser => is_reached(&mut stage.softswitch, &mut stage.push, &mut stage.browser, DAVE_TOKEN).await,
             Self::Gateway => is_reached(&mut stage.softswitch, &mut stage.push, &mut stage.erin, ERIN_TOKEN).await,
             Self::Sandbox => is_reached(&mut stage.softswitch, &mut stage.push, &mut stage.frank, FRANK_VOIP).await,
+            Self::RuStore => is_reached(&mut stage.softswitch, &mut stage.push, &mut stage.galina, GALINA_TOKEN).await,
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::sip::header::HeaderName;
 use crate::sip::{Message, scan};
 
 /// Parameters of URIs whose values are push tokens (RFC 8599 §8.7, and the one before it).
-const TOKENS: [&[u8]; 2] = [b"pn-prid", b"pn-tok"];
+const TOKENS: [&[u8]; 4] = [b"pn-prid", b"pn-prid-2", b"pn-prid-3", b"pn-tok"];
 /// Parameters by which a password could be found (RFC 7616 §3.4, §3.5).
 const PROOFS: [&[u8]; 2] = [b"response", b"rspauth"];
 
@@ -116,6 +116,7 @@ mod tests {
             ("m: <sip:a@h;pn-prid=cYyZ0rXTR8-q5v_W1aB2cD>", "m: <sip:a@h;pn-prid=**********************>"),
             ("m: <sip:a@h;PN-PRID=aa:voip&bb:remote;x=1>", "m: <sip:a@h;PN-PRID=*****************;x=1>"),
             ("m: <sip:a@h;pn-type=apple;pn-tok=00ff>", "m: <sip:a@h;pn-type=apple;pn-tok=****>"),
+            ("m: <sip:a@h;pn-prid-2=ab;pn-prid-3=c>", "m: <sip:a@h;pn-prid-2=**;pn-prid-3=*>"),
             ("To: sip:a@h;pn-prid=a,b?c", "To: sip:a@h;pn-prid=*****"),
             ("X: pn-prid = \"a\\\"b\" pn-prid=c", "X: pn-prid = \"****\" pn-prid=*"),
             ("m: <sip:a@h;pn-prid=\r\n ab>", "m: <sip:a@h;pn-prid=\r\n **>"),

@@ -112,7 +112,13 @@ mod tests {
     }
 
     fn device(tokens: Tokens) -> Binding {
-        let target = PushTarget { provider: Provider::Apns, prid: PushToken::new("aa"), param: "".into(), tokens };
+        let target = PushTarget {
+            provider: Provider::Apns,
+            prid: PushToken::new("aa"),
+            param: "".into(),
+            tokens,
+            others: Box::default(),
+        };
         Binding::of_token(Aor::new("alice", "example.org"), DeviceId([1; 10]), target, None, NOW)
     }
 

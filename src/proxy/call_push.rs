@@ -160,12 +160,17 @@ impl Proxy {
         self.with_context(server, |proxy, context| {
             let Some(call) = context.call_mut() else { return };
             let call_ref = call.call_ref.clone();
+            let took = format!("{} ms", millis(reply.took));
             let (input, reason, words) = match reply.outcome {
                 push::Outcome::Accepted => {
+                    let mut first = None;
                     if let Some(held) = call.device(device) {
                         held.accepted_at.get_or_insert(now.instant);
+                        first = held.binding.push.as_ref().map(|target| target.provider);
                     }
-                    proxy.step_pushed(&call_ref, Step::PushAccepted, device, reply.took, reply.push_id, None);
+                    // A phone with several services may have been told by another one than the first.
+                    let told = if first == Some(reply.provider) { took } else { format!("{took}, {}", reply.provider) };
+                    proxy.step_pushed(&call_ref, Step::PushAccepted, device, told, reply.push_id, None);
                     proxy.tell(context, device, DeviceInput::Accepted, now);
                     if reply.repeatable {
                         proxy.push_again_later(context, device, now);
@@ -189,7 +194,7 @@ impl Proxy {
                 push::Outcome::Withdrawn => return,
             };
             let why = Why::new(reason, String::from(words));
-            proxy.step_pushed(&call_ref, Step::PushRefused, device, reply.took, reply.push_id, Some(why));
+            proxy.step_pushed(&call_ref, Step::PushRefused, device, took, reply.push_id, Some(why));
             let is_in_vain = matches!(input, DeviceInput::Dead | DeviceInput::Refused);
             let may_be_called = is_in_vain && proxy.may_be_awake(context, device, contacts, now);
             let input = if may_be_called { DeviceInput::OnlyByFlow } else { input };

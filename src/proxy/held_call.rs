@@ -391,7 +391,8 @@ mod tests {
 
     fn held() -> HeldDevice {
         let prid = PushToken::new("token");
-        let target = PushTarget { provider: Provider::Fcm, prid, param: "project".into(), tokens: Tokens::Single };
+        let (provider, tokens, others) = (Provider::Fcm, Tokens::Single, Box::default());
+        let target = PushTarget { provider, prid, param: "project".into(), tokens, others };
         let binding =
             Binding::of_token(Aor::new("alice", "example.org"), DeviceId([7; 10]), target, None, UnixMillis(0));
         HeldDevice::new(Arc::new(binding), DeviceState::Waiting)

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::call_push::millis;
 use super::event::Contacts;
 use super::{Proxy, PushPurpose, SavePurpose, Timer};
 use crate::binding::{Aor, Binding, DeviceId, PushTarget, Tokens};
@@ -101,8 +102,10 @@ impl Proxy {
         match reply.outcome {
             Outcome::Accepted => {
                 self.missed.failures.remove(&device);
+                let took = format!("{} ms", millis(reply.took));
                 for call_ref in &call_refs {
-                    self.step_pushed(call_ref, Step::MissedReported, device, reply.took, reply.push_id.clone(), None);
+                    let (took, push_id) = (took.clone(), reply.push_id.clone());
+                    self.step_pushed(call_ref, Step::MissedReported, device, took, push_id, None);
                 }
                 self.keep(Change::Reported { aor, device, call_refs });
             }

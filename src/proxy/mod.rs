@@ -39,7 +39,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use smallvec::SmallVec;
 
@@ -475,18 +475,17 @@ impl Proxy {
         }));
     }
 
-    /// The step that a provider's answer was, which came after `took`.
+    /// The step that a provider's answer was; `detail` has the time that it took.
     fn step_pushed(
         &mut self,
         call_ref: &str,
         step: Step,
         device: DeviceId,
-        took: Duration,
+        detail: String,
         push_id: Option<Box<str>>,
         why: Option<Why>,
     ) {
-        let detail = format!("{} ms", call_push::millis(took)).into();
-        let (call_ref, device) = (call_ref.into(), Some(device));
+        let (call_ref, device, detail) = (call_ref.into(), Some(device), detail.into());
         self.effects.push_back(Effect::Step(CallStep { call_ref, step, device, detail, why, push_id }));
     }
 

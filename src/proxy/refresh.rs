@@ -427,6 +427,7 @@ mod tests {
                 prid: PushToken::new("x"),
                 param: "".into(),
                 tokens: Tokens::Single,
+                others: Box::default(),
             }),
             push_refused: None,
             app: App::default(),

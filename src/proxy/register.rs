@@ -171,7 +171,12 @@ impl Proxy {
         let accept = |target: PushTarget, flaw, feature_caps: &mut FeatureCaps| match self.policy.push.supports(&target)
         {
             Ok(()) => {
-                announce(target.provider, feature_caps);
+                for each in target.ranked() {
+                    let alone = PushTarget { others: Box::default(), ..each.clone() };
+                    if self.policy.push.supports(&alone).is_ok() {
+                        announce(alone.provider, feature_caps);
+                    }
+                }
                 Ok((Some(target), flaw))
             }
             Err(reason) => refuse(reason),

@@ -45,6 +45,19 @@ impl Alerts {
 }
 
 impl Text {
+    /// For services that leave no text to the app, where none is configured.
+    pub(super) fn english() -> Self {
+        Self {
+            language: "en".into(),
+            title: "Missed calls".into(),
+            one: "{count} missed call".into(),
+            few: "".into(),
+            many: "".into(),
+            other: "{count} missed calls".into(),
+            anonymous: "unknown".into(),
+        }
+    }
+
     /// The body for these calls, oldest first; `count` counts those that are left out, too.
     pub(super) fn body(&self, calls: &[BucketEntry], count: usize) -> String {
         let form = match plural(&self.language, count) {

@@ -530,7 +530,12 @@ fn environment(provider: Provider) -> Option<Environment> {
     match provider {
         Provider::Apns => Some(Environment::Production),
         Provider::ApnsDev => Some(Environment::Sandbox),
-        Provider::Fcm | Provider::WebPush | Provider::Callback => None,
+        Provider::Fcm
+        | Provider::WebPush
+        | Provider::Callback
+        | Provider::RuStore
+        | Provider::Hms
+        | Provider::Harmony => None,
     }
 }
 

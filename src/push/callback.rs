@@ -178,7 +178,13 @@ mod tests {
         Push {
             ticket: Ticket(1),
             aor: Aor::new("alice", "example.org"),
-            target: PushTarget { provider: Provider::Callback, prid, param: param.into(), tokens: Tokens::Single },
+            target: PushTarget {
+                provider: Provider::Callback,
+                prid,
+                param: param.into(),
+                tokens: Tokens::Single,
+                others: Box::default(),
+            },
             notice,
             date: UnixMillis(1_623_753_491_500),
             ttl: Duration::from_millis(27_500),

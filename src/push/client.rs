@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use reqwest::dns::Resolve;
 use reqwest::redirect::Policy;
 use reqwest::{RequestBuilder, Url};
 use rustls::pki_types::CertificateDer;
@@ -31,6 +32,8 @@ pub(super) struct Client(Arc<Inner>);
 struct Inner {
     setup: Setup,
     tls: Tls,
+    /// `None`: the system's.
+    resolver: Option<Arc<dyn Resolve>>,
     current: Mutex<Current>,
 }
 
@@ -44,10 +47,31 @@ impl Client {
     /// Never follows a redirect, and trusts the system's roots and `roots`. It speaks HTTP/1.1 over `http://`, and what TLS
     /// settles over `https://`. Whoever asks keeps the time. An error is in words.
     pub(super) fn new(setup: &Setup, roots: &[CertificateDer<'static>]) -> Result<Self, String> {
+        Self::open(None, setup, roots)
+    }
+
+    /// The same, with names resolved by `resolver`, but for those whose addresses the operator has named.
+    pub(super) fn resolving(
+        resolver: Arc<dyn Resolve>,
+        setup: &Setup,
+        roots: &[CertificateDer<'static>],
+    ) -> Result<Self, String> {
+        Self::open(Some(resolver), setup, roots)
+    }
+
+    fn open(
+        resolver: Option<Arc<dyn Resolve>>,
+        setup: &Setup,
+        roots: &[CertificateDer<'static>],
+    ) -> Result<Self, String> {
         let tls = Tls::new(roots, None)?;
-        let client = client(setup, &tls).map_err(in_words)?;
+        let client = client(setup, &tls, resolver.as_ref()).map_err(in_words)?;
         let (setup, current) = (setup.clone(), Mutex::new(Current { client, number: 0 }));
-        Ok(Self(Arc::new(Inner { setup, tls, current })))
+        Ok(Self(Arc::new(Inner { setup, tls, resolver, current })))
+    }
+
+    pub(super) fn get(&self, url: Url) -> RequestBuilder {
+        self.0.current.lock().client.get(url)
     }
 
     pub(super) fn post(&self, url: Url) -> RequestBuilder {
@@ -58,8 +82,8 @@ impl Client {
         self.0.current.lock().client.head(url)
     }
 
-    /// Sends a request that [`Client::post`] or [`Client::head`] has begun, and reads its answer. Dropped before that, it
-    /// was given up: the next request goes by another connection.
+    /// Sends a request that this client has begun, and reads its answer. Dropped before that, it was given up: the next
+    /// request goes by another connection.
     pub(super) async fn answer(&self, request: RequestBuilder) -> reqwest::Result<Answer> {
         let mut listening = self.listen();
         let answer = match request.send().await {
@@ -77,7 +101,7 @@ impl Client {
     }
 }
 
-fn client(setup: &Setup, tls: &Tls) -> reqwest::Result<reqwest::Client> {
+fn client(setup: &Setup, tls: &Tls, resolver: Option<&Arc<dyn Resolve>>) -> reqwest::Result<reqwest::Client> {
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("sip-push-proxy/", env!("CARGO_PKG_VERSION")))
         .tls_backend_preconfigured(tls.with_http1())
@@ -92,6 +116,9 @@ fn client(setup: &Setup, tls: &Tls) -> reqwest::Result<reqwest::Client> {
         .http2_keep_alive_interval(PING_INTERVAL)
         .http2_keep_alive_timeout(PING_TIMEOUT)
         .http2_keep_alive_while_idle(true);
+    if let Some(resolver) = resolver {
+        builder = builder.dns_resolver(Arc::clone(resolver));
+    }
     for (host, addresses) in &setup.hosts {
         let addresses: Vec<_> = addresses.iter().map(|ip| SocketAddr::new(*ip, 0)).collect();
         builder = builder.resolve_to_addrs(host, &addresses);
@@ -110,7 +137,7 @@ impl Inner {
         if current.number != number {
             return;
         }
-        match client(&self.setup, &self.tls) {
+        match client(&self.setup, &self.tls, self.resolver.as_ref()) {
             Ok(client) => *current = Current { client, number: number + 1 },
             Err(error) => {
                 tracing::warn!(error = %in_words(error), "no other client for a silent connection")

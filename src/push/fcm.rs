@@ -12,9 +12,9 @@ use rustls::pki_types::pem::PemObject;
 use super::client::Client;
 use super::fcm_answer::{legacy_verdict, message_name, verdict};
 use super::gate::Gate;
+use super::google::{self, Credentials};
 use super::http;
-use super::jwt::SigningKey;
-use super::oauth::{AccessToken, AccessTokens, ServiceAccount};
+use super::oauth::{AccessToken, AccessTokens};
 use super::payload::{self, Body, FcmForm, FcmPayload};
 use super::pushers::Setup;
 use super::{Outcome, Preview, Push, Sent, SettingsError, TokenHash, Verdict, clock};
@@ -23,8 +23,13 @@ use crate::binding::PushToken;
 /// One Firebase project: a `[[push.fcm]]` table.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Key file as Firebase's console exports it. In the legacy profile it may be a file with the server key alone.
+    /// Key file as Firebase's console exports it, or an external account's. In the legacy profile it may be a file with
+    /// the server key alone.
     pub service_account: PathBuf,
+    /// Where the metadata server of this machine is, whose account is used instead of a file.
+    pub metadata_endpoint: Option<String>,
+    /// Empty where the file names it.
+    pub project_id: String,
     /// What apps may send as `pn-param` instead of the project id; empty when they do not.
     pub project_number: String,
     pub endpoint: String,
@@ -41,6 +46,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             service_account: "fcm.json".into(),
+            metadata_endpoint: None,
+            project_id: String::new(),
             project_number: String::new(),
             endpoint: "https://fcm.googleapis.com".into(),
             ca_file: None,
@@ -48,6 +55,12 @@ impl Default for Settings {
             payload: FcmPayload::Ecss,
             direct_boot_ok: false,
         }
+    }
+}
+
+impl Settings {
+    fn form(&self) -> FcmForm {
+        FcmForm { payload: self.payload, direct_boot_ok: self.direct_boot_ok }
     }
 }
 
@@ -143,51 +156,57 @@ impl Account {
     /// `table` names the configuration table in errors.
     pub(super) fn open(settings: &Settings, table: &str, setup: &Setup) -> Result<Self, SettingsError> {
         let timeout = setup.timeout;
-        let form = FcmForm { payload: settings.payload, direct_boot_ok: settings.direct_boot_ok };
         let endpoint = http_url(&settings.endpoint)
             .ok_or_else(|| SettingsError::value(format!("{table}.endpoint"), "must be an http:// or https:// URL"))?;
         let roots = roots(&format!("{table}.ca_file"), settings.ca_file.as_deref())?;
         let lanes = Lanes::open(setup, &roots).map_err(|problem| SettingsError::value(table, problem))?;
-        let key = format!("{table}.service_account");
-        let file = &settings.service_account;
-        let content = read(&key, file)?;
-        let wrong = |problem: String| SettingsError::file(&key, file, problem);
-        if settings.profile == Profile::Legacy && !content.trim_ascii_start().starts_with(b"{") {
-            return Ok(Self {
-                project_id: "".into(),
-                project_number: settings.project_number.as_str().into(),
-                url: legacy_url(endpoint),
-                profile: Profile::Legacy,
-                form,
-                credential: Credential::ServerKey(server_key(&content).ok_or_else(|| {
-                    wrong("must hold the server key on one line, or a service account's JSON".to_owned())
-                })?),
-                lanes,
-                gate: Gate::new(format!("fcm gateway {}", settings.endpoint), setup.limits),
-            });
-        }
-        let account: ServiceAccount = serde_json::from_slice(&content).map_err(|error| {
-            wrong(format!("{error}; must be a service account's key file as Firebase's console exports it"))
-        })?;
-        let signing_key = SigningKey::rs256(account.private_key.as_bytes())
-            .map_err(|error| wrong(format!("private_key: {error}")))?;
-        let token_uri = http_url(&account.token_uri)
-            .ok_or_else(|| wrong("token_uri must be an http:// or https:// URL".to_owned()))?;
-        let project_id = account.project_id.clone();
+        let credentials = match &settings.metadata_endpoint {
+            Some(endpoint) => Credentials::of_machine(settings, endpoint, table)?,
+            None => match google::content(settings, table)? {
+                content if settings.profile == Profile::Legacy && !content.trim_ascii_start().starts_with(b"{") => {
+                    return Self::of_server_key(settings, &content, endpoint, table, lanes, setup);
+                }
+                content => Credentials::parse(settings, &content, table)?,
+            },
+        };
+        let Credentials { project_id, grant } = credentials;
         let url = match settings.profile {
             Profile::V1 => v1_url(endpoint, &project_id),
             Profile::Legacy => legacy_url(endpoint),
         };
-        let tokens = AccessTokens::new(account, signing_key, token_uri, lanes.client(), timeout);
+        let tokens = AccessTokens::new(grant, lanes.client(), timeout);
         Ok(Self {
             gate: Gate::new(format!("fcm project {project_id}"), setup.limits),
             project_id,
             project_number: settings.project_number.as_str().into(),
             url,
             profile: settings.profile,
-            form,
+            form: settings.form(),
             credential: Credential::ServiceAccount(tokens),
             lanes,
+        })
+    }
+
+    /// In the legacy profile, with the key that the file has.
+    fn of_server_key(
+        settings: &Settings,
+        content: &[u8],
+        endpoint: Url,
+        table: &str,
+        lanes: Lanes,
+        setup: &Setup,
+    ) -> Result<Self, SettingsError> {
+        let wrong = "must hold the server key on one line, or a service account's JSON";
+        let wrong = || SettingsError::file(format!("{table}.service_account"), &settings.service_account, wrong);
+        Ok(Self {
+            project_id: "".into(),
+            project_number: settings.project_number.as_str().into(),
+            url: legacy_url(endpoint),
+            profile: Profile::Legacy,
+            form: settings.form(),
+            credential: Credential::ServerKey(server_key(content).ok_or_else(wrong)?),
+            lanes,
+            gate: Gate::new(format!("fcm gateway {}", settings.endpoint), setup.limits),
         })
     }
 

@@ -12,8 +12,9 @@ use crate::binding::PushToken;
 
 /// More of an answer than this is not read: error bodies are a few hundred bytes.
 pub(super) const ANSWER_BYTES_MAX: usize = 64 * 1024;
-/// No service's tokens are so short: Firebase's installation ids have 22 characters.
-const TOKEN_BYTES_MIN: usize = 8;
+/// A token that is shorter may be part of other words. Those of the services are longer: a Firebase installation id has 22
+/// characters.
+const DISTINCT_BYTES_MIN: usize = 8;
 /// Longest text of a peer that goes into a reason.
 const REASON_CHARS_MAX: usize = 80;
 /// Longest name of a push.
@@ -60,19 +61,42 @@ impl Answer {
         format!("{}: {}", self.status, plain(&said))
     }
 
-    /// What is said of a push must not tell its token: reasons are made of this. What is shorter than any service's
-    /// tokens is no secret, but may be part of other words.
+    /// What is said of a push must not tell its token: reasons are made of this. A short one is taken out where it stands
+    /// by itself.
     pub(super) fn without(mut self, token: &PushToken) -> Self {
-        let is_secret = token.reveal().len() >= TOKEN_BYTES_MIN;
-        if is_secret && self.push_id.as_ref().is_some_and(|id| id.contains(token.reveal())) {
+        let (token, hash) = (token.reveal(), TokenHash::of(token).to_string());
+        if self.push_id.as_ref().is_some_and(|id| without_token(id, token, &hash) != **id) {
             self.push_id = None;
         }
-        if is_secret && memchr::memmem::find(&self.body, token.reveal().as_bytes()).is_some() {
-            let text = String::from_utf8_lossy(&self.body).replace(token.reveal(), &TokenHash::of(token).to_string());
+        if !token.is_empty() && memchr::memmem::find(&self.body, token.as_bytes()).is_some() {
+            let text = without_token(&String::from_utf8_lossy(&self.body), token, &hash);
             self.body = text.into_bytes();
         }
         self
     }
+}
+
+/// `text` with `hash` in the place of the token.
+fn without_token(text: &str, token: &str, hash: &str) -> String {
+    match token.len() {
+        0 => text.to_owned(),
+        1..DISTINCT_BYTES_MIN => without_word(text, token, hash),
+        DISTINCT_BYTES_MIN.. => text.replace(token, hash),
+    }
+}
+
+/// `text` with `substitute` where `word` is no part of a longer one.
+fn without_word(text: &str, word: &str, substitute: &str) -> String {
+    let is_inner = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || matches!(c, '-' | '_'));
+    let (mut rest, mut rid) = (text, String::new());
+    while let Some((before, after)) = rest.split_once(word) {
+        let left = before.chars().next_back().or_else(|| rid.chars().next_back());
+        let is_part = is_inner(left) || is_inner(after.chars().next());
+        rid.push_str(before);
+        rid.push_str(if is_part { word } else { substitute });
+        rest = after;
+    }
+    rid + rest
 }
 
 /// A push service's name for a push, as it may be shown.
@@ -170,7 +194,20 @@ mod tests {
         }
         let token = PushToken::new("0123456789abcdef");
         assert_eq!(answer("other").without(&token).body, b"other");
-        assert_eq!(answer("other").without(&PushToken::new("o")).body, b"other");
+        // A Firebase installation id is a secret like any other token.
+        let id = PushToken::new("dQw4w9WgXcQ_0123456789");
+        assert_eq!(answer("xdQw4w9WgXcQ_0123456789").without(&id).body, format!("x{}", TokenHash::of(&id)).as_bytes());
+        let short = PushToken::new("o");
+        let hash = TokenHash::of(&short);
+        for (said, rid) in [
+            ("other", "other".to_owned()),
+            ("no o: \"o\"", format!("no {hash}: \"{hash}\"")),
+            ("o", hash.to_string()),
+            ("oo o_o-o", "oo o_o-o".to_owned()),
+        ] {
+            assert_eq!(answer(said).without(&short).body, rid.as_bytes(), "{said}");
+        }
+        assert_eq!(answer("other").without(&PushToken::new("")).body, b"other");
     }
 
     #[test]

@@ -28,7 +28,13 @@ mod tests {
         let push = Push {
             ticket: Ticket(date),
             aor: Aor::new("alice", "example.org"),
-            target: PushTarget { provider, prid: prid.clone(), param: "".into(), tokens: Tokens::Single },
+            target: PushTarget {
+                provider,
+                prid: prid.clone(),
+                param: "".into(),
+                tokens: Tokens::Single,
+                others: Box::default(),
+            },
             notice,
             date: UnixMillis(date),
             ttl: Duration::from_millis(date),

@@ -1,11 +1,14 @@
-//! Signed JSON Web Tokens (RFC 7515, RFC 7519): RS256 for Google, ES256 for Apple and for Web Push (RFC 7518 §3.3, §3.4).
+//! Signed JSON Web Tokens (RFC 7515, RFC 7519): RS256 for Google, ES256 for Apple and for Web Push, PS256 for Huawei
+//! (RFC 7518 §3.3 to §3.5).
 
 use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair};
+use ring::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256, RSA_PSS_SHA256, RsaKeyPair,
+};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use serde::Serialize;
@@ -13,6 +16,7 @@ use serde::Serialize;
 /// A private key that signs tokens. It never prints itself.
 pub(super) enum SigningKey {
     Rs256(Box<RsaKeyPair>),
+    Ps256(Box<RsaKeyPair>),
     Es256(Box<EcdsaKeyPair>),
 }
 
@@ -20,6 +24,7 @@ impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Rs256(_) => "SigningKey(RS256)",
+            Self::Ps256(_) => "SigningKey(PS256)",
             Self::Es256(_) => "SigningKey(ES256)",
         })
     }
@@ -44,13 +49,12 @@ pub(super) struct SigningError;
 impl SigningKey {
     /// An RSA key in PKCS#8, as Google's key files have it.
     pub(super) fn rs256(pem: &[u8]) -> Result<Self, KeyError> {
-        let expected = "an RSA key of at least 2048 bits";
-        let PrivateKeyDer::Pkcs8(der) = private_key(pem)? else {
-            return Err(KeyError::NotPkcs8);
-        };
-        RsaKeyPair::from_pkcs8(der.secret_pkcs8_der())
-            .map(|key| Self::Rs256(Box::new(key)))
-            .map_err(|problem| KeyError::Unfit { expected, problem: problem.to_string() })
+        rsa(pem).map(Self::Rs256)
+    }
+
+    /// The same, as Huawei's key files have it.
+    pub(super) fn ps256(pem: &[u8]) -> Result<Self, KeyError> {
+        rsa(pem).map(Self::Ps256)
     }
 
     /// A P-256 key in PKCS#8, as Apple's `.p8` files have it.
@@ -67,7 +71,7 @@ impl SigningKey {
     pub(super) fn public_point(&self) -> Option<&[u8]> {
         match self {
             Self::Es256(key) => Some(key.public_key().as_ref()),
-            Self::Rs256(_) => None,
+            Self::Rs256(_) | Self::Ps256(_) => None,
         }
     }
 
@@ -90,11 +94,26 @@ impl SigningKey {
                 key.sign(&RSA_PKCS1_SHA256, &random, input, &mut signature).map_err(|_| SigningError)?;
                 Ok(signature)
             }
+            Self::Ps256(key) => {
+                let mut signature = vec![0; key.public().modulus_len()];
+                key.sign(&RSA_PSS_SHA256, &random, input, &mut signature).map_err(|_| SigningError)?;
+                Ok(signature)
+            }
             Self::Es256(key) => {
                 key.sign(&random, input).map(|signature| signature.as_ref().to_vec()).map_err(|_| SigningError)
             }
         }
     }
+}
+
+fn rsa(pem: &[u8]) -> Result<Box<RsaKeyPair>, KeyError> {
+    let expected = "an RSA key of at least 2048 bits";
+    let PrivateKeyDer::Pkcs8(der) = private_key(pem)? else {
+        return Err(KeyError::NotPkcs8);
+    };
+    RsaKeyPair::from_pkcs8(der.secret_pkcs8_der())
+        .map(Box::new)
+        .map_err(|problem| KeyError::Unfit { expected, problem: problem.to_string() })
 }
 
 fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, KeyError> {

@@ -1,5 +1,5 @@
-//! Google access tokens for a service account (RFC 7523 §2.1; Google, "Using OAuth 2.0 for server to server
-//! applications").
+//! Access tokens, however they are granted, and those of Google's service accounts (RFC 7523 §2.1; Google, "Using OAuth 2.0
+//! for server to server applications").
 //!
 //! A token is fetched by one push while the others wait for it, and renewed in the background before it ends.
 
@@ -13,18 +13,24 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 
 use super::client::Client;
+use super::client_credentials::ClientCredentials;
+use super::external_account::ExternalAccount;
 use super::http::{self, Answer};
 use super::jwt::SigningKey;
+use super::metadata::MetadataServer;
 use super::oauth_answer::refusal;
+use super::self_signed::SelfSigned;
 use super::{Verdict, clock};
 use crate::clock::Now;
 
-const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";
+pub(super) const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";
 const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 /// Google refuses assertions that live longer.
 const ASSERTION_LIFETIME_S: u64 = 3600;
 /// What Google grants, where its answer does not say.
 const LIFETIME_DEFAULT_S: u64 = 3600;
+/// A token that is said to live longer is renewed then.
+const LIFETIME_MAX: Duration = Duration::from_secs(365 * 86_400);
 /// How long before its end a token is renewed, if it lives at least twice as long.
 const RENEW_EARLY: Duration = Duration::from_secs(300);
 /// Pause after a renewal that failed while the old token is still good.
@@ -46,14 +52,33 @@ fn google_token_uri() -> Box<str> {
     "https://oauth2.googleapis.com/token".into()
 }
 
-/// The access tokens of one service account.
+/// How access tokens are come by.
+pub(super) enum Grant {
+    /// For an assertion that a service account's key signs.
+    Assertion(Box<Assertion>),
+    /// For a client's secret.
+    ClientCredentials(ClientCredentials),
+    /// By the machine that this program runs on.
+    Metadata(MetadataServer),
+    /// For the token of another identity provider.
+    External(Box<ExternalAccount>),
+    /// By this program itself.
+    SelfSigned(SelfSigned),
+}
+
+/// A service account that is known by its key.
+pub(super) struct Assertion {
+    pub(super) account: ServiceAccount,
+    pub(super) key: SigningKey,
+    pub(super) token_uri: Url,
+}
+
+/// The access tokens of one account.
 #[derive(Clone)]
 pub(super) struct AccessTokens(Arc<Inner>);
 
 struct Inner {
-    account: ServiceAccount,
-    key: SigningKey,
-    token_uri: Url,
+    grant: Grant,
     client: Client,
     timeout: Duration,
     cached: Mutex<Cached>,
@@ -78,9 +103,9 @@ pub(super) struct AccessToken {
     expires_at: Instant,
 }
 
-/// Why there is no token: passing trouble, or an account that Google refuses.
+/// Why there is no token: passing trouble, or an account that is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Failure(Verdict);
+pub(super) struct Failure(pub(super) Verdict);
 
 impl From<Failure> for Verdict {
     fn from(failure: Failure) -> Self {
@@ -112,15 +137,9 @@ struct Granted {
 }
 
 impl AccessTokens {
-    pub(super) fn new(
-        account: ServiceAccount,
-        key: SigningKey,
-        token_uri: Url,
-        client: Client,
-        timeout: Duration,
-    ) -> Self {
+    pub(super) fn new(grant: Grant, client: Client, timeout: Duration) -> Self {
         let (cached, fetching) = (Mutex::default(), Arc::default());
-        Self(Arc::new(Inner { account, key, token_uri, client, timeout, cached, fetching }))
+        Self(Arc::new(Inner { grant, client, timeout, cached, fetching }))
     }
 
     /// A token that is good at `now`. Callers that come while it is fetched share that fetch and what comes of it.
@@ -198,14 +217,26 @@ impl Inner {
 
     async fn request(&self) -> Result<Arc<AccessToken>, Failure> {
         let now = clock();
+        let token = match &self.grant {
+            Grant::Assertion(account) => account.request(&self.client, now).await,
+            Grant::ClientCredentials(of_client) => of_client.request(&self.client, now).await,
+            Grant::Metadata(server) => server.request(&self.client, now).await,
+            Grant::External(account) => account.request(&self.client, now).await,
+            Grant::SelfSigned(account) => account.sign(now),
+        };
+        token.map(Arc::new)
+    }
+}
+
+impl Assertion {
+    async fn request(&self, client: &Client, now: Now) -> Result<AccessToken, Failure> {
         let assertion = self.assertion(now)?;
         let form = [("grant_type", GRANT_TYPE), ("assertion", assertion.as_str())];
-        let request = self.client.post(self.token_uri.clone()).form(&form);
-        let answer = match self.client.answer(request).await {
+        let answer = match client.answer(client.post(self.token_uri.clone()).form(&form)).await {
             Ok(answer) => answer,
             Err(error) => return Err(Failure(http::no_answer(error))),
         };
-        granted(&answer, now).map(Arc::new)
+        granted(&answer, now)
     }
 
     fn assertion(&self, now: Now) -> Result<String, Failure> {
@@ -223,7 +254,7 @@ impl Inner {
 }
 
 /// What the token endpoint's answer gives from `now` on.
-fn granted(answer: &Answer, now: Now) -> Result<AccessToken, Failure> {
+pub(super) fn granted(answer: &Answer, now: Now) -> Result<AccessToken, Failure> {
     if answer.status != 200 {
         let reason = refusal(answer, now);
         return Err(Failure(match answer.status {
@@ -233,11 +264,19 @@ fn granted(answer: &Answer, now: Now) -> Result<AccessToken, Failure> {
     }
     let unfit = || Failure(Verdict::trouble(None, "token endpoint: 200 without an access token"));
     let granted: Granted = serde_json::from_slice(&answer.body).map_err(|_| unfit())?;
-    let mut authorization = HeaderValue::try_from(format!("Bearer {}", granted.access_token)).map_err(|_| unfit())?;
-    authorization.set_sensitive(true);
-    let lifetime = Duration::from_secs(granted.expires_in.unwrap_or(LIFETIME_DEFAULT_S).min(u64::from(u32::MAX)));
-    let renew_after = lifetime.saturating_sub(RENEW_EARLY).max(lifetime / 2);
-    Ok(AccessToken { authorization, renew_at: now.instant + renew_after, expires_at: now.instant + lifetime })
+    let lifetime = Duration::from_secs(granted.expires_in.unwrap_or(LIFETIME_DEFAULT_S));
+    AccessToken::new(&granted.access_token, lifetime, now).ok_or_else(unfit)
+}
+
+impl AccessToken {
+    /// `None` when `token` cannot stand in a header.
+    pub(super) fn new(token: &str, lifetime: Duration, now: Now) -> Option<Self> {
+        let mut authorization = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
+        authorization.set_sensitive(true);
+        let lifetime = lifetime.min(LIFETIME_MAX);
+        let renew_after = lifetime.saturating_sub(RENEW_EARLY).max(lifetime / 2);
+        Some(Self { authorization, renew_at: now.instant + renew_after, expires_at: now.instant + lifetime })
+    }
 }
 
 #[cfg(test)]
@@ -249,10 +288,10 @@ mod tests {
     fn tokens(double: &FcmDouble) -> AccessTokens {
         let account: ServiceAccount = serde_json::from_str(&double.service_account()).unwrap();
         let key = SigningKey::rs256(account.private_key.as_bytes()).unwrap();
-        let uri = Url::parse(&account.token_uri).unwrap();
+        let token_uri = Url::parse(&account.token_uri).unwrap();
         let timeout = Duration::from_secs(5);
         let client = Client::new(&Setup { timeout, ..Setup::default() }, &[]).unwrap();
-        AccessTokens::new(account, key, uri, client, timeout)
+        AccessTokens::new(Grant::Assertion(Box::new(Assertion { account, key, token_uri })), client, timeout)
     }
 
     #[tokio::test]

@@ -3,11 +3,17 @@
 //!
 //! The order of keys is part of the form. `dispaly_name` is spelt as ECSS spells it.
 
+mod huawei;
+mod rustore;
+
 use std::collections::BTreeMap;
 
 use a2::{DefaultNotificationBuilder, NotificationBuilder, NotificationOptions};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+
+pub use huawei::{HarmonyForm, harmony, hms};
+pub use rustore::rustore;
 
 use super::alert::Alerts;
 use super::{Notice, Push, identity};

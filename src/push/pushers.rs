@@ -15,9 +15,11 @@ use super::alert::Alerts;
 use super::deaths::{Belief, Deaths};
 use super::dial::{Hosts, HttpsProxy};
 use super::gate::{Gate, Limits};
+use super::project::Project;
+use super::ranks::Tried;
 use super::{
     Busy, NoticeKind, Outcome, Preview, Push, Reply, Sent, SettingsError, TokenHash, apns, callback, clock, fcm,
-    webpush,
+    harmony, hms, rustore, webpush,
 };
 use crate::binding::{Aor, Provider, PushTarget, PushToken, Tokens};
 
@@ -44,6 +46,9 @@ pub struct Settings {
     pub callback: Option<callback::Settings>,
     /// `None` switches it off.
     pub webpush: Option<webpush::Settings>,
+    pub rustore: Vec<rustore::Settings>,
+    pub hms: Vec<hms::Settings>,
+    pub harmony: Vec<harmony::Settings>,
 }
 
 impl Default for Settings {
@@ -61,6 +66,9 @@ impl Default for Settings {
             apns: Vec::new(),
             callback: None,
             webpush: None,
+            rustore: Vec::new(),
+            hms: Vec::new(),
+            harmony: Vec::new(),
         }
     }
 }
@@ -108,6 +116,9 @@ struct Inner {
     apns: Vec<apns::Account>,
     callback: Option<callback::Account>,
     webpush: Option<webpush::Account>,
+    rustore: Vec<rustore::Account>,
+    hms: Vec<hms::Account>,
+    harmony: Vec<harmony::Account>,
 }
 
 /// The way of one notice to one contact.
@@ -116,6 +127,9 @@ enum Route<'a> {
     Apns { account: &'a apns::Account, delivery: apns::Delivery<'a> },
     Callback { account: &'a callback::Account, token: &'a PushToken },
     WebPush { account: &'a webpush::Account, subscription: webpush::Subscription<'a> },
+    RuStore { account: &'a rustore::Account, token: &'a PushToken },
+    Hms { account: &'a hms::Account, token: &'a PushToken },
+    Harmony { account: &'a harmony::Account, token: &'a PushToken },
 }
 
 impl Pushers {
@@ -135,6 +149,12 @@ impl Pushers {
         let apns = numbered(&settings.apns, "push.apns")
             .map(|(table, settings_of)| apns::Account::open(settings_of, &table, &setup, &runtime));
         let (fcm, apns) = (fcm.collect::<Result<_, _>>()?, apns.collect::<Result<_, _>>()?);
+        let rustore = numbered(&settings.rustore, "push.rustore")
+            .map(|(table, settings_of)| rustore::Account::open(settings_of, &table, &setup));
+        let hms = numbered(&settings.hms, "push.hms")
+            .map(|(table, settings_of)| hms::Account::open(settings_of, &table, &setup));
+        let harmony = numbered(&settings.harmony, "push.harmony")
+            .map(|(table, settings_of)| harmony::Account::open(settings_of, &table, &setup));
         let callback = settings.callback.as_ref().map(|settings_of| callback::Account::open(settings_of, &setup));
         let webpush = settings.webpush.as_ref().map(|settings_of| webpush::Account::open(settings_of, &setup));
         Ok(Self(Arc::new(Inner {
@@ -148,6 +168,9 @@ impl Pushers {
             apns,
             callback: callback.transpose()?,
             webpush: webpush.transpose()?,
+            rustore: rustore.collect::<Result<_, _>>()?,
+            hms: hms.collect::<Result<_, _>>()?,
+            harmony: harmony.collect::<Result<_, _>>()?,
         })))
     }
 
@@ -160,6 +183,9 @@ impl Pushers {
         self.0.runtime.spawn(async move {
             for account in &inner.fcm {
                 let _ = tokio::time::timeout(inner.timeout, account.warm_up()).await;
+            }
+            for (_, project) in inner.projects() {
+                project.warm_up().await;
             }
         });
     }
@@ -185,18 +211,21 @@ impl Pushers {
 
     /// Whether such a notice can be pushed to a contact: one with only a voip token takes invites and nothing else.
     pub fn supports_notice(&self, target: &PushTarget, kind: NoticeKind) -> Result<(), String> {
-        self.0.route(target, kind).map(drop)
+        self.0.first_route(target, kind).map(drop)
     }
 
     /// What would be sent where; else why nothing would.
     pub fn preview(&self, push: &Push) -> Result<Preview, String> {
-        let route = self.0.route(&push.target, push.notice.kind())?;
+        let route = self.0.first_route(&push.target, push.notice.kind())?;
         let hash = TokenHash::of(route.token());
         Ok(match &route {
             Route::Fcm { account, .. } => account.preview(push, hash),
             Route::Apns { account, delivery } => account.preview(push, delivery, hash),
             Route::Callback { account, .. } => account.preview(push, hash),
             Route::WebPush { account, subscription } => account.preview(push, subscription, hash),
+            Route::RuStore { account, .. } => account.preview(push, hash),
+            Route::Hms { account, .. } => account.preview(push, hash),
+            Route::Harmony { account, .. } => account.preview(push, hash),
         })
     }
 
@@ -206,9 +235,11 @@ impl Pushers {
         let apns = self.0.apns.iter().flat_map(apns::Account::gates);
         let callback = self.0.callback.iter().map(|account| (Provider::Callback, &account.gate));
         let webpush = self.0.webpush.iter().flat_map(webpush::Account::gates).map(|gate| (Provider::WebPush, gate));
+        let projects = self.0.projects().map(|(provider, project)| (provider, &project.gate));
         fcm.chain(apns)
             .chain(callback)
             .chain(webpush)
+            .chain(projects)
             .filter_map(|(provider, gate)| Some((provider, gate.trouble()?)))
             .collect()
     }
@@ -239,13 +270,31 @@ impl Pushers {
 }
 
 impl Inner {
+    /// Of the services that have one alike.
+    fn projects(&self) -> impl Iterator<Item = (Provider, &Project)> {
+        let rustore = self.rustore.iter().map(|account| (Provider::RuStore, &account.project));
+        let hms = self.hms.iter().map(|account| (Provider::Hms, &account.project));
+        let harmony = self.harmony.iter().map(|account| (Provider::Harmony, &account.project));
+        rustore.chain(hms).chain(harmony)
+    }
+
     fn serves(&self, provider: Provider) -> bool {
         match provider {
             Provider::Fcm => !self.fcm.is_empty(),
             Provider::Apns | Provider::ApnsDev => self.apns.iter().any(|account| account.serves(provider)),
             Provider::Callback => self.callback.is_some(),
             Provider::WebPush => self.webpush.is_some(),
+            Provider::RuStore | Provider::Hms | Provider::Harmony => {
+                self.projects().any(|(of_provider, _)| of_provider == provider)
+            }
         }
+    }
+
+    /// By the best of the contact's services that there is an account for; else why there is none for the first.
+    fn first_route<'a>(&'a self, target: &'a PushTarget, kind: NoticeKind) -> Result<Route<'a>, String> {
+        let mut routes = target.ranked().map(|target| self.route(target, kind));
+        let first = routes.next().unwrap_or_else(|| Err("contact has no token".to_owned()));
+        first.or_else(|why| routes.find_map(Result::ok).ok_or(why))
     }
 
     fn route<'a>(&'a self, target: &'a PushTarget, kind: NoticeKind) -> Result<Route<'a>, String> {
@@ -256,11 +305,8 @@ impl Inner {
         }
         match provider {
             Provider::Fcm => {
-                let account = fcm_account(&self.fcm, &target.param)?;
-                if target.prid.reveal().is_empty() {
-                    return Err("contact has no token".to_owned());
-                }
-                Ok(Route::Fcm { account, token: &target.prid })
+                let account = of_project(&self.fcm, "push.fcm", &target.param, fcm::Account::is_named)?;
+                Ok(Route::Fcm { account, token: token(target)? })
             }
             Provider::Apns | Provider::ApnsDev => {
                 let (team, bundle) = match &target.tokens {
@@ -273,10 +319,7 @@ impl Inner {
             }
             Provider::Callback => {
                 let account = self.callback.as_ref().ok_or_else(is_off)?;
-                if target.prid.reveal().is_empty() {
-                    return Err("contact has no token".to_owned());
-                }
-                Ok(Route::Callback { account, token: &target.prid })
+                Ok(Route::Callback { account, token: token(target)? })
             }
             // A browser has to show something for each push (Push API, userVisibleOnly).
             Provider::WebPush if kind == NoticeKind::Test => {
@@ -287,29 +330,74 @@ impl Inner {
                 let subscription = account.subscription(target)?;
                 Ok(Route::WebPush { account, subscription })
             }
+            Provider::RuStore => {
+                let is_named = |account: &rustore::Account, param: &str| account.project.is_named(param);
+                let account = of_project(&self.rustore, "push.rustore", &target.param, is_named)?;
+                Ok(Route::RuStore { account, token: token(target)? })
+            }
+            Provider::Hms => {
+                let is_named = |account: &hms::Account, param: &str| account.project.is_named(param);
+                let account = of_project(&self.hms, "push.hms", &target.param, is_named)?;
+                Ok(Route::Hms { account, token: token(target)? })
+            }
+            Provider::Harmony => {
+                harmony::check(kind)?;
+                let is_named = |account: &harmony::Account, param: &str| account.project.is_named(param);
+                let account = of_project(&self.harmony, "push.harmony", &target.param, is_named)?;
+                Ok(Route::Harmony { account, token: token(target)? })
+            }
         }
     }
 
+    /// By the best of the contact's services; by the next one when that does not take it.
     async fn deliver(&self, push: Push) -> Reply {
         let submitted = clock().instant;
-        let (ticket, provider, notice) = (push.ticket, push.target.provider, push.notice.kind());
-        let target = push.target.clone();
-        let (sent, repeatable) = match self.route(&target, notice) {
-            Err(reason) => (Sent::unsent(Outcome::refused(reason)), false),
-            Ok(route) => {
-                let sent = self.pass(push, &route).await;
-                let outcome = self.doubt(provider, route.gate().name(), sent.outcome);
-                (Sent { outcome, ..sent }, route.repeats(notice))
+        let (ticket, notice) = (push.ticket, push.notice.kind());
+        let (mut tried, mut repeatable) = (Tried::default(), false);
+        for target in push.target.ranked() {
+            let waited = clock().instant.saturating_duration_since(submitted);
+            let attempt = Push {
+                target: PushTarget { others: Box::default(), ..target.clone() },
+                ttl: push.ttl.saturating_sub(waited),
+                ..push.clone()
+            };
+            let is_first = tried.is_empty();
+            if !is_first && attempt.ttl.is_zero() {
+                break;
             }
-        };
-        let Sent { outcome, left_out, push_id, sign: _ } = sent;
+            let provider = target.provider;
+            let (sent, repeats) = self.attempt(attempt).await;
+            let (token, outcome, push_id) = (TokenHash::of(&target.prid), &sent.outcome, &sent.push_id);
+            tracing::debug!(ticket = ticket.0, %provider, %notice, %token, ?outcome, push_id, "push");
+            if !is_first && sent.outcome == Outcome::Accepted {
+                tracing::info!(ticket = ticket.0, %provider, %token, reason = tried.reasons(), "pushed by another service");
+            }
+            // Only that of the last one counts: none is tried after one that took the push.
+            repeatable = repeats;
+            if tried.add(provider, sent) {
+                break;
+            }
+        }
+        let (provider, Sent { outcome, left_out, push_id, sign: _ }) = tried.result(push.target.provider);
         let took = clock().instant.saturating_duration_since(submitted);
-        let token = TokenHash::of(&target.prid);
-        tracing::debug!(ticket = ticket.0, %provider, %notice, %token, ?outcome, ?took, push_id, "push");
         if left_out > 0 && outcome == Outcome::Accepted {
+            let token = TokenHash::of(&push.target.prid);
             tracing::info!(ticket = ticket.0, %token, left_out, "missed calls left out of a push that was full");
         }
         Reply { ticket, provider, notice, outcome, push_id, repeatable, left_out, took }
+    }
+
+    /// What came of it, and whether it may be repeated.
+    async fn attempt(&self, push: Push) -> (Sent, bool) {
+        let (target, notice) = (push.target.clone(), push.notice.kind());
+        match self.route(&target, notice) {
+            Err(reason) => (Sent::unsent(Outcome::refused(reason)), false),
+            Ok(route) => {
+                let sent = self.pass(push, &route).await;
+                let outcome = self.doubt(target.provider, route.gate().name(), sent.outcome);
+                (Sent { outcome, ..sent }, route.repeats(notice))
+            }
+        }
     }
 
     /// What is not sent because its account is in trouble does not count as a push of its token, and a repetition belongs
@@ -354,7 +442,11 @@ impl Inner {
 impl Route<'_> {
     fn token(&self) -> &PushToken {
         match self {
-            Self::Fcm { token, .. } | Self::Callback { token, .. } => token,
+            Self::Fcm { token, .. }
+            | Self::Callback { token, .. }
+            | Self::RuStore { token, .. }
+            | Self::Hms { token, .. }
+            | Self::Harmony { token, .. } => token,
             Self::Apns { delivery, .. } => delivery.token,
             Self::WebPush { subscription, .. } => subscription.token,
         }
@@ -366,6 +458,9 @@ impl Route<'_> {
             Self::Apns { delivery, .. } => delivery.gate(),
             Self::Callback { account, .. } => &account.gate,
             Self::WebPush { subscription, .. } => &subscription.service.gate,
+            Self::RuStore { account, .. } => &account.project.gate,
+            Self::Hms { account, .. } => &account.project.gate,
+            Self::Harmony { account, .. } => &account.project.gate,
         }
     }
 
@@ -373,7 +468,12 @@ impl Route<'_> {
     fn repeats(&self, kind: NoticeKind) -> bool {
         kind == NoticeKind::Invite
             && match self {
-                Self::Fcm { .. } | Self::Callback { .. } | Self::WebPush { .. } => true,
+                Self::Fcm { .. }
+                | Self::Callback { .. }
+                | Self::WebPush { .. }
+                | Self::RuStore { .. }
+                | Self::Hms { .. }
+                | Self::Harmony { .. } => true,
                 Self::Apns { account, delivery } => account.repeats(delivery),
             }
     }
@@ -384,6 +484,9 @@ impl Route<'_> {
             Self::Apns { account, delivery } => account.send(push, delivery).await,
             Self::Callback { account, token } => account.send(push, token).await,
             Self::WebPush { account, subscription } => account.send(push, subscription).await,
+            Self::RuStore { account, token } => account.send(push, token).await,
+            Self::Hms { account, token } => account.send(push, token).await,
+            Self::Harmony { account, token } => account.send(push, token).await,
         }
     }
 }
@@ -393,15 +496,28 @@ fn numbered<'a, T>(tables: &'a [T], name: &'static str) -> impl Iterator<Item = 
     tables.iter().enumerate().map(move |(number, table)| (format!("{name}[{number}]"), table))
 }
 
+/// The contact's only token.
+fn token(target: &PushTarget) -> Result<&PushToken, String> {
+    match target.prid.reveal() {
+        "" => Err("contact has no token".to_owned()),
+        _ => Ok(&target.prid),
+    }
+}
+
 /// The account that the contact names, or the only one there is; else why there is none.
-fn fcm_account<'a>(accounts: &'a [fcm::Account], param: &str) -> Result<&'a fcm::Account, String> {
+fn of_project<'a, A>(
+    accounts: &'a [A],
+    table: &str,
+    param: &str,
+    is_named: impl Fn(&A, &str) -> bool,
+) -> Result<&'a A, String> {
     if let [only] = accounts {
         return Ok(only);
     }
-    match accounts.iter().find(|account| account.is_named(param)) {
+    match accounts.iter().find(|account| is_named(account, param)) {
         Some(account) => Ok(account),
-        None if param.is_empty() => Err("pn-param names no project, and there are several [[push.fcm]]".to_owned()),
-        None => Err(format!("no [[push.fcm]] for project {param:?}")),
+        None if param.is_empty() => Err(format!("pn-param names no project, and there are several [[{table}]]")),
+        None => Err(format!("no [[{table}]] for project {param:?}")),
     }
 }
 

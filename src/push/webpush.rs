@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::Engine as _;
@@ -15,12 +16,14 @@ use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_T
 use serde::Serialize;
 
 use super::client::Client;
+use super::dial::HttpsProxy;
 use super::encryption::{self, EncryptionError};
 use super::fcm::{read, roots};
 use super::gate::Gate;
 use super::http::{self, Answer};
 use super::identity;
 use super::jwt::{SigningError, SigningKey};
+use super::outside::{self, Outside};
 use super::payload::{self, Body, FcmPayload};
 use super::pushers::Setup;
 use super::{NoticeKind, Outcome, Preview, Push, Sent, SettingsError, TokenHash, Trouble, Verdict, clock};
@@ -96,6 +99,10 @@ impl fmt::Display for AllowedHost {
 /// All push services, ready to be posted to.
 pub(super) struct Account {
     client: Client,
+    /// For names that only a pattern allows and that no proxy looks up: it connects to public addresses alone.
+    guarded: Client,
+    /// It is the proxy that looks names up, and that says what may be reached.
+    https_proxy: Option<HttpsProxy>,
     vapid: Vapid,
     payload: FcmPayload,
     /// As many as there are allowed hosts, so that one that hangs or fails is left alone for itself.
@@ -156,7 +163,10 @@ impl Account {
         let signing_key = SigningKey::es256(&read(&key, file)?).map_err(|error| wrong(&error))?;
         let public = signing_key.public_point().ok_or_else(|| wrong(&"it is not a P-256 key"))?;
         let roots = roots(&format!("{TABLE}.ca_file"), settings.ca_file.as_deref())?;
-        let client = Client::new(setup, &roots).map_err(|problem| SettingsError::value(TABLE, problem))?;
+        let problem = |problem| SettingsError::value(TABLE, problem);
+        let client = Client::new(setup, &roots).map_err(problem)?;
+        let direct = Setup { https_proxy: None, ..setup.clone() };
+        let guarded = Client::resolving(Arc::new(Outside), &direct, &roots).map_err(problem)?;
         let service = |allowed: &AllowedHost| Service {
             gate: match Gate::new(format!("webpush {allowed}"), setup.limits) {
                 gate if allowed.is_suffix => gate.of_many_hosts(),
@@ -168,6 +178,8 @@ impl Account {
         };
         Ok(Self {
             client,
+            guarded,
+            https_proxy: setup.https_proxy.clone(),
             payload: settings.payload,
             vapid: Vapid {
                 public: URL_SAFE_NO_PAD.encode(public).into(),
@@ -264,7 +276,8 @@ impl Account {
         if push.purpose.is_over() {
             return (Verdict::Withdrawn, None);
         }
-        let request = self.client.post(url.clone()).header(AUTHORIZATION, authorization);
+        let client = self.client_for(service, url);
+        let request = client.post(url.clone()).header(AUTHORIZATION, authorization);
         let request = headers(push).into_iter().fold(request, |request, (name, value)| request.header(name, value));
         let request = match body.is_empty() {
             true => request.header(CONTENT_LENGTH, 0),
@@ -273,15 +286,23 @@ impl Account {
                 .header(CONTENT_TYPE, "application/octet-stream")
                 .body(body),
         };
-        match self.client.answer(request).await {
+        match client.answer(request).await {
             Ok(answer) => {
                 let last = url.path_segments().and_then(|mut segments| segments.next_back()).unwrap_or_default();
                 let parts = [url.path(), last, url.query().unwrap_or_default()].map(PushToken::new);
                 let answer = parts.iter().fold(answer.without(token), Answer::without);
                 (service.verdict(&answer), answer.push_id)
             }
+            Err(error) if outside::leads_inside(&error) => {
+                (Verdict::Final(Outcome::misfit("the subscription's host has no public address")), None)
+            }
             Err(error) => (http::no_answer(error), None),
         }
+    }
+
+    fn client_for(&self, service: &Service, url: &Url) -> &Client {
+        let is_by_proxy = self.https_proxy.as_ref().is_some_and(|proxy| proxy.on_the_way_to(url).is_some());
+        if service.allowed.is_suffix && !is_by_proxy { &self.guarded } else { &self.client }
     }
 
     fn authorization(&self, service: &Service, url: &Url) -> Result<HeaderValue, SigningError> {
@@ -380,11 +401,30 @@ fn headers(push: &Push) -> Vec<(HeaderName, String)> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use reqwest::dns::{Name, Resolve, Resolving};
+
     use super::*;
-    use crate::binding::{Provider, Tokens};
+    use crate::binding::{Aor, Provider, Tokens};
+    use crate::push::{NoProxy, Notice, Purpose, Sign, Ticket};
 
     fn allowed(host: &str, is_suffix: bool, port: Option<u16>, is_loopback: bool) -> AllowedHost {
         AllowedHost { host: host.into(), is_suffix, port, is_loopback }
+    }
+
+    fn account(allowed_hosts: Vec<AllowedHost>, setup: &Setup) -> Account {
+        let folder = tempfile::tempdir().unwrap();
+        let vapid_key_file = folder.path().join("vapid.pem");
+        std::fs::write(&vapid_key_file, include_str!("../demo/throwaway_vapid.pem")).unwrap();
+        let settings = Settings {
+            vapid_key_file,
+            subject: "mailto:ops@example.org".to_owned(),
+            allowed_hosts,
+            ca_file: None,
+            payload: FcmPayload::Ecss,
+        };
+        Account::open(&settings, setup).unwrap()
     }
 
     #[test]
@@ -418,24 +458,66 @@ mod tests {
         }
     }
 
+    /// Every name leads to this machine.
+    struct Here;
+
+    impl Resolve for Here {
+        fn resolve(&self, _: Name) -> Resolving {
+            let here = SocketAddr::from(([127, 0, 0, 1], 0));
+            Box::pin(std::future::ready(outside::public(Ok(std::iter::once(here)))))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_only_a_pattern_allows_is_not_connected_to_inside() {
+        // Nobody listens there.
+        let proxy = || HttpsProxy::parse("http://127.0.0.1:9").unwrap();
+        let direct = proxy().except(vec![NoProxy::Domain("example.org".into())]);
+        for https_proxy in [None, Some(direct)] {
+            let outcome = pushed_inside(https_proxy).await;
+            assert_eq!(outcome, Outcome::misfit("the subscription's host has no public address"));
+        }
+        let by_proxy = pushed_inside(Some(proxy())).await;
+        assert!(matches!(by_proxy, Outcome::TryAgain { .. }), "the proxy is asked: {by_proxy:?}");
+    }
+
+    /// What comes of a push to a name that only a pattern allows and that leads inside.
+    async fn pushed_inside(https_proxy: Option<HttpsProxy>) -> Outcome {
+        let setup = Setup { https_proxy, ..Setup::default() };
+        let mut account = account(vec![allowed("example.org", true, None, false)], &setup);
+        account.guarded = Client::resolving(Arc::new(Here), &setup, &[]).unwrap();
+        let push = Push {
+            ticket: Ticket(1),
+            aor: Aor::new("alice", "example.org"),
+            target: PushTarget {
+                provider: Provider::WebPush,
+                prid: PushToken::new("https://push.example.org/wpush/v2/a"),
+                param: "".into(),
+                tokens: Tokens::Single,
+                others: Box::default(),
+            },
+            notice: Notice::Message,
+            date: UnixMillis(1_623_753_491_000),
+            ttl: setup.timeout,
+            language: None,
+            is_repeat: false,
+            purpose: Purpose::default(),
+        };
+        let sent = account.send(&push, &account.subscription(&push.target).unwrap()).await;
+        let is_told_of_others = sent.sign != Sign::Works;
+        assert_eq!(is_told_of_others, !matches!(sent.outcome, Outcome::Misfit { .. }), "of other subscriptions");
+        sent.outcome
+    }
+
     #[test]
     fn token_is_for_the_origin_of_the_subscription() {
-        let folder = tempfile::tempdir().unwrap();
-        let vapid_key_file = folder.path().join("vapid.pem");
-        std::fs::write(&vapid_key_file, include_str!("../demo/throwaway_vapid.pem")).unwrap();
         let allowed_hosts =
             vec![allowed("example.org", true, None, false), allowed("example.org", true, Some(8443), false)];
-        let settings = Settings {
-            vapid_key_file,
-            subject: "mailto:ops@example.org".to_owned(),
-            allowed_hosts,
-            ca_file: None,
-            payload: FcmPayload::Ecss,
-        };
-        let account = Account::open(&settings, &Setup::default()).unwrap();
+        let account = account(allowed_hosts, &Setup::default());
         let header = |uri: &str| {
             let (provider, prid) = (Provider::WebPush, PushToken::new(uri));
-            let target = PushTarget { provider, prid, param: "".into(), tokens: Tokens::Single };
+            let target =
+                PushTarget { provider, prid, param: "".into(), tokens: Tokens::Single, others: Box::default() };
             let Subscription { service, url, .. } = account.subscription(&target).unwrap();
             account.authorization(service, &url).unwrap().to_str().unwrap().to_owned()
         };

@@ -318,16 +318,9 @@ fn provider(wish: &TokenWish) -> Result<Provider, Refusal> {
         // Systems without a notion of push services put the kind of their user here.
         return Ok(Provider::parse(wish.kind.as_bytes()).unwrap_or(Provider::Fcm));
     };
-    match &*name.to_ascii_uppercase() {
-        "FCM" => Ok(Provider::Fcm),
-        "HUAWEI" => Err(Refusal::Conflict(
-            "this server sends no pushes to HUAWEI tokens, so the token is not kept; register an FCM token if the phone has one"
-                .to_owned(),
-        )),
-        _ => Provider::parse(name.as_bytes()).ok_or_else(|| {
-            Refusal::Bad("\"token_type\" is no push service; write \"FCM\", \"HUAWEI\", or a pn-provider".to_owned())
-        }),
-    }
+    Provider::parse(name.as_bytes()).ok_or_else(|| {
+        Refusal::Bad("\"token_type\" is no push service; write \"FCM\", \"HUAWEI\", or a pn-provider".to_owned())
+    })
 }
 
 fn is_apple(provider: Provider) -> bool {
@@ -362,6 +355,8 @@ mod tests {
             ("USEDESK_CHAT", Provider::Fcm),
             ("webpush", Provider::WebPush),
             ("Callback", Provider::Callback),
+            ("RuStore", Provider::RuStore),
+            ("HUAWEI", Provider::Hms),
         ] {
             assert_eq!(target(&wish(kind, "token", "")).unwrap().0.provider, provider, "{kind}");
         }
@@ -377,10 +372,10 @@ mod tests {
             ("FCM", "USEDESK_CHAT", Provider::Fcm),
             ("fcm", "webpush", Provider::Fcm),
             ("apns", "USEDESK_CHAT", Provider::Apns),
+            ("HUAWEI", "USEDESK_CHAT", Provider::Hms),
         ] {
             assert_eq!(typed(token_type, kind), Ok(provider), "{token_type}");
         }
-        assert!(matches!(typed("HUAWEI", ""), Err(Refusal::Conflict(_))));
         assert!(matches!(typed("USEDESK_CHAT", ""), Err(Refusal::Bad(_))));
     }
 

@@ -72,6 +72,7 @@ fn accounts(config: &Config) -> Vec<(String, PushTarget)> {
         prid: PushToken::new(TOKEN),
         param: param.into(),
         tokens,
+        others: Box::default(),
     };
     let fcm = config.push.fcm.iter().map(|account| {
         let project = &account.project_id;
@@ -88,7 +89,19 @@ fn accounts(config: &Config) -> Vec<(String, PushTarget)> {
             .map_or_else(|| format!("apns topic {bundle}"), |team| format!("apns team {team}"));
         (name, target(Provider::Apns, "", tokens))
     });
-    fcm.chain(apns).collect()
+    let rustore = config.push.rustore.iter().map(|account| {
+        let project = &account.project_id;
+        (format!("rustore project {project}"), target(Provider::RuStore, project, Tokens::Single))
+    });
+    let hms = config.push.hms.iter().map(|account| {
+        let project = &account.project_id;
+        (format!("hms project {project}"), target(Provider::Hms, project, Tokens::Single))
+    });
+    let harmony = config.push.harmony.iter().map(|account| {
+        let project = &account.project_id;
+        (format!("harmony project {project}"), target(Provider::Harmony, project, Tokens::Single))
+    });
+    fcm.chain(apns).chain(rustore).chain(hms).chain(harmony).collect()
 }
 
 async fn account(pushers: &Pushers, target: PushTarget) -> Result<String, String> {

@@ -225,6 +225,9 @@ pub(super) fn push_settings(config: &Config) -> push::Settings {
         apns: config.push.apns.iter().map(apns).collect(),
         callback: config.push.callback.as_ref().map(callback),
         webpush: config.push.webpush.as_ref().map(webpush),
+        rustore: config.push.rustore.iter().map(rustore).collect(),
+        hms: config.push.hms.iter().map(hms).collect(),
+        harmony: config.push.harmony.iter().map(harmony).collect(),
     }
 }
 
@@ -241,8 +244,14 @@ fn alert(text: &config::Alert) -> push::AlertText {
 }
 
 fn fcm(account: &config::Fcm) -> push::fcm::Settings {
+    let (service_account, metadata_endpoint) = match &account.credential {
+        config::FcmCredential::File(file) => (file.clone(), None),
+        config::FcmCredential::Metadata(endpoint) => (Default::default(), Some(endpoint.clone())),
+    };
     push::fcm::Settings {
-        service_account: account.service_account.clone(),
+        service_account,
+        metadata_endpoint,
+        project_id: account.project_id.clone(),
         project_number: account.project_number.clone().unwrap_or_default(),
         endpoint: account.endpoint.clone(),
         ca_file: account.ca_file.clone(),
@@ -312,6 +321,37 @@ fn webpush(settings: &config::WebPush) -> push::webpush::Settings {
         allowed_hosts: settings.allowed_hosts.iter().map(allowed_host).collect(),
         ca_file: settings.ca_file.clone(),
         payload: fcm_payload(settings.payload),
+    }
+}
+
+fn rustore(account: &config::RuStore) -> push::rustore::Settings {
+    push::rustore::Settings {
+        project_id: account.project_id.clone(),
+        token_file: account.token_file.clone(),
+        endpoint: account.endpoint.clone(),
+        ca_file: account.ca_file.clone(),
+        payload: fcm_payload(account.payload),
+    }
+}
+
+fn hms(account: &config::Hms) -> push::hms::Settings {
+    push::hms::Settings {
+        project_id: account.project_id.clone(),
+        client_id: account.client_id.clone(),
+        client_secret_file: account.client_secret_file.clone(),
+        endpoint: account.endpoint.clone(),
+        token_endpoint: account.token_endpoint.clone(),
+        ca_file: account.ca_file.clone(),
+        payload: fcm_payload(account.payload),
+    }
+}
+
+fn harmony(account: &config::Harmony) -> push::harmony::Settings {
+    push::harmony::Settings {
+        service_account: account.service_account.clone(),
+        endpoint: account.endpoint.clone(),
+        ca_file: account.ca_file.clone(),
+        payload: fcm_payload(account.payload),
     }
 }
 

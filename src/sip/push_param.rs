@@ -12,6 +12,12 @@ const PRID_BYTES_MAX: usize = 4096;
 /// Longest `pn-param` that we keep, unescaped.
 const PARAM_BYTES_MAX: usize = 512;
 
+/// The parameters of a second and a third service have this behind their names.
+const RANKS: [&str; 2] = ["-2", "-3"];
+
+const UNKNOWN_PROVIDER: &str =
+    "pn-provider is not one of fcm, apns, apns.dev, webpush, callback, rustore, hms, harmony";
+
 /// What a Contact URI says about push.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PushParams {
@@ -39,7 +45,13 @@ impl PushParams {
         match value("pn-provider") {
             Some(provider) => {
                 let param = value("pn-param").or_else(|| value("pn-params")).unwrap_or_default();
-                Self::standard(provider, value("pn-prid"), &param)
+                let first = Self::standard(provider, value("pn-prid"), &param);
+                let ranked = RANKS.iter().filter_map(|rank| {
+                    let value = |name: &str| value(&format!("{name}{rank}"));
+                    let param = value("pn-param").unwrap_or_default();
+                    Some(Self::standard(value("pn-provider")?, value("pn-prid"), &param))
+                });
+                first.with_others(ranked)
             }
             None => match value("pn-type") {
                 Some(kind) => Self::legacy(&kind, &value("app-id").unwrap_or_default(), value("pn-tok")),
@@ -63,6 +75,38 @@ impl PushParams {
         Self::Absent
     }
 
+    /// Differs from RFC 8599 §4.1: one Contact may name several services, because a phone is one device with one flow,
+    /// whatever it is woken by. What is of a service without a name here is left out where another one is left.
+    fn with_others(self, others: impl Iterator<Item = Self>) -> Self {
+        if !matches!(self, Self::Target(_) | Self::Half { .. } | Self::Refused { .. }) {
+            return self;
+        }
+        let is_unknown =
+            |params: &Self| matches!(params, Self::Refused { reason, .. } if **reason == *UNKNOWN_PROVIDER);
+        let (mut targets, mut flaw, mut refusal) = (Vec::new(), None, None);
+        for params in std::iter::once(self).chain(others) {
+            match params {
+                Self::Target(target) => targets.push(target),
+                Self::Half { target, reason } => {
+                    targets.push(target);
+                    flaw = flaw.or(Some(reason));
+                }
+                Self::Query(_) => return refused("", "pn-provider-2 or -3 without its pn-prid"),
+                params @ (Self::Refused { .. } | Self::Absent) => {
+                    if !is_unknown(&params) {
+                        return params;
+                    }
+                    refusal = refusal.or(Some(params));
+                }
+            }
+        }
+        let mut targets = targets.into_iter();
+        match targets.next() {
+            Some(first) => Self::flawed(PushTarget { others: targets.collect(), ..first }, flaw),
+            None => refusal.unwrap_or(Self::Absent),
+        }
+    }
+
     /// RFC 8599 §4.1, with ECSS's `pn-params` already taken for `pn-param`.
     fn standard(provider: Cow<'_, str>, prid: Option<Cow<'_, str>>, param: &str) -> Self {
         let Some(prid) = prid else {
@@ -73,7 +117,7 @@ impl PushParams {
             None if provider.eq_ignore_ascii_case("firebase") || provider.eq_ignore_ascii_case("android") => {
                 Provider::Fcm
             }
-            None => return refused(&provider, "pn-provider is not one of fcm, apns, apns.dev, webpush, callback"),
+            None => return refused(&provider, UNKNOWN_PROVIDER),
         };
         Self::target(known, &prid, param)
     }
@@ -100,12 +144,14 @@ impl PushParams {
                     Err(reason) => return refused(provider.name(), reason),
                 };
                 let (voip, remote) = if is_voip { (device_token, None) } else { (None, device_token) };
-                Self::checked(PushTarget {
+                let target = PushTarget {
                     provider,
                     prid: PushToken::new(&*token),
                     param: app_id.into(),
                     tokens: Tokens::Apple { team: "".into(), bundle: bundle.into(), voip, remote },
-                })
+                    others: Box::default(),
+                };
+                Self::checked(target, None)
             }
             _ => refused(kind, "pn-type is not one of apple, firebase, android, google"),
         }
@@ -125,16 +171,27 @@ impl PushParams {
                 }
                 Err(reason) => return refused(provider.name(), reason),
             },
-            Provider::Fcm | Provider::WebPush | Provider::Callback => Tokens::Single,
+            Provider::Fcm
+            | Provider::WebPush
+            | Provider::Callback
+            | Provider::RuStore
+            | Provider::Hms
+            | Provider::Harmony => Tokens::Single,
         };
-        let target = Self::checked(PushTarget { provider, prid: PushToken::new(prid), param: param.into(), tokens });
-        match (target, flaw) {
-            (Self::Target(target), Some(reason)) => Self::Half { target, reason: reason.into() },
-            (read, Some(_) | None) => read,
+        let (prid, param) = (PushToken::new(prid), param.into());
+        let target = PushTarget { provider, prid, param, tokens, others: Box::default() };
+        Self::checked(target, flaw.map(Box::from))
+    }
+
+    /// A target, and what is wrong with one of its tokens.
+    fn flawed(target: PushTarget, flaw: Option<Box<str>>) -> Self {
+        match flaw {
+            Some(reason) => Self::Half { target, reason },
+            None => Self::Target(target),
         }
     }
 
-    fn checked(target: PushTarget) -> Self {
+    fn checked(target: PushTarget, flaw: Option<Box<str>>) -> Self {
         let prid = target.prid.reveal();
         let name = target.provider.name();
         if prid.is_empty() {
@@ -153,7 +210,7 @@ impl PushParams {
         if !target.param.bytes().all(|byte| byte.is_ascii_graphic()) {
             return refused(name, "pn-param has a character that no topic or project has");
         }
-        Self::Target(target)
+        Self::flawed(target, flaw)
     }
 }
 
@@ -271,6 +328,50 @@ mod tests {
         assert_eq!((fcm.provider, fcm.prid.reveal(), &*fcm.param), (Provider::Fcm, "ab:CD&e", "my-project"));
         assert_eq!(target(";pn-provider=fcm;pn-params=1;pn-prid=x").param.as_ref(), "1");
         assert_eq!(target(";pn-provider=fcm;pn-prid=x").tokens, Tokens::Single);
+    }
+
+    #[test]
+    fn several_services_keep_their_order() {
+        let ranked = |params: &str| {
+            let target = target(params);
+            let named = target.ranked().map(|target| format!("{} {}", target.provider, target.prid.reveal()));
+            named.collect::<Vec<_>>().join(", ")
+        };
+        let fcm = ";pn-provider=fcm;pn-param=p;pn-prid=a";
+        assert_eq!(ranked(fcm), "fcm a");
+        assert_eq!(ranked(&format!("{fcm};pn-provider-2=rustore;pn-prid-2=b")), "fcm a, rustore b");
+        let three = ";pn-prid-3=00FF;pn-param-3=T.org.app.voip;pn-provider-3=apns;pn-provider-2=hms;pn-prid-2=b%20";
+        assert_eq!(refusal(&format!("{fcm}{three}")), "pn-prid has a character that no push token has");
+        let three = three.replace("%20", "");
+        assert_eq!(ranked(&format!("{fcm}{three}")), "fcm a, hms b, apns 00FF");
+        let of_apple = &target(&format!("{fcm}{three}")).others[1];
+        assert!(matches!(&of_apple.tokens, Tokens::Apple { voip: Some(_), .. }) && of_apple.others.is_empty());
+
+        // What is not known here is left to others who know it.
+        assert_eq!(ranked(";pn-provider=honor;pn-prid=x;pn-provider-2=hms;pn-prid-2=b"), "hms b");
+        assert_eq!(ranked(&format!("{fcm};pn-provider-3=honor;pn-prid-3=x")), "fcm a");
+        assert_eq!(refusal(";pn-provider=honor;pn-prid=x;pn-provider-2=oppo;pn-prid-2=b"), UNKNOWN_PROVIDER);
+        assert_eq!(refusal(&format!("{fcm};pn-provider-2=hms")), "pn-provider-2 or -3 without its pn-prid");
+        assert_eq!(
+            refusal(&format!("{fcm};pn-provider-2=apns;pn-prid-2=x")),
+            "the push token is not a hexadecimal device token"
+        );
+        assert_eq!(read(";pn-provider;pn-provider-2=fcm;pn-prid-2=a"), PushParams::Query(None));
+
+        // A flaw of one is told, and all are used.
+        let apple =
+            |rank: &str| format!(";pn-provider{rank}=apns;pn-param{rank}=T.b.voip&remote;pn-prid{rank}=aa:voip");
+        let of_fcm = ";pn-provider-2=fcm;pn-prid-2=a";
+        for (params, order) in [
+            (apple("") + of_fcm, "apns, fcm"),
+            (format!("{fcm}{}", apple("-2")), "fcm, apns"),
+            (format!("{}{of_fcm};pn-provider-3=honor;pn-prid-3=x", apple("")), "apns, fcm"),
+            (format!(";pn-provider=honor;pn-prid=x{}", apple("-2")), "apns"),
+        ] {
+            let PushParams::Half { target, reason } = read(&params) else { panic!("{params}") };
+            let providers = target.ranked().map(|target| target.provider.name()).collect::<Vec<_>>().join(", ");
+            assert_eq!((&*providers, reason.contains("a token for one")), (order, true), "{params}: {reason}");
+        }
     }
 
     #[test]

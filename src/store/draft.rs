@@ -218,9 +218,8 @@ impl<'t> Draft<'t> {
                 Some(other) if is_registered(other) => {
                     let mut taught = Binding::clone(other);
                     taught.app.locale.clone_from(&token.app.locale);
-                    let new = token.push.as_ref().filter(|push| push.keys().is_some());
-                    if let (Some(own), Some(new)) = (&mut taught.push, new) {
-                        own.tokens.clone_from(&new.tokens);
+                    if let (Some(own), Some(new)) = (&mut taught.push, &token.push) {
+                        own.learn_keys(new, true);
                     }
                     bound = Some(other.device);
                     *other = Arc::new(taught);

@@ -96,7 +96,7 @@ impl Owners {
 
     fn places_of(&self, target: &PushTarget, binding: &Binding) -> impl Iterator<Item = Place> {
         let (registered_at, device) = (Reverse(binding.registered_at), binding.device);
-        let hash = |token| self.hasher.hash_one((target.provider, token));
-        target.each().map(move |token| Place { token: hash(token), registered_at, device })
+        let tokens = target.ranked().flat_map(|target| target.each().map(|token| (target.provider, token)));
+        tokens.map(move |token| Place { token: self.hasher.hash_one(token), registered_at, device })
     }
 }

@@ -90,7 +90,7 @@ pub(super) fn is_cut(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::binding::{App, PushTarget, SubscriptionKeys, Tokens};
+    use crate::binding::{App, Provider, PushTarget, PushToken, SubscriptionKeys, Tokens};
     use crate::store::Change;
 
     #[test]
@@ -136,6 +136,23 @@ mod tests {
         for user_agent in [None, Some("phone/1.0".into())] {
             let app = App { user_agent, locale: Some("zh-Hant-TW".into()) };
             let binding = Binding { app, push: push.clone(), ..old.clone() };
+            assert_eq!(decode(&encode(&binding).unwrap()), Ok(binding));
+        }
+    }
+
+    #[test]
+    fn further_services_come_back_and_change_no_row_without_them() {
+        let old: Binding = decode(OLD).unwrap();
+        let first = old.push.clone().unwrap();
+        assert!(first.others.is_empty());
+        let apple =
+            Tokens::Apple { team: "T".into(), bundle: "b".into(), voip: Some(PushToken::new("00ff")), remote: None };
+        let iphone = PushTarget { provider: Provider::Apns, tokens: apple.clone(), ..first.clone() };
+        let keys = Tokens::Subscription(SubscriptionKeys { p256dh: [9; 65], auth: [8; 16] });
+        for tokens in [Tokens::Single, apple, keys] {
+            let others = [iphone.clone(), PushTarget { provider: Provider::RuStore, ..first.clone() }].into();
+            let push = Some(PushTarget { tokens, others, ..first.clone() });
+            let binding = Binding { push, ..old.clone() };
             assert_eq!(decode(&encode(&binding).unwrap()), Ok(binding));
         }
     }

@@ -35,8 +35,8 @@ reasons! {
     PushParametersUnusable, "push_parameters_unusable", "registration expired, and its push parameters are unusable",
         "the app sends push parameters that nobody can use; `bindings AOR` shows what is wrong with them";
     ProviderOff, "provider_off", "the contact's push service is not configured",
-        "configure an account for it under [[push.fcm]], [[push.apns]], [push.webpush] or [push.callback], or have \
-         the app name one that is there";
+        "configure an account for it under [[push.fcm]], [[push.apns]], [[push.rustore]], [[push.hms]], [[push.harmony]], \
+         [push.webpush] or [push.callback], or have the app name one that is there";
     NoRemoteToken, "no_remote_token", "the contact has a voip token alone, and that takes calls only",
         "the app must register its remote token beside the voip token";
     TokenMisfit, "token_misfit", "the token is another app's, for another use, or none at all",

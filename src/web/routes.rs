@@ -140,6 +140,7 @@ impl Subscription {
             prid: PushToken::new(self.endpoint.as_str()),
             param: "".into(),
             tokens: Tokens::Subscription(SubscriptionKeys { p256dh, auth }),
+            others: Box::default(),
         })
     }
 }

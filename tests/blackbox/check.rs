@@ -9,7 +9,7 @@ use sip_push_proxy::sip::Transport::Udp;
 use crate::world::{Mode, World};
 
 /// A token of the right form that nobody has.
-const NOBODY: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+pub(crate) const NOBODY: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 fn check(config: &Path, with: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sip-push-proxy"));
@@ -17,7 +17,7 @@ fn check(config: &Path, with: &[&str]) -> Output {
 }
 
 /// What `check --online` says of each, while the softswitch answers OPTIONS.
-fn answers(world: &World) -> (String, Option<i32>) {
+pub(crate) fn answers(world: &World) -> (String, Option<i32>) {
     let config = world.config_file();
     let checking = std::thread::spawn(move || check(&config, &["--online"]));
     let (options, link) = world.switch.peer.request("OPTIONS");

@@ -14,14 +14,14 @@ use crate::phone::{Phone, Push};
 use crate::switch::Call;
 use crate::world::{Mode, World};
 
-const MODES: [Mode; 4] = [Mode::Alias, Mode::Path, Mode::Digest, Mode::Open];
+pub(crate) const MODES: [Mode; 4] = [Mode::Alias, Mode::Path, Mode::Digest, Mode::Open];
 
 #[track_caller]
 pub(crate) fn next(push: impl Future<Output = Recorded>) -> Recorded {
     RUNTIME.block_on(async { tokio::time::timeout(DEADLINE, push).await }).expect("no push")
 }
 
-fn phone(params: &str) -> Phone {
+pub(crate) fn phone(params: &str) -> Phone {
     let mut phone = Phone::new("alice", Push::None, Udp);
     phone.params = Some(params.to_owned());
     phone
@@ -29,7 +29,7 @@ fn phone(params: &str) -> Phone {
 
 /// Comes back after its push, and takes the call.
 #[track_caller]
-fn is_woken(world: &mut World, phone: &mut Phone, call: &Call) {
+pub(crate) fn is_woken(world: &mut World, phone: &mut Phone, call: &Call) {
     phone.register(world);
     let incoming = phone.invited();
     incoming.answer(200, "OK");
@@ -228,5 +228,32 @@ fn subscription_that_has_ended_ends_the_binding() {
     call.ack(&world.switch.response(480, "INVITE"));
     world.admin.story(&call.call_id, "push_failed");
     eventually("the binding to end", || world.admin.bindings(&phone.aor()).is_empty().then_some(()));
+    world.stop();
+}
+
+/// A server of UnifiedPush answers so for a topic that nobody has subscribed to lately.
+#[test]
+fn a_topic_without_a_subscriber_is_tried_again_and_nobody_elses_matter() {
+    let (double, _folder, config) = webpush();
+    let mut world = World::with(Mode::Alias, Udp, &format!("push.breaker_failures = 1\n{config}"));
+    let params = |token: &str| format!(";pn-provider=webpush;pn-prid={}", escaped(&double.subscription(token)));
+    let mut phone = phone(&params("upAbCdEfGhIjKlMn"));
+    phone.register(&mut world);
+    phone.sleep();
+    let body = r#"{"code":50701,"http":507,"error":"cannot publish to UnifiedPush topic without previously active subscriber"}"#;
+    let answer = || callback_double::Answer::Raw { status: 507, headers: Vec::new(), body: body.to_owned() };
+    double.script("upAbCdEfGhIjKlMn", [answer(), answer()]);
+    let call = world.call(&phone);
+    world.switch.queued();
+    next(double.next());
+    phone.register(&mut world);
+    let incoming = phone.invited();
+    incoming.answer(200, "OK");
+    call.confirm(&world.switch.response(200, "INVITE"));
+    incoming.confirmed();
+    let told = world.admin.story(&call.call_id, "answered");
+    assert_eq!(told.iter().filter(|step| *step == "push_retried").count(), 2, "{told:?}");
+    world.admin.expect_healthy();
+    assert_eq!(world.admin.bindings(&phone.aor()).len(), 1);
     world.stop();
 }

@@ -55,3 +55,4 @@ mod test_push;
 mod tokens;
 mod usedesk;
 mod why;
+mod without_google;

@@ -121,11 +121,22 @@ fn the_secret_is_asked_for_and_lets_in() {
 #[test]
 fn a_token_of_a_service_that_is_not_here_is_refused_in_words() {
     let world = World::start(Mode::Open, Udp);
-    for (token_type, status, word) in [("HUAWEI", 409, "HUAWEI"), ("PIGEON", 400, "\"token_type\"")] {
+    for (token_type, status, word) in [("HUAWEI", 409, "hms is switched off"), ("PIGEON", 400, "\"token_type\"")] {
         let (got, answer) = post(&world, "/notification/token", "", &app("app-1", token_type));
         let reason = answer["error"].as_str().unwrap_or_default();
         assert_eq!((got, reason.contains(word)), (status, true), "{answer}");
     }
     assert!(world.admin.bindings(&format!("{CHAT}@example.org")).is_empty());
     assert_eq!(post(&world, "/notification/token", "", &app("app-1", "")).0, 200, "as without one");
+}
+
+#[test]
+fn a_token_of_huawei_is_pushed_by_hms() {
+    let (double, _folder, config) = crate::without_google::hms();
+    let world = World::with(Mode::Open, Udp, &config);
+    assert_eq!(post(&world, "/notification/token", "", &app("app-1", "HUAWEI")).0, 200);
+    assert_eq!(post(&world, "/notification/post", "", &comment()).0, 200);
+    let push = RUNTIME.block_on(async { tokio::time::timeout(DEADLINE, double.service.next()).await });
+    assert_eq!(push.expect("a push").token, "app-1");
+    assert_eq!(world.pushes(), 0);
 }

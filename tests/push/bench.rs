@@ -60,7 +60,13 @@ pub(crate) fn apns_pushers(double: &ApnsDouble) -> Pushers {
 }
 
 pub(crate) fn fcm_target(token: &str) -> PushTarget {
-    PushTarget { provider: Provider::Fcm, prid: PushToken::new(token), param: "".into(), tokens: Tokens::Single }
+    PushTarget {
+        provider: Provider::Fcm,
+        prid: PushToken::new(token),
+        param: "".into(),
+        tokens: Tokens::Single,
+        others: Box::default(),
+    }
 }
 
 pub(crate) fn apns_target(voip: Option<&str>, remote: Option<&str>) -> PushTarget {
@@ -74,6 +80,7 @@ pub(crate) fn apns_target(voip: Option<&str>, remote: Option<&str>) -> PushTarge
             voip: voip.map(PushToken::new),
             remote: remote.map(PushToken::new),
         },
+        others: Box::default(),
     }
 }
 

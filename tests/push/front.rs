@@ -11,6 +11,7 @@ use rustls::{RootCertStore, ServerConfig};
 use sip_push_proxy::demo::apns_double::ApnsDouble;
 use sip_push_proxy::demo::callback_double::CallbackDouble;
 use sip_push_proxy::demo::fcm_double::FcmDouble;
+use sip_push_proxy::demo::service_double::ServiceDouble;
 use sip_push_proxy::demo::webpush_double::WebPushDouble;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -73,6 +74,12 @@ impl Served for ApnsDouble {
 }
 
 impl Served for FcmDouble {
+    async fn serve(&self, stream: TlsStream<TcpStream>) {
+        self.serve_connection(stream).await;
+    }
+}
+
+impl Served for ServiceDouble {
     async fn serve(&self, stream: TlsStream<TcpStream>) {
         self.serve_connection(stream).await;
     }

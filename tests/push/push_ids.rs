@@ -4,11 +4,13 @@ use sip_push_proxy::binding::{Provider, PushTarget};
 use sip_push_proxy::demo::apns_double::{self, ApnsDouble};
 use sip_push_proxy::demo::callback_double::{self, CallbackDouble};
 use sip_push_proxy::demo::fcm_double::{self, FcmDouble, SERVER_KEY};
+use sip_push_proxy::demo::harmony_double;
+use sip_push_proxy::demo::hms_double::{HmsDouble, code};
 use sip_push_proxy::demo::webpush_double::{self, WebPushDouble};
 use sip_push_proxy::push::{Outcome, Push, Pushers, fcm};
 
 use crate::bench::*;
-use crate::{callback, webpush};
+use crate::{callback, huawei, webpush};
 
 /// What the reply to a push says.
 async fn push_id(pushers: &Pushers, push: Push) -> Option<String> {
@@ -67,6 +69,21 @@ async fn web_push_has_a_resource_for_a_message() {
         let reply = send(&pushers, push()).await;
         assert_eq!((reply.outcome, reply.push_id), (Outcome::Accepted, None));
     }
+}
+
+#[tokio::test]
+async fn huawei_has_a_name_for_each_request() {
+    let id = Some("157440955549500001002006");
+    let hms = HmsDouble::start().await.unwrap();
+    let (_folder, settings) = huawei::hms_settings(&hms);
+    let pushers = open(&settings);
+    assert_eq!(push_id(&pushers, invite(huawei::of(Provider::Hms, "a"))).await.as_deref(), id);
+    hms.service.script("a", [code("80300008", "")]);
+    assert_eq!(push_id(&pushers, invite(huawei::of(Provider::Hms, "a"))).await.as_deref(), id, "of a refused one, too");
+
+    let harmony = harmony_double::start().await.unwrap();
+    let (_folder, settings) = huawei::harmony_settings(&harmony);
+    assert_eq!(push_id(&open(&settings), invite(huawei::of(Provider::Harmony, "a"))).await.as_deref(), id);
 }
 
 #[tokio::test]

@@ -8,13 +8,14 @@ use sip_push_proxy::binding::PushTarget;
 use sip_push_proxy::demo::apns_double::ApnsDouble;
 use sip_push_proxy::demo::callback_double::CallbackDouble;
 use sip_push_proxy::demo::fcm_double::FcmDouble;
+use sip_push_proxy::demo::rustore_double;
 use sip_push_proxy::demo::webpush_double::WebPushDouble;
 use sip_push_proxy::push::{Outcome, Pushers, Settings, webpush};
 
 use crate::bench::*;
 use crate::front::{Served, with_tls};
 use crate::relay::Relay;
-use crate::{callback, webpush as browsers};
+use crate::{callback, rustore, webpush as browsers};
 
 /// Of one attempt.
 const TIMEOUT_MS: u64 = 2000;
@@ -54,6 +55,18 @@ async fn fcm_is_asked_again_by_another_connection() {
     let pushers = open_briefly(settings);
     assert_eq!(outcome(&pushers, invite(fcm_target("a"))).await, Outcome::Accepted);
     only_one_attempt_is_lost(&relay, &pushers, || fcm_target("a")).await;
+}
+
+#[tokio::test]
+async fn rustore_is_asked_again_by_another_connection() {
+    let double = Arc::new(rustore_double::start().await.unwrap());
+    let (folder, mut settings) = rustore::settings(&double);
+    let (relay, origin) = relayed(&double, folder.path()).await;
+    settings.rustore[0].endpoint = origin;
+    settings.rustore[0].ca_file = Some(folder.path().join("ca.pem"));
+    let pushers = open_briefly(settings);
+    assert_eq!(outcome(&pushers, invite(rustore::target("a"))).await, Outcome::Accepted);
+    only_one_attempt_is_lost(&relay, &pushers, || rustore::target("a")).await;
 }
 
 #[tokio::test]

@@ -59,6 +59,7 @@ pub(crate) fn binding(owner: u32, number: u32) -> Binding {
             prid: token(number),
             param: "project".into(),
             tokens: Tokens::Single,
+            others: Box::default(),
         }),
         push_refused: None,
         app: App { user_agent: Some("phone/1.0".into()), locale: None },

@@ -129,7 +129,8 @@ fn either_token_of_an_apple_device_may_be_of_others(kind: Kind) {
         let token = |text: &str| (!text.is_empty()).then(|| PushToken::new(text));
         let tokens = Tokens::Apple { team: "".into(), bundle: "".into(), voip: token(voip), remote: token(remote) };
         let prid = PushToken::new(format!("{voip}:voip&{remote}:remote"));
-        let push = Some(PushTarget { provider: Provider::Apns, prid, param: "".into(), tokens });
+        let push =
+            Some(PushTarget { provider: Provider::Apns, prid, param: "".into(), tokens, others: Box::default() });
         let registered_at = NOW.after(Duration::from_secs(owner.into()));
         register(vec![Binding { push, registered_at, ..binding(owner, owner) }])
     };
@@ -142,6 +143,32 @@ fn either_token_of_an_apple_device_may_be_of_others(kind: Kind) {
     assert!(!is_over(&phones, 1));
     phones.apply(apple(3, "cc", "bb")).unwrap();
     assert!(is_over(&phones, 1) && !is_over(&phones, 2) && !is_over(&phones, 3));
+}
+
+fn a_token_of_a_further_service_counts_like_that_of_the_first(kind: Kind) {
+    let mut phones = Subject::open(kind);
+    let fcm = |number: u32| binding(number, number).push.unwrap();
+    let with_other = |owner: u32| {
+        let other = PushTarget { provider: Provider::RuStore, ..fcm(9) };
+        let push = Some(PushTarget { others: [other].into(), ..fcm(owner) });
+        let registered_at = NOW.after(Duration::from_secs(owner.into()));
+        register(vec![Binding { push, registered_at, ..binding(owner, owner) }])
+    };
+    let is_over = |phones: &Subject, number| {
+        let table = phones.table();
+        table.has_too_many_aors(&table.by_device(device(number)).unwrap(), 2)
+    };
+    for owner in 1..=3 {
+        phones.apply(with_other(owner)).unwrap();
+    }
+    assert!(is_over(&phones, 1) && !is_over(&phones, 2) && !is_over(&phones, 3));
+    phones.restart(NOW);
+    assert!(is_over(&phones, 1), "and after a restart");
+    let push = Some(fcm(3));
+    phones
+        .apply(register(vec![Binding { push, registered_at: NOW.after(Duration::from_secs(9)), ..binding(3, 3) }]))
+        .unwrap();
+    assert!(!is_over(&phones, 1), "it has left its other service");
 }
 
 fn a_token_that_moves_stays_counted(kind: Kind) {
@@ -165,5 +192,6 @@ on_each!(Memory as memory, Embedded as embedded, Redis as redis: [
     a_token_that_moves_is_found_whichever_of_two_news_comes_first,
     a_token_is_of_the_users_that_registered_with_it_last,
     either_token_of_an_apple_device_may_be_of_others,
+    a_token_of_a_further_service_counts_like_that_of_the_first,
     a_token_that_moves_stays_counted,
 ]);

@@ -14,7 +14,13 @@ fn push(notice: Notice, date_s: u64, ttl: Duration) -> Push {
     Push {
         ticket: Ticket(1),
         aor: Aor::new("alice", "example.org"),
-        target: PushTarget { provider: Provider::Fcm, prid, param: "".into(), tokens: Tokens::Single },
+        target: PushTarget {
+            provider: Provider::Fcm,
+            prid,
+            param: "".into(),
+            tokens: Tokens::Single,
+            others: Box::default(),
+        },
         notice,
         date: UnixMillis(date_s * 1000),
         ttl,

@@ -207,6 +207,7 @@ fn binding(device: DeviceId, cseq: u32, at: u64) -> Binding {
             prid: PushToken::new("t"),
             param: "".into(),
             tokens: Tokens::Single,
+            others: Box::default(),
         }),
         push_refused: None,
         app: App::default(),
