@@ -596,4 +596,23 @@ mod tests {
         let keys = SubscriptionKeys { p256dh: [77; 65], auth: [77; 16] };
         assert!(!format!("{:?}", Tokens::Subscription(keys)).contains("77"));
     }
+
+    #[test]
+    fn the_missing_one_of_apples_tokens_is_filled_in_whatever_its_rank() {
+        let prid = |text: &str| PushToken::new(text);
+        let apple = |provider, remote: Option<&str>| {
+            let (team, bundle, remote) = ("T".into(), "b".into(), remote.map(prid));
+            let tokens = Tokens::Apple { team, bundle, voip: Some(prid("aa")), remote };
+            PushTarget { provider, prid: prid("aa"), param: "".into(), tokens, others: Box::default() }
+        };
+        let (provider, tokens) = (Provider::Fcm, Tokens::Single);
+        let fcm = PushTarget { provider, prid: prid("f"), param: "".into(), tokens, others: Box::default() };
+        let known = PushTarget { others: [fcm.clone()].into(), ..apple(Provider::Apns, Some("bb")) };
+        let mut own = PushTarget { others: [apple(Provider::Apns, None)].into(), ..fcm.clone() };
+        own.fill_from(&known);
+        assert_eq!(own, PushTarget { others: [apple(Provider::Apns, Some("bb"))].into(), ..fcm });
+        let mut of_sandbox = apple(Provider::ApnsDev, None);
+        of_sandbox.fill_from(&known);
+        assert_eq!(of_sandbox, apple(Provider::ApnsDev, None));
+    }
 }
