@@ -26,6 +26,8 @@ pub struct Push {
     pub per_token_per_min: u32,
     /// When a call push that was taken is repeated, counted from then, in ascending order.
     pub repeat: Vec<Duration>,
+    /// Whether phones that have not come are told that their call is over.
+    pub call_ended: bool,
     /// Tokens of one account that may die in a minute before that is not believed; 0: any number.
     pub dead_per_min: usize,
     /// How many AORs a token may serve.
@@ -219,6 +221,7 @@ impl Push {
         let per_token_per_min = section.integer("per_token_per_min", 30, 1..=100_000);
         let repeat = section.ascending("repeat_s", &[3, 8], 1..=300, 3);
         let repeat = repeat.into_iter().map(|seconds| Duration::from_secs(seconds.into())).collect();
+        let call_ended = section.boolean("call_ended", false);
         let dead_per_min = section.count("dead_per_min", 30, 0..=100_000);
         let aors_per_token_max = section.count("aors_per_token_max", 5, 1..=1000);
         let account_in_flight_max = section.count("account_in_flight_max", 1000, 1..=100_000);
@@ -278,6 +281,7 @@ impl Push {
             timeout,
             per_token_per_min,
             repeat,
+            call_ended,
             dead_per_min,
             aors_per_token_max,
             account_in_flight_max,

@@ -39,6 +39,7 @@ pub fn push_kind(notice: NoticeKind) -> PushKind {
         NoticeKind::Invite => PushKind::Invite,
         NoticeKind::Message => PushKind::Message,
         NoticeKind::MissedCalls => PushKind::MissedCalls,
+        NoticeKind::CallEnded => PushKind::CallEnded,
         NoticeKind::Test => PushKind::Test,
         NoticeKind::Text => PushKind::Text,
     }

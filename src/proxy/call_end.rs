@@ -1,16 +1,22 @@
 //! How a call ends: what the caller is told, and what stays in the buckets (design: push bucket and missed_calls).
 
+use std::time::Duration;
+
 use super::call_push::millis;
 use super::context::Context;
 use super::event::{Contacts, Effect, Outcome};
-use super::held_call::{DeviceState, HeldCall};
+use super::held_call::{DeviceState, HeldCall, HeldDevice};
 use super::keep::Kept;
-use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, Timer};
-use crate::binding::{Aor, Home};
+use super::{BUSY_RETRY_AFTER_S, Proxy, PushPurpose, Reject, Timer};
+use crate::binding::{Aor, Home, Provider, PushTarget};
 use crate::clock::Now;
+use crate::push::{self, EndReason, Notice, Push};
 use crate::store::{Change, Settlement};
 use crate::timeline::{Reason, Step};
 use crate::transaction::ServerId;
+
+/// How long a phone may still be told that a call is over: by then it has gone from its screen.
+const END_TTL: Duration = Duration::from_secs(60);
 
 /// How a call ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,7 +153,39 @@ impl Proxy {
             let change = Change::Settle { aor, id, call_ref, devices: settled, ended: true };
             self.keep_all(Kept { change, unaware, since });
         }
+        self.tell_of_end(context, ending, now);
         self.effects.push_back(Effect::CallEnded { call_ref, outcome });
+    }
+
+    /// Devices that a push has told of the call, and that have not come for it, are told that it is over
+    /// (`push.call_ended`).
+    fn tell_of_end(&mut self, context: &Context, ending: Ending, now: Now) {
+        let Some(call) = context.call().filter(|_| self.policy.push_call_ended && context.is_invite()) else { return };
+        let reason = match ending {
+            Ending::Answered | Ending::Cancelled { seen: true } => EndReason::AnsweredElsewhere,
+            Ending::Rejected | Ending::Cancelled { seen: false } => EndReason::Cancelled,
+            Ending::NoReturn { .. } | Ending::Expired | Ending::PushFailed | Ending::Overload => EndReason::Timeout,
+        };
+        let waits = |held: &&HeldDevice| held.accepted_at.is_some() && held.state != DeviceState::Joined;
+        for held in call.devices.iter().filter(waits) {
+            // A browser has to show something for each push (Push API, userVisibleOnly).
+            let is_quiet = |target: &PushTarget| target.provider != Provider::WebPush && self.can_be_told(target);
+            let Some(target) = held.binding.push.clone().filter(is_quiet) else { continue };
+            self.tickets += 1;
+            let ticket = push::Ticket(self.tickets);
+            self.pushes.insert(ticket, PushPurpose::Ended(held.binding.device));
+            self.effects.push_back(Effect::Push(Push {
+                ticket,
+                aor: held.binding.aor.clone(),
+                target,
+                notice: Notice::CallEnded { call_ref: call.call_ref.clone(), reason },
+                date: now.unix,
+                ttl: END_TTL,
+                language: held.binding.app.locale.clone(),
+                is_repeat: false,
+                purpose: push::Purpose::default(),
+            }));
+        }
     }
 
     /// The call is no more this node's: it ends here without a word to anybody.
@@ -178,6 +216,7 @@ impl Proxy {
             held.purpose.end();
             self.timers.cancel(&Timer::Probe(server, held.binding.device));
             self.timers.cancel(&Timer::Retry(server, held.binding.device));
+            self.timers.cancel(&Timer::Repeat(server, held.binding.device));
         }
         for device in &call.unread {
             self.timers.cancel(&Timer::Retry(server, *device));

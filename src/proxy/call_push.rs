@@ -154,8 +154,7 @@ impl Proxy {
         contacts: &dyn Contacts,
         now: Now,
     ) {
-        let sent_at = UnixMillis(now.unix.0.saturating_sub(millis(reply.took)));
-        self.learn_of_token(device, &reply, sent_at, contacts);
+        self.learn_of_token(device, &reply, sent_at(&reply, now), contacts);
         let chance = self.random.draw();
         self.with_context(server, |proxy, context| {
             let Some(call) = context.call_mut() else { return };
@@ -211,8 +210,15 @@ impl Proxy {
         let Some(held) = call.device(device).filter(|held| held.state == DeviceState::Waiting) else { return };
         let due = held.next_repeat(&self.policy.push_repeat, now.instant);
         if let Some(due) = due.filter(|due| *due < until) {
-            self.timers.set(Timer::Retry(server, device), due);
+            self.timers.set(Timer::Repeat(server, device), due);
         }
+    }
+
+    pub(super) fn repeat_due(&mut self, server: ServerId, device: DeviceId, contacts: &dyn Contacts, now: Now) {
+        self.with_context(server, |proxy, context| {
+            proxy.tell(context, device, DeviceInput::RepeatDue, now);
+            proxy.conclude(context, contacts, now);
+        });
     }
 
     /// Whether a device that cannot be pushed has an open connection, and has not had the request by it. That an address can
@@ -271,6 +277,11 @@ fn reason_of(trouble: push::Trouble) -> Reason {
         push::Trouble::TokenLimit => Reason::PushesLimited,
         push::Trouble::Busy => Reason::PushQueueFull,
     }
+}
+
+/// When the push was sent that has been answered now.
+pub(super) fn sent_at(reply: &push::Reply, now: Now) -> UnixMillis {
+    UnixMillis(now.unix.0.saturating_sub(millis(reply.took)))
 }
 
 pub(super) fn millis(duration: Duration) -> u64 {

@@ -13,8 +13,8 @@
 //!  awake ► Noting ─Recorded, Unrecorded► Probing ──── Answered, Woke ─────────┘
 //! ```
 //!
-//! (Silent and Lost are Probing's; after a push they lead to Unwakeable.) A device that no push is for and that is awake
-//! begins as Joined. While one waits its push is repeated now and then: Waiting ─RetryDue► Repeating ─► Waiting.
+//! (Silent and Lost are Probing's; after a push they lead to Unwakeable.) A device that no push is for and that is awake goes
+//! from Noting to Joined. While one waits its push is repeated now and then: Waiting ─RepeatDue► Repeating ─► Waiting.
 //!
 //! A device that had the INVITE and whose flow is Lost is waited for again: Joined ► Waiting, or Recording if it was
 //! never pushed.
@@ -82,6 +82,8 @@ pub(super) struct HeldDevice {
     pub repeats: u8,
     /// Of its pushes: over when it has joined, and when the call is over.
     pub purpose: Purpose,
+    /// Whether no push is for it: it is called, and not probed.
+    pub is_only_called: bool,
     /// Whether it has registered during the call.
     pub has_come: bool,
     /// Whether the store's record of the call names it, or is about to, so that a later run finds it.
@@ -95,7 +97,7 @@ pub(super) struct HeldDevice {
 /// Where a device stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DeviceState {
-    /// It may be awake. Its bucket entry is on the way to be durable; then its live flow gets the INVITE.
+    /// It may be awake. The call, and its bucket entry, are on the way to be durable; then its live flow gets the INVITE.
     Noting,
     /// Its live flow has the INVITE; it has said nothing yet.
     Probing,
@@ -132,6 +134,7 @@ pub(super) enum DeviceInput {
     /// After this pause, even if the wait is over by then: the device may come by itself before.
     Paused(Duration),
     RetryDue,
+    RepeatDue,
     /// It registered.
     Woke,
     /// `hold.probe_ms` are over, or its flow is gone.
@@ -150,6 +153,7 @@ pub(super) enum Deed {
     Record,
     Push,
     PushAfter(Duration),
+    RepeatAfter(Duration),
     /// Give it the INVITE, and see within `hold.probe_ms` whether it says anything.
     Probe,
     /// Give it the INVITE on its present flow, unless that flow has it already.
@@ -194,9 +198,9 @@ pub(super) fn next(state: DeviceState, input: DeviceInput, attempts: u8, left: D
         (Is::Retrying, In::RetryDue) => (Is::Pushing, Deed::Push),
 
         // What was taken may be lost or late. Whatever becomes of a repetition, the one before it may still wake it.
-        (Is::Waiting, In::RetryDue) => (Is::Repeating, Deed::Push),
+        (Is::Waiting, In::RepeatDue) => (Is::Repeating, Deed::Push),
         (Is::Repeating, In::TryAgain(pause) | In::Paused(pause)) if pause < left => {
-            (Is::Waiting, Deed::PushAfter(pause))
+            (Is::Waiting, Deed::RepeatAfter(pause))
         }
         (Is::Repeating, In::TryAgain(_) | In::Paused(_)) => (Is::Waiting, Deed::Nothing),
         (Is::Repeating, In::Accepted | In::Limited | In::Dead | In::Refused | In::OnlyByFlow) => {
@@ -210,8 +214,10 @@ pub(super) fn next(state: DeviceState, input: DeviceInput, attempts: u8, left: D
         )
         | (Is::Probing | Is::Pushing | Is::Retrying | Is::Waiting, In::Recorded | In::Unrecorded)
         | (Is::Repeating | Is::Joined | Is::Unwakeable, In::Recorded | In::Unrecorded)
-        | (Is::Noting | Is::Probing | Is::Recording | Is::Pushing, In::RetryDue)
-        | (Is::Repeating | Is::Joined | Is::Unwakeable, In::RetryDue)
+        | (Is::Noting | Is::Probing | Is::Recording | Is::Pushing, In::RetryDue | In::RepeatDue)
+        | (Is::Repeating | Is::Joined | Is::Unwakeable, In::RetryDue | In::RepeatDue)
+        | (Is::Waiting, In::RetryDue)
+        | (Is::Retrying, In::RepeatDue)
         | (Is::Noting | Is::Recording | Is::Pushing | Is::Retrying, In::Silent | In::Lost)
         | (Is::Waiting | Is::Repeating | Is::Unwakeable, In::Silent | In::Lost)
         | (Is::Joined, In::Silent | In::Answered) => (state, Deed::Nothing),
@@ -262,6 +268,7 @@ impl HeldDevice {
             accepted_at: None,
             repeats: 0,
             purpose,
+            is_only_called: false,
             has_come: false,
             is_noted: false,
             has_entry: false,
@@ -334,6 +341,10 @@ impl HeldCall {
         let Some(held) = self.device(device) else { return Deed::Nothing };
         let (state, deed) = next(held.state, input, held.attempts, left);
         held.state = state;
+        if deed == Deed::Probe && held.is_only_called {
+            held.state = DeviceState::Joined;
+            return Deed::Join;
+        }
         if state == DeviceState::Joined {
             held.purpose.end();
         }
@@ -363,7 +374,7 @@ mod tests {
         DeviceState::Joined,
         DeviceState::Unwakeable,
     ];
-    const INPUTS: [DeviceInput; 14] = [
+    const INPUTS: [DeviceInput; 15] = [
         DeviceInput::Recorded,
         DeviceInput::Unrecorded,
         DeviceInput::Accepted,
@@ -374,6 +385,7 @@ mod tests {
         DeviceInput::TryAgain(Duration::from_secs(1)),
         DeviceInput::Paused(Duration::from_secs(1)),
         DeviceInput::RetryDue,
+        DeviceInput::RepeatDue,
         DeviceInput::Woke,
         DeviceInput::Silent,
         DeviceInput::Lost,
@@ -420,16 +432,16 @@ mod tests {
     #[test]
     fn every_state_and_input() {
         let rows = [
-            //Recd Unrec Acc  Lim  Dead Ref  Flow Try  Pau  Due  Woke Sil  Lost Ans
-            ["Oo", "Oo", "-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "-", "J-"], // Noting
-            ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "Jj", "Uc", "Uc", "J-"], // Probing, after a push
-            ["Pp", "Uc", "-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "-", "J-"], // Recording
-            ["-", "-", "W-", "W-", "Uc", "Uc", "Oo", "Ta", "Ta", "-", "Jj", "-", "-", "J-"], // Pushing
-            ["-", "-", "-", "-", "-", "-", "-", "-", "-", "Pp", "Jj", "-", "-", "J-"],  // Retrying
-            ["-", "-", "-", "-", "-", "-", "-", "-", "-", "Gp", "Jj", "-", "-", "J-"],  // Waiting
-            ["-", "-", "W-", "W-", "W-", "W-", "W-", "Wa", "Wa", "-", "Jj", "-", "-", "J-"], // Repeating
-            ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "W-", "-"],   // Joined
-            ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "-", "J-"],   // Unwakeable
+            //Recd Unrec Acc  Lim  Dead Ref  Flow Try  Pau  Due  Rep  Woke Sil  Lost Ans
+            ["Oo", "Oo", "-", "-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "-", "J-"], // Noting
+            ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "Jj", "Uc", "Uc", "J-"], // Probing, after a push
+            ["Pp", "Uc", "-", "-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "-", "J-"], // Recording
+            ["-", "-", "W-", "W-", "Uc", "Uc", "Oo", "Ta", "Ta", "-", "-", "Jj", "-", "-", "J-"], // Pushing
+            ["-", "-", "-", "-", "-", "-", "-", "-", "-", "Pp", "-", "Jj", "-", "-", "J-"],  // Retrying
+            ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "Gp", "Jj", "-", "-", "J-"],  // Waiting
+            ["-", "-", "W-", "W-", "W-", "W-", "W-", "Wb", "Wb", "-", "-", "Jj", "-", "-", "J-"], // Repeating
+            ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "W-", "-"],   // Joined
+            ["-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "Jj", "-", "-", "J-"],   // Unwakeable
         ];
         for (state, row) in STATES.into_iter().zip(rows) {
             for (input, expected) in INPUTS.into_iter().zip(row) {
@@ -450,6 +462,7 @@ mod tests {
                     Deed::Record => 'r',
                     Deed::Push => 'p',
                     Deed::PushAfter(_) => 'a',
+                    Deed::RepeatAfter(_) => 'b',
                     Deed::Probe => 'o',
                     Deed::Join => 'j',
                     Deed::Conclude => 'c',

@@ -30,7 +30,7 @@ const PROVISIONAL_EVERY: Duration = Duration::from_secs(60);
 
 /// What is known of a device before the call is tried.
 pub(super) enum Reach {
-    /// It gets the request at once.
+    /// It gets the request, and no push.
     Now,
     /// It gets the request before any push, and a push if it stays silent.
     Probe,
@@ -139,15 +139,14 @@ impl Proxy {
         let call_ref = call.call_ref.clone();
         let device = binding.device;
         let state = match &reach {
-            Reach::Now => DeviceState::Joined,
-            Reach::Probe => DeviceState::Noting,
+            Reach::Now | Reach::Probe => DeviceState::Noting,
             Reach::Asleep(_) => DeviceState::Recording,
             Reach::Never(_) => DeviceState::Unwakeable,
         };
-        call.devices.push(HeldDevice::new(Arc::clone(binding), state));
+        let is_only_called = matches!(reach, Reach::Now);
+        call.devices.push(HeldDevice { is_only_called, ..HeldDevice::new(Arc::clone(binding), state) });
         match reach {
-            Reach::Now => self.join(context, binding, now),
-            Reach::Probe => {}
+            Reach::Now | Reach::Probe => {}
             Reach::Asleep(age) => {
                 let provider = provider_of(binding);
                 let detail = match age {
@@ -288,19 +287,17 @@ impl Proxy {
                 let due = now.instant + pause;
                 self.timers.set(Timer::Retry(context.server, device), due);
             }
-            Deed::Probe => {
-                let due = now.instant + self.policy.hold.probe;
-                self.timers.set(Timer::Probe(context.server, device), due);
-                if let Some(binding) =
-                    context.call_mut().and_then(|call| call.device(device)).map(|held| Arc::clone(&held.binding))
-                {
-                    self.join(context, &binding, now);
-                }
+            Deed::RepeatAfter(pause) => {
+                let due = now.instant + pause;
+                self.timers.set(Timer::Repeat(context.server, device), due);
             }
-            Deed::Join => {
-                if let Some(binding) = call.device(device).map(|held| Arc::clone(&held.binding)) {
-                    self.join(context, &binding, now);
+            deed @ (Deed::Probe | Deed::Join) => {
+                let Some(binding) = call.device(device).map(|held| Arc::clone(&held.binding)) else { return };
+                if deed == Deed::Probe {
+                    let due = now.instant + self.policy.hold.probe;
+                    self.timers.set(Timer::Probe(context.server, device), due);
                 }
+                self.join(context, &binding, now);
             }
         }
     }

@@ -66,7 +66,7 @@ impl Proxy {
     }
 
     /// An iOS device without a remote token cannot be told; its entries wait for a REGISTER that brings one.
-    fn can_be_told(&self, target: &PushTarget) -> bool {
+    pub(super) fn can_be_told(&self, target: &PushTarget) -> bool {
         !matches!(target.tokens, Tokens::Apple { remote: None, .. }) && self.policy.push.supports(target).is_ok()
     }
 

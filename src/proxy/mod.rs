@@ -112,6 +112,8 @@ enum Timer {
     AfterRegister(ServerId),
     /// A refused push of a call is due again.
     Retry(ServerId, DeviceId),
+    /// A push of a call that was taken is to be repeated.
+    Repeat(ServerId, DeviceId),
     /// A refused missed_calls push is due again.
     Report(DeviceId),
     /// A refused change is due again.
@@ -140,6 +142,8 @@ enum SavePurpose {
 enum PushPurpose {
     Call(ServerId, DeviceId),
     Missed(DeviceId),
+    /// Nobody waits for it: it told a device that a call is over.
+    Ended(DeviceId),
 }
 
 /// A request that we answer ourselves with a failure.
@@ -278,6 +282,7 @@ impl Proxy {
                 Timer::Forget(server) => self.forget_taken_over(server),
                 Timer::AfterRegister(server) => self.registered_for_node(server, contacts, now),
                 Timer::Retry(server, device) => self.retry_due(server, device, contacts, now),
+                Timer::Repeat(server, device) => self.repeat_due(server, device, contacts, now),
                 Timer::Report(device) => self.report_due(device, contacts),
                 Timer::Again(number) => self.keep_again(number),
                 Timer::Late(device) => self.late_over(device, contacts, now),
@@ -365,6 +370,9 @@ impl Proxy {
         match self.pushes.remove(&reply.ticket) {
             Some(PushPurpose::Call(server, device)) => self.call_pushed(server, device, reply, contacts, now),
             Some(PushPurpose::Missed(device)) => self.report_pushed(device, reply, contacts, now),
+            Some(PushPurpose::Ended(device)) => {
+                self.learn_of_token(device, &reply, call_push::sent_at(&reply, now), contacts);
+            }
             None => {}
         }
     }

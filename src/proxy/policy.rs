@@ -44,6 +44,8 @@ pub struct Policy {
     pub missed: MissedPolicy,
     /// How long after the first push of a call that was taken it is repeated, in ascending order.
     pub push_repeat: Box<[Duration]>,
+    /// Whether a device that was pushed and has not come is told that its call is over.
+    pub push_call_ended: bool,
     pub timer_c: Duration,
     pub held_calls_max: usize,
     /// How many AORs a push token may serve: those that registered last.

@@ -113,6 +113,8 @@ pub enum Notice {
     Message,
     /// Oldest first.
     MissedCalls(Vec<BucketEntry>),
+    /// The call of an earlier push is over, and the phone has not come for it.
+    CallEnded { call_ref: Box<str>, reason: EndReason },
     /// Whether a push would be taken, without anything to see for the phone's user.
     Test,
     /// Words for the phone's user, already in their language and short: shown as they are.
@@ -125,6 +127,7 @@ impl Notice {
             Self::Invite { .. } => NoticeKind::Invite,
             Self::Message => NoticeKind::Message,
             Self::MissedCalls(_) => NoticeKind::MissedCalls,
+            Self::CallEnded { .. } => NoticeKind::CallEnded,
             Self::Test => NoticeKind::Test,
             Self::Text { .. } => NoticeKind::Text,
         }
@@ -134,14 +137,36 @@ impl Notice {
     fn text(&self) -> Option<(&str, &str)> {
         match self {
             Self::Text { title, body } => Some((title, body)),
-            Self::Invite { .. } | Self::Message | Self::MissedCalls(_) | Self::Test => None,
+            Self::Invite { .. } | Self::Message | Self::MissedCalls(_) => None,
+            Self::CallEnded { .. } | Self::Test => None,
         }
     }
 
     fn calls(&self) -> &[BucketEntry] {
         match self {
-            Self::Invite { .. } | Self::Message | Self::Test | Self::Text { .. } => &[],
+            Self::Invite { .. } | Self::Message | Self::CallEnded { .. } | Self::Test | Self::Text { .. } => &[],
             Self::MissedCalls(entries) => entries,
+        }
+    }
+}
+
+/// Why a call is over, as its phone is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndReason {
+    /// The caller gave up, or somebody declined.
+    Cancelled,
+    AnsweredElsewhere,
+    /// The wait, or the INVITE's own time, is over; or nothing else could be done for it.
+    Timeout,
+}
+
+impl EndReason {
+    /// As in the `reason` of a payload.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cancelled => "cancelled",
+            Self::AnsweredElsewhere => "answered_elsewhere",
+            Self::Timeout => "timeout",
         }
     }
 }
@@ -152,6 +177,7 @@ pub enum NoticeKind {
     Invite,
     Message,
     MissedCalls,
+    CallEnded,
     Test,
     Text,
 }
@@ -160,7 +186,10 @@ impl NoticeKind {
     /// Which of a target's tokens it goes to. The system kills apps that get a VoIP push without a call to show.
     pub fn token(self, target: &PushTarget) -> &PushToken {
         match (&target.tokens, self) {
-            (Tokens::Apple { remote: Some(remote), .. }, Self::MissedCalls | Self::Message | Self::Text) => remote,
+            (
+                Tokens::Apple { remote: Some(remote), .. },
+                Self::MissedCalls | Self::CallEnded | Self::Message | Self::Text,
+            ) => remote,
             (Tokens::Apple { .. } | Tokens::Single | Tokens::Subscription(_), _) => &target.prid,
         }
     }
@@ -171,6 +200,7 @@ impl NoticeKind {
             Self::Invite => "invite",
             Self::Message => "message",
             Self::MissedCalls => "missed_calls",
+            Self::CallEnded => "call_ended",
             Self::Test => "test",
             Self::Text => "text",
         }

@@ -118,6 +118,27 @@ struct FcmData<'a> {
     identity: Option<Identity<'a, String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     number: Option<&'a str>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    end: Option<End<'a>>,
+}
+
+/// Which call is over, and why.
+#[derive(Serialize)]
+struct End<'a> {
+    call_ref: &'a str,
+    reason: &'static str,
+}
+
+impl<'a> End<'a> {
+    fn of(notice: &'a Notice) -> Option<Self> {
+        match notice {
+            Notice::CallEnded { call_ref, reason } => {
+                Some(Self { call_ref: cut(call_ref, IDENTITY_BYTES_MAX), reason: reason.name() })
+            }
+            Notice::Invite { .. } | Notice::Message | Notice::MissedCalls(_) => None,
+            Notice::Test | Notice::Text { .. } => None,
+        }
+    }
 }
 
 /// A text for the phone's user.
@@ -178,9 +199,17 @@ struct LegacyRequest<'a> {
     priority: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
     notification: Option<Words<'a>>,
-    data: Content<u64, Vec<Call<'a>>>,
+    data: LegacyData<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     time_to_live: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct LegacyData<'a> {
+    #[serde(flatten)]
+    content: Content<u64, Vec<Call<'a>>>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    end: Option<End<'a>>,
 }
 
 #[derive(Serialize)]
@@ -220,6 +249,8 @@ struct CallbackNotification<'a> {
     /// Of an invite.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     identity: Option<Identity<'a, u64>>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    end: Option<End<'a>>,
     /// Seconds for which the phone may still be told.
     ttl: u64,
 }
@@ -282,14 +313,22 @@ struct AppleInviteContent<'a> {
 }
 
 #[derive(Serialize)]
-struct AppleTest<'a> {
-    aps: AppleTestAps,
+struct AppleBackground<'a> {
+    aps: AppleBackgroundAps,
     #[serde(flatten)]
-    custom: BTreeMap<&'a str, Content<u64, ()>>,
+    custom: BTreeMap<&'a str, AppleBackgroundContent<'a>>,
 }
 
 #[derive(Serialize)]
-struct AppleTestAps {
+struct AppleBackgroundContent<'a> {
+    #[serde(flatten)]
+    content: Content<u64, ()>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    end: Option<End<'a>>,
+}
+
+#[derive(Serialize)]
+struct AppleBackgroundAps {
     #[serde(rename = "content-available")]
     content_available: u8,
 }
@@ -344,11 +383,10 @@ fn fcm_data<'a>(push: &'a Push, payload: FcmPayload, kept: &[BucketEntry]) -> Fc
             let sent_at = push.date.0.to_string();
             (Some(identity(call_ref, display_name, sent_at)), Some(shortened(number)))
         }
-        Notice::Invite { .. } | Notice::Message | Notice::MissedCalls(_) | Notice::Test | Notice::Text { .. } => {
-            (None, None)
-        }
+        Notice::Invite { .. } | Notice::Message | Notice::MissedCalls(_) => (None, None),
+        Notice::CallEnded { .. } | Notice::Test | Notice::Text { .. } => (None, None),
     };
-    FcmData { content, identity, number }
+    FcmData { content, identity, number, end: End::of(&push.notice) }
 }
 
 fn identity<'a, Time>(call_ref: &'a str, display_name: &'a str, sent_at: Time) -> Identity<'a, Time> {
@@ -370,7 +408,8 @@ pub(super) fn uuid(text: &str) -> String {
 pub fn fcm_legacy(push: &Push, token: &str, limit: usize) -> Body {
     fit(&push.notice, limit, |kept| {
         let calls = is_report(&push.notice).then(|| calls(kept, false));
-        let data = Content { kind: push.notice.kind().name(), date: push.date.seconds(), calls };
+        let content = Content { kind: push.notice.kind().name(), date: push.date.seconds(), calls };
+        let data = LegacyData { content, end: End::of(&push.notice) };
         let counted = text(&data).len();
         let request = LegacyRequest {
             dry_run: is_test(&push.notice),
@@ -397,12 +436,14 @@ pub fn callback(push: &Push, kind: &str, token: &str, limit: usize) -> Body {
             Notice::Invite { number, display_name, call_ref } => {
                 (Some(identity(call_ref, display_name, push.date.0)), Some(shortened(number)))
             }
-            Notice::Message | Notice::MissedCalls(_) | Notice::Test | Notice::Text { .. } => (None, None),
+            Notice::Message | Notice::MissedCalls(_) => (None, None),
+            Notice::CallEnded { .. } | Notice::Test | Notice::Text { .. } => (None, None),
         };
+        let end = End::of(&push.notice);
         let body = text(&CallbackRequest {
             user: CallbackUser { user_id: push.aor.user() },
             device: [CallbackDevice { device_token: token, kind, pn_param: &push.target.param }],
-            notification: CallbackNotification { content, title, message, number, identity, ttl: seconds(push) },
+            notification: CallbackNotification { content, title, message, number, identity, end, ttl: seconds(push) },
         });
         let counted = body.len();
         (body, counted)
@@ -410,7 +451,7 @@ pub fn callback(push: &Push, kind: &str, token: &str, limit: usize) -> Body {
 }
 
 /// `POST /3/device/…`. With `alert`, an invite is shown by the system instead of waking the app (a token without VoIP
-/// permission); the other notices are always alerts.
+/// permission). The end of a call and a test are for the app alone; the other notices are always alerts.
 pub fn apns(push: &Push, form: &AppleForm, alert: bool, limit: usize) -> Body {
     fit(&push.notice, limit, |kept| {
         let body = match &push.notice {
@@ -419,7 +460,7 @@ pub fn apns(push: &Push, form: &AppleForm, alert: bool, limit: usize) -> Body {
             }
             Notice::Message => apple_message(push, form),
             Notice::Text { title, body } => apple_text(push, form, title, body),
-            Notice::Test => apple_test(push, form),
+            Notice::CallEnded { .. } | Notice::Test => apple_background(push, form),
             Notice::MissedCalls(all) => apple_missed_calls(push, form, kept, all.len()),
         };
         let counted = body.len();
@@ -471,10 +512,11 @@ fn apple_text(push: &Push, form: &AppleForm, title: &str, body: &str) -> String 
 }
 
 /// In the background: nothing is shown, and the app may sleep on.
-fn apple_test(push: &Push, form: &AppleForm) -> String {
-    let content = Content { kind: push.notice.kind().name(), date: push.date.seconds(), calls: None::<()> };
-    text(&AppleTest {
-        aps: AppleTestAps { content_available: 1 },
+fn apple_background(push: &Push, form: &AppleForm) -> String {
+    let content = Content { kind: push.notice.kind().name(), date: push.date.seconds(), calls: None };
+    let content = AppleBackgroundContent { content, end: End::of(&push.notice) };
+    text(&AppleBackground {
+        aps: AppleBackgroundAps { content_available: 1 },
         custom: BTreeMap::from([(form.custom_key.as_ref(), content)]),
     })
 }

@@ -325,6 +325,9 @@ impl Inner {
             Provider::WebPush if kind == NoticeKind::Test => {
                 Err("Web Push knows no push that its user does not see, so it is not tested".to_owned())
             }
+            Provider::WebPush if kind == NoticeKind::CallEnded => {
+                Err("Web Push knows no push that its user does not see, so it ends no call".to_owned())
+            }
             Provider::WebPush => {
                 let account = self.webpush.as_ref().ok_or_else(is_off)?;
                 let subscription = account.subscription(target)?;

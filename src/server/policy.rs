@@ -99,6 +99,7 @@ pub(super) fn policy(
             absence: config.missed_calls.absence,
         },
         push_repeat: config.push.repeat.clone().into(),
+        push_call_ended: config.push.call_ended,
         timer_c: config.sip.timer_c,
         aors_per_token_max: config.push.aors_per_token_max,
         held_calls_max: (config.limits.held_calls / config.sip.workers).max(1),

@@ -154,6 +154,32 @@ fn push_that_brings_nobody_is_repeated_by_the_same_name() {
 }
 
 #[test]
+fn phone_that_has_not_come_is_told_that_its_call_is_over() {
+    for push in [Push::Fcm, Push::Apns] {
+        let mut world = World::with(Mode::Alias, Udp, "push.call_ended = true");
+        let phone = asleep(&mut world, push);
+        let call = world.call(&phone);
+        world.switch.queued();
+        world.pushed_invite(&phone, 28);
+        eventually("the word on the push", || {
+            let story = world.admin.get(&format!("/api/v1/calls/{}", call.call_id)).to_string();
+            story.contains("push_accepted").then_some(())
+        });
+        give_up(&world, &call, "");
+        let told = world.pushed(&phone);
+        let body = told.json();
+        let content = if push == Push::Fcm { &body["message"]["data"] } else { &body["acme"] };
+        assert_eq!((&content["type"], &content["reason"]), (&"call_ended".into(), &"cancelled".into()), "{body}");
+        assert_eq!(content["call_ref"], *call.call_id);
+        if push == Push::Apns {
+            assert_eq!(told.token, phone.remote_token);
+            let header = |name| told.headers.get(name).and_then(|value| value.to_str().ok());
+            assert_eq!((header("apns-push-type"), header("apns-priority")), (Some("background"), Some("5")));
+        }
+    }
+}
+
+#[test]
 fn call_ends_with_480_when_the_phone_does_not_come() {
     let mut world = World::with(Mode::Alias, Udp, "hold.wait_s = 2");
     let phone = asleep(&mut world, Push::Fcm);

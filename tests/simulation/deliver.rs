@@ -228,7 +228,7 @@ impl World {
 
     /// The phones with the token of a push that was accepted.
     pub(crate) fn wake_by(&mut self, push: &Push) {
-        if push.notice.kind() == NoticeKind::MissedCalls {
+        if matches!(push.notice.kind(), NoticeKind::MissedCalls | NoticeKind::CallEnded) {
             return;
         }
         let prid = format!("pn-prid={}", push.target.prid.reveal());

@@ -216,6 +216,9 @@ impl Ledger {
                     entries.iter().any(|entry| *entry.call_ref == *call_ref && entry.state == EntryState::Live);
                 assert!(is_live, "the bucket entry is durable before the push");
             }
+            Notice::CallEnded { call_ref, .. } => {
+                assert!(self.is_over(call_ref), "a call that goes on is not over");
+            }
             Notice::Message | Notice::Test | Notice::Text { .. } => self.pushing = None,
             Notice::MissedCalls(entries) => {
                 assert!(!entries.is_empty());
@@ -223,6 +226,13 @@ impl Ledger {
                 assert!(!entries.iter().any(|entry| is_live(&entry.call_ref)), "no live call is reported");
             }
         }
+    }
+
+    /// Whether the story of a call has its end.
+    fn is_over(&self, call_ref: &str) -> bool {
+        let ends = [Step::Answered, Step::Rejected, Step::Cancelled, Step::NoReturn, Step::Expired, Step::Failed];
+        let is_end = |step: &CallStep| step.device.is_none() && ends.contains(&step.step);
+        self.steps.iter().any(|step| *step.call_ref == *call_ref && is_end(step))
     }
 
     fn is_ended(&self, call_ref: &str) -> bool {

@@ -6,7 +6,7 @@ use super::*;
 use crate::binding::{Aor, Provider, PushTarget, PushToken, Tokens};
 use crate::clock::UnixMillis;
 use crate::push::alert::Text;
-use crate::push::{MISSED_CALLS_TTL, Purpose, Ticket};
+use crate::push::{EndReason, MISSED_CALLS_TTL, Purpose, Ticket};
 use crate::store::EntryState;
 
 fn push(notice: Notice, date_s: u64, ttl: Duration) -> Push {
@@ -388,4 +388,26 @@ fn hostile_names_make_valid_json_of_bounded_size() {
         assert_eq!(told["message"]["token"], name);
         assert_eq!(body.left_out, 0);
     }
+}
+
+#[test]
+fn the_end_of_a_call_is_told_to_the_app_alone() {
+    let notice = Notice::CallEnded { call_ref: "a84b4c76e66710".into(), reason: EndReason::AnsweredElsewhere };
+    let push = push(notice, 1623753491, Duration::from_secs(60));
+    check(
+        &fcm_v1(&push, FcmPayload::Ecss, "device_token", BYTES_MAX),
+        r#"{"message":{"token":"device_token","data":{"type":"call_ended","date":"1623753491","call_ref":"a84b4c76e66710","reason":"answered_elsewhere"},"android":{"priority":"HIGH","ttl":"60s"}}}"#,
+    );
+    check(
+        &fcm_legacy(&push, "device_token", BYTES_MAX),
+        r#"{"to":"device_token","priority":10,"data":{"type":"call_ended","date":1623753491,"call_ref":"a84b4c76e66710","reason":"answered_elsewhere"},"time_to_live":60}"#,
+    );
+    check(
+        &apns(&push, &form(AppleProfile::Ecss), false, BYTES_MAX),
+        r#"{"aps":{"content-available":1},"acme":{"type":"call_ended","date":1623753491,"call_ref":"a84b4c76e66710","reason":"answered_elsewhere"}}"#,
+    );
+    check(
+        &callback(&push, "SIP", "device_token", BYTES_MAX),
+        r#"{"user":{"user_id":"alice"},"device":[{"device_token":"device_token","type":"SIP"}],"notification":{"type":"call_ended","date":1623753491,"call_ref":"a84b4c76e66710","reason":"answered_elsewhere","ttl":60}}"#,
+    );
 }

@@ -174,7 +174,7 @@ fn a_phone_that_says_nothing_is_told_of_the_call() {
 }
 
 /// Whenever it dies in the first moments of a call: before anything is durable, before the phone has heard anything, or
-/// before the caller has. The store is quicker here than a phone.
+/// before the caller has.
 #[test]
 fn whenever_it_dies_the_phone_rings_once_and_the_caller_hears_it() {
     for is_pushable in [false, true] {
@@ -182,7 +182,6 @@ fn whenever_it_dies_the_phone_rings_once_and_the_caller_hears_it() {
             let sim = Sim::with(|policy| policy.hold.push_when = PushWhen::Unreachable);
             let alice = awake(&sim, Transport::Udp, is_pushable);
             alice.does(Answer::Answers(s(3)));
-            sim.world().storage.delay = ms(0);
             let call = sim.switch().invites("alice");
             sim.run_for(ms(at));
             dies_for(&sim, ms(200));

@@ -1,5 +1,6 @@
 //! What the proxy does, capability by capability.
 
+mod call_ended;
 mod calls;
 mod cancel;
 mod chance;

@@ -118,6 +118,28 @@ fn trouble_with_a_repetition_is_tried_again() {
     call.cancels("");
 }
 
+/// As iPhones are: what was to be tried again before the phone came, and lost its connection, is no repetition.
+#[test]
+fn a_retry_that_is_out_of_date_repeats_nothing() {
+    let sim = sim();
+    sim.world().pushes.not_repeatable = vec![Provider::Fcm];
+    let alice = sim.device("alice", "alice", Transport::Tcp);
+    alice.registers();
+    alice.sleeps();
+    sim.push().next("alice", trouble(Some(s(2))));
+    let call = sim.switch().invites("alice");
+    sim.run_for(ms(500));
+    // It comes by itself, its connection breaks before it has the INVITE, and it is waited for.
+    alice.is_back();
+    let contact = sim.world().agents[alice.agent].contact();
+    alice.sends_register(Some(contact));
+    sim.run_for(ms(4));
+    alice.sleeps();
+    sim.run_for(s(20));
+    assert_eq!(sim.push().kinds().len(), 1);
+    call.cancels("");
+}
+
 #[test]
 fn a_push_that_may_not_be_repeated_is_not() {
     let sim = sim();
