@@ -10,7 +10,7 @@ use super::keep::Kept;
 use super::{BUSY_RETRY_AFTER_S, Proxy, PushPurpose, Reject, Timer};
 use crate::binding::{Aor, Home, Provider, PushTarget};
 use crate::clock::Now;
-use crate::push::{self, EndReason, Notice, Push};
+use crate::push::{EndReason, Notice, Push};
 use crate::store::{Change, Settlement};
 use crate::timeline::{Reason, Step};
 use crate::transaction::ServerId;
@@ -171,20 +171,9 @@ impl Proxy {
             // A browser has to show something for each push (Push API, userVisibleOnly).
             let is_quiet = |target: &PushTarget| target.provider != Provider::WebPush && self.can_be_told(target);
             let Some(target) = held.binding.push.clone().filter(is_quiet) else { continue };
-            self.tickets += 1;
-            let ticket = push::Ticket(self.tickets);
-            self.pushes.insert(ticket, PushPurpose::Ended(held.binding.device));
-            self.effects.push_back(Effect::Push(Push {
-                ticket,
-                aor: held.binding.aor.clone(),
-                target,
-                notice: Notice::CallEnded { call_ref: call.call_ref.clone(), reason },
-                date: now.unix,
-                ttl: END_TTL,
-                language: held.binding.app.locale.clone(),
-                is_repeat: false,
-                purpose: push::Purpose::default(),
-            }));
+            let notice = Notice::CallEnded { call_ref: call.call_ref.clone(), reason };
+            let push = Push::to(&held.binding, target, notice, END_TTL, now.unix);
+            self.submit(PushPurpose::Ended(held.binding.device), push);
         }
     }
 

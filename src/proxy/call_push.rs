@@ -117,7 +117,6 @@ impl Proxy {
         };
         let Some(held) = call.device(device) else { return };
         let Some(target) = held.binding.push.clone() else { return };
-        let (aor, language) = (held.binding.aor.clone(), held.binding.app.locale.clone());
         held.attempts = held.attempts.saturating_add(1);
         if held.purpose.is_over() {
             // It had joined, and its flow was lost.
@@ -127,21 +126,9 @@ impl Proxy {
         let step = if held.attempts == 1 { Step::PushSent } else { Step::PushRetried };
         let provider = target.provider.name();
         let detail = if is_repeat { format!("{provider}, no REGISTER yet").into() } else { Cow::Borrowed(provider) };
-        self.tickets += 1;
-        let ticket = push::Ticket(self.tickets);
-        self.pushes.insert(ticket, PushPurpose::Call(server, device));
+        let push = Push { is_repeat, purpose, ..Push::to(&held.binding, target, notice, ttl, now.unix) };
         self.step(&call_ref, step, Some(device), detail);
-        self.effects.push_back(Effect::Push(Push {
-            ticket,
-            aor,
-            target,
-            notice,
-            date: now.unix,
-            ttl,
-            language,
-            is_repeat,
-            purpose,
-        }));
+        self.submit(PushPurpose::Call(server, device), push);
         self.begin_provisional(context, now);
     }
 

@@ -86,13 +86,8 @@ impl Proxy {
         };
         let call_refs = entries.iter().map(|entry| entry.call_ref.clone()).collect();
         self.missed.claimed.insert(device, Report { aor: binding.aor.clone(), call_refs, sent_at: now.unix });
-        self.tickets += 1;
-        let ticket = push::Ticket(self.tickets);
-        self.pushes.insert(ticket, PushPurpose::Missed(device));
-        let notice = Notice::MissedCalls(entries);
-        let (aor, language, purpose) = (binding.aor.clone(), binding.app.locale.clone(), push::Purpose::default());
-        let push = Push { ticket, aor, target, notice, date: now.unix, ttl: TTL, language, is_repeat: false, purpose };
-        self.effects.push_back(super::Effect::Push(push));
+        let push = Push::to(&binding, target, Notice::MissedCalls(entries), TTL, now.unix);
+        self.submit(PushPurpose::Missed(device), push);
     }
 
     pub(super) fn report_pushed(&mut self, device: DeviceId, reply: push::Reply, contacts: &dyn Contacts, now: Now) {

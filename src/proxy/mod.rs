@@ -60,7 +60,7 @@ use crate::sip::response::{self, reason_phrase};
 use crate::sip::{Flow, Message, Method};
 use crate::store;
 use crate::timeline::{Step, Why};
-use crate::transaction::{Branch, ClientId, Event, ServerId, Settings, TimerQueue, Transactions};
+use crate::transaction::{Branch, ClientId, Event, SendTag, ServerId, Settings, TimerQueue, Transactions};
 
 /// One worker's share of all calls.
 pub struct Proxy {
@@ -228,16 +228,10 @@ impl Proxy {
                 self.receive_request(message, flow, contacts, now);
             }
             Input::Received { message, .. } => self.receive_response(message, contacts, now),
-            Input::SendFailed { tag } => {
-                if let Some(event) = self.transactions.send_failed(tag, now.instant) {
-                    self.transaction_event(event, contacts, now);
-                }
-            }
+            Input::SendFailed { tag } => self.send_failed(tag, contacts, now),
             Input::Closed { flow } => {
-                for client in self.transactions.unheard_on(flow) {
-                    if let Some(event) = self.transactions.connection_lost(client, now.instant) {
-                        self.transaction_event(event, contacts, now);
-                    }
+                for tag in self.transactions.unheard_on(flow) {
+                    self.send_failed(tag, contacts, now);
                 }
             }
             Input::Saved(reply) => self.saved(reply, contacts, now),
@@ -329,6 +323,12 @@ impl Proxy {
             self.transaction_event(event, contacts, now);
         } else if self.transactions.stray() > stray {
             self.effects.push_back(Effect::Dropped(DropReason::Response));
+        }
+    }
+
+    fn send_failed(&mut self, tag: SendTag, contacts: &dyn Contacts, now: Now) {
+        if let Some(event) = self.transactions.send_failed(tag, now.instant) {
+            self.transaction_event(event, contacts, now);
         }
     }
 
@@ -442,6 +442,14 @@ impl Proxy {
                 tag: Some(send.tag),
             });
         }
+    }
+
+    /// Has a push sent; the answer to it is `asked_by`'s.
+    fn submit(&mut self, asked_by: PushPurpose, push: push::Push) {
+        self.tickets += 1;
+        let ticket = push::Ticket(self.tickets);
+        self.pushes.insert(ticket, asked_by);
+        self.effects.push_back(Effect::Push(push::Push { ticket, ..push }));
     }
 
     fn save(&mut self, change: store::Change, purpose: SavePurpose) {

@@ -49,7 +49,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use sha2::{Digest, Sha256};
 
-use crate::binding::{Aor, Provider, PushTarget, PushToken, Tokens};
+use crate::binding::{Aor, Binding, Provider, PushTarget, PushToken, Tokens};
 use crate::clock::{Now, UnixMillis};
 use crate::store::BucketEntry;
 
@@ -81,6 +81,23 @@ pub struct Push {
     pub is_repeat: bool,
     /// Looked at right before each request.
     pub purpose: Purpose,
+}
+
+impl Push {
+    /// A first push to one of a device's targets, which nothing makes needless; its ticket is that of the only one.
+    pub fn to(binding: &Binding, target: PushTarget, notice: Notice, ttl: Duration, date: UnixMillis) -> Self {
+        Self {
+            ticket: Ticket(0),
+            aor: binding.aor.clone(),
+            target,
+            notice,
+            date,
+            ttl,
+            language: binding.app.locale.clone(),
+            is_repeat: false,
+            purpose: Purpose::default(),
+        }
+    }
 }
 
 /// Whether a push is still wanted: shared by who asked for it and who sends it, because a call may end while its push

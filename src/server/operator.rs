@@ -18,7 +18,7 @@ use crate::events::What;
 use crate::guard::{self, Ban};
 use crate::metrics::Metrics;
 use crate::proxy::Policy;
-use crate::push::{self, Notice, NoticeKind, Outcome, Purpose, Push, Pushers};
+use crate::push::{self, Notice, NoticeKind, Outcome, Push, Pushers};
 use crate::store::{Applied, BucketEntry, Change, HeldCall};
 use crate::timeline::Why;
 use crate::transport::DropReason;
@@ -197,17 +197,8 @@ pub(super) async fn push_one(
     if let Err(why) = admitted {
         return pushed(kind, Err(why.text().to_owned()), None);
     }
-    let push = Push {
-        ticket: push::Ticket(0),
-        aor: binding.aor.clone(),
-        target,
-        notice,
-        date,
-        ttl: if kind == NoticeKind::Text { TEXT_TTL } else { TEST_TTL },
-        language: binding.app.locale.clone(),
-        is_repeat: false,
-        purpose: Purpose::default(),
-    };
+    let ttl = if kind == NoticeKind::Text { TEXT_TTL } else { TEST_TTL };
+    let push = Push::to(binding, target, notice, ttl, date);
     let preview = pushers.preview(&push);
     if is_dry || preview.is_err() {
         return pushed(kind, preview, None);

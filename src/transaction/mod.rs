@@ -412,16 +412,11 @@ impl Transactions {
         }
     }
 
-    /// A connection has ended: requests that went by it and have had no response, each of them for
-    /// [`Transactions::connection_lost`]. Those that were heard are waited for: their responses may come by another
-    /// connection (RFC 3261 §18.2.2).
-    pub fn unheard_on(&self, flow: Flow) -> impl Iterator<Item = ClientId> + use<> {
-        self.clients.unheard_on(flow).into_iter()
-    }
-
-    /// The request is as good as not sent (RFC 3261 §18.4): nobody may have read it.
-    pub fn connection_lost(&mut self, id: ClientId, now: Instant) -> Option<Event> {
-        self.clients.receive(id, clients::Input::TransportError, None, &mut self.common, now)
+    /// A connection has ended: the requests that went by it and have had no response, each of which is as good as not sent
+    /// ([`Transactions::send_failed`]), because nobody may have read it. Those that were heard are waited for: their
+    /// responses may come by another connection (RFC 3261 §18.2.2).
+    pub fn unheard_on(&self, flow: Flow) -> impl Iterator<Item = SendTag> + use<> {
+        self.clients.unheard_on(flow).into_iter().map(SendTag::client)
     }
 
     /// The next message to be sent, in the order they arose.
