@@ -45,7 +45,7 @@ use crate::sip::{Flow, HeaderName, Transport as TransportKind};
 use crate::store::{self, Change, HeldCall, LeftCall};
 use crate::timeline::{Detail, Step, Why};
 use crate::transaction::{Branch, SendTag};
-use crate::transport::{Event, Inbound, Transport, WorkerSockets};
+use crate::transport::{Event, Inbound, SendError, Transport, WorkerSockets};
 
 /// Messages of connections, and of other workers' sockets, that wait for a worker.
 pub const INBOX: usize = 4096;
@@ -266,7 +266,8 @@ impl Worker {
             Event::SendFailed { tag, error } => {
                 tracing::debug!(%error, "a message could not be sent");
                 if let Some(tag) = SendTag::from_bits(tag) {
-                    self.handle(Input::SendFailed { tag });
+                    let is_unopened = error == SendError::ConnectFailed;
+                    self.handle(if is_unopened { Input::ConnectFailed { tag } } else { Input::SendFailed { tag } });
                 }
             }
             Event::Closed { flow } => {

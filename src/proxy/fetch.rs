@@ -47,8 +47,9 @@ impl Proxy {
             return contacts.of_aor(&aor).is_empty().then_some(Sought::Aor(aor));
         }
         let routed = route::preprocess(request, &self.policy, &self.keys);
-        let uri = Uri::parse(routed.uri).ok()?;
-        let alias = uri.user.and_then(DeviceId::parse).filter(|_| self.policy.is_own_host(uri.host));
+        let uri = Uri::parse(routed.uri).ok();
+        let own = uri.filter(|uri| self.policy.is_own_host(uri.host));
+        let alias = own.and_then(|uri| uri.without_user_params().user).and_then(DeviceId::parse);
         let device = match routed.token {
             TokenRead::Flow(token) => Some(token.device),
             TokenRead::Dialog(token) => Some(token.device),
@@ -58,8 +59,10 @@ impl Proxy {
         match device {
             Some(device) => contacts.of_device(device).is_none().then_some(Sought::Device(device)),
             None => {
-                let aor = uri.aor()?;
-                contacts.of_aor(&aor).is_empty().then_some(Sought::Aor(aor))
+                let mut aors = uri.map_or_else(|| self.aors_of_number(routed.uri), |uri| self.aors_of(&uri));
+                let is_unknown = aors.iter().all(|aor| contacts.of_aor(aor).is_empty());
+                // The last is a user of one of our domains, where there are any.
+                aors.pop().filter(|_| is_unknown).map(Sought::Aor)
             }
         }
     }

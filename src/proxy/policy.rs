@@ -29,6 +29,8 @@ pub struct Policy {
     pub calls_from: CallsFrom,
     /// Header fields that phones cannot assert, in lower case: taken out of what they send.
     pub strip_headers: Arc<[Box<str>]>,
+    /// A larger request goes by a stream first, since it might not fit into the path's MTU (RFC 3261 §18.1.1); 0: never.
+    pub datagram_bytes_max: usize,
     /// In the order of `sip.listen`.
     pub listeners: Vec<Listener>,
     /// What refreshes of sleeping devices leave by, and nothing else does; `None`: they leave by the listeners.

@@ -118,7 +118,9 @@ impl Proxy {
     pub(super) fn forget_taken_over(&mut self, server: ServerId) {
         let is_silent = |context: &Context| context.responses.all_ended() && !context.responses.is_final;
         if self.contexts.get(&server).is_some_and(|context| is_silent(context)) {
-            self.contexts.remove(&server);
+            if let Some(context) = self.contexts.remove(&server) {
+                self.early.end(&context.to_tag);
+            }
             self.transactions.abandon_server(server);
         }
     }
@@ -198,7 +200,8 @@ impl Proxy {
         let routed = route::preprocess(request, &self.policy, &self.keys);
         match self.target(request, &routed, flow, contacts) {
             Ok(Target::Phones { only, .. }) => only,
-            Ok(Target::Flow(_) | Target::Hop(_) | Target::OtherSide(_) | Target::Softswitch | Target::Ourselves)
+            Ok(Target::Softswitch | Target::SoftswitchFor(_))
+            | Ok(Target::Flow(_) | Target::Hop(_) | Target::OtherSide(_) | Target::Ourselves)
             | Err(_) => None,
         }
     }

@@ -60,6 +60,7 @@ pub(super) fn policy(
             config::CallsFrom::Registered => CallsFrom::Registered,
         },
         strip_headers: config.softswitch.strip_headers.clone().into(),
+        datagram_bytes_max: config.sip.datagram_bytes_max,
         listeners: listeners.iter().map(|listener| listening_point(config, listener)).collect(),
         refresh_from: refresh_from.map(refresh_point),
         refresh_user: config.register.refresh_account.as_ref().map(|account| RefreshUser {

@@ -14,6 +14,7 @@ pub mod message;
 pub mod method;
 pub mod name_addr;
 pub mod push_param;
+pub mod repair;
 pub mod response;
 pub mod scan;
 pub mod stun;

@@ -68,6 +68,13 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// How long it takes until Timer E has grown to T2: only then, and no later, a request that is no INVITE gets a 100
+    /// (RFC 4320 §4.1).
+    pub fn until_t2(&self) -> Duration {
+        let pauses = std::iter::successors(Some(self.t1.max(Duration::from_millis(1))), |pause| Some(*pause * 2));
+        pauses.take_while(|pause| *pause < self.t2).sum()
+    }
+
     /// 64·T1: how long an answer is waited for, and repetitions are absorbed.
     pub fn patience(&self) -> Duration {
         self.t1.saturating_mul(64)
@@ -377,6 +384,14 @@ impl Transactions {
     /// Where a client transaction's request goes.
     pub fn destination(&self, id: ClientId) -> Option<Destination> {
         self.clients.destination(id)
+    }
+
+    /// Where the request with this tag goes; `None` of a response, or when its transaction is gone.
+    pub fn destination_of(&self, tag: SendTag) -> Option<Destination> {
+        match tag.0 {
+            Sender::Client { id } => self.destination(id),
+            Sender::Server { .. } => None,
+        }
     }
 
     /// Sends an INVITE again, because whoever did not hear it the first time may hear it now; not over a stream. Only

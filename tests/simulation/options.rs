@@ -38,6 +38,7 @@ pub(crate) fn policy() -> Policy {
         phones_behind_trusted: false,
         calls_from: CallsFrom::Any,
         strip_headers: ["p-asserted-identity", "remote-party-id", "diversion", "history-info"].map(Box::from).into(),
+        datagram_bytes_max: 1300,
         listeners: vec![listener(Transport::Udp), listener(Transport::Tcp)],
         refresh_from: None,
         refresh_user: None,
