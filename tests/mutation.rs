@@ -23,7 +23,7 @@ use sip_push_proxy::sip::message::NotSip;
 use sip_push_proxy::sip::push_param::{PushParams, is_push_param};
 use sip_push_proxy::sip::uri::is_dialled;
 use sip_push_proxy::sip::validity::{request_fault, response_fault};
-use sip_push_proxy::sip::{Edits, HeaderName, Message, NameAddr, Uri, Via, response, scan};
+use sip_push_proxy::sip::{Edits, HeaderName, Message, NameAddr, Uri, Via, repair, response, scan};
 
 const MUTATIONS_DEFAULT: u64 = 200_000;
 const SEED_DEFAULT: u64 = 8599;

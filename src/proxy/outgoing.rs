@@ -24,7 +24,7 @@ impl Proxy {
         if uri.host.eq_ignore_ascii_case(b"anonymous.invalid") {
             return own();
         }
-        let aor = uri.aor()?;
+        let aor = self.policy.aor(&uri)?;
         let bindings = contacts.of_aor(&aor);
         let is_here = |known: Flow| (known.transport, known.remote) == (flow.transport, flow.remote);
         bindings.iter().any(|binding| self.elsewhere(binding.home).is_none() && is_here(binding.flow)).then_some(aor)
@@ -40,8 +40,7 @@ impl Proxy {
         }
         // What proves it here is of no use elsewhere.
         let mut edits = Edits::new();
-        let (_, realm) = aor.as_str().rsplit_once('@').unwrap_or_default();
-        digest::remove_credentials(&context.request, realm, &mut edits);
+        digest::remove_credentials(&context.request, self.policy.realm(aor, &users), &mut edits);
         match Message::parse(edits.apply(context.request.bytes()), usize::MAX) {
             Ok(onward) => context.onward = Some(Box::new(onward)),
             Err(_) => return self.reject(context, &Reject::of(500), now),
@@ -58,9 +57,9 @@ impl Proxy {
         users: &Credentials,
         now: Now,
     ) -> Result<(), Reject> {
-        let (user, realm) = aor.as_str().rsplit_once('@').unwrap_or_default();
-        let account = Account { user, realm, source: flow.remote.ip(), role };
         let policy = Arc::clone(&self.policy);
+        let realm = policy.realm(aor, users);
+        let account = Account { user: aor.user(), realm, source: flow.remote.ip(), role };
         let names_us = |uri: &[u8]| {
             let is_ours = |uri: Uri<'_>| uri.host.eq_ignore_ascii_case(realm.as_bytes()) || policy.is_named(uri.host);
             // A proxy is asked for what is elsewhere, too (RFC 7616 §3.4.6: the digest-uri is the Request-URI).

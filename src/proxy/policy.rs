@@ -21,6 +21,8 @@ pub struct Policy {
     pub upstream_contact: UpstreamContact,
     /// AOR domains served, in lower case; empty: any.
     pub domains: Vec<Box<str>>,
+    /// Whether a user of one of them is the same user in all of them, whose AOR is in the first.
+    pub domain_aliases: bool,
     pub softswitch: Option<Softswitch>,
     /// Only these may call phones.
     pub trusted: Vec<IpNet>,
@@ -316,6 +318,33 @@ impl Policy {
         self.domains.is_empty() || self.is_named(domain)
     }
 
+    /// The address of record that a URI names.
+    pub fn aor(&self, uri: &Uri<'_>) -> Option<Aor> {
+        uri.aor().map(|aor| self.canonical(aor))
+    }
+
+    /// The one AOR of a user who has several.
+    pub fn canonical(&self, aor: Aor) -> Aor {
+        let first = self.domains.first().filter(|first| self.is_alias(&aor) && aor.domain() != &***first);
+        match first {
+            Some(first) => Aor::new(aor.user(), first),
+            None => aor,
+        }
+    }
+
+    /// Whether a user is the same in other domains.
+    pub fn is_alias(&self, aor: &Aor) -> bool {
+        self.domain_aliases && self.domains.iter().any(|served| **served == *aor.domain())
+    }
+
+    /// The realm that a user has an account in: the AOR's own, else another of the domains that are the same.
+    pub fn realm<'a>(&'a self, aor: &'a Aor, users: &Credentials) -> &'a str {
+        let has_account = |realm: &str| users.find(aor.user(), realm).is_some();
+        let is_elsewhere = self.is_alias(aor) && !users.has(aor);
+        let other = self.domains.iter().filter(|_| is_elsewhere).find(|domain| has_account(domain));
+        other.map_or_else(|| aor.domain(), |domain| domain)
+    }
+
     /// Whether a host part names this proxy or a domain that it is configured for.
     pub fn is_named(&self, host: &[u8]) -> bool {
         self.is_own_host(host) || self.domains.iter().any(|served| host.eq_ignore_ascii_case(served.as_bytes()))
@@ -325,7 +354,9 @@ impl Policy {
     /// the others have registered is kept, should they come back.
     pub fn knows(&self, aor: &Aor) -> bool {
         match (self.mode, &self.registrar.auth) {
-            (Mode::Local, Auth::Digest(users)) => users.has(aor),
+            (Mode::Local, Auth::Digest(users)) => {
+                users.has(aor) || self.is_alias(aor) && users.find(aor.user(), self.realm(aor, users)).is_some()
+            }
             (Mode::Local, Auth::None(_)) | (Mode::Relay, _) => true,
         }
     }

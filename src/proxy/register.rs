@@ -84,7 +84,7 @@ impl Proxy {
         if !self.policy.serves(uri.host) {
             return Err(Reject::new(403, "Domain Not Served"));
         }
-        let aor = uri.aor().ok_or_else(|| Reject::new(400, "Bad Address Of Record"))?;
+        let aor = self.policy.aor(&uri).ok_or_else(|| Reject::new(400, "Bad Address Of Record"))?;
         let existing = contacts.of_aor(&aor);
         let values: Vec<&[u8]> = request.values(HeaderName::Contact).collect();
         if values.len() > CONTACTS_MAX {

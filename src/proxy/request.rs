@@ -273,8 +273,10 @@ impl Proxy {
         let forms = [Some(uri), Some(&bare).filter(|bare| bare.user != uri.user)];
         let mut aors = Vec::new();
         for form in forms.into_iter().flatten() {
-            aors.extend(form.aor());
-            if own {
+            aors.extend(self.policy.aor(form));
+            // What was registered before its domain became one with others.
+            let has_other_names = aors.last().is_some_and(|aor| self.policy.is_alias(aor));
+            if own || has_other_names {
                 aors.extend(self.policy.domains.iter().filter_map(|domain| form.aor_in(domain)));
             }
         }

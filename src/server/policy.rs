@@ -48,6 +48,7 @@ pub(super) fn policy(
             config::ContactForm::Path => UpstreamContact::Path,
         },
         domains: config.register.domains.clone(),
+        domain_aliases: config.register.domain_aliases,
         softswitch: config.softswitch.uri.as_ref().map(|next_hop| Softswitch {
             host: in_uri(&next_hop.address.host),
             port: next_hop.address.port,

@@ -13,6 +13,7 @@ pub mod header;
 pub mod message;
 pub mod method;
 pub mod name_addr;
+pub mod peek;
 pub mod push_param;
 pub mod repair;
 pub mod response;

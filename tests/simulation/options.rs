@@ -33,6 +33,7 @@ pub(crate) fn policy() -> Policy {
         mode: Mode::Relay,
         upstream_contact: UpstreamContact::Alias,
         domains: vec!["example.org".into()],
+        domain_aliases: false,
         softswitch: Softswitch::of(&Uri::parse(b"sip:192.0.2.20:5060").unwrap()),
         trusted: vec!["192.0.2.20/32".parse().unwrap()],
         phones_behind_trusted: false,

@@ -1,5 +1,6 @@
 //! What the proxy does, capability by capability.
 
+mod aliases;
 mod call_ended;
 mod calls;
 mod cancel;
