@@ -122,7 +122,8 @@ impl Register {
         let domains = section.list("domains", Some(&[]), address::aor_domain).unwrap_or_default();
         let domain_aliases = section.boolean("domain_aliases", false);
         if domain_aliases && domains.len() < 2 {
-            section.wrong("domain_aliases", "true needs two domains at least; name them in domains, the main one first");
+            section
+                .wrong("domain_aliases", "true needs two domains at least; name them in domains, the main one first");
         }
         let contact = section.choice("contact", [("alias", ContactForm::Alias), ("path", ContactForm::Path)]);
         let upstream_refresh = section.boolean("upstream_refresh", false);

@@ -92,7 +92,8 @@ mod tests {
         for call in 0..100 {
             let own = worker(&request("INVITE", call), "192.0.2.20:5060", true);
             seen[own] = true;
-            for (method, remote) in [("CANCEL", "192.0.2.20:5070"), ("BYE", "192.0.2.21:5060"), ("ACK", "192.0.2.20:1")] {
+            for (method, remote) in [("CANCEL", "192.0.2.20:5070"), ("BYE", "192.0.2.21:5060"), ("ACK", "192.0.2.20:1")]
+            {
                 assert_eq!(worker(&request(method, call), remote, true), own);
             }
         }
@@ -110,8 +111,13 @@ mod tests {
     #[test]
     fn a_response_goes_to_the_worker_that_made_its_branch() {
         let branch = "z9hG4bK0500000000000000ab0000000000000002";
-        let response = |line: &str| format!("SIP/2.0 200 OK\r\nCSeq: 1 INVITE\r\n{line}\r\nVia: SIP/2.0/UDP b;branch=z9hG4bKx\r\n\r\n");
-        for line in [format!("v: SIP/2.0/UDP a;rport;branch={branch}, SIP/2.0/UDP c"), format!("Via :SIP/2.0/TCP a;branch={branch}")] {
+        let response = |line: &str| {
+            format!("SIP/2.0 200 OK\r\nCSeq: 1 INVITE\r\n{line}\r\nVia: SIP/2.0/UDP b;branch=z9hG4bKx\r\n\r\n")
+        };
+        for line in [
+            format!("v: SIP/2.0/UDP a;rport;branch={branch}, SIP/2.0/UDP c"),
+            format!("Via :SIP/2.0/TCP a;branch={branch}"),
+        ] {
             assert_eq!(worker(&response(&line), "192.0.2.20:5060", true), 5);
         }
         assert_eq!(worker(&response("Via: SIP/2.0/UDP a;branch=z9hG4bKother"), "192.0.2.20:5060", true), 0);

@@ -69,7 +69,7 @@ impl Proxy {
             self.effects.push_back(Effect::CallEnded { call_ref, outcome: Outcome::Overload });
             return self.reject(context, &Reject::busy(BUSY_RETRY_AFTER_S), now);
         }
-        contacts.watch(&aor);
+        self.watch(&aor, contacts);
         let mut call = self.new_call(context, aor, only, now);
         if only.is_some() {
             call.others = contacts.of_aor(&call.aor).iter().map(|binding| binding.device).collect();
@@ -98,6 +98,22 @@ impl Proxy {
             self.timers.set(Timer::Hold(context.server), call.until);
         }
         self.conclude(context, contacts, now);
+    }
+
+    /// From here on this worker hears of each REGISTER of the user.
+    pub(super) fn watch(&self, aor: &Aor, contacts: &dyn Contacts) {
+        contacts.watch(aor);
+        if let Some(present) = self.policy.later_name(aor) {
+            contacts.watch(&present);
+        }
+    }
+
+    /// The opposite, once for each [`Proxy::watch`].
+    pub(super) fn unwatch(&self, aor: &Aor, contacts: &dyn Contacts) {
+        contacts.unwatch(aor);
+        if let Some(present) = self.policy.later_name(aor) {
+            contacts.unwatch(&present);
+        }
     }
 
     fn new_call(&mut self, context: &Context, aor: Aor, only: Option<DeviceId>, now: Now) -> HeldCall {
@@ -319,7 +335,10 @@ impl Proxy {
             return;
         }
         self.wake_late(binding, contacts, now);
-        let Some(waiting) = self.waiting.get(&binding.aor).cloned() else { return };
+        let mut waiting = self.waiting.get(&binding.aor).cloned().unwrap_or_default();
+        for other in self.policy.other_names(&binding.aor) {
+            waiting.extend(self.waiting.get(&other).into_iter().flatten().copied());
+        }
         for server in waiting {
             self.with_context(server, |proxy, context| {
                 proxy.wake_in(context, binding, contacts, now);

@@ -337,6 +337,18 @@ impl Policy {
         self.domain_aliases && self.domains.iter().any(|served| **served == *aor.domain())
     }
 
+    /// The AOR by which a device registers now that registered by this one before its domain became one with others.
+    pub fn later_name(&self, aor: &Aor) -> Option<Aor> {
+        let present = self.canonical(aor.clone());
+        (present != *aor).then_some(present)
+    }
+
+    /// The user's AORs in the other domains, by which he may have been called before they became one.
+    pub fn other_names(&self, aor: &Aor) -> impl Iterator<Item = Aor> {
+        let others = self.domains.iter().filter(|domain| self.is_alias(aor) && ***domain != *aor.domain());
+        others.map(|domain| Aor::new(aor.user(), domain))
+    }
+
     /// The realm that a user has an account in: the AOR's own, else another of the domains that are the same.
     pub fn realm<'a>(&'a self, aor: &'a Aor, users: &Credentials) -> &'a str {
         let has_account = |realm: &str| users.find(aor.user(), realm).is_some();

@@ -44,7 +44,7 @@ impl Proxy {
             // The same INVITE is held under another record, or there are too many transactions.
             return self.give_up(stored);
         };
-        contacts.watch(&stored.aor);
+        self.watch(&stored.aor, contacts);
         self.waiting.entry(stored.aor.clone()).or_default().push(server);
         self.held_calls += 1;
         let call = HeldCall { only: self.only(&request, flow, contacts), ..held_call(stored, &request, now) };

@@ -7,7 +7,8 @@ use super::scan;
 /// What is folded into several lines is read as far as its first line that says anything.
 pub fn header<'a>(bytes: &'a [u8], name: &str, compact: u8) -> Option<&'a [u8]> {
     let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
-    let mut lines = bytes.get(start..)?.split(|byte| *byte == b'\n').skip(1).map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let mut lines =
+        bytes.get(start..)?.split(|byte| *byte == b'\n').skip(1).map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     while let Some(line) = lines.next().filter(|line| !line.is_empty()) {
         let first = line.first().map(u8::to_ascii_lowercase);
         let may_be_it = first == Some(compact) || first == name.as_bytes().first().map(u8::to_ascii_lowercase);

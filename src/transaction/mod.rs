@@ -71,8 +71,9 @@ impl Settings {
     /// How long it takes until Timer E has grown to T2: only then, and no later, a request that is no INVITE gets a 100
     /// (RFC 4320 §4.1).
     pub fn until_t2(&self) -> Duration {
-        let pauses = std::iter::successors(Some(self.t1.max(Duration::from_millis(1))), |pause| Some(*pause * 2));
-        pauses.take_while(|pause| *pause < self.t2).sum()
+        let first = self.t1.max(Duration::from_millis(1));
+        let pauses = std::iter::successors(Some(first), |pause| Some(*pause * 2));
+        pauses.take_while(|pause| *pause < self.t2).sum::<Duration>().max(first)
     }
 
     /// 64·T1: how long an answer is waited for, and repetitions are absorbed.

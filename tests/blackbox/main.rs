@@ -56,3 +56,4 @@ mod tokens;
 mod usedesk;
 mod why;
 mod without_google;
+mod workers;

@@ -38,7 +38,9 @@ fn a_user_is_the_same_in_all_of_them() {
         let call = sim.switch().asks("INVITE", uri, |draft| draft);
         sim.run_for(ms(100));
         push.expects(before + 2);
-        assert!([one.bucket(), two.bucket()].iter().all(|bucket| bucket.contains(&(call.call_ref(), EntryState::Live))));
+        assert!(
+            [one.bucket(), two.bucket()].iter().all(|bucket| bucket.contains(&(call.call_ref(), EntryState::Live)))
+        );
         call.cancels("");
         sim.run_for(s(1));
     }
@@ -94,7 +96,11 @@ fn what_was_registered_before_is_found_until_its_phone_registers_anew() {
     let call = sim.switch().asks("INVITE", "sip:alice@example.org", |draft| draft);
     sim.run_for(ms(100));
     sim.push().expects(1);
+    alice.registers();
+    sim.run_for(s(1));
+    call.expects(&[100, 182, 180]);
     call.cancels("");
+    assert_eq!(alice.bindings(), 1, "under its one name");
 }
 
 #[test]
