@@ -354,7 +354,10 @@ impl Policy {
         let has_account = |realm: &str| users.find(aor.user(), realm).is_some();
         let is_elsewhere = self.is_alias(aor) && !users.has(aor);
         let other = self.domains.iter().filter(|_| is_elsewhere).find(|domain| has_account(domain));
-        other.map_or_else(|| aor.domain(), |domain| domain)
+        match other {
+            Some(domain) => domain,
+            None => aor.domain(),
+        }
     }
 
     /// Whether a host part names this proxy or a domain that it is configured for.

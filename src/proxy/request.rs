@@ -285,9 +285,8 @@ impl Proxy {
 
     /// The same for a telephone number (RFC 3966), which has no domain.
     pub(super) fn aors_of_number(&self, uri: &[u8]) -> Vec<Aor> {
-        let number = tel_number(uri);
-        let in_domain = |domain: &Box<str>| number.as_ref().map(|number| Aor::new(number, domain));
-        self.policy.domains.iter().filter_map(in_domain).collect()
+        let Some(number) = tel_number(uri) else { return Vec::new() };
+        self.policy.domains.iter().map(|domain| Aor::new(&number, domain)).collect()
     }
 
     /// The softswitch is known by its address, which comes before what has registered: nobody becomes a phone by a

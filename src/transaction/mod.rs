@@ -43,6 +43,7 @@ pub use servers::reply_destination;
 pub use timer::{Timer, TimerQueue};
 
 use crate::guard::Source;
+use crate::sip::uri::host_ip;
 use crate::sip::{Destination, Flow, Message, Method, response};
 use allowance::Taken;
 use clients::Clients;
@@ -218,8 +219,11 @@ impl Transactions {
         now: Instant,
     ) -> Incoming {
         let key = self.common.keys.server(request);
-        let found = self.servers.find(key);
         let method = request.method();
+        let found = self.servers.find(key).or_else(|| {
+            let is_of_invite = matches!(method, Method::INVITE | Method::ACK);
+            is_of_invite.then(|| self.loose_invite(request, flow)).flatten()
+        });
         if method == Method::ACK {
             let passes_ack = found.is_none_or(|id| self.serve(id, servers::Input::Ack, Bytes::new(), now).passes_ack);
             return if passes_ack { Incoming::Ack } else { Incoming::Absorbed };
@@ -228,8 +232,9 @@ impl Transactions {
             self.serve(id, servers::Input::Request, Bytes::new(), now);
             return Incoming::Absorbed;
         }
+        let invite = || self.servers.find(self.common.keys.cancelled_invite(request));
         let cancelled =
-            (method == Method::CANCEL).then(|| self.servers.find(self.common.keys.cancelled_invite(request))).flatten();
+            (method == Method::CANCEL).then(|| invite().or_else(|| self.loose_invite(request, flow))).flatten();
         let standing = standing();
         // Room is needed for the request and for forwarding it: under load, a request that could only be answered 503
         // must not take the place of one that could be served. The CANCEL of a known INVITE, one at most, always fits.
@@ -249,6 +254,9 @@ impl Transactions {
             destination: reply_destination(request, flow),
             is_unproven: standing == Standing::Unproven,
             taken,
+            loose: (method == Method::INVITE && !is_where_it_says(request, flow))
+                .then(|| self.common.keys.loose_invite(request))
+                .flatten(),
         };
         let Some(id) = self.servers.start(key, start) else { return Incoming::Full };
         if method == Method::CANCEL {
@@ -258,6 +266,16 @@ impl Transactions {
             self.respond(id, 100, build(request, flow, 100, None), now);
         }
         Incoming::Request(id)
+    }
+
+    /// The INVITE that a repetition, an ACK or a CANCEL is for whose client has learned its own address meanwhile, and has
+    /// another sent-by now.
+    ///
+    /// Differs from RFC 3261 §17.2.3: the sent-by is left out where the INVITE came from another address than its Via says.
+    /// Branch, Call-ID, From tag and the source are the same.
+    fn loose_invite(&self, request: &Message, flow: Flow) -> Option<ServerId> {
+        let key = self.servers.has_loose().then(|| self.common.keys.loose_invite(request)).flatten()?;
+        self.servers.find_loose(key, flow.remote.ip())
     }
 
     /// How many transactions there may be when a request of this standing comes. The last quarter is for the softswitch, as
@@ -474,6 +492,13 @@ impl Transactions {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// Whether a request came from the address and port in its Via.
+fn is_where_it_says(request: &Message, flow: Flow) -> bool {
+    request.top_via().is_some_and(|via| {
+        host_ip(via.host) == Some(flow.remote.ip()) && via.port.unwrap_or(5060) == flow.remote.port()
+    })
 }
 
 /// A response of the transaction layer's own.

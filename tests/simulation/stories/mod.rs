@@ -4,6 +4,7 @@ mod aliases;
 mod call_ended;
 mod calls;
 mod cancel;
+mod cases;
 mod chance;
 mod crash;
 mod devices;
