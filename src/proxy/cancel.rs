@@ -53,6 +53,7 @@ impl Proxy {
     /// The caller leaves the early dialog that we began (RFC 3261 §15): as good as a CANCEL, unless a phone rings by now,
     /// which has a dialog of its own. Then nobody else is waited for.
     pub(super) fn hang_up_early(&mut self, invite: &mut Context, bye: &Message, contacts: &dyn Contacts, now: Now) {
+        self.pass_cancel_on(invite, bye);
         if !invite.responses.is_ringing() {
             let (reasons, seen) = (reason_lines(bye), is_dealt_with(bye));
             return self.cancel(invite, &reasons, seen, contacts, now);

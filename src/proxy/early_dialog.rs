@@ -37,9 +37,11 @@ impl EarlyDialogs {
         self.0.is_empty()
     }
 
-    fn find(&self, tag: Option<&[u8]>) -> Option<ServerId> {
-        let tag = tag.filter(|_| !self.0.is_empty()).and_then(|tag| std::str::from_utf8(tag).ok())?;
-        self.0.get(tag).copied()
+    fn find(&self, request: &Message) -> Option<ServerId> {
+        if self.0.is_empty() {
+            return None;
+        }
+        self.0.get(std::str::from_utf8(request.to_tag()?).ok()?).copied()
     }
 }
 
@@ -56,13 +58,15 @@ impl Proxy {
         line
     }
 
-    /// The INVITE whose early dialog with us a request of the softswitch is in.
+    /// The INVITE whose early dialog with us a request of the softswitch is in, also one that another node passes on.
     pub(super) fn early_dialog_of(&self, context: &Context, contacts: &dyn Contacts) -> Option<ServerId> {
         let request = &context.request;
-        let invite = self.early.find(request.to_tag())?;
+        let invite = self.early.find(request)?;
         let is_same = |known: &Message| known.call_id() == request.call_id() && known.from_tag() == request.from_tag();
         let is_its = self.contexts.get(&invite).is_some_and(|invite| is_same(&invite.request));
-        (is_its && self.is_of_softswitch(context.flow, contacts)).then_some(invite)
+        let flow = context.flow;
+        let is_of_caller = || self.is_of_softswitch(flow, contacts) || contacts.is_node(flow.remote.ip());
+        (is_its && is_of_caller()).then_some(invite)
     }
 
     pub(super) fn receive_in_early_dialog(

@@ -437,6 +437,7 @@ impl Proxy {
         for held in &mut call.devices {
             if held.is_expected() {
                 held.state = DeviceState::Unwakeable;
+                held.purpose.end();
             }
         }
     }

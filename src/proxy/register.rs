@@ -70,6 +70,10 @@ pub(super) struct RegisterContact {
 
 impl Proxy {
     pub(super) fn register(&mut self, context: &mut Context, contacts: &dyn Contacts, now: Now) {
+        if Uri::parse(context.request.uri()).is_err() {
+            // A registrar has a domain (RFC 3261 §10.2).
+            return self.reject(context, &Reject::of(416), now);
+        }
         match self.read_registration(&context.request, contacts) {
             Ok(registration) if self.policy.mode == Mode::Relay => self.relay(context, registration, contacts, now),
             Ok(registration) => self.register_locally(context, registration, contacts, now),

@@ -212,7 +212,10 @@ impl Proxy {
             } else if self.policy.mode == Mode::Relay {
                 Ok(Target::Softswitch)
             } else {
-                self.user_of(request, flow, contacts).map(Target::SoftswitchFor).ok_or_else(|| Reject::of(403))
+                let user = self.user_of(request, flow, contacts).map(Target::SoftswitchFor);
+                // Who has registered may not be read yet.
+                let is_known = contacts.is_loaded();
+                user.ok_or_else(|| if is_known { Reject::of(403) } else { Reject::busy(BUSY_RETRY_AFTER_S) })
             };
         }
         match routed.token {

@@ -125,7 +125,7 @@ impl Proxy {
         }
     }
 
-    /// What the caller cancels is cancelled where it is held, too. It answers the INVITE as well; one answer is as good
+    /// What the caller cancels, or ends by BYE, is ended where it is held, too. It answers the INVITE as well; one answer is as good
     /// as two.
     pub(super) fn pass_cancel_on(&mut self, invite: &Context, cancel: &Message) {
         let by = invite.call().and_then(|call| call.taken_by);

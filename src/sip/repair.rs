@@ -10,6 +10,9 @@ use super::scan;
 ///
 /// A name that has a quote, a bracket or a colon is left alone: it may be a URI, or half of something else.
 pub fn display_names(message: &Message) -> Option<Message> {
+    if message.defect().is_some() {
+        return None;
+    }
     let mut edits = Edits::new();
     let mut is_changed = false;
     for name in [HeaderName::From, HeaderName::To, HeaderName::Contact] {
@@ -85,6 +88,13 @@ mod tests {
         ] {
             assert_eq!(repaired(value).as_deref(), Some(expected));
         }
+    }
+
+    #[test]
+    fn a_message_that_is_at_fault_otherwise_is_not_read_again() {
+        let text = format!("INVITE sip:a@h SIP/2.0\r\nFrom: A, B <sip:a@h>\r\n{}\r\n", "X: y\r\n".repeat(200));
+        let message = Message::parse(text.into(), 128).unwrap();
+        assert!(message.defect().is_some() && display_names(&message).is_none());
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub(super) struct Servers {
     index: HashMap<TransactionKey, ServerId, OwnNumbers>,
     /// INVITEs whose client is not where its Via says: it may say otherwise next time.
     loose: HashMap<TransactionKey, ServerId, OwnNumbers>,
+    loose_keys: HashMap<ServerId, TransactionKey, OwnNumbers>,
     allowances: Allowances,
     /// Of those that have taken something of an allowance.
     untrusted: usize,
@@ -60,7 +61,6 @@ pub(super) struct Beginning {
 #[derive(Debug)]
 pub(super) struct Server {
     key: TransactionKey,
-    loose: Option<Box<TransactionKey>>,
     destination: Destination,
     /// The last one sent; empty before the first.
     response: Bytes,
@@ -100,8 +100,8 @@ pub(super) struct Outcome {
 
 impl Servers {
     pub(super) fn new() -> Self {
-        let (index, loose) = (HashMap::default(), HashMap::default());
-        Self { entries: Slab::new(), index, loose, allowances: Allowances::default(), untrusted: 0 }
+        let (index, loose, loose_keys) = (HashMap::default(), HashMap::default(), HashMap::default());
+        Self { entries: Slab::new(), index, loose, loose_keys, allowances: Allowances::default(), untrusted: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -143,7 +143,6 @@ impl Servers {
         };
         let server = Server {
             key,
-            loose: loose.map(Box::new),
             destination,
             response: Bytes::new(),
             machine,
@@ -156,6 +155,7 @@ impl Servers {
         self.index.insert(key, id);
         if let Some(loose) = loose {
             self.loose.insert(loose, id);
+            self.loose_keys.insert(id, loose);
         }
         if let Some(taken) = taken {
             self.allowances.take(taken);
@@ -236,7 +236,9 @@ impl Servers {
     fn remove(&mut self, id: ServerId) {
         if let Some(server) = self.entries.remove(id.0) {
             self.index.remove(&server.key);
-            if let Some(loose) = server.loose.filter(|loose| self.loose.get(loose) == Some(&id)) {
+            if let Some(loose) = self.loose_keys.remove(&id)
+                && self.loose.get(&loose) == Some(&id)
+            {
                 self.loose.remove(&loose);
             }
             if let Some(taken) = server.taken {
@@ -334,6 +336,6 @@ mod tests {
     /// A held call has one of these for as long as it waits.
     #[test]
     fn a_server_transaction_is_small() {
-        assert!(size_of::<Server>() <= 136, "{}", size_of::<Server>());
+        assert!(size_of::<Server>() <= 128, "{}", size_of::<Server>());
     }
 }

@@ -21,6 +21,7 @@ mod sip;
 mod switch;
 mod world;
 
+mod aliases;
 mod bad_input;
 mod centrifuge;
 mod check;

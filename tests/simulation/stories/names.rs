@@ -64,7 +64,9 @@ fn other_schemes_are_416_and_phones_are_not_reached_by_urns() {
     let strange = alice.asks("INVITE", "http://example.org/", |draft| draft);
     let service = alice.asks("INVITE", "urn:ietf:rfc:3261", |draft| draft);
     let sos = switch.asks("INVITE", "urn:service:sos", |draft| draft);
+    let register = alice.asks("REGISTER", "tel:112", |draft| draft);
     sim.run_for(s(1));
+    register.expects(&[416]);
     for refused in [strange, service, sos] {
         refused.expects(&[100, 416]);
     }
