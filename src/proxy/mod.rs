@@ -20,6 +20,7 @@ mod held_call;
 mod hold;
 mod keep;
 mod late_wake;
+mod location;
 mod missed_calls;
 mod outgoing;
 pub mod policy;

@@ -15,7 +15,7 @@ use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, Timer, forward, validate};
 use crate::binding::{Aor, Binding, DeviceId, Home};
 use crate::clock::Now;
 use crate::sip::response::header;
-use crate::sip::uri::{is_dialled, tel_number};
+use crate::sip::uri::is_dialled;
 use crate::sip::{Destination, Flow, HeaderName, Message, Method, Uri, repair};
 use crate::transaction::{Incoming, ServerId};
 
@@ -234,62 +234,8 @@ impl Proxy {
         }
         match uri {
             Some(uri) => self.phones(&uri, contacts),
-            None => self.phones_of(&self.aors_of_number(routed.uri), contacts).map_err(|_| {
-                let is_number = tel_number(routed.uri).is_some();
-                Reject::of(if is_number { 404 } else { 416 })
-            }),
+            None => self.phones_of_number(routed.uri, contacts),
         }
-    }
-
-    /// The location service (RFC 3261 §16.5): an alias names one device, an AOR all of its devices.
-    fn phones(&self, uri: &Uri<'_>, contacts: &dyn Contacts) -> Result<Target, Reject> {
-        let own = self.policy.is_own_host(uri.host);
-        let Some(user) = uri.without_user_params().user else {
-            return if own { Ok(Target::Ourselves) } else { Err(Reject::of(404)) };
-        };
-        let alias = || DeviceId::parse(user).and_then(|device| contacts.of_device(device));
-        // A token device has no contact that anybody could know.
-        let is_known = |binding: &Arc<Binding>| !binding.is_token_device() && self.policy.knows(&binding.aor);
-        if own && let Some(binding) = alias().filter(is_known) {
-            let only = Some(binding.device);
-            return Ok(Target::Phones { aor: binding.aor.clone(), bindings: vec![binding], only });
-        }
-        if !self.policy.serves(uri.host) {
-            return Err(Reject::new(403, "Domain Not Served"));
-        }
-        self.phones_of(&self.aors_of(uri), contacts)
-    }
-
-    /// All devices of the first of these AORs that has any.
-    fn phones_of(&self, aors: &[Aor], contacts: &dyn Contacts) -> Result<Target, Reject> {
-        let known = aors.iter().filter(|aor| self.policy.knows(aor));
-        let found = known.map(|aor| (aor, contacts.of_aor(aor))).find(|(_, bindings)| !bindings.is_empty());
-        let (aor, bindings) = found.ok_or_else(|| Reject::of(404))?;
-        Ok(Target::Phones { aor: aor.clone(), bindings, only: None })
-    }
-
-    /// Whom a Request-URI of the softswitch may mean, the likeliest first: the user as written, then without its parameters.
-    /// A trunk that sends numbers to our address means the users of our domains.
-    pub(super) fn aors_of(&self, uri: &Uri<'_>) -> Vec<Aor> {
-        let own = self.policy.is_own_host(uri.host);
-        let bare = uri.without_user_params();
-        let forms = [Some(uri), Some(&bare).filter(|bare| bare.user != uri.user)];
-        let mut aors = Vec::new();
-        for form in forms.into_iter().flatten() {
-            aors.extend(self.policy.aor(form));
-            // What was registered before its domain became one with others.
-            let has_other_names = aors.last().is_some_and(|aor| self.policy.is_alias(aor));
-            if own || has_other_names {
-                aors.extend(self.policy.domains.iter().filter_map(|domain| form.aor_in(domain)));
-            }
-        }
-        aors
-    }
-
-    /// The same for a telephone number (RFC 3966), which has no domain.
-    pub(super) fn aors_of_number(&self, uri: &[u8]) -> Vec<Aor> {
-        let Some(number) = tel_number(uri) else { return Vec::new() };
-        self.policy.domains.iter().map(|domain| Aor::new(&number, domain)).collect()
     }
 
     /// The softswitch is known by its address, which comes before what has registered: nobody becomes a phone by a
