@@ -127,7 +127,9 @@ impl Proxy {
         let provider = target.provider.name();
         let detail = if is_repeat { format!("{provider}, no REGISTER yet").into() } else { Cow::Borrowed(provider) };
         let push = Push { is_repeat, purpose, ..Push::to(&held.binding, target, notice, ttl, now.unix) };
-        self.step(&call_ref, step, Some(device), detail);
+        if !held.is_paused {
+            self.step(&call_ref, step, Some(device), detail);
+        }
         self.submit(PushPurpose::Call(server, device), push);
         self.begin_provisional(context, now);
     }
@@ -146,6 +148,8 @@ impl Proxy {
         self.with_context(server, |proxy, context| {
             let Some(call) = context.call_mut() else { return };
             let call_ref = call.call_ref.clone();
+            let is_skipped = matches!(reply.outcome, push::Outcome::Skipped { .. });
+            let was_paused = call.device(device).is_some_and(|held| std::mem::replace(&mut held.is_paused, is_skipped));
             let took = format!("{} ms", millis(reply.took));
             let (input, reason, words) = match reply.outcome {
                 push::Outcome::Accepted => {
@@ -179,8 +183,11 @@ impl Proxy {
                 // The device has come, or the call is over; its machine knows that already.
                 push::Outcome::Withdrawn => return,
             };
-            let why = Why::new(reason, String::from(words));
-            proxy.step_pushed(&call_ref, Step::PushRefused, device, took, reply.push_id, Some(why));
+            // It is told once, however often it is looked whether the provider works again.
+            if !(was_paused && is_skipped) {
+                let why = Why::new(reason, String::from(words));
+                proxy.step_pushed(&call_ref, Step::PushRefused, device, took, reply.push_id, Some(why));
+            }
             let is_in_vain = matches!(input, DeviceInput::Dead | DeviceInput::Refused);
             let may_be_called = is_in_vain && proxy.may_be_awake(context, device, contacts, now);
             let input = if may_be_called { DeviceInput::OnlyByFlow } else { input };

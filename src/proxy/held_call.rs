@@ -80,6 +80,8 @@ pub(super) struct HeldDevice {
     pub accepted_at: Option<Instant>,
     /// How many of `push.repeat_s` are over.
     pub repeats: u8,
+    /// Whether its last push was not sent, because its provider is not asked for a moment.
+    pub is_paused: bool,
     /// Of its pushes: over when it has joined, and when the call is over.
     pub purpose: Purpose,
     /// Whether no push is for it: it is called, and not probed.
@@ -267,6 +269,7 @@ impl HeldDevice {
             attempts: 0,
             accepted_at: None,
             repeats: 0,
+            is_paused: false,
             purpose,
             is_only_called: false,
             has_come: false,

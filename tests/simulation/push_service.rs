@@ -26,6 +26,8 @@ pub(crate) struct PushService {
     pub(crate) breaker: Option<Breaker>,
     /// It has trouble with every push that it gets in these times.
     pub(crate) outages: Vec<Range<Instant>>,
+    /// What it then says of when to come again.
+    pub(crate) retry_after: Option<Duration>,
     /// It has trouble with each push to these, by PRID.
     pub(crate) bad: Vec<String>,
     /// Tokens that it does not know any more, by PRID.
@@ -45,6 +47,7 @@ impl PushService {
             failures: 0,
             breaker: None,
             outages: Vec::new(),
+            retry_after: None,
             bad: Vec::new(),
             dead: BTreeSet::new(),
             reported: Vec::new(),
@@ -60,7 +63,8 @@ impl PushService {
         };
         let has_trouble = self.outages.iter().any(|outage| outage.contains(&now))
             || self.bad.iter().any(|bad| bad == push.target.prid.reveal());
-        let trouble = || Outcome::TryAgain { trouble: Trouble::Failing, after: None, reason: "503".into() };
+        let after = self.retry_after;
+        let trouble = || Outcome::TryAgain { trouble: Trouble::Failing, after, reason: "503".into() };
         (if has_trouble { trouble() } else { self.answer(push, roll) }, Some(pass))
     }
 
