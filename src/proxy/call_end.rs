@@ -151,7 +151,11 @@ impl Proxy {
         if is_recorded || !settled.is_empty() {
             let call_ref = call_ref.clone();
             let change = Change::Settle { aor, id, call_ref, devices: settled, ended: true };
-            self.keep_all(Kept { change, unaware, since });
+            let kept = Kept { change, unaware, since };
+            match ending == Ending::Answered && is_recorded {
+                true => self.settle_when_acknowledged(context.request.call_id(), kept, now),
+                false => self.keep_all(kept),
+            }
         }
         self.tell_of_end(context, ending, now);
         self.effects.push_back(Effect::CallEnded { call_ref, outcome });

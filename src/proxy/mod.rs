@@ -1,6 +1,7 @@
 //! The proxy core (RFC 3261 §16, RFC 8599 §5): a pure value. A message goes in as [`Input`] with the present time,
 //! what is to be done comes out as [`Effect`]s.
 
+mod answered;
 pub mod bars;
 mod branches;
 mod call_end;
@@ -81,6 +82,7 @@ pub struct Proxy {
     fetches: HashMap<FetchTicket, ServerId>,
     missed: missed_calls::Reports,
     refreshes: refresh::Refreshes,
+    answered: answered::AnsweredCalls,
     late: late_wake::LateCalls,
     given_up: given_up::GivenUp,
     /// What `softswitch.uri` came to last, where it is a name; the best address first.
@@ -118,6 +120,8 @@ enum Timer {
     Report(DeviceId),
     /// A refused change is due again.
     Again(u64),
+    /// The ACK of an answered call has not come by.
+    Acknowledged(u64),
     /// A device that did not come is no longer told that its call is over.
     Late(DeviceId),
 }
@@ -200,6 +204,7 @@ impl Proxy {
             fetches: HashMap::new(),
             missed: missed_calls::Reports::default(),
             refreshes: refresh::Refreshes::default(),
+            answered: answered::AnsweredCalls::default(),
             late: late_wake::LateCalls::default(),
             given_up: given_up::GivenUp::default(),
             held_calls: 0,
@@ -219,6 +224,7 @@ impl Proxy {
     /// From here on no new call is taken.
     pub fn drain(&mut self) {
         self.is_draining = true;
+        self.settle_all_answered();
     }
 
     /// Something happened.
@@ -279,6 +285,7 @@ impl Proxy {
                 Timer::Repeat(server, device) => self.repeat_due(server, device, contacts, now),
                 Timer::Report(device) => self.report_due(device, contacts),
                 Timer::Again(number) => self.keep_again(number),
+                Timer::Acknowledged(call) => self.settle_answered(call),
                 Timer::Late(device) => self.late_over(device, contacts, now),
             }
         }
@@ -307,6 +314,7 @@ impl Proxy {
             && self.resolutions.is_empty()
             && self.fetches.is_empty()
             && self.refreshes.is_empty()
+            && self.answered.is_empty()
             && self.late.is_empty()
             && self.given_up.is_empty()
             && self.effects.is_empty()

@@ -47,6 +47,11 @@ impl Keys {
         self.server_of(cancel, b"INVITE")
     }
 
+    /// The server transaction of an INVITE's CANCEL.
+    pub(super) fn cancel_of(&self, invite: &Message) -> TransactionKey {
+        self.server_of(invite, b"CANCEL")
+    }
+
     fn server_of(&self, request: &Message, method: &[u8]) -> TransactionKey {
         let via = request.top_via();
         match via.and_then(|via| Some((via, via.unique_branch()?))) {

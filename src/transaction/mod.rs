@@ -252,6 +252,12 @@ impl Transactions {
         Incoming::Request(id)
     }
 
+    /// Whether a CANCEL has come for an INVITE that was not known here then; it is remembered for Timer J (RFC 3261
+    /// §17.2.2).
+    pub fn is_cancelled(&self, invite: &Message) -> bool {
+        self.servers.find(self.common.keys.cancel_of(invite)).is_some()
+    }
+
     /// How many transactions there may be when a request of this standing comes. The last quarter is for the softswitch, as
     /// long as others have a quarter, too: calls that it has us hold must not keep their phones from coming.
     fn room_for(&self, standing: Standing) -> usize {

@@ -14,7 +14,7 @@ use sip_push_proxy::proxy::bars::Bars;
 use sip_push_proxy::proxy::{Effect, FetchTicket, Input, Policy, Proxy, RefreshResult, ResolveTicket, Warning};
 use sip_push_proxy::push::{self, Outcome, Pass, Push};
 use sip_push_proxy::sip::{ConnectionId, Destination, Flow, Message, Transport};
-use sip_push_proxy::store::{Change, LeftCall, Ticket};
+use sip_push_proxy::store::{Change, HeldCall, LeftCall, Ticket};
 use sip_push_proxy::transaction::SendTag;
 
 use crate::agent::Agent;
@@ -328,6 +328,21 @@ impl World {
         }
         for call in self.storage.restart(self.now.unix) {
             self.input(Input::Resume(Box::new(LeftCall { call, from: None })));
+        }
+    }
+
+    /// Another node of the same store has the address of the one that died, but not its calls yet: those are returned.
+    pub(crate) fn goes_on_elsewhere(&mut self) -> Vec<HeldCall> {
+        self.is_down = false;
+        self.storage.restart(self.now.unix)
+    }
+
+    /// `node.lease_s` is over. What was settled since is no call any more.
+    pub(crate) fn takes_over(&mut self, calls: Vec<HeldCall>) {
+        for call in calls {
+            if self.storage.is_held(&call) {
+                self.input(Input::Resume(Box::new(LeftCall { call, from: Some("node-a".into()) })));
+            }
         }
     }
 
