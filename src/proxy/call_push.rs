@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::bars::Finding;
+use super::bars::{Barred, Finding};
 use super::context::Context;
 use super::event::{Contacts, Effect};
 use super::held_call::{DeviceInput, DeviceState, paused, try_again};
 use super::{Proxy, PushPurpose, SavePurpose, Timer};
 use crate::binding::{Binding, DeviceId};
 use crate::clock::{Now, UnixMillis};
-use crate::push::{self, Notice, Push};
+use crate::push::{self, Notice, NoticeKind, Push};
 use crate::store::{self, Applied, BucketEntry, Change, EntryState, StoreError};
 use crate::timeline::{Reason, Step, Why};
 use crate::transaction::ServerId;
@@ -143,7 +143,12 @@ impl Proxy {
         contacts: &dyn Contacts,
         now: Now,
     ) {
-        self.learn_of_token(device, &reply, sent_at(&reply, now), contacts);
+        let context = self.contexts.get(&server);
+        let may_be_awake = context.is_some_and(|context| self.may_be_awake(context, device, contacts, now));
+        match &reply.outcome {
+            push::Outcome::TokenDead { reason, .. } if may_be_awake => self.bar_dead(device, reason, contacts, now),
+            _ => self.learn_of_token(device, &reply, sent_at(&reply, now), contacts),
+        }
         let chance = self.random.draw();
         self.with_context(server, |proxy, context| {
             let Some(call) = context.call_mut() else { return };
@@ -189,8 +194,7 @@ impl Proxy {
                 proxy.step_pushed(&call_ref, Step::PushRefused, device, took, reply.push_id, Some(why));
             }
             let is_in_vain = matches!(input, DeviceInput::Dead | DeviceInput::Refused);
-            let may_be_called = is_in_vain && proxy.may_be_awake(context, device, contacts, now);
-            let input = if may_be_called { DeviceInput::OnlyByFlow } else { input };
+            let input = if is_in_vain && may_be_awake { DeviceInput::OnlyByFlow } else { input };
             proxy.tell(context, device, input, now);
             proxy.conclude(context, contacts, now);
         });
@@ -222,6 +226,24 @@ impl Proxy {
         let held = context.call().and_then(|call| call.devices.iter().find(|held| held.binding.device == device));
         let binding = held.map(|held| &held.binding).filter(|binding| !is_tried && !binding.is_token_device());
         binding.is_some_and(|binding| binding.flow.transport.is_reliable() && self.is_reachable(binding, contacts, now))
+    }
+
+    /// The token is dead, but its device has an open connection: it is called by that, and not pushed. The binding ends when
+    /// a call finds the connection gone.
+    fn bar_dead(&mut self, device: DeviceId, words: &str, contacts: &dyn Contacts, now: Now) {
+        let Some(binding) = contacts.of_device(device) else { return };
+        let words = format!("{words}; called by its open connection only, until it registers anew");
+        let (registered_at, why) = (binding.registered_at, Why::new(Reason::TokenDead, words));
+        let barred = Barred { device, registered_at, sent_at: now.unix, why };
+        self.effects.push_back(Effect::Found(Finding::Barred(barred)));
+    }
+
+    /// A device with a dead token has no connection any more.
+    pub(super) fn end_dead(&mut self, binding: &Binding, now: Now) {
+        let Some(target) = &binding.push else { return };
+        let token = NoticeKind::Invite.token(target).clone();
+        let (aor, device, sent_at) = (binding.aor.clone(), binding.device, now.unix);
+        self.keep(Change::TokenDead { aor, device, token, sent_at, dead_since: None });
     }
 
     /// A dead token ends the binding, unless the device has registered since. An iOS device with two tokens may lose the

@@ -155,7 +155,12 @@ impl Proxy {
                 };
                 self.step(&call_ref, Step::DeviceFound, Some(device), detail);
             }
-            Reach::Never(why) => self.step_why(&call_ref, Step::DeviceSkipped, Some(device), "", why),
+            Reach::Never(why) => {
+                if why.reason == Reason::TokenDead {
+                    self.end_dead(binding, now);
+                }
+                self.step_why(&call_ref, Step::DeviceSkipped, Some(device), "", why);
+            }
         }
     }
 
@@ -460,7 +465,10 @@ impl Proxy {
         let call_ref = call.call_ref.clone();
         let binding = call.device(device).map(|held| Arc::clone(&held.binding));
         let target = binding.as_ref().and_then(|binding| binding.push.as_ref());
-        let admitted = binding.as_ref().map_or(Ok(()), |binding| self.admits(binding, contacts));
+        let admitted = binding.as_ref().map_or(Ok(()), |binding| {
+            contacts.fits(binding)?;
+            self.admits(binding, contacts)
+        });
         let is_pushable = target.is_some_and(|target| can_be_told(target, method).is_ok()) && admitted.is_ok();
         let (input, reason) = match status {
             408 => (DeviceInput::Silent, Reason::DeviceSilent),
@@ -474,7 +482,10 @@ impl Proxy {
         if is_pushable {
             self.tell(context, device, input, now);
         }
-        if let (Err(why), Some(_)) = (admitted, target) {
+        if let (Err(why), Some(binding), Some(_)) = (admitted, &binding, target) {
+            if why.reason == Reason::TokenDead {
+                self.end_dead(binding, now);
+            }
             self.step_why(&call_ref, Step::DeviceSkipped, Some(device), "", why);
         }
         if let Some(binding) = binding {
