@@ -156,7 +156,7 @@ label!(
 
 label!(
     /// What a push tells.
-    PushKind { Invite = "invite", Message = "message", MissedCalls = "missed_calls", CallEnded = "call_ended", Test = "test", Text = "text", }
+    PushKind { Invite = "invite", Message = "message", MissedCalls = "missed_calls", CallEnded = "call_ended", Register = "register", Test = "test", Text = "text", }
 );
 
 label!(

@@ -116,7 +116,7 @@ impl Proxy {
             Notice::Message
         };
         let Some(held) = call.device(device) else { return };
-        let Some(target) = held.binding.push.clone() else { return };
+        let Some(target) = held.target() else { return };
         held.attempts = held.attempts.saturating_add(1);
         if held.purpose.is_over() {
             // It had joined, and its flow was lost.
@@ -152,6 +152,7 @@ impl Proxy {
                     let mut first = None;
                     if let Some(held) = call.device(device) {
                         held.accepted_at.get_or_insert(now.instant);
+                        held.taken_by = Some(reply.token);
                         first = held.binding.push.as_ref().map(|target| target.provider);
                     }
                     // A phone with several services may have been told by another one than the first.

@@ -17,6 +17,7 @@ use super::secret::FlowToken;
 use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, Timer, forward};
 use crate::binding::{Aor, Binding, DeviceId, PushTarget, Tokens};
 use crate::clock::Now;
+use crate::push::NoticeKind;
 use crate::sip::response::reason_phrase;
 use crate::sip::{HeaderName, Message, Method, scan};
 use crate::store::{Change, Settlement};
@@ -183,9 +184,9 @@ impl Proxy {
         let is_pushable = self
             .policy
             .push
-            .supports(target)
+            .supports(target, NoticeKind::Invite)
             .map_err(|wrong| Why::new(Reason::ProviderOff, String::from(wrong)))
-            .and_then(|()| can_be_told(target, request.method()).map_err(Why::from))
+            .and_then(|()| self.can_be_told_of(target, request.method()))
             .and_then(|()| contacts.fits(binding))
             .and_then(|()| self.admits(binding, contacts));
         let is_tried_first = is_fresh || self.policy.hold.push_when == PushWhen::Unreachable;
@@ -302,6 +303,20 @@ impl Proxy {
         }
     }
 
+    /// Whether a device that can be told of calls can be told of such a request, by any of its services: an iOS device is told
+    /// of a message by its remote token only (VoIP pushes are for calls alone).
+    fn can_be_told_of(&self, target: &PushTarget, method: Method) -> Result<(), Why> {
+        if method == Method::INVITE {
+            return Ok(());
+        }
+        self.policy.push.supports(target, NoticeKind::Message).map_err(|wrong| match &target.tokens {
+            Tokens::Apple { remote: None, .. } => Reason::NoRemoteToken.into(),
+            Tokens::Apple { .. } | Tokens::Single | Tokens::Subscription(_) => {
+                Why::new(Reason::PushRefused, String::from(wrong))
+            }
+        })
+    }
+
     pub(super) fn probe_over(&mut self, server: ServerId, device: DeviceId, contacts: &dyn Contacts, now: Now) {
         self.with_context(server, |proxy, context| {
             proxy.tell(context, device, DeviceInput::Silent, now);
@@ -334,12 +349,9 @@ impl Proxy {
             // sleep since must be pushed.
             Some(held) if held.binding.is_same_registration(binding) => return,
             Some(held) => {
+                self.effects.extend(held.wake_seen(now.instant));
                 held.binding = Arc::clone(binding);
                 held.has_come = true;
-                if let (Some(accepted_at), Some(target)) = (held.accepted_at.take(), &binding.push) {
-                    let after = now.instant.saturating_duration_since(accepted_at);
-                    self.effects.push_back(Effect::WakeSeen { provider: target.provider, after });
-                }
             }
             // A device that nobody knew when the call came (RFC 3261 §16.5: targets may be added).
             None => {
@@ -461,7 +473,8 @@ impl Proxy {
         let binding = call.device(device).map(|held| Arc::clone(&held.binding));
         let target = binding.as_ref().and_then(|binding| binding.push.as_ref());
         let admitted = binding.as_ref().map_or(Ok(()), |binding| self.admits(binding, contacts));
-        let is_pushable = target.is_some_and(|target| can_be_told(target, method).is_ok()) && admitted.is_ok();
+        let can_be_told = |target| self.can_be_told_of(target, method).is_ok();
+        let is_pushable = target.is_some_and(can_be_told) && admitted.is_ok();
         let (input, reason) = match status {
             408 => (DeviceInput::Silent, Reason::DeviceSilent),
             _ => (DeviceInput::Lost, Reason::FlowLost),
@@ -480,15 +493,6 @@ impl Proxy {
         if let Some(binding) = binding {
             self.tell_tokens(context, &binding, input, now);
         }
-    }
-}
-
-/// Whether the target has a token for this kind of push: an iOS device is told of a message by its remote token only
-/// (VoIP pushes are for calls alone).
-fn can_be_told(target: &PushTarget, method: Method) -> Result<(), Reason> {
-    match &target.tokens {
-        Tokens::Apple { remote: None, .. } if method != Method::INVITE => Err(Reason::NoRemoteToken),
-        Tokens::Apple { .. } | Tokens::Single | Tokens::Subscription(_) => Ok(()),
     }
 }
 
