@@ -227,7 +227,7 @@ impl Push {
         let repeat = repeat.into_iter().map(|seconds| Duration::from_secs(seconds.into())).collect();
         let call_ended = section.boolean("call_ended", false);
         let refresh = section.boolean("refresh", false);
-        let refresh_before = section.seconds("refresh_before_s", 120, 1..=86_400, "RFC 8599 §5.5");
+        let refresh_before = section.seconds("refresh_before_s", 120, 1..=86_400, "");
         let dead_per_min = section.count("dead_per_min", 30, 0..=100_000);
         let aors_per_token_max = section.count("aors_per_token_max", 5, 1..=1000);
         let account_in_flight_max = section.count("account_in_flight_max", 1000, 1..=100_000);

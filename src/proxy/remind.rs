@@ -84,13 +84,7 @@ impl Proxy {
             && self.admits(binding, contacts).is_ok()
     }
 
-    pub(super) fn reminder_pushed(
-        &mut self,
-        device: DeviceId,
-        reply: &push::Reply,
-        contacts: &dyn Contacts,
-        now: Now,
-    ) {
+    pub(super) fn reminder_pushed(&mut self, device: DeviceId, reply: &push::Reply, contacts: &dyn Contacts, now: Now) {
         self.learn_of_token(device, reply, sent_at(reply, now), contacts);
         let Some(reminder) = self.reminding.0.get(&device) else { return };
         let after = match &reply.outcome {

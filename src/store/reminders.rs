@@ -112,12 +112,7 @@ impl Plan {
     /// From here on devices have turns by this rule, or none. What fell due before is not made up for: a first turn because
     /// the last one is to come; a last one only if anybody has been registered since, as then the run before this one,
     /// or another node, has seen to it.
-    pub(super) fn follow(
-        &self,
-        rule: Option<ReminderRule>,
-        now: UnixMillis,
-        bindings: impl Fn() -> Vec<Arc<Binding>>,
-    ) {
+    pub(super) fn follow(&self, rule: Option<ReminderRule>, now: UnixMillis, bindings: impl Fn() -> Vec<Arc<Binding>>) {
         let mut plan = self.0.lock();
         let Some(rule) = rule else { return *plan = None };
         if plan.as_ref().is_some_and(|agenda| agenda.rule == rule) {

@@ -211,7 +211,8 @@ impl World {
         let timer = self.proxy.poll_timeout();
         let agents = self.due.first().map(|(at, _)| *at);
         let paces = self.pace.iter().chain(&self.reminders).map(Pace::poll_timeout);
-        let Some(next) = [event, timer, agents].into_iter().flatten().chain(paces).min().filter(|next| *next <= end) else {
+        let Some(next) = [event, timer, agents].into_iter().flatten().chain(paces).min().filter(|next| *next <= end)
+        else {
             return false;
         };
         self.advance(next);

@@ -85,11 +85,8 @@ fn a_repetition_goes_to_the_service_that_took_the_push() {
 #[test]
 fn a_push_that_is_tried_again_begins_with_the_first_service() {
     let (sim, _alice) = asleep(|_| {}, TWO_PROJECTS);
-    let trouble = || Outcome::TryAgain {
-        trouble: sip_push_proxy::push::Trouble::Failing,
-        after: None,
-        reason: "503".into(),
-    };
+    let trouble =
+        || Outcome::TryAgain { trouble: sip_push_proxy::push::Trouble::Failing, after: None, reason: "503".into() };
     says(&sim, "first", trouble());
     says(&sim, "second", trouble());
     let call = sim.switch().invites("alice");
