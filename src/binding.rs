@@ -76,7 +76,7 @@ impl DeviceId {
     /// A device's own place within a span of time, so that what is due for many together does not happen together.
     pub fn place_in(self, span_ms: u64) -> u64 {
         let [.., high, low] = self.0;
-        (u128::from(span_ms) * u128::from(u16::from_be_bytes([high, low])) >> 16) as u64
+        span_ms.saturating_mul(u16::from_be_bytes([high, low]).into()) / 0x1_0000
     }
 }
 
