@@ -15,7 +15,7 @@ use super::request::{call_ref, keeps_dialog};
 use super::response_context::{BranchState, Hop, RecordRoute};
 use super::secret::FlowToken;
 use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, Timer, forward};
-use crate::binding::{Aor, Binding, DeviceId, PushTarget, Tokens};
+use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::Now;
 use crate::push::NoticeKind;
 use crate::sip::response::reason_phrase;
@@ -301,20 +301,6 @@ impl Proxy {
                 self.join(context, &binding, now);
             }
         }
-    }
-
-    /// Whether a device that can be told of calls can be told of such a request, by any of its services: an iOS device is told
-    /// of a message by its remote token only (VoIP pushes are for calls alone).
-    fn can_be_told_of(&self, target: &PushTarget, method: Method) -> Result<(), Why> {
-        if method == Method::INVITE {
-            return Ok(());
-        }
-        self.policy.push.supports(target, NoticeKind::Message).map_err(|wrong| match &target.tokens {
-            Tokens::Apple { remote: None, .. } => Reason::NoRemoteToken.into(),
-            Tokens::Apple { .. } | Tokens::Single | Tokens::Subscription(_) => {
-                Why::new(Reason::PushRefused, String::from(wrong))
-            }
-        })
     }
 
     pub(super) fn probe_over(&mut self, server: ServerId, device: DeviceId, contacts: &dyn Contacts, now: Now) {
