@@ -39,7 +39,7 @@ use crate::guard::{Ban, Rules};
 use crate::metrics::{Direction, DropReason, Kind, PushResult, StoreOp};
 use crate::proxy::event::{CallStep, FetchTicket, ResolveTicket};
 use crate::proxy::{self, Effect, Input, Proxy};
-use crate::push::{self, Outcome, Pushers, TokenHash};
+use crate::push::{self, NoticeKind, Outcome, Pushers, TokenHash};
 use crate::sip::message::{Defect, Message, NotSip};
 use crate::sip::{Flow, HeaderName, Transport as TransportKind};
 use crate::store::{self, Change, HeldCall, LeftCall};
@@ -465,6 +465,9 @@ impl Worker {
     fn push(&mut self, push: push::Push) {
         let (ticket, provider, notice) = (push.ticket, push.target.provider, push.notice.kind());
         let token = TokenHash::of(&push.target.prid);
+        if notice == NoticeKind::Register {
+            tracing::debug!(aor = %push.aor, %provider, ends_in_s = push.ttl.as_secs(), "pushed so that it registers");
+        }
         // Nothing is sent by the accounts of before once a reload has ended, also before this worker has heard of it.
         let pushers = self.guidance.borrow().pushers.clone();
         if pushers.submit(push, self.pushed.0.clone()).is_err() {

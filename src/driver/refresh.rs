@@ -94,9 +94,9 @@ impl Pace {
     }
 }
 
-/// Whether this node, at `own`, is the one that refreshes or reminds a device: the node that has its flow, and when that is gone one of
-/// the `others`, the same for all who see the same nodes. A device that is not refreshed here comes up again, sooner at first
-/// and at least every ten minutes.
+/// Whether this node, at `own`, is the one that refreshes or reminds a device: the node that has its flow, and when that is
+/// gone one of the `others`, the same for all who see the same nodes. A device that is passed over comes up again: to be
+/// refreshed sooner at first and at least every ten minutes, to be reminded at its next turn.
 pub fn is_ours_to_refresh(binding: &Binding, own: Option<Home>, others: &[Home]) -> bool {
     match (binding.home, own) {
         (None, _) | (_, None) => true,

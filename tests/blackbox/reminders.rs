@@ -77,8 +77,8 @@ fn sleeping_phone_is_pushed_and_registers() {
 /// The time runs on while the program does not.
 #[test]
 fn next_run_pushes_who_is_due() {
-    let mut world = World::with_program(Mode::Alias, Udp, "push.refresh = true\npush.refresh_before_s = 2\n");
-    let phone = asleep_for(&mut world, Push::Fcm, 8);
+    let mut world = World::with_program(Mode::Alias, Udp, "push.refresh = true\npush.refresh_before_s = 5\n");
+    let phone = asleep_for(&mut world, Push::Fcm, 12);
     world.program().kill();
     world.start_program();
     reminded(&world, &phone);

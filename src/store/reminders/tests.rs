@@ -1,5 +1,7 @@
 //! When a device has its turns, and which of them it has had.
 
+use std::collections::HashMap;
+
 use super::*;
 use crate::binding::{Aor, App, Provider, PushTarget, PushToken, Tokens, Upstream};
 use crate::sip::{ConnectionId, Flow, Transport};
@@ -177,4 +179,26 @@ fn another_rule_moves_the_turns_and_none_ends_them() {
     assert_eq!(plan.next(&all[0]), Some(at(2400)));
     follow(None);
     assert_eq!((plan.outlook(), plan.next(&all[0])), (None, None));
+}
+
+#[test]
+fn a_hundred_thousand_that_registered_within_a_minute_are_spread_over_minutes() {
+    let mut all = HashMap::new();
+    for number in 0..100_000_u64 {
+        let mut device = [0; 10];
+        // Names are drawn by chance.
+        device[2..].copy_from_slice(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+        let registered_at = UnixMillis(at(0).0 + number * 60_000 / 100_000);
+        let expires_at = registered_at.after(Duration::from_secs(3600));
+        let device = DeviceId(device);
+        all.insert(device, Arc::new(Binding { device, registered_at, expires_at, ..binding(0, 0) }));
+    }
+    let plan = Plan::default();
+    plan.follow(Some(RULE), at(61), || all.iter().map(|(_, binding)| Arc::clone(binding)).collect());
+    let (mut first_turns, mut most) = (0, 0);
+    for second in 2700..3200 {
+        let taken = plan.take(at(second), usize::MAX, |device| all.get(&device).cloned()).len();
+        (first_turns, most) = (first_turns + taken, most.max(taken));
+    }
+    assert!(first_turns >= 100_000 && most < 600, "{first_turns}, {most} in a second");
 }
