@@ -1,6 +1,6 @@
 //! When a device has its turns, and which of them it has had.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use super::*;
 use crate::binding::{Aor, App, Provider, PushTarget, PushToken, Tokens, Upstream};
@@ -183,7 +183,7 @@ fn another_rule_moves_the_turns_and_none_ends_them() {
 
 #[test]
 fn a_hundred_thousand_that_registered_within_a_minute_are_spread_over_minutes() {
-    let mut all = HashMap::new();
+    let mut all = BTreeMap::new();
     for number in 0..100_000_u64 {
         let mut device = [0; 10];
         // Names are drawn by chance.
@@ -194,7 +194,7 @@ fn a_hundred_thousand_that_registered_within_a_minute_are_spread_over_minutes() 
         all.insert(device, Arc::new(Binding { device, registered_at, expires_at, ..binding(0, 0) }));
     }
     let plan = Plan::default();
-    plan.follow(Some(RULE), at(61), || all.iter().map(|(_, binding)| Arc::clone(binding)).collect());
+    plan.follow(Some(RULE), at(61), || all.values().cloned().collect());
     let (mut first_turns, mut most) = (0, 0);
     for second in 2700..3200 {
         let taken = plan.take(at(second), usize::MAX, |device| all.get(&device).cloned()).len();
