@@ -10,9 +10,10 @@ use super::context::Context;
 use super::event::{Contacts, Effect};
 use super::held_call::{DeviceInput, DeviceState, paused, try_again};
 use super::{Proxy, PushPurpose, SavePurpose, Timer};
-use crate::binding::{Binding, DeviceId};
+use crate::binding::{Binding, DeviceId, PushTarget, Tokens};
 use crate::clock::{Now, UnixMillis};
 use crate::push::{self, Notice, NoticeKind, Push};
+use crate::sip::Method;
 use crate::store::{self, Applied, BucketEntry, Change, EntryState, StoreError};
 use crate::timeline::{Reason, Step, Why};
 use crate::transaction::ServerId;
@@ -116,7 +117,7 @@ impl Proxy {
             Notice::Message
         };
         let Some(held) = call.device(device) else { return };
-        let Some(target) = held.binding.push.clone() else { return };
+        let Some(target) = held.target() else { return };
         held.attempts = held.attempts.saturating_add(1);
         if held.purpose.is_over() {
             // It had joined, and its flow was lost.
@@ -161,6 +162,7 @@ impl Proxy {
                     let mut first = None;
                     if let Some(held) = call.device(device) {
                         held.accepted_at.get_or_insert(now.instant);
+                        held.taken_by = Some(reply.token);
                         first = held.binding.push.as_ref().map(|target| target.provider);
                     }
                     // A phone with several services may have been told by another one than the first.
@@ -272,6 +274,20 @@ impl Proxy {
     /// Whether a device may be pushed as far as its user and the other users of its token go; else why not.
     pub(super) fn admits(&self, binding: &Binding, contacts: &dyn Contacts) -> Result<(), Why> {
         self.policy.admits(binding, |most| contacts.has_too_many_aors(binding, most))
+    }
+
+    /// Whether a device that can be told of calls can be told of such a request, by any of its services: an iOS device is told
+    /// of a message by its remote token only (VoIP pushes are for calls alone).
+    pub(super) fn can_be_told_of(&self, target: &PushTarget, method: Method) -> Result<(), Why> {
+        if method == Method::INVITE {
+            return Ok(());
+        }
+        self.policy.push.supports(target, NoticeKind::Message).map_err(|wrong| match &target.tokens {
+            Tokens::Apple { remote: None, .. } => Reason::NoRemoteToken.into(),
+            Tokens::Apple { .. } | Tokens::Single | Tokens::Subscription(_) => {
+                Why::new(Reason::PushRefused, String::from(wrong))
+            }
+        })
     }
 
     pub(super) fn retry_due(&mut self, server: ServerId, device: DeviceId, contacts: &dyn Contacts, now: Now) {

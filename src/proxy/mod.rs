@@ -28,6 +28,7 @@ mod refresh;
 mod register;
 mod registrar;
 mod relay;
+mod remind;
 mod request;
 mod response_context;
 mod resume;
@@ -83,6 +84,7 @@ pub struct Proxy {
     missed: missed_calls::Reports,
     refreshes: refresh::Refreshes,
     answered: answered::AnsweredCalls,
+    reminding: remind::Reminding,
     late: late_wake::LateCalls,
     given_up: given_up::GivenUp,
     /// What `softswitch.uri` came to last, where it is a name; the best address first.
@@ -118,6 +120,8 @@ enum Timer {
     Repeat(ServerId, DeviceId),
     /// A refused missed_calls push is due again.
     Report(DeviceId),
+    /// A reminder that could not be sent is due again.
+    Remind(DeviceId),
     /// A refused change is due again.
     Again(u64),
     /// The ACK of an answered call has not come by.
@@ -148,6 +152,8 @@ enum PushPurpose {
     Missed(DeviceId),
     /// Nobody waits for it: it told a device that a call is over.
     Ended(DeviceId),
+    /// A device that is to register again.
+    Remind(DeviceId),
 }
 
 /// A request that we answer ourselves with a failure.
@@ -205,6 +211,7 @@ impl Proxy {
             missed: missed_calls::Reports::default(),
             refreshes: refresh::Refreshes::default(),
             answered: answered::AnsweredCalls::default(),
+            reminding: remind::Reminding::default(),
             late: late_wake::LateCalls::default(),
             given_up: given_up::GivenUp::default(),
             held_calls: 0,
@@ -256,6 +263,7 @@ impl Proxy {
             Input::Resume(left) => self.resume(&left, contacts, now),
             Input::TakenOver { aor, id, by } => self.taken_over(&aor, id, by, contacts, now),
             Input::Refresh(binding) => self.refresh(binding, now),
+            Input::Remind(binding) => self.remind(binding, contacts, now),
         }
         self.collect_sends();
     }
@@ -284,6 +292,7 @@ impl Proxy {
                 Timer::Retry(server, device) => self.retry_due(server, device, contacts, now),
                 Timer::Repeat(server, device) => self.repeat_due(server, device, contacts, now),
                 Timer::Report(device) => self.report_due(device, contacts),
+                Timer::Remind(device) => self.reminder_due(device, contacts, now),
                 Timer::Again(number) => self.keep_again(number),
                 Timer::Acknowledged(call) => self.settle_answered(call),
                 Timer::Late(device) => self.late_over(device, contacts, now),
@@ -315,6 +324,7 @@ impl Proxy {
             && self.fetches.is_empty()
             && self.refreshes.is_empty()
             && self.answered.is_empty()
+            && self.reminding.is_empty()
             && self.late.is_empty()
             && self.given_up.is_empty()
             && self.effects.is_empty()
@@ -341,7 +351,7 @@ impl Proxy {
     }
 
     fn transaction_event(&mut self, event: Event, contacts: &dyn Contacts, now: Now) {
-        let Some(event) = self.refresh_event(event, now) else { return };
+        let Some(event) = self.refresh_event(event, contacts, now) else { return };
         match event {
             Event::Response { client, response } if self.given_up.has(client) => {
                 self.given_up_response(client, &response, now);
@@ -381,6 +391,7 @@ impl Proxy {
             Some(PushPurpose::Ended(device)) => {
                 self.learn_of_token(device, &reply, call_push::sent_at(&reply, now), contacts);
             }
+            Some(PushPurpose::Remind(device)) => self.reminder_pushed(device, &reply, contacts, now),
             None => {}
         }
     }

@@ -220,7 +220,7 @@ impl Ledger {
             Notice::CallEnded { call_ref, .. } => {
                 assert!(self.is_over(call_ref), "a call that goes on is not over");
             }
-            Notice::Message | Notice::Test | Notice::Text { .. } => self.pushing = None,
+            Notice::Register { .. } | Notice::Message | Notice::Test | Notice::Text { .. } => self.pushing = None,
             Notice::MissedCalls(entries) => {
                 assert!(!entries.is_empty());
                 let is_live = |call_ref: &str| !self.is_ended(call_ref);

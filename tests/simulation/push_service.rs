@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use sip_push_proxy::binding::Provider;
-use sip_push_proxy::push::{Breaker, Cause, Notice, Outcome, Pass, Push, TokenHash, Trouble};
+use sip_push_proxy::binding::{Provider, PushTarget, Tokens};
+use sip_push_proxy::push::{Breaker, Cause, Notice, NoticeKind, Outcome, Pass, Push, TokenHash, Trouble};
 
 /// What it was asked for, and what it will say.
 #[derive(Debug)]
@@ -54,8 +54,32 @@ impl PushService {
         }
     }
 
+    /// By the best of the phone's services that takes it; what came of it there, as [`Self::outcome`] says.
+    pub(crate) fn deliver(&mut self, push: Push, roll: usize, now: Instant) -> (Push, Outcome, Option<Pass>) {
+        let services: Vec<_> = push.target.ranked().cloned().collect();
+        let mut tried = None;
+        for target in services {
+            let push = Push { target: PushTarget { others: Box::default(), ..target }, ..push.clone() };
+            let (outcome, pass) = self.outcome(&push, roll, now);
+            self.sent.push(push.clone());
+            let is_taken = outcome == Outcome::Accepted;
+            if is_taken {
+                self.taken.push(push.clone());
+            }
+            tried = Some((push, outcome, pass));
+            if is_taken {
+                break;
+            }
+        }
+        tried.unwrap_or((push, Outcome::Withdrawn, None))
+    }
+
     /// What comes of a push, and the breaker's leave with which it was sent.
     pub(crate) fn outcome(&mut self, push: &Push, roll: usize, now: Instant) -> (Outcome, Option<Pass>) {
+        let is_for_calls_only = matches!(push.target.tokens, Tokens::Apple { remote: None, .. });
+        if is_for_calls_only && push.notice.kind() != NoticeKind::Invite {
+            return (Outcome::Refused { reason: "a voip token takes calls only".into() }, None);
+        }
         let Some(breaker) = &mut self.breaker else { return (self.answer(push, roll), None) };
         let pass = match breaker.admit(TokenHash::of(&push.target.prid), now + push.ttl, now) {
             Ok(pass) => pass,

@@ -261,7 +261,8 @@ impl Day {
                         self.calls[*call].told.push(now);
                     }
                 }
-                Notice::Message | Notice::CallEnded { .. } | Notice::Test | Notice::Text { .. } => {}
+                Notice::Message | Notice::CallEnded { .. } | Notice::Register { .. } => {}
+                Notice::Test | Notice::Text { .. } => {}
             }
         }
         self.seen_pushes = self.world.pushes.taken.len();
