@@ -1,7 +1,7 @@
 //! Calls that a 2xx has ended and whose ACK has not been seen. A 2xx that is lost is the phone's to repeat (RFC 3261
 //! §13.3.1.4); so that a later run still knows where it belongs, the record of the call stays until then.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const CALLS_MAX: usize = 10_000;
 
 /// How each of them is to be settled, by a hash of its Call-ID.
 #[derive(Debug, Default)]
-pub(super) struct AnsweredCalls(HashMap<u64, Kept>);
+pub(super) struct AnsweredCalls(BTreeMap<u64, Kept>);
 
 impl AnsweredCalls {
     pub(super) fn is_empty(&self) -> bool {
@@ -53,8 +53,9 @@ impl Proxy {
     }
 
     pub(super) fn settle_all_answered(&mut self) {
-        for key in self.answered.0.keys().copied().collect::<Vec<_>>() {
-            self.settle_answered(key);
+        while let Some((key, kept)) = self.answered.0.pop_first() {
+            self.timers.cancel(&Timer::Acknowledged(key));
+            self.keep_all(kept);
         }
     }
 }

@@ -146,9 +146,10 @@ impl Proxy {
     ) {
         let context = self.contexts.get(&server);
         let may_be_awake = context.is_some_and(|context| self.may_be_awake(context, device, contacts, now));
-        match &reply.outcome {
-            push::Outcome::TokenDead { reason, .. } if may_be_awake => self.bar_dead(device, reason, contacts, now),
-            _ => self.learn_of_token(device, &reply, sent_at(&reply, now), contacts),
+        if let (push::Outcome::TokenDead { reason, .. }, true) = (&reply.outcome, may_be_awake) {
+            self.bar_dead(device, reason, contacts, now);
+        } else {
+            self.learn_of_token(device, &reply, sent_at(&reply, now), contacts);
         }
         let chance = self.random.draw();
         self.with_context(server, |proxy, context| {
