@@ -28,6 +28,11 @@ impl Aor {
     pub fn user(&self) -> &str {
         self.0.rsplit_once('@').map_or(&*self.0, |(user, _)| user)
     }
+
+    /// The part behind the user, in lower case.
+    pub fn domain(&self) -> &str {
+        self.0.rsplit_once('@').map_or("", |(_, domain)| domain)
+    }
 }
 
 impl Borrow<str> for Aor {

@@ -501,6 +501,24 @@ fn refreshes_have_an_address_or_a_password_of_their_own() {
 }
 
 #[test]
+fn a_datagram_is_no_larger_than_udp_has_it() {
+    check(
+        "datagram_bytes_max = 70000\n",
+        "config.toml:5:22: sip.datagram_bytes_max: 70000 is over the limit of 65535; use 0 to 65535",
+    );
+    assert_eq!(parse(BASE).unwrap().sip.datagram_bytes_max, 1300);
+    assert_eq!(parse(&format!("{BASE}datagram_bytes_max = 0\n")).unwrap().sip.datagram_bytes_max, 0);
+}
+
+#[test]
+fn one_domain_is_no_alias_of_others() {
+    check(
+        "[register]\ndomains = [\"example.org\"]\ndomain_aliases = true\n",
+        "config.toml:7:18: register.domain_aliases: true needs two domains at least; name them in domains, the main one first",
+    );
+}
+
+#[test]
 fn what_this_version_cannot_do_is_said() {
     check(
         "[register]\nmode = \"local\"\nauth = \"none\"\nupstream_refresh = true\n",

@@ -21,8 +21,9 @@ use random::Random;
 use sip_push_proxy::sip::framing::{Frame, Framer, FramingLimits};
 use sip_push_proxy::sip::message::NotSip;
 use sip_push_proxy::sip::push_param::{PushParams, is_push_param};
+use sip_push_proxy::sip::uri::is_dialled;
 use sip_push_proxy::sip::validity::{request_fault, response_fault};
-use sip_push_proxy::sip::{Edits, HeaderName, Message, NameAddr, Uri, Via, response, scan};
+use sip_push_proxy::sip::{Edits, HeaderName, Message, NameAddr, Uri, Via, repair, response, scan};
 
 const MUTATIONS_DEFAULT: u64 = 200_000;
 const SEED_DEFAULT: u64 = 8599;
@@ -85,10 +86,14 @@ fn read_everything(bytes: Vec<u8>) -> bool {
     if message.is_request() {
         answer_is_bounded(&message);
     }
+    if let Some(repaired) = repair::display_names(&message) {
+        spans_are_inside(&repaired);
+        headers_are_read(&repaired);
+    }
     if fault.is_none() {
         assert!(message.top_via().is_some() && message.from().is_some() && message.to().is_some());
         assert!(message.cseq().is_some() && !message.call_id().is_empty() && message.defect().is_none());
-        assert!(!message.is_request() || Uri::parse(message.uri()).is_ok());
+        assert!(!message.is_request() || Uri::parse(message.uri()).is_ok() || is_dialled(message.uri()));
         forwarding_changes_only_what_it_should(&message);
     }
     fault.is_none()

@@ -14,9 +14,9 @@ use std::path::Path;
 use bytes::Bytes;
 use fixtures::Fixture;
 use sip_push_proxy::sip::push_param::PushParams;
-use sip_push_proxy::sip::uri::UriError;
+use sip_push_proxy::sip::uri::{UriError, is_dialled};
 use sip_push_proxy::sip::validity::{request_fault, response_fault, response_is_sound};
-use sip_push_proxy::sip::{Edits, HeaderName, Message, NameAddr, Uri, Via, scan};
+use sip_push_proxy::sip::{Edits, HeaderName, Message, NameAddr, Uri, Via, repair, scan};
 
 const HEADERS_MAX: usize = 128;
 
@@ -47,6 +47,7 @@ fn torture_messages_get_the_answer_of_their_directory() {
         match directory {
             "valid" => sound(fixture),
             "drop" => dropped(fixture),
+            "repaired" => repaired(fixture),
             status => refused(fixture, status.parse().map_err(|_| format!("{status}/ has no meaning"))?),
         }
     });
@@ -63,6 +64,14 @@ fn sound(fixture: &Fixture) -> Result<(), String> {
     let fault = if message.is_request() { request_fault(&message) } else { response_fault(&message) };
     ensure(fault.is_none(), &format!("{fault:?}"))?;
     structures_are_read(&message)
+}
+
+fn repaired(fixture: &Fixture) -> Result<(), String> {
+    let message = parse(fixture).ok_or("is not SIP")?;
+    ensure(request_fault(&message).is_some(), "needs no repair")?;
+    let repaired = repair::display_names(&message).ok_or("is not repaired")?;
+    ensure(request_fault(&repaired).is_none(), "is not sound afterwards")?;
+    structures_are_read(&repaired)
 }
 
 fn dropped(fixture: &Fixture) -> Result<(), String> {
@@ -89,7 +98,8 @@ fn structures_are_read(message: &Message) -> Result<(), String> {
     ensure(message.cseq().is_some_and(|cseq| cseq.method == message.method_text()), "no CSeq")?;
     ensure(!message.call_id().is_empty(), "no Call-ID")?;
     ensure(message.is_request() == message.status().is_none(), "neither request nor response")?;
-    ensure(!message.is_request() || Uri::parse(message.uri()).is_ok(), "Request-URI not read")?;
+    let is_read = |uri: &[u8]| Uri::parse(uri).is_ok() || is_dialled(uri);
+    ensure(!message.is_request() || is_read(message.uri()), "Request-URI not read")?;
     ensure(message.values(HeaderName::Via).all(|value| Via::parse(value).is_some()), "a Via not read")?;
     for name in [HeaderName::Route, HeaderName::RecordRoute] {
         let is_read = |value| NameAddr::parse(value).is_some_and(|route| route.parse_uri().is_ok());

@@ -103,7 +103,7 @@ impl Setup {
         let settings = Settings {
             limits: self.limits,
             framing: FramingLimits::default(),
-            worker_of_response: |bytes, _| usize::from(bytes.ends_with(b"1")),
+            worker_of: |bytes, _, _| usize::from(bytes.ends_with(b"1")),
             refusal: |error: &FramingError| {
                 (error.kind != FramingErrorKind::NotSip).then_some(Bytes::from_static(REFUSED))
             },
@@ -344,7 +344,7 @@ async fn ipv6_has_its_own_listeners() {
     let settings = Settings {
         limits: Limits::new(1),
         framing: FramingLimits::default(),
-        worker_of_response: |_, _| 0,
+        worker_of: |_, _, _| 0,
         refusal: |_| None,
         door: Arc::new(Open),
     };
@@ -767,7 +767,7 @@ fn a_worker_has_its_own_thread() {
         let settings = Settings {
             limits: Limits::new(100),
             framing: FramingLimits::default(),
-            worker_of_response: |_, _| 0,
+            worker_of: |_, _, _| 0,
             refusal: |_| None,
             door: Arc::new(Open),
         };

@@ -94,7 +94,8 @@ fn listens(config: &Config) -> String {
 
 fn registers(config: &Config) -> String {
     let register = &config.register;
-    let domains = list(&register.domains).unwrap_or_else(|| "any domain".to_owned());
+    let aliases = if register.domain_aliases { " as one" } else { "" };
+    let domains = list(&register.domains).map_or_else(|| "any domain".to_owned(), |domains| domains + aliases);
     match &register.mode {
         Mode::Relay => {
             let uri = config.softswitch.uri.as_ref().map(ToString::to_string).unwrap_or_default();

@@ -22,6 +22,8 @@ pub struct Register {
     pub mode: Mode,
     /// Domains of the AORs that we serve, in lower case; empty: any.
     pub domains: Vec<Box<str>>,
+    /// Whether a user is the same in all of them.
+    pub domain_aliases: bool,
     /// How the softswitch is told to call back.
     pub contact: ContactForm,
     /// Refresh the registrations of sleeping phones at the softswitch.
@@ -118,6 +120,11 @@ impl Register {
     pub(super) fn read(section: &Section<'_>) -> Self {
         let mode_name = section.choice("mode", [("relay", ModeName::Relay), ("local", ModeName::Local)]);
         let domains = section.list("domains", Some(&[]), address::aor_domain).unwrap_or_default();
+        let domain_aliases = section.boolean("domain_aliases", false);
+        if domain_aliases && domains.len() < 2 {
+            section
+                .wrong("domain_aliases", "true needs two domains at least; name them in domains, the main one first");
+        }
         let contact = section.choice("contact", [("alias", ContactForm::Alias), ("path", ContactForm::Path)]);
         let upstream_refresh = section.boolean("upstream_refresh", false);
         if upstream_refresh && matches!(mode_name, ModeName::Local) {
@@ -155,6 +162,7 @@ impl Register {
         let register = Self {
             mode,
             domains,
+            domain_aliases,
             contact,
             upstream_refresh,
             refresh_from,

@@ -97,6 +97,8 @@ pub struct Sip {
     pub names: Vec<Box<str>>,
     /// At least 1; `sip.workers = 0` has become the number of processors.
     pub workers: usize,
+    /// Requests that are larger go to addresses by TCP first (RFC 3261 §18.1.1); 0: never.
+    pub datagram_bytes_max: usize,
     /// RTT estimate that the transaction timers derive from (RFC 3261 §17.1.1.1).
     pub t1: Duration,
     /// How long a forwarded INVITE may go without a final response (RFC 3261 §16.6 step 11).
@@ -121,6 +123,7 @@ impl Sip {
             names: section.list("names", Some(&[]), address::aor_domain).unwrap_or_default(),
             advertise: advertise.and_then(|text| section.parsed("advertise", text, address::host_port)),
             workers: if workers == 0 { available_parallelism().map_or(1, usize::from) } else { workers },
+            datagram_bytes_max: section.count("datagram_bytes_max", 1300, 0..=65_535),
             t1: section.millis("t1_ms", 500, 1..=60_000),
             timer_c: section.seconds("timer_c_s", 185, 1..=3600, ""),
         }

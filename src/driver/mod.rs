@@ -3,9 +3,9 @@
 mod board;
 mod door;
 mod fetch;
-mod hand_over;
 mod label;
 mod leaving;
+mod owner;
 mod pulse;
 mod refresh;
 mod resolve;
@@ -27,6 +27,7 @@ pub use door::Door;
 use label::{kind_of, store_op};
 pub use label::{push_kind, push_result, transport_drop};
 use leaving::Leaving;
+pub use owner::worker_of_message;
 pub use refresh::{Pace, Turn, is_ours_to_refresh};
 pub use shared::{Parts, Shared, worker_of};
 use view::View;
@@ -44,8 +45,8 @@ use crate::sip::message::{Defect, Message, NotSip};
 use crate::sip::{Flow, HeaderName, Transport as TransportKind};
 use crate::store::{self, Change, HeldCall, LeftCall};
 use crate::timeline::{Detail, Step, Why};
-use crate::transaction::{Branch, SendTag};
-use crate::transport::{Event, Inbound, Transport, WorkerSockets};
+use crate::transaction::SendTag;
+use crate::transport::{Event, Inbound, SendError, Transport, WorkerSockets};
 
 /// Messages of connections, and of other workers' sockets, that wait for a worker.
 pub const INBOX: usize = 4096;
@@ -53,13 +54,6 @@ pub const INBOX: usize = 4096;
 const REPLIES: usize = 4096;
 /// Inputs taken in one turn before the network is looked at again.
 const TURN: usize = 256;
-/// Which worker a response from a stream belongs to: the one that made its branch.
-pub fn worker_of_response(bytes: &bytes::Bytes, _remote: SocketAddr) -> usize {
-    let message = Message::parse(bytes.clone(), usize::MAX).ok();
-    let worker = message.as_ref().and_then(|message| Branch::worker_of(message.top_via()?.branch()?));
-    worker.map_or(0, usize::from)
-}
-
 /// The present, by both clocks.
 #[expect(clippy::disallowed_methods, reason = "here the clock is read for all pure modules")]
 pub fn now() -> Now {
@@ -273,7 +267,8 @@ impl Worker {
             Event::SendFailed { tag, error } => {
                 tracing::debug!(%error, "a message could not be sent");
                 if let Some(tag) = SendTag::from_bits(tag) {
-                    self.handle(Input::SendFailed { tag });
+                    let is_unopened = error == SendError::ConnectFailed;
+                    self.handle(if is_unopened { Input::ConnectFailed { tag } } else { Input::SendFailed { tag } });
                 }
             }
             Event::Closed { flow } => {
@@ -284,8 +279,11 @@ impl Worker {
     }
 
     fn message(&mut self, inbound: Inbound) {
+        if self.hand_over(&inbound) {
+            return;
+        }
         let Inbound { flow, bytes } = inbound;
-        let message = match Message::parse(bytes.clone(), self.shared.headers_max) {
+        let message = match Message::parse(bytes, self.shared.headers_max) {
             Ok(message) => message,
             Err(error) => return self.not_sip(flow, error),
         };
@@ -294,9 +292,6 @@ impl Worker {
         }
         if self.is_of_scanner(&message, flow) {
             return self.shared.metrics.dropped(DropReason::Scanner);
-        }
-        if self.hand_over(&message, flow, bytes) {
-            return;
         }
         let kind = match message.status() {
             Some(status) => Kind::of_status(status),

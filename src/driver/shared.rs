@@ -22,7 +22,7 @@ use crate::metrics::Metrics;
 use crate::proxy::bars::Bars;
 use crate::push::Pushers;
 use crate::readiness::{Part, Readiness};
-use crate::sip::Message;
+use crate::sip::peek;
 use crate::spans::Traces;
 use crate::store::{self, Applied, Change, HeldCall, News, Store, StoreError};
 use crate::summary::Summary;
@@ -226,7 +226,7 @@ impl Shared {
     }
 }
 
-/// Which worker has taken up the call with this branch.
+/// Which worker has taken up the call with this Call-ID.
 #[derive(Debug, Default)]
 pub(super) struct Resumed {
     /// Asked for each message, and mostly there is none.
@@ -238,8 +238,8 @@ pub(super) struct Resumed {
 type TakenUp = (usize, UnixMillis);
 
 impl Resumed {
-    pub(super) fn worker(&self, branch: &[u8]) -> Option<usize> {
-        self.workers.read().get(branch).map(|(worker, _)| *worker)
+    pub(super) fn worker(&self, call_id: &[u8]) -> Option<usize> {
+        self.workers.read().get(call_id).map(|(worker, _)| *worker)
     }
 
     pub(super) fn is_used(&self) -> bool {
@@ -247,8 +247,8 @@ impl Resumed {
     }
 
     fn add(&self, call: &HeldCall, worker: usize) {
-        if let Some(branch) = branch_of(call) {
-            self.workers.write().insert(branch, (worker, call.until.after(RINGING_MAX)));
+        if let Some(call_id) = call_id_of(call) {
+            self.workers.write().insert(call_id, (worker, call.until.after(RINGING_MAX)));
             self.is_used.store(true, Ordering::Relaxed);
         }
     }
@@ -267,8 +267,6 @@ pub fn worker_of(call: &HeldCall, workers: usize) -> usize {
     Some(usize::from(call.id.worker())).filter(|worker| *worker < workers).unwrap_or(0)
 }
 
-/// The branch of the caller's own Via.
-fn branch_of(call: &HeldCall) -> Option<Box<[u8]>> {
-    let invite = Message::parse(call.invite.clone(), usize::MAX).ok()?;
-    invite.top_via()?.branch().map(Into::into)
+fn call_id_of(call: &HeldCall) -> Option<Box<[u8]>> {
+    peek::header(&call.invite, "Call-ID", b'i').map(Into::into)
 }

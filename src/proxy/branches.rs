@@ -16,10 +16,10 @@ use crate::binding::DeviceId;
 use crate::clock::Now;
 use crate::sip::response::header;
 use crate::sip::{Destination, HeaderName, Message, Transport};
-use crate::transaction::{self, ClientId, ServerId};
+use crate::transaction::{self, ClientId, SendTag, ServerId};
 
-/// Larger requests go by a stream, since they might not fit into the path's MTU (RFC 3261 §18.1.1).
-const DATAGRAM_BYTES_MAX: usize = 1300;
+/// What we add to a request at most, as a rule: Via, Record-Route, Route.
+const ADDED_BYTES: usize = 200;
 
 /// What the CANCEL of a branch says when another one was answered (RFC 3326 §3.1).
 pub(super) const ANSWERED_ELSEWHERE: &[u8] = b"Reason: SIP;cause=200;text=\"Call completed elsewhere\"\r\n";
@@ -94,10 +94,19 @@ impl Proxy {
         Some(forward::request(outgoing, context.flow.remote, &routed, &onward))
     }
 
+    /// The same for what goes to the softswitch, where `softswitch.uri` does not say `transport=udp`.
+    pub(super) fn prefer_stream_upstream(&mut self, request: &Message, destinations: &mut Vec<Destination>, now: Now) {
+        let said = self.policy.softswitch.as_ref().and_then(|softswitch| softswitch.transport);
+        if said != Some(Transport::Udp) {
+            self.prefer_stream(request, destinations, now);
+        }
+    }
+
     /// A stream first for what is too large for a datagram (RFC 3261 §18.1.1); the datagram stays as the way out. A
     /// device's flow is kept whatever the size, since nothing else reaches it.
-    pub(super) fn prefer_stream(&self, request: &Message, destinations: &mut Vec<Destination>) {
-        if request.bytes().len() + 200 <= DATAGRAM_BYTES_MAX {
+    pub(super) fn prefer_stream(&mut self, request: &Message, destinations: &mut Vec<Destination>, now: Now) {
+        let most = self.policy.datagram_bytes_max;
+        if most == 0 || request.bytes().len() + ADDED_BYTES <= most {
             return;
         }
         let streams: Vec<_> = destinations
@@ -105,12 +114,32 @@ impl Proxy {
             .filter_map(|destination| match *destination {
                 Destination::Address { transport: Transport::Udp, remote, .. } => {
                     let listener = self.policy.listener_for(Transport::Tcp, remote.ip())?;
-                    Some(Destination::Address { transport: Transport::Tcp, listener, remote })
+                    let stream = Destination::Address { transport: Transport::Tcp, listener, remote };
+                    self.streams.may_try(remote, now.instant).then_some(stream)
                 }
                 Destination::Address { .. } | Destination::Flow(_) => None,
             })
             .collect();
         destinations.extend(streams);
+    }
+
+    /// No connection could be opened for what has this tag.
+    pub(super) fn connect_failed(&mut self, tag: SendTag, contacts: &dyn Contacts, now: Now) {
+        let destination = self.transactions.destination_of(tag);
+        if let Some(Destination::Address { transport: Transport::Tcp, remote, .. }) = destination {
+            self.streams.failed(remote, now.instant);
+        }
+        self.send_failed(tag, contacts, now);
+    }
+
+    fn note_stream(&mut self, client: ClientId) {
+        if self.streams.is_empty() {
+            return;
+        }
+        let destination = self.transactions.destination(client);
+        if let Some(Destination::Address { transport: Transport::Tcp, remote, .. }) = destination {
+            self.streams.worked(remote);
+        }
     }
 
     /// Adds a branch to the softswitch; its name is resolved first if it is one.
@@ -120,7 +149,7 @@ impl Proxy {
         };
         let mut destinations = self.upstream_addresses();
         if !destinations.is_empty() {
-            self.prefer_stream(context.outgoing(), &mut destinations);
+            self.prefer_stream_upstream(context.outgoing(), &mut destinations, now);
             return self.start_branch(context, Hop { destinations, ..hop }, now);
         }
         let index = context.responses.start(hop);
@@ -167,7 +196,7 @@ impl Proxy {
             if context.responses.is_cancelled {
                 destinations.clear();
             }
-            proxy.prefer_stream(context.outgoing(), &mut destinations);
+            proxy.prefer_stream_upstream(context.outgoing(), &mut destinations, now);
             if let Some(branch) = context.responses.branches.get_mut(index) {
                 branch.hop.destinations = destinations;
             }
@@ -179,6 +208,7 @@ impl Proxy {
     /// A response came for a branch.
     pub(super) fn branch_response(&mut self, client: ClientId, response: &Message, contacts: &dyn Contacts, now: Now) {
         let Some((server, index)) = self.clients.get(&client).copied() else { return };
+        self.note_stream(client);
         self.with_context(server, |proxy, context| {
             let status = response.status().unwrap_or_default();
             if status > 100 && status < 200 {
@@ -233,7 +263,7 @@ impl Proxy {
         self.send_trying(context, now);
         let status = response.status().unwrap_or_default();
         let device = context.responses.branches.get(index).and_then(|branch| branch.hop.device);
-        let edits = forward::response_edits(response, self.back_from(device));
+        let edits = forward::response_edits(response, self.back_from(device), context.flow.transport);
         self.transactions.respond(context.server, status, edits.apply(response.bytes()), now.instant);
     }
 
@@ -277,13 +307,15 @@ impl Proxy {
         });
     }
 
-    /// Timer C (RFC 3261 §16.8): a branch that rang is CANCELled, a silent one counts as timed out.
+    /// Timer C (RFC 3261 §16.8): a branch that was heard, were it but by a 100, is CANCELled, a silent one counts as timed
+    /// out.
     pub(super) fn timer_c(&mut self, server: ServerId, index: usize, contacts: &dyn Contacts, now: Now) {
         self.with_context(server, |proxy, context| {
             let Some(branch) = context.responses.branches.get_mut(index) else { return };
             let Some(client) = branch.client else { return };
             match branch.state {
                 BranchState::Ringing => proxy.transactions.cancel(client, b"", now.instant),
+                BranchState::Calling if branch.is_heard => proxy.transactions.cancel(client, b"", now.instant),
                 BranchState::Calling => {
                     proxy.drop_branch(context, index);
                     context.responses.end(index, 408);
@@ -407,7 +439,7 @@ impl Proxy {
             return (500, None);
         }
         let device = context.responses.branches.iter().find_map(|branch| branch.hop.device);
-        let mut edits = forward::response_edits(best, self.back_from(device));
+        let mut edits = forward::response_edits(best, self.back_from(device), context.flow.transport);
         if matches!(status, 401 | 407) {
             for other in context.responses.other_challenges(best) {
                 for name in [HeaderName::WwwAuthenticate, HeaderName::ProxyAuthenticate] {

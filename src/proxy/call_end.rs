@@ -201,7 +201,9 @@ impl Proxy {
             return false;
         }
         call.is_open = false;
-        contacts.unwatch(&call.aor);
+        let aor = call.aor.clone();
+        self.unwatch(&aor, contacts);
+        let Some(call) = context.call() else { return false };
         self.timers.cancel(&Timer::Hold(server));
         self.timers.cancel(&Timer::Provisional(server));
         for held in &call.devices {

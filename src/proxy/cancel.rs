@@ -50,6 +50,18 @@ impl Proxy {
         self.put_back(context);
     }
 
+    /// The caller leaves the early dialog that we began (RFC 3261 §15): as good as a CANCEL, unless a phone rings by now,
+    /// which has a dialog of its own. Then nobody else is waited for.
+    pub(super) fn hang_up_early(&mut self, invite: &mut Context, bye: &Message, contacts: &dyn Contacts, now: Now) {
+        self.pass_cancel_on(invite, bye);
+        if !invite.responses.is_ringing() {
+            let (reasons, seen) = (reason_lines(bye), is_dealt_with(bye));
+            return self.cancel(invite, &reasons, seen, contacts, now);
+        }
+        self.wait_for_nobody(invite);
+        self.conclude(invite, contacts, now);
+    }
+
     /// Ends what a request waits for: at once if nobody has said anything, else by the 487 of those that have.
     ///
     /// Differs from RFC 3261 §16.7 step 6: a branch without any response is not waited for. Its CANCEL may not be sent yet

@@ -86,8 +86,25 @@ pub(super) fn write_uri_without_push(out: &mut Vec<u8>, text: &[u8]) {
     };
     let span = scan::span_in(text, params);
     out.extend_from_slice(text.get(..span.start).unwrap_or_default());
+    write_params_without_push(out, params);
+    out.extend_from_slice(text.get(span.end..).unwrap_or_default());
+}
+
+/// Parameters of a URI or a header, without those that tell of push.
+pub(super) fn write_params_without_push(out: &mut Vec<u8>, params: &[u8]) {
     for param in scan::params(params).filter(|param| !is_push_param(param.name)) {
         write_param(out, &param);
     }
-    out.extend_from_slice(text.get(span.end..).unwrap_or_default());
+}
+
+/// What the registrar says of a phone's Contact beyond what the phone said itself: the instance and its GRUUs
+/// (RFC 5627 §5.2), which are the phone's to use.
+pub(super) fn write_gruu_params(out: &mut Vec<u8>, listed: &[u8], own: &[u8]) {
+    const NAMES: [&str; 5] = ["+sip.instance", "reg-id", "pub-gruu", "temp-gruu", "temp-gruu-cookie"];
+    for param in scan::params(listed) {
+        let name = NAMES.iter().find(|name| param.name.eq_ignore_ascii_case(name.as_bytes()));
+        if name.is_some_and(|name| scan::param(own, name).is_none()) {
+            write_param(out, &param);
+        }
+    }
 }

@@ -27,7 +27,7 @@ impl Proxy {
     ) {
         let way = self.way_in_dialog(&context.request, context.flow, token, contacts, now);
         let mut destinations = vec![way.destination];
-        self.prefer_stream(&context.request, &mut destinations);
+        self.prefer_stream(&context.request, &mut destinations, now);
         let record_route = keeps_dialog(&context.request)
             .then(|| RecordRoute::ToPhone(self.dialog_with(*token, &context.request, context.flow)));
         let hop = Hop {
@@ -67,7 +67,7 @@ impl Proxy {
         now: Now,
     ) {
         let mut destinations = self.ways_to_other_side(token);
-        self.prefer_stream(&context.request, &mut destinations);
+        self.prefer_stream_upstream(&context.request, &mut destinations, now);
         let hop = self.hop_from_phone(context, destinations, contacts);
         self.start_branch(context, hop, now);
         self.conclude(context, contacts, now);

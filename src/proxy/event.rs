@@ -24,6 +24,8 @@ pub enum Input {
     Received { flow: Flow, message: Message },
     /// The transport could not send what [`Effect::Send`] asked for.
     SendFailed { tag: SendTag },
+    /// The same, because no connection could be opened.
+    ConnectFailed { tag: SendTag },
     /// A connection has ended, after its last message.
     Closed { flow: Flow },
     /// The answer to an [`Effect::Save`].
@@ -50,7 +52,7 @@ pub enum Input {
 /// Something is to be done. Effects of one input are to be performed in order.
 #[derive(Debug)]
 pub enum Effect {
-    /// Failure is told by [`Input::SendFailed`] where there is a tag.
+    /// Failure is told by [`Input::SendFailed`] or [`Input::ConnectFailed`] where there is a tag.
     Send { destination: Destination, bytes: Bytes, tag: Option<SendTag> },
     /// Make durable, then answer with [`Input::Saved`].
     Save { ticket: store::Ticket, change: Change },

@@ -4,7 +4,7 @@ use super::context::Context;
 use super::event::{Contacts, Effect, FetchTicket, Sought};
 use super::secret::TokenRead;
 use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, route};
-use crate::binding::DeviceId;
+use crate::binding::{Aor, DeviceId};
 use crate::clock::Now;
 use crate::sip::{Message, Method, Uri};
 
@@ -43,12 +43,13 @@ impl Proxy {
     /// Whose bindings decide about the request, unless memory has them.
     fn sought(&self, request: &Message, contacts: &dyn Contacts) -> Option<Sought> {
         if request.method() == Method::REGISTER {
-            let aor = request.to()?.parse_uri().ok()?.aor()?;
+            let aor = self.policy.aor(&request.to()?.parse_uri().ok()?)?;
             return contacts.of_aor(&aor).is_empty().then_some(Sought::Aor(aor));
         }
         let routed = route::preprocess(request, &self.policy, &self.keys);
-        let uri = Uri::parse(routed.uri).ok()?;
-        let alias = uri.user.and_then(DeviceId::parse).filter(|_| self.policy.is_own_host(uri.host));
+        let uri = Uri::parse(routed.uri).ok();
+        let own = uri.filter(|uri| self.policy.is_own_host(uri.host));
+        let alias = own.and_then(|uri| uri.without_user_params().user).and_then(DeviceId::parse);
         let device = match routed.token {
             TokenRead::Flow(token) => Some(token.device),
             TokenRead::Dialog(token) => Some(token.device),
@@ -58,8 +59,12 @@ impl Proxy {
         match device {
             Some(device) => contacts.of_device(device).is_none().then_some(Sought::Device(device)),
             None => {
-                let aor = uri.aor()?;
-                contacts.of_aor(&aor).is_empty().then_some(Sought::Aor(aor))
+                let aors = uri.map_or_else(|| self.aors_of_number(routed.uri), |uri| self.aors_of(&uri));
+                let is_unknown = aors.iter().all(|aor| contacts.of_aor(aor).is_empty());
+                // One of our domains, where there are any, rather than our address.
+                let is_ours = |aor: &&Aor| self.policy.domains.iter().any(|domain| **domain == *aor.domain());
+                let likeliest = aors.iter().rfind(is_ours).or_else(|| aors.last()).filter(|_| is_unknown);
+                likeliest.map(|aor| Sought::Aor(self.policy.canonical(aor.clone())))
             }
         }
     }

@@ -54,11 +54,16 @@ pub(super) fn request(request: &Message, source: SocketAddr, routed: &Routed<'_>
     }
     decrement_max_forwards(request, &mut edits);
     hide(request, onward.towards, &mut edits);
-    if onward.transport.is_reliable() && request.fields(HeaderName::ContentLength).next().is_none() {
-        let length = request.body().len();
-        edits.insert(request.headers_end(), |out| header(out, "Content-Length", length.to_string().as_bytes()));
-    }
+    complete_length(request, onward.transport, &mut edits);
     edits.apply(request.bytes())
+}
+
+/// What came as a datagram may do without the Content-Length that a stream is cut by (RFC 3261 §18.3).
+fn complete_length(message: &Message, transport: Transport, edits: &mut Edits) {
+    if transport.is_reliable() && message.fields(HeaderName::ContentLength).next().is_none() {
+        let length = message.body().len();
+        edits.insert(message.headers_end(), |out| header(out, "Content-Length", length.to_string().as_bytes()));
+    }
 }
 
 /// A Contact URI as a Request-URI, which has no headers (RFC 3261 §19.1.1, §16.6 step 2).
@@ -182,10 +187,11 @@ fn remove_top_via(response: &Message, edits: &mut Edits) {
     }
 }
 
-/// What is always different in a response that goes back to whom the request came from.
-pub(super) fn response_edits(response: &Message, towards: Towards<'_>) -> Edits {
+/// What is always different in a response that goes back to whom the request came from, by `transport`.
+pub(super) fn response_edits(response: &Message, towards: Towards<'_>, transport: Transport) -> Edits {
     let mut edits = Edits::new();
     remove_top_via(response, &mut edits);
     hide(response, towards, &mut edits);
+    complete_length(response, transport, &mut edits);
     edits
 }

@@ -14,6 +14,7 @@ use super::policy::PushWhen;
 use super::request::{call_ref, keeps_dialog};
 use super::response_context::{BranchState, Hop, RecordRoute};
 use super::secret::FlowToken;
+use super::unread::is_for_nobody;
 use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, Timer, forward};
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::Now;
@@ -58,7 +59,9 @@ impl Proxy {
             // A softswitch that asks whether its contact is alive would take a sleeping phone for a dead one.
             return self.answer_options(context, now);
         }
-        let holds = request.to_tag().is_none() && self.policy.hold.holds(request.method(), request.method_text());
+        let holds = request.to_tag().is_none()
+            && self.policy.hold.holds(request.method(), request.method_text())
+            && !is_for_nobody(&request);
         if !holds {
             return self.forward_to_reachable(context, bindings, contacts, now);
         }
@@ -67,7 +70,7 @@ impl Proxy {
             self.effects.push_back(Effect::CallEnded { call_ref, outcome: Outcome::Overload });
             return self.reject(context, &Reject::busy(BUSY_RETRY_AFTER_S), now);
         }
-        contacts.watch(&aor);
+        self.watch(&aor, contacts);
         let mut call = self.new_call(context, aor, only, now);
         if only.is_some() {
             call.others = contacts.of_aor(&call.aor).iter().map(|binding| binding.device).collect();
@@ -96,6 +99,22 @@ impl Proxy {
             self.timers.set(Timer::Hold(context.server), call.until);
         }
         self.conclude(context, contacts, now);
+    }
+
+    /// From here on this worker hears of each REGISTER of the user.
+    pub(super) fn watch(&self, aor: &Aor, contacts: &dyn Contacts) {
+        contacts.watch(aor);
+        if let Some(present) = self.policy.later_name(aor) {
+            contacts.watch(&present);
+        }
+    }
+
+    /// The opposite, once for each [`Proxy::watch`].
+    pub(super) fn unwatch(&self, aor: &Aor, contacts: &dyn Contacts) {
+        contacts.unwatch(aor);
+        if let Some(present) = self.policy.later_name(aor) {
+            contacts.unwatch(&present);
+        }
     }
 
     fn new_call(&mut self, context: &Context, aor: Aor, only: Option<DeviceId>, now: Now) -> HeldCall {
@@ -216,19 +235,19 @@ impl Proxy {
             return self.reject(context, &Reject::of(480), now);
         }
         for binding in reachable {
-            let hop = self.hop_to(context, binding);
+            let hop = self.hop_to(context, binding, now);
             self.start_branch(context, hop, now);
         }
         self.conclude(context, contacts, now);
     }
 
-    fn hop_to(&self, context: &Context, binding: &Binding) -> Hop {
+    fn hop_to(&mut self, context: &Context, binding: &Binding, now: Now) -> Hop {
         let way = self.way_to(&context.request, context.flow, binding.device, (binding.flow, binding.home));
         // The node that has the flow stays on the dialog's path; this one need not.
         let stays = keeps_dialog(&context.request) && way.is_direct();
         let routes = way.routes_to(binding);
         let mut destinations = vec![way.destination];
-        self.prefer_stream(&context.request, &mut destinations);
+        self.prefer_stream(&context.request, &mut destinations, now);
         Hop {
             uri: Some(forward::request_uri(&binding.contact).into()),
             routes,
@@ -272,7 +291,7 @@ impl Proxy {
             let call_ref = call.call_ref.clone();
             self.step(&call_ref, Step::Forwarded, Some(binding.device), binding.flow.to_string());
         }
-        let hop = self.hop_to(context, binding);
+        let hop = self.hop_to(context, binding, now);
         self.start_branch(context, hop, now);
     }
 
@@ -322,7 +341,10 @@ impl Proxy {
             return;
         }
         self.wake_late(binding, contacts, now);
-        let Some(waiting) = self.waiting.get(&binding.aor).cloned() else { return };
+        let mut waiting = self.waiting.get(&binding.aor).cloned().unwrap_or_default();
+        for other in self.policy.other_names(&binding.aor) {
+            waiting.extend(self.waiting.get(&other).into_iter().flatten().copied());
+        }
         for server in waiting {
             self.with_context(server, |proxy, context| {
                 proxy.wake_in(context, binding, contacts, now);
@@ -379,7 +401,9 @@ impl Proxy {
         if status == 0 || !fits {
             return;
         }
-        self.respond(context, status, reason_phrase(status), &[], now);
+        let contact = self.early_contact(context);
+        self.respond(context, status, reason_phrase(status), &contact, now);
+        self.early.begin(&context.to_tag, context.server);
         self.timers.set(Timer::Provisional(context.server), now.instant + PROVISIONAL_EVERY);
     }
 
@@ -397,14 +421,7 @@ impl Proxy {
     /// The wait is over: devices that did not come are no longer waited for.
     pub(super) fn hold_over(&mut self, server: ServerId, contacts: &dyn Contacts, now: Now) {
         self.with_context(server, |proxy, context| {
-            if let Some(call) = context.call_mut() {
-                call.is_open = call.devices.iter().any(|held| held.state == DeviceState::Joined);
-                for held in &mut call.devices {
-                    if held.is_expected() {
-                        held.state = DeviceState::Unwakeable;
-                    }
-                }
-            }
+            proxy.wait_for_nobody(context);
             if !context.is_invite() {
                 // Its client is about to give up; nothing that a device says later would find it.
                 for index in 0..context.responses.branches.len() {
@@ -414,6 +431,18 @@ impl Proxy {
             }
             proxy.conclude(context, contacts, now);
         });
+    }
+
+    /// Devices that have not come are no longer waited for.
+    pub(super) fn wait_for_nobody(&mut self, context: &mut Context) {
+        let Some(call) = context.call_mut() else { return };
+        call.is_open = call.devices.iter().any(|held| held.state == DeviceState::Joined);
+        for held in &mut call.devices {
+            if held.is_expected() {
+                held.state = DeviceState::Unwakeable;
+                held.purpose.end();
+            }
+        }
     }
 
     /// A device answered on its branch: it is awake, and it has seen the call.

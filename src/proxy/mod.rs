@@ -12,6 +12,7 @@ mod contact;
 mod context;
 mod dialog;
 mod digest;
+mod early_dialog;
 pub mod event;
 mod fetch;
 mod forward;
@@ -21,6 +22,7 @@ mod hold;
 mod keep;
 mod late_wake;
 mod missed_calls;
+mod outgoing;
 pub mod policy;
 mod privacy;
 mod random;
@@ -34,14 +36,16 @@ mod response_context;
 mod resume;
 mod route;
 pub mod secret;
+mod streams;
 mod token_device;
+mod unread;
 mod validate;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
@@ -59,7 +63,8 @@ use crate::binding::{Aor, DeviceId};
 use crate::clock::Now;
 use crate::push;
 use crate::sip::response::{self, reason_phrase};
-use crate::sip::{Flow, Message, Method};
+use crate::sip::validity::response_is_sound;
+use crate::sip::{Flow, Message, Method, repair};
 use crate::store;
 use crate::timeline::{Step, Why};
 use crate::transaction::{Branch, ClientId, Event, SendTag, ServerId, Settings, TimerQueue, Transactions};
@@ -87,6 +92,8 @@ pub struct Proxy {
     reminding: remind::Reminding,
     late: late_wake::LateCalls,
     given_up: given_up::GivenUp,
+    early: early_dialog::EarlyDialogs,
+    streams: streams::Streams,
     /// What `softswitch.uri` came to last, where it is a name; the best address first.
     next_hops: SmallVec<[SocketAddr; 2]>,
     nonces: digest::Nonces,
@@ -95,6 +102,8 @@ pub struct Proxy {
     is_draining: bool,
     tickets: u64,
     worker: u8,
+    /// How long a request that is no INVITE may go without any response.
+    slow_after: Duration,
     random: Random,
     effects: VecDeque<Effect>,
 }
@@ -112,6 +121,8 @@ enum Timer {
     Probe(ServerId, DeviceId),
     /// A call that another node has need not be known any more.
     Forget(ServerId),
+    /// The client of a request that is no INVITE repeats it rarely by now (RFC 4320 §4.1).
+    Slow(ServerId),
     /// A request of another node waits for the 2xx of the device's REGISTER.
     AfterRegister(ServerId),
     /// A refused push of a call is due again.
@@ -198,6 +209,7 @@ impl Proxy {
             guesses: digest::Guesses::new([random.draw(), random.draw()]),
             transactions: Transactions::new(settings, random.draw()),
             policy,
+            streams: streams::Streams::default(),
             next_hops: SmallVec::new(),
             contexts: HashMap::new(),
             clients: HashMap::new(),
@@ -214,10 +226,12 @@ impl Proxy {
             reminding: remind::Reminding::default(),
             late: late_wake::LateCalls::default(),
             given_up: given_up::GivenUp::default(),
+            early: early_dialog::EarlyDialogs::default(),
             held_calls: 0,
             is_draining: false,
             tickets: 0,
             worker: settings.worker,
+            slow_after: settings.until_t2(),
             random,
             effects: VecDeque::new(),
         }
@@ -242,6 +256,7 @@ impl Proxy {
             }
             Input::Received { message, .. } => self.receive_response(message, contacts, now),
             Input::SendFailed { tag } => self.send_failed(tag, contacts, now),
+            Input::ConnectFailed { tag } => self.connect_failed(tag, contacts, now),
             Input::Closed { flow } => {
                 for tag in self.transactions.unheard_on(flow) {
                     self.send_failed(tag, contacts, now);
@@ -288,6 +303,7 @@ impl Proxy {
                 Timer::Provisional(server) => self.repeat_provisional(server, now),
                 Timer::Probe(server, device) => self.probe_over(server, device, contacts, now),
                 Timer::Forget(server) => self.forget_taken_over(server),
+                Timer::Slow(server) => self.answer_slow(server, now),
                 Timer::AfterRegister(server) => self.registered_for_node(server, contacts, now),
                 Timer::Retry(server, device) => self.retry_due(server, device, contacts, now),
                 Timer::Repeat(server, device) => self.repeat_due(server, device, contacts, now),
@@ -327,15 +343,16 @@ impl Proxy {
             && self.reminding.is_empty()
             && self.late.is_empty()
             && self.given_up.is_empty()
+            && self.early.is_empty()
             && self.effects.is_empty()
             && self.poll_timeout().is_none()
     }
 
     fn receive_response(&mut self, response: Message, contacts: &dyn Contacts, now: Now) {
-        if !crate::sip::validity::response_is_sound(&response) {
+        let Some(response) = sound(response) else {
             self.effects.push_back(Effect::Dropped(DropReason::Response));
             return;
-        }
+        };
         let stray = self.transactions.stray();
         if let Some(event) = self.transactions.receive_response(response, now.instant) {
             self.transaction_event(event, contacts, now);
@@ -407,12 +424,24 @@ impl Proxy {
     fn put_back(&mut self, context: Box<Context>) {
         if !context.is_done() {
             self.contexts.insert(context.server, context);
+        } else if !context.is_invite() {
+            self.timers.cancel(&Timer::Slow(context.server));
         }
+    }
+
+    /// A request that is no INVITE and whose client has no final response yet gets its 100 now, and not before.
+    fn answer_slow(&mut self, server: ServerId, now: Now) {
+        self.with_context(server, |proxy, context| {
+            if !context.responses.is_final {
+                proxy.respond(context, 100, reason_phrase(100), &[], now);
+            }
+        });
     }
 
     /// The server transaction is gone, and with it the reason for everything done for the request.
     fn forget(&mut self, server: ServerId, contacts: &dyn Contacts, now: Now) {
         let Some(mut context) = self.contexts.remove(&server) else { return };
+        self.early.end(&context.to_tag);
         if !context.responses.is_final {
             self.end_call(&mut context, call_end::Ending::Cancelled { seen: false }, contacts, now);
         }
@@ -533,4 +562,12 @@ impl Proxy {
             None => self.transactions.new_branch(context.loop_hash),
         }
     }
+}
+
+/// A response that may be processed, mended where that can be.
+fn sound(response: Message) -> Option<Message> {
+    if response_is_sound(&response) {
+        return Some(response);
+    }
+    repair::display_names(&response).filter(response_is_sound)
 }

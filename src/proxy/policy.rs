@@ -22,6 +22,8 @@ pub struct Policy {
     pub upstream_contact: UpstreamContact,
     /// AOR domains served, in lower case; empty: any.
     pub domains: Vec<Box<str>>,
+    /// Whether a user of one of them is the same user in all of them, whose AOR is in the first.
+    pub domain_aliases: bool,
     pub softswitch: Option<Softswitch>,
     /// Only these may call phones.
     pub trusted: Vec<IpNet>,
@@ -30,6 +32,8 @@ pub struct Policy {
     pub calls_from: CallsFrom,
     /// Header fields that phones cannot assert, in lower case: taken out of what they send.
     pub strip_headers: Arc<[Box<str>]>,
+    /// A larger request goes by a stream first, since it might not fit into the path's MTU (RFC 3261 §18.1.1); 0: never.
+    pub datagram_bytes_max: usize,
     /// In the order of `sip.listen`.
     pub listeners: Vec<Listener>,
     /// What refreshes of sleeping devices leave by, and nothing else does; `None`: they leave by the listeners.
@@ -319,6 +323,48 @@ impl Policy {
         self.domains.is_empty() || self.is_named(domain)
     }
 
+    /// The address of record that a URI names.
+    pub fn aor(&self, uri: &Uri<'_>) -> Option<Aor> {
+        uri.aor().map(|aor| self.canonical(aor))
+    }
+
+    /// The one AOR of a user who has several.
+    pub fn canonical(&self, aor: Aor) -> Aor {
+        let first = self.domains.first().filter(|first| self.is_alias(&aor) && aor.domain() != &***first);
+        match first {
+            Some(first) => Aor::new(aor.user(), first),
+            None => aor,
+        }
+    }
+
+    /// Whether a user is the same in other domains.
+    pub fn is_alias(&self, aor: &Aor) -> bool {
+        self.domain_aliases && self.domains.iter().any(|served| **served == *aor.domain())
+    }
+
+    /// The AOR by which a device registers now that registered by this one before its domain became one with others.
+    pub fn later_name(&self, aor: &Aor) -> Option<Aor> {
+        let present = self.canonical(aor.clone());
+        (present != *aor).then_some(present)
+    }
+
+    /// The user's AORs in the other domains, by which he may have been called before they became one.
+    pub fn other_names(&self, aor: &Aor) -> impl Iterator<Item = Aor> {
+        let others = self.domains.iter().filter(|domain| self.is_alias(aor) && ***domain != *aor.domain());
+        others.map(|domain| Aor::new(aor.user(), domain))
+    }
+
+    /// The realm that a user has an account in: the AOR's own, else another of the domains that are the same.
+    pub fn realm<'a>(&'a self, aor: &'a Aor, users: &Credentials) -> &'a str {
+        let has_account = |realm: &str| users.find(aor.user(), realm).is_some();
+        let is_elsewhere = self.is_alias(aor) && !users.has(aor);
+        let other = self.domains.iter().filter(|_| is_elsewhere).find(|domain| has_account(domain));
+        match other {
+            Some(domain) => domain,
+            None => aor.domain(),
+        }
+    }
+
     /// Whether a host part names this proxy or a domain that it is configured for.
     pub fn is_named(&self, host: &[u8]) -> bool {
         self.is_own_host(host) || self.domains.iter().any(|served| host.eq_ignore_ascii_case(served.as_bytes()))
@@ -328,7 +374,9 @@ impl Policy {
     /// the others have registered is kept, should they come back.
     pub fn knows(&self, aor: &Aor) -> bool {
         match (self.mode, &self.registrar.auth) {
-            (Mode::Local, Auth::Digest(users)) => users.has(aor),
+            (Mode::Local, Auth::Digest(users)) => {
+                users.has(aor) || self.is_alias(aor) && users.find(aor.user(), self.realm(aor, users)).is_some()
+            }
             (Mode::Local, Auth::None(_)) | (Mode::Relay, _) => true,
         }
     }

@@ -1,7 +1,7 @@
 //! What each side may see of the other: what only a network can assert (RFC 3325 §5, §7), and what wakes a phone
 //! (RFC 8599 §13).
 
-use super::contact::write_uri_without_push;
+use super::contact::{write_params_without_push, write_uri_without_push};
 use crate::sip::message::Field;
 use crate::sip::push_param::names_push;
 use crate::sip::{Edits, HeaderName, Message, Method, NameAddr, scan};
@@ -76,7 +76,15 @@ fn wants_privacy(value: &[u8]) -> bool {
 fn hide_push(message: &Message, edits: &mut Edits) {
     let fields = message.fields(HeaderName::Contact).map(|field| message.slice(field.value()));
     for contact in fields.filter(|contacts| names_push(contacts)).flat_map(scan::values).filter_map(NameAddr::parse) {
-        edits.replace(message.span_of(contact.uri), |out| write_uri_without_push(out, contact.uri));
+        strip_push(message, &contact, edits);
+    }
+}
+
+/// Takes push parameters out of a Contact. Some apps write them behind the URI.
+pub(super) fn strip_push(message: &Message, contact: &NameAddr<'_>, edits: &mut Edits) {
+    edits.replace(message.span_of(contact.uri), |out| write_uri_without_push(out, contact.uri));
+    if names_push(contact.params) {
+        edits.replace(message.span_of(contact.params), |out| write_params_without_push(out, contact.params));
     }
 }
 
@@ -135,6 +143,8 @@ mod tests {
         for (contact, left) in [
             ("<sip:a@h;pn-provider=fcm;transport=tcp;PN-prid=x>;q=1", "<sip:a@h;transport=tcp>;q=1"),
             ("<sip:a@h;app-id=x>", "<sip:a@h>"),
+            ("<sip:a@h>;pn-tok=x;q=1;APP-ID=x", "<sip:a@h>;q=1"),
+            ("sip:a@h;pn-tok=x;q=1", "sip:a@h;q=1"),
             ("sip:open@h", "sip:open@h"),
             ("<sip:pn-x@h>", "<sip:pn-x@h>"),
         ] {

@@ -171,7 +171,7 @@ impl Proxy {
         if let Some(request) = written.and_then(|bytes| Message::parse(bytes, usize::MAX).ok())
             && self.policy.refresh_from.is_none()
         {
-            self.prefer_stream(&request, &mut refresh.destinations);
+            self.prefer_stream_upstream(&request, &mut refresh.destinations, now);
         }
         self.send_refresh(refresh, "the softswitch's name leads nowhere".into(), now);
     }

@@ -71,6 +71,10 @@ pub(super) struct RegisterContact {
 
 impl Proxy {
     pub(super) fn register(&mut self, context: &mut Context, contacts: &dyn Contacts, now: Now) {
+        if Uri::parse(context.request.uri()).is_err() {
+            // A registrar has a domain (RFC 3261 §10.2).
+            return self.reject(context, &Reject::of(416), now);
+        }
         match self.read_registration(&context.request, contacts) {
             Ok(registration) if self.policy.mode == Mode::Relay => self.relay(context, registration, contacts, now),
             Ok(registration) => self.register_locally(context, registration, contacts, now),
@@ -85,7 +89,7 @@ impl Proxy {
         if !self.policy.serves(uri.host) {
             return Err(Reject::new(403, "Domain Not Served"));
         }
-        let aor = uri.aor().ok_or_else(|| Reject::new(400, "Bad Address Of Record"))?;
+        let aor = self.policy.aor(&uri).ok_or_else(|| Reject::new(400, "Bad Address Of Record"))?;
         let existing = contacts.of_aor(&aor);
         let values: Vec<&[u8]> = request.values(HeaderName::Contact).collect();
         if values.len() > CONTACTS_MAX {

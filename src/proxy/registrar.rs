@@ -1,17 +1,15 @@
 //! The registrar of local mode (RFC 3261 §10.3).
 
-use std::sync::Arc;
-
-use super::contact::{write_contact, write_uri_without_push};
+use super::contact::{write_contact, write_params_without_push, write_uri_without_push};
 use super::context::{Context, Purpose};
-use super::digest::{Account, Verdict};
-use super::event::{Contacts, Effect};
+use super::digest::Role;
+use super::event::Contacts;
 use super::policy::Auth;
 use super::register::Registration;
 use super::{Proxy, Reject, SavePurpose};
 use crate::clock::Now;
 use crate::sip::response::{self, header};
-use crate::sip::{Flow, HeaderName, Message, Uri};
+use crate::sip::{Flow, HeaderName, Message};
 
 /// Option tags that a UA may Require of us.
 const SUPPORTED: [&str; 1] = ["path"];
@@ -62,27 +60,7 @@ impl Proxy {
             }
             Auth::Digest(users) => users,
         };
-        let (user, realm) = registration.aor.as_str().rsplit_once('@').unwrap_or_default();
-        let account = Account { user, realm, source: flow.remote.ip() };
-        let policy = Arc::clone(&self.policy);
-        let names_us = |uri: &[u8]| {
-            Uri::parse(uri)
-                .is_ok_and(|uri| uri.host.eq_ignore_ascii_case(realm.as_bytes()) || policy.is_named(uri.host))
-        };
-        match self.nonces.verify(request, account, &users, names_us, now.unix) {
-            Verdict::Genuine => Ok(()),
-            Verdict::Wrong => {
-                let reason = "wrong user or password";
-                self.effects.push_back(Effect::AuthFailed { source: flow.remote.ip(), reason });
-                Err(Reject::of(403))
-            }
-            Verdict::Elsewhere => Err(Reject::new(403, "Digest URI Names Another Server")),
-            Verdict::Challenge { stale } => {
-                let salt = self.random.draw();
-                let headers = self.nonces.challenges(account, &users, stale, salt, now.unix);
-                Err(Reject { headers, ..Reject::of(401) })
-            }
-        }
+        self.prove(request, flow, (&registration.aor, Role::Registrar), &users, now)
     }
 
     /// Seconds for each contact; 423 for an interval that is too short (RFC 3261 §10.3 step 7).
@@ -120,9 +98,10 @@ impl Proxy {
                 if is_own {
                     write_contact(out, &binding.contact, &binding.contact_params);
                 } else {
-                    let mut uri = Vec::new();
+                    let (mut uri, mut params) = (Vec::new(), Vec::new());
                     write_uri_without_push(&mut uri, &binding.contact);
-                    write_contact(out, &uri, &binding.contact_params);
+                    write_params_without_push(&mut params, &binding.contact_params);
+                    write_contact(out, &uri, &params);
                 }
                 out.extend_from_slice(format!(";expires={left}\r\n").as_bytes());
             }

@@ -1,16 +1,17 @@
 //! REGISTER in relay mode: on its way to the softswitch and back (RFC 8599 §5.6.1, RFC 3327).
 
-use super::contact::{write_contact, write_upstream_params, write_uri_without_push};
+use super::contact::{write_contact, write_gruu_params, write_upstream_params, write_uri_without_push};
 use super::context::{Context, Purpose};
 use super::event::{Contacts, Effect, Warning};
 use super::policy::{Listener, UpstreamContact};
-use super::privacy::Towards;
+use super::privacy::{Towards, strip_push};
 use super::register::{RegisterContact, Registration};
 use super::response_context::Hop;
 use super::secret::FlowToken;
 use super::{Proxy, Reject, SavePurpose, forward};
 use crate::binding::DeviceId;
 use crate::clock::Now;
+use crate::sip::push_param::names_push;
 use crate::sip::response::header;
 use crate::sip::{Edits, HeaderName, Message, NameAddr, Uri, scan};
 
@@ -70,8 +71,8 @@ impl Proxy {
                 });
             }
             UpstreamContact::Path => {
-                let uri = request.slice(contact.uri.clone());
-                edits.replace(contact.uri.clone(), |out| write_uri_without_push(out, uri));
+                let value = NameAddr::parse(request.slice(contact.value.clone()));
+                value.iter().for_each(|value| strip_push(request, value, edits));
             }
         }
     }
@@ -164,7 +165,7 @@ impl Proxy {
     /// The softswitch's 2xx as the phone is to see it: its own Contact again, and which pushes it can count on.
     pub(super) fn relayed_2xx(&self, context: &Context, response: &Message, contacts: &dyn Contacts) -> bytes::Bytes {
         let Purpose::Registration(registration) = &context.purpose else { return response.bytes().clone() };
-        let mut edits = forward::response_edits(response, Towards::Phone);
+        let mut edits = forward::response_edits(response, Towards::Phone, context.flow.transport);
         for value in response.values(HeaderName::Contact) {
             self.restore_contact(context, registration, response, value, contacts, &mut edits);
         }
@@ -197,6 +198,7 @@ impl Proxy {
         if let (Some(contact), Some(own_uri)) = (own, own_uri) {
             return edits.replace(response.span_of(value), |out| {
                 write_contact(out, own_uri, &contact.params);
+                write_gruu_params(out, listed.params, &contact.params);
                 if let Some(expires) = listed.param("expires").flatten() {
                     out.extend_from_slice(b";expires=");
                     out.extend_from_slice(expires);
@@ -207,6 +209,8 @@ impl Proxy {
         let other = uri.user.and_then(DeviceId::parse).and_then(|device| contacts.of_device(device));
         if let Some(other) = other.filter(|_| self.policy.is_own_host(uri.host)) {
             edits.replace(response.span_of(listed.uri), |out| write_uri_without_push(out, &other.contact));
+        } else if names_push(value) {
+            strip_push(response, &listed, edits);
         }
     }
 }

@@ -15,7 +15,8 @@ use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, Timer, forward, validate};
 use crate::binding::{Aor, Binding, DeviceId, Home};
 use crate::clock::Now;
 use crate::sip::response::header;
-use crate::sip::{Destination, Flow, HeaderName, Message, Method, Uri};
+use crate::sip::uri::{is_dialled, tel_number};
+use crate::sip::{Destination, Flow, HeaderName, Message, Method, Uri, repair};
 use crate::transaction::{Incoming, ServerId};
 
 /// Methods we say in Allow: everything passes through, so everything that is in use.
@@ -68,6 +69,8 @@ pub(super) enum Target {
     OtherSide(DialogToken),
     /// Any other request of a phone.
     Softswitch,
+    /// The same in local mode, if the phone proves to be this user.
+    SoftswitchFor(Aor),
     /// A request for one or all devices of an AOR.
     Phones { aor: Aor, bindings: Vec<Arc<Binding>>, only: Option<DeviceId> },
     /// The request is for this proxy itself.
@@ -91,10 +94,10 @@ impl Proxy {
                 self.effects.push_back(Effect::Dropped(DropReason::Overload));
                 self.respond_stateless(&request, flow, &Reject::busy(BUSY_RETRY_AFTER_S));
             }
-            Incoming::Ack => self.forward_ack(&request, flow, contacts, now),
+            Incoming::Ack => self.forward_ack(request, flow, contacts, now),
             Incoming::Cancel { cancel, invite } => self.receive_cancel(request, flow, cancel, invite, contacts, now),
             Incoming::Request(server) => {
-                let loop_hash = validate::loop_hash(&request, flow.remote, &self.policy.secret);
+                let (request, loop_hash, fault) = self.checked(request, flow);
                 let mut context = Box::new(Context {
                     server,
                     to_tag: self.random.tag(),
@@ -106,12 +109,32 @@ impl Proxy {
                     purpose: Purpose::Plain,
                     request,
                 });
-                match validate::request(&context.request, &self.policy, loop_hash) {
+                match fault {
                     Some(reject) => self.reject(&mut context, &reject, now),
                     None => self.route_request(&mut context, contacts, now),
                 }
+                if !context.is_invite() && !context.is_done() {
+                    self.timers.set(Timer::Slow(server), now.instant + self.slow_after);
+                }
                 self.put_back(context);
             }
+        }
+    }
+
+    /// A request, mended where that can be, with its loop hash and what is wrong with it.
+    fn checked(&self, request: Message, flow: Flow) -> (Message, u64, Option<Reject>) {
+        let check = |request: &Message| {
+            let loop_hash = validate::loop_hash(request, flow.remote, &self.policy.secret);
+            (loop_hash, validate::request(request, &self.policy, loop_hash))
+        };
+        let (loop_hash, fault) = check(&request);
+        let is_bad = fault.as_ref().is_some_and(|fault| fault.status == 400);
+        match is_bad.then(|| repair::display_names(&request)).flatten() {
+            Some(repaired) => {
+                let (loop_hash, fault) = check(&repaired);
+                (repaired, loop_hash, fault)
+            }
+            None => (request, loop_hash, fault),
         }
     }
 
@@ -129,6 +152,9 @@ impl Proxy {
             }
             return self.register(context, contacts, now);
         }
+        if let Some(invite) = self.early_dialog_of(context, contacts) {
+            return self.receive_in_early_dialog(context, invite, contacts, now);
+        }
         let policy = Arc::clone(&self.policy);
         let request = context.request.clone();
         let routed = route::preprocess(&request, &policy, &self.keys);
@@ -143,6 +169,7 @@ impl Proxy {
             Ok(Target::Hop(token)) => self.forward_for_node(context, &token, contacts, now),
             Ok(Target::OtherSide(token)) => self.forward_to_other_side(context, &token, contacts, now),
             Ok(Target::Softswitch) => self.forward_to_softswitch(context, contacts, now),
+            Ok(Target::SoftswitchFor(aor)) => self.call_out(context, &aor, contacts, now),
             Ok(Target::Ourselves) => self.answer_ourselves(context, now),
             Ok(Target::Phones { aor, bindings, only }) => {
                 self.call_phones(context, aor, &bindings, only, contacts, now);
@@ -164,7 +191,10 @@ impl Proxy {
             TokenRead::Hop(token) => return Ok(Target::Hop(token)),
             TokenRead::Flow(_) | TokenRead::Dialog(_) | TokenRead::NoToken => {}
         }
-        let uri = Uri::parse(routed.uri).map_err(|_| Reject::of(416))?;
+        let uri = Uri::parse(routed.uri).ok();
+        if uri.is_none() && !is_dialled(routed.uri) {
+            return Err(Reject::of(416));
+        }
         if self.side(flow, contacts) == Side::Phone {
             let may_call =
                 || self.policy.calls_from == CallsFrom::Any || contacts.on_flow(flow.transport, flow.remote).is_some();
@@ -174,14 +204,18 @@ impl Proxy {
             {
                 return Ok(Target::OtherSide(token));
             }
+            let names_us = |uri: Uri<'_>| uri.user.is_none() && self.policy.is_own(&uri);
             return if !may_call() {
                 Err(Reject::of(403))
-            } else if routed.next_route.is_none() && uri.user.is_none() && self.policy.is_own(&uri) {
+            } else if routed.next_route.is_none() && uri.is_some_and(names_us) {
                 Ok(Target::Ourselves)
             } else if self.policy.mode == Mode::Relay {
                 Ok(Target::Softswitch)
             } else {
-                Err(Reject::of(403))
+                let user = self.user_of(request, flow, contacts).map(Target::SoftswitchFor);
+                // Who has registered may not be read yet.
+                let is_known = contacts.is_loaded();
+                user.ok_or_else(|| if is_known { Reject::of(403) } else { Reject::busy(BUSY_RETRY_AFTER_S) })
             };
         }
         match routed.token {
@@ -198,13 +232,19 @@ impl Proxy {
             }
             TokenRead::Dialog(_) | TokenRead::Hop(_) | TokenRead::Forged | TokenRead::NoToken => {}
         }
-        self.phones(&uri, contacts)
+        match uri {
+            Some(uri) => self.phones(&uri, contacts),
+            None => self.phones_of(&self.aors_of_number(routed.uri), contacts).map_err(|_| {
+                let is_number = tel_number(routed.uri).is_some();
+                Reject::of(if is_number { 404 } else { 416 })
+            }),
+        }
     }
 
     /// The location service (RFC 3261 §16.5): an alias names one device, an AOR all of its devices.
     fn phones(&self, uri: &Uri<'_>, contacts: &dyn Contacts) -> Result<Target, Reject> {
         let own = self.policy.is_own_host(uri.host);
-        let Some(user) = uri.user else {
+        let Some(user) = uri.without_user_params().user else {
             return if own { Ok(Target::Ourselves) } else { Err(Reject::of(404)) };
         };
         let alias = || DeviceId::parse(user).and_then(|device| contacts.of_device(device));
@@ -217,19 +257,39 @@ impl Proxy {
         if !self.policy.serves(uri.host) {
             return Err(Reject::new(403, "Domain Not Served"));
         }
-        let mut candidates: Vec<Aor> = uri.aor().into_iter().collect();
-        if own {
-            // A trunk that sends numbers to our address means the users of our domains.
-            candidates.extend(self.policy.domains.iter().filter_map(|domain| uri.aor_in(domain)));
+        self.phones_of(&self.aors_of(uri), contacts)
+    }
+
+    /// All devices of the first of these AORs that has any.
+    fn phones_of(&self, aors: &[Aor], contacts: &dyn Contacts) -> Result<Target, Reject> {
+        let known = aors.iter().filter(|aor| self.policy.knows(aor));
+        let found = known.map(|aor| (aor, contacts.of_aor(aor))).find(|(_, bindings)| !bindings.is_empty());
+        let (aor, bindings) = found.ok_or_else(|| Reject::of(404))?;
+        Ok(Target::Phones { aor: aor.clone(), bindings, only: None })
+    }
+
+    /// Whom a Request-URI of the softswitch may mean, the likeliest first: the user as written, then without its parameters.
+    /// A trunk that sends numbers to our address means the users of our domains.
+    pub(super) fn aors_of(&self, uri: &Uri<'_>) -> Vec<Aor> {
+        let own = self.policy.is_own_host(uri.host);
+        let bare = uri.without_user_params();
+        let forms = [Some(uri), Some(&bare).filter(|bare| bare.user != uri.user)];
+        let mut aors = Vec::new();
+        for form in forms.into_iter().flatten() {
+            aors.extend(self.policy.aor(form));
+            // What was registered before its domain became one with others.
+            let has_other_names = aors.last().is_some_and(|aor| self.policy.is_alias(aor));
+            if own || has_other_names {
+                aors.extend(self.policy.domains.iter().filter_map(|domain| form.aor_in(domain)));
+            }
         }
-        candidates
-            .into_iter()
-            .filter(|aor| self.policy.knows(aor))
-            .find_map(|aor| {
-                let bindings = contacts.of_aor(&aor);
-                (!bindings.is_empty()).then_some(Target::Phones { aor, bindings, only: None })
-            })
-            .ok_or_else(|| Reject::of(404))
+        aors
+    }
+
+    /// The same for a telephone number (RFC 3966), which has no domain.
+    pub(super) fn aors_of_number(&self, uri: &[u8]) -> Vec<Aor> {
+        let Some(number) = tel_number(uri) else { return Vec::new() };
+        self.policy.domains.iter().map(|domain| Aor::new(&number, domain)).collect()
     }
 
     /// The softswitch is known by its address, which comes before what has registered: nobody becomes a phone by a
@@ -239,6 +299,10 @@ impl Proxy {
         let is_phone = !self.policy.is_trusted(flow.remote.ip())
             || (self.may_register(flow) && contacts.on_flow(flow.transport, flow.remote).is_some());
         if is_phone { Side::Phone } else { Side::Softswitch }
+    }
+
+    pub(super) fn is_of_softswitch(&self, flow: Flow, contacts: &dyn Contacts) -> bool {
+        self.side(flow, contacts) == Side::Softswitch
     }
 
     /// Whether a REGISTER that comes by this flow may be a phone's.
@@ -323,7 +387,7 @@ impl Proxy {
     }
 
     /// What a phone says chooses no address: whatever stands in Route and Request-URI, it goes to `softswitch.uri`.
-    fn forward_to_softswitch(&mut self, context: &mut Context, contacts: &dyn Contacts, now: Now) {
+    pub(super) fn forward_to_softswitch(&mut self, context: &mut Context, contacts: &dyn Contacts, now: Now) {
         let hop = self.hop_from_phone(context, Vec::new(), contacts);
         self.start_upstream(context, hop, now);
         self.conclude(context, contacts, now);
@@ -364,7 +428,7 @@ impl Proxy {
     }
 
     /// The ACK of a 2xx is end-to-end and has no transaction (RFC 3261 §13.2.2.4, §17.1.1.3).
-    fn forward_ack(&mut self, request: &Message, flow: Flow, contacts: &dyn Contacts, now: Now) {
+    fn forward_ack(&mut self, request: Message, flow: Flow, contacts: &dyn Contacts, now: Now) {
         self.acknowledged(request.call_id());
         if let Err(reason) = self.try_forward_ack(request, flow, contacts, now) {
             self.effects.push_back(Effect::Dropped(reason));
@@ -373,16 +437,17 @@ impl Proxy {
 
     fn try_forward_ack(
         &mut self,
-        request: &Message,
+        request: Message,
         flow: Flow,
         contacts: &dyn Contacts,
         now: Now,
     ) -> Result<(), DropReason> {
         let policy = Arc::clone(&self.policy);
-        let loop_hash = validate::loop_hash(request, flow.remote, &policy.secret);
-        if validate::request(request, &policy, loop_hash).is_some() {
+        let (request, loop_hash, fault) = self.checked(request, flow);
+        if fault.is_some() {
             return Err(DropReason::Ack);
         }
+        let request = &request;
         let routed = route::preprocess(request, &policy, &self.keys);
         let (device, destination, routes): (_, _, Box<[u8]>) = match self.target(request, &routed, flow, contacts) {
             Ok(Target::Flow(token)) => {
@@ -398,7 +463,10 @@ impl Proxy {
                 let destination = self.upstream_addresses().into_iter().next_back();
                 (None, destination.ok_or(DropReason::Ack)?, [].into())
             }
-            Ok(Target::Phones { .. } | Target::Ourselves) | Err(_) => return Err(DropReason::Ack),
+            // Nobody can prove anything by an ACK (RFC 3261 §22.1).
+            Ok(Target::Phones { .. } | Target::Ourselves | Target::SoftswitchFor(_)) | Err(_) => {
+                return Err(DropReason::Ack);
+            }
         };
         let (ingress, egress) =
             policy.listener(flow.listener).zip(policy.listener(destination.listener())).ok_or(DropReason::Ack)?;

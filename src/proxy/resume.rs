@@ -52,7 +52,7 @@ impl Proxy {
             self.transactions.respond(server, 487, bytes, now.instant);
             return self.give_up(stored, Step::Cancelled, Reason::CallerGaveUp);
         }
-        contacts.watch(&stored.aor);
+        self.watch(&stored.aor, contacts);
         self.waiting.entry(stored.aor.clone()).or_default().push(server);
         self.held_calls += 1;
         let call = HeldCall { only: self.only(&request, flow, contacts), ..held_call(stored, &request, now) };
@@ -126,12 +126,14 @@ impl Proxy {
     pub(super) fn forget_taken_over(&mut self, server: ServerId) {
         let is_silent = |context: &Context| context.responses.all_ended() && !context.responses.is_final;
         if self.contexts.get(&server).is_some_and(|context| is_silent(context)) {
-            self.contexts.remove(&server);
+            if let Some(context) = self.contexts.remove(&server) {
+                self.early.end(&context.to_tag);
+            }
             self.transactions.abandon_server(server);
         }
     }
 
-    /// What the caller cancels is cancelled where it is held, too. It answers the INVITE as well; one answer is as good
+    /// What the caller cancels, or ends by BYE, is ended where it is held, too. It answers the INVITE as well; one answer is as good
     /// as two.
     pub(super) fn pass_cancel_on(&mut self, invite: &Context, cancel: &Message) {
         let by = invite.call().and_then(|call| call.taken_by);
@@ -207,7 +209,8 @@ impl Proxy {
         let routed = route::preprocess(request, &self.policy, &self.keys);
         match self.target(request, &routed, flow, contacts) {
             Ok(Target::Phones { only, .. }) => only,
-            Ok(Target::Flow(_) | Target::Hop(_) | Target::OtherSide(_) | Target::Softswitch | Target::Ourselves)
+            Ok(Target::Softswitch | Target::SoftswitchFor(_))
+            | Ok(Target::Flow(_) | Target::Hop(_) | Target::OtherSide(_) | Target::Ourselves)
             | Err(_) => None,
         }
     }

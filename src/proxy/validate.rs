@@ -11,9 +11,9 @@ use crate::sip::response::header;
 use crate::sip::{HeaderName, Message, Method, Via, validity};
 use crate::transaction::Branch;
 
-/// Option tags that a proxy must understand to forward (RFC 3261 §16.3 item 5). None of those in use asks for more
-/// than passing them on.
-const PROXY_EXTENSIONS: [&str; 0] = [];
+/// Option tags that a proxy must understand to forward (RFC 3261 §16.3 item 5). Privacy asks for somebody to hide the
+/// caller (RFC 3323 §4.2), which the softswitch does; towards phones it is kept here.
+const PROXY_EXTENSIONS: [&str; 1] = ["privacy"];
 
 /// What is wrong with a request, if anything is.
 pub(super) fn request(message: &Message, policy: &Policy, loop_hash: u64) -> Option<Reject> {

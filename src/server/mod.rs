@@ -233,7 +233,7 @@ impl Server {
                 ..transport::Limits::new(descriptors::connections(config.limits.connections))
             },
             framing: FramingLimits::default(),
-            worker_of_response: driver::worker_of_response,
+            worker_of: driver::worker_of_message,
             refusal,
             door: Arc::clone(&door) as Arc<dyn transport::Door>,
         };
@@ -294,7 +294,7 @@ impl Server {
                 t2: T2.max(server.config.sip.t1),
                 t4: T4,
                 transactions_max: (server.config.limits.transactions / server.config.sip.workers).max(2),
-                source_bytes_max: server.config.limits.source_bytes / server.config.sip.workers,
+                source_bytes_max: server.config.limits.source_bytes,
                 worker: u8::try_from(index).unwrap_or(u8::MAX),
             };
             let proxy = Proxy::new(Arc::clone(&policy), settings, [random()?, random()?]);

@@ -291,7 +291,7 @@ fn recipient(policy: &Policy, text: &str, key: &str) -> Result<Aor, Refusal> {
         (false, _) => return bad("names no domain, and register.domains is not a single one"),
     };
     let Ok(uri) = Uri::parse(named.as_bytes()) else { return bad("is not an address of record") };
-    let Some(aor) = uri.aor().filter(|aor| aor.as_str().len() <= AOR_BYTES_MAX) else {
+    let Some(aor) = policy.aor(&uri).filter(|aor| aor.as_str().len() <= AOR_BYTES_MAX) else {
         return bad("is not an address of record");
     };
     if policy.serves(uri.host) { Ok(aor) } else { bad("is of a domain that is not served (register.domains)") }

@@ -47,9 +47,22 @@ impl Operator {
     }
 }
 
+impl Operator {
+    /// Bindings of a user, by whichever of his names he is asked for; else those that an AOR had before it was his.
+    fn lookup(&self, aor: &Aor) -> Vec<Arc<Binding>> {
+        let table = self.shared.store.table();
+        let found = table.lookup(&self.canonical(aor)).into_vec();
+        if found.is_empty() { table.lookup(aor).into_vec() } else { found }
+    }
+
+    fn canonical(&self, aor: &Aor) -> Aor {
+        self.guided.borrow().policy.canonical(aor.clone())
+    }
+}
+
 impl Source for Operator {
     fn bindings(&self, aor: &Aor) -> Vec<Arc<Binding>> {
-        self.shared.store.table().lookup(aor).into_vec()
+        self.lookup(aor)
     }
 
     fn page(&self, after: Option<&Aor>, part: &str, limit: usize) -> Vec<Arc<Binding>> {
@@ -93,6 +106,8 @@ impl Source for Operator {
     }
 
     fn remove(&self, aor: Aor, device: DeviceId) -> Removing<'_> {
+        let bound = self.shared.store.table().by_device(device).map(|binding| binding.aor.clone());
+        let aor = bound.filter(|bound| self.canonical(bound) == self.canonical(&aor)).unwrap_or(aor);
         Box::pin(async move {
             let change = Change::Remove { aor: aor.clone(), device };
             let is_removed = self.shared.change(change).await? == Applied::Ended(true);
@@ -105,7 +120,7 @@ impl Source for Operator {
     }
 
     fn push(&self, aor: Aor, is_dry: bool) -> Pushing<'_> {
-        let bindings = self.shared.store.table().lookup(&aor);
+        let bindings = self.lookup(&aor);
         let pushers = self.guided.borrow().pushers.clone();
         let invite = Notice::Invite { number: "103".into(), display_name: "Ivan".into(), call_ref: "example".into() };
         let notice = if is_dry { invite } else { Notice::Test };
@@ -147,6 +162,10 @@ impl Source for Operator {
     }
 
     fn recall(&self, what: Recall) -> Recalling<'_> {
+        let what = match what {
+            Recall::Aor(aor, limit) => Recall::Aor(self.canonical(&aor), limit),
+            Recall::Call(_) | Recall::Last(_) => what,
+        };
         Box::pin(self.stories.recall(what))
     }
 

@@ -49,6 +49,7 @@ pub(super) fn policy(
             config::ContactForm::Path => UpstreamContact::Path,
         },
         domains: config.register.domains.clone(),
+        domain_aliases: config.register.domain_aliases,
         softswitch: config.softswitch.uri.as_ref().map(|next_hop| Softswitch {
             host: in_uri(&next_hop.address.host),
             port: next_hop.address.port,
@@ -61,6 +62,7 @@ pub(super) fn policy(
             config::CallsFrom::Registered => CallsFrom::Registered,
         },
         strip_headers: config.softswitch.strip_headers.clone().into(),
+        datagram_bytes_max: config.sip.datagram_bytes_max,
         listeners: listeners.iter().map(|listener| listening_point(config, listener)).collect(),
         refresh_from: refresh_from.map(refresh_point),
         refresh_user: config.register.refresh_account.as_ref().map(|account| RefreshUser {

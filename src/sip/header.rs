@@ -54,6 +54,7 @@ header_names! {
     Route "Route";
     RecordRoute "Record-Route";
     ContentLength "Content-Length" "l";
+    ContentType "Content-Type" "c";
     Expires "Expires";
     MinExpires "Min-Expires";
     Path "Path";

@@ -100,6 +100,12 @@ impl<'a> Uri<'a> {
         is_plain.then(|| Aor::new(user, domain))
     }
 
+    /// The same without the parameters of the user part, which say how a number is to be dialled and not whose it is
+    /// (RFC 3966 §5.1, RFC 4694): `+7999;npdi;phone-context=+7` is `+7999`.
+    pub fn without_user_params(&self) -> Self {
+        Self { user: self.user.map(number_of), ..*self }
+    }
+
     /// Whether `hostport` names its host and port.
     pub fn is_at(&self, hostport: &[u8]) -> bool {
         parse_hostport(hostport).is_some_and(|(host, port)| {
@@ -164,6 +170,27 @@ fn same_headers(one: Option<&[u8]>, other: Option<&[u8]>) -> bool {
     };
     one.split(|byte| *byte == b'&').all(|header| has(other, header))
         && other.split(|byte| *byte == b'&').all(|header| has(one, header))
+}
+
+/// What stands before the first `;`.
+fn number_of(user: &[u8]) -> &[u8] {
+    user.split(|byte| *byte == b';').next().unwrap_or_default()
+}
+
+/// Whether a URI is one that phones dial and only a softswitch can resolve: a telephone number (RFC 3966), or a service
+/// such as the emergency call (RFC 5031).
+pub fn is_dialled(text: &[u8]) -> bool {
+    [&b"tel:"[..], b"urn:service:"].iter().any(|scheme| {
+        text.len() > scheme.len() && text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    })
+}
+
+/// The number of a `tel:` URI without its parameters and visual separators (RFC 3966 §5); `None`: it is none, or empty.
+pub fn tel_number(text: &[u8]) -> Option<String> {
+    let (scheme, rest) = scan::split_once(text, b':')?;
+    let digits = number_of(rest).iter().filter(|byte| !b"-.()".contains(byte)).copied().collect();
+    let number = String::from_utf8(digits).ok().filter(|number| !number.is_empty())?;
+    scheme.eq_ignore_ascii_case(b"tel").then_some(number)
 }
 
 /// `host[:port]` with an IPv6 reference in brackets.
@@ -285,6 +312,21 @@ mod tests {
         }
         let (one, other) = (format!("sip:a@h{}", params(30_000)), format!("sip:a@H{}", params(30_000)));
         assert!(!uri(&one).is_same(&uri(&other)));
+    }
+
+    #[test]
+    fn what_is_dialled_is_known() {
+        for text in ["tel:+7-999", "TEL:112;phone-context=+7", "urn:service:sos", "URN:Service:sos.fire"] {
+            assert!(is_dialled(text.as_bytes()), "{text}");
+        }
+        for text in ["tel:", "urn:service:", "urn:ietf:rfc:3261", "sip:tel:1@h", "telnet:h"] {
+            assert!(!is_dialled(text.as_bytes()), "{text}");
+        }
+        assert_eq!(tel_number(b"tel:+7-(999).1;npdi;rn=+7").as_deref(), Some("+79991"));
+        assert_eq!(tel_number(b"tel:;npdi"), None);
+        assert_eq!(tel_number(b"urn:service:sos"), None);
+        assert_eq!(uri("sip:+7;npdi:pw@h;user=phone").without_user_params().user, Some(&b"+7"[..]));
+        assert_eq!(uri("sip:a%3Bb@h").without_user_params().user, Some(&b"a%3Bb"[..]));
     }
 
     #[test]

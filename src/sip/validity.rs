@@ -10,7 +10,7 @@ use super::message::{CSeq, Defect, Message};
 use super::method::Method;
 use super::name_addr::NameAddr;
 use super::scan;
-use super::uri::{Uri, UriError};
+use super::uri::{Uri, UriError, is_dialled};
 use super::via::Via;
 
 /// Why a message is refused. A request is answered so (an ACK never is, RFC 3261 §17.1.1.3: it is dropped).
@@ -142,6 +142,7 @@ fn uri_fault(uri: &[u8]) -> Option<Fault> {
         // They would become headers of a request that nobody sent (RFC 4475 §3.1.2.11).
         Ok(Uri { headers: Some(_), .. }) => Some(bad_request("Headers In Request-URI")),
         Err(UriError::Malformed) => Some(bad_request("Malformed Request-URI")),
+        Err(UriError::Scheme) if is_dialled(uri) => None,
         Err(UriError::Scheme) => Some(Fault { status: 416, reason: "Unsupported URI Scheme" }),
     }
 }
@@ -265,7 +266,11 @@ mod tests {
         assert_eq!(uri("<sip:bob@example.org>"), Some((400, "Malformed Request-URI")));
         assert_eq!(uri("sip:bob@2001:db8::1"), Some((400, "Malformed Request-URI")));
         assert_eq!(uri("sip:bob@example.org?Route=%3Csip:x%3E"), Some((400, "Headers In Request-URI")));
-        assert_eq!(uri("tel:+15550100"), Some((416, "Unsupported URI Scheme")));
+        assert_eq!(uri("tel:+15550100"), None);
+        assert_eq!(uri("urn:service:sos"), None);
+        assert_eq!(uri("tel:+1 555"), Some((400, "Malformed Request-Line")));
+        assert_eq!(uri("tel:"), Some((416, "Unsupported URI Scheme")));
+        assert_eq!(uri("http://example.org"), Some((416, "Unsupported URI Scheme")));
     }
 
     #[test]

@@ -25,6 +25,8 @@ enum Kind {
     Server,
     /// The client did not put the cookie into its branch.
     Rfc2543Server,
+    /// An INVITE by what its client does not change when it learns its own address.
+    Loose,
     Client,
     BranchNumber,
 }
@@ -50,6 +52,16 @@ impl Keys {
     /// The server transaction of an INVITE's CANCEL.
     pub(super) fn cancel_of(&self, invite: &Message) -> TransactionKey {
         self.server_of(invite, b"CANCEL")
+    }
+
+    /// The INVITE transaction of this request without its sent-by; `None` where the branch is not unique.
+    pub(super) fn loose_invite(&self, request: &Message) -> Option<TransactionKey> {
+        let via = request.top_via()?;
+        let mut hash = self.hash(Kind::Loose);
+        hash.text(via.unique_branch()?);
+        hash.text(request.call_id());
+        hash.text(request.from_tag().unwrap_or_default());
+        Some(hash.finish())
     }
 
     fn server_of(&self, request: &Message, method: &[u8]) -> TransactionKey {

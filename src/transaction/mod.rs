@@ -43,6 +43,7 @@ pub use servers::reply_destination;
 pub use timer::{Timer, TimerQueue};
 
 use crate::guard::Source;
+use crate::sip::uri::host_ip;
 use crate::sip::{Destination, Flow, Message, Method, response};
 use allowance::Taken;
 use clients::Clients;
@@ -68,6 +69,14 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// How long it takes until Timer E has grown to T2: only then, and no later, a request that is no INVITE gets a 100
+    /// (RFC 4320 §4.1).
+    pub fn until_t2(&self) -> Duration {
+        let first = self.t1.max(Duration::from_millis(1));
+        let pauses = std::iter::successors(Some(first), |pause| Some(*pause * 2));
+        pauses.take_while(|pause| *pause < self.t2).sum::<Duration>().max(first)
+    }
+
     /// 64·T1: how long an answer is waited for, and repetitions are absorbed.
     pub fn patience(&self) -> Duration {
         self.t1.saturating_mul(64)
@@ -210,8 +219,11 @@ impl Transactions {
         now: Instant,
     ) -> Incoming {
         let key = self.common.keys.server(request);
-        let found = self.servers.find(key);
         let method = request.method();
+        let found = self.servers.find(key).or_else(|| {
+            let is_of_invite = matches!(method, Method::INVITE | Method::ACK);
+            is_of_invite.then(|| self.loose_invite(request, flow)).flatten()
+        });
         if method == Method::ACK {
             let passes_ack = found.is_none_or(|id| self.serve(id, servers::Input::Ack, Bytes::new(), now).passes_ack);
             return if passes_ack { Incoming::Ack } else { Incoming::Absorbed };
@@ -220,8 +232,9 @@ impl Transactions {
             self.serve(id, servers::Input::Request, Bytes::new(), now);
             return Incoming::Absorbed;
         }
+        let invite = || self.servers.find(self.common.keys.cancelled_invite(request));
         let cancelled =
-            (method == Method::CANCEL).then(|| self.servers.find(self.common.keys.cancelled_invite(request))).flatten();
+            (method == Method::CANCEL).then(|| invite().or_else(|| self.loose_invite(request, flow))).flatten();
         let standing = standing();
         // Room is needed for the request and for forwarding it: under load, a request that could only be answered 503
         // must not take the place of one that could be served. The CANCEL of a known INVITE, one at most, always fits.
@@ -241,6 +254,9 @@ impl Transactions {
             destination: reply_destination(request, flow),
             is_unproven: standing == Standing::Unproven,
             taken,
+            loose: (method == Method::INVITE && !is_where_it_says(request, flow))
+                .then(|| self.common.keys.loose_invite(request))
+                .flatten(),
         };
         let Some(id) = self.servers.start(key, start) else { return Incoming::Full };
         if method == Method::CANCEL {
@@ -256,6 +272,16 @@ impl Transactions {
     /// §17.2.2).
     pub fn is_cancelled(&self, invite: &Message) -> bool {
         self.servers.find(self.common.keys.cancel_of(invite)).is_some()
+    }
+
+    /// The INVITE that a repetition, an ACK or a CANCEL is for whose client has learned its own address meanwhile, and has
+    /// another sent-by now.
+    ///
+    /// Differs from RFC 3261 §17.2.3: the sent-by is left out where the INVITE came from another address than its Via says.
+    /// Branch, Call-ID, From tag and the source are the same.
+    fn loose_invite(&self, request: &Message, flow: Flow) -> Option<ServerId> {
+        let key = self.servers.has_loose().then(|| self.common.keys.loose_invite(request)).flatten()?;
+        self.servers.find_loose(key, flow.remote.ip())
     }
 
     /// How many transactions there may be when a request of this standing comes. The last quarter is for the softswitch, as
@@ -385,6 +411,14 @@ impl Transactions {
         self.clients.destination(id)
     }
 
+    /// Where the request with this tag goes; `None` of a response, or when its transaction is gone.
+    pub fn destination_of(&self, tag: SendTag) -> Option<Destination> {
+        match tag.0 {
+            Sender::Client { id } => self.destination(id),
+            Sender::Server { .. } => None,
+        }
+    }
+
     /// Sends an INVITE again, because whoever did not hear it the first time may hear it now; not over a stream. Only
     /// while there is no response at all. Its repetitions start again from T1.
     pub fn resend(&mut self, id: ClientId, now: Instant) {
@@ -464,6 +498,13 @@ impl Transactions {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// Whether a request came from the address and port in its Via.
+fn is_where_it_says(request: &Message, flow: Flow) -> bool {
+    request.top_via().is_some_and(|via| {
+        host_ip(via.host) == Some(flow.remote.ip()) && via.port.unwrap_or(5060) == flow.remote.port()
+    })
 }
 
 /// A response of the transaction layer's own.

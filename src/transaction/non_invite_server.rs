@@ -19,7 +19,7 @@
 //!              └────────────┘
 //! ```
 //!
-//! Nothing is sent here but what the user responds: no 100 (RFC 4320 §4.1), no 408 (§4.2). Where the user will not
+//! Nothing is sent here but what the user responds: a 100 is its affair (RFC 4320 §4.1), a 408 nobody's (§4.2). Where the user will not
 //! respond at all, it lets J end a Trying or Proceeding transaction at once.
 
 use super::servers::Action;

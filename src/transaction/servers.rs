@@ -1,7 +1,7 @@
 //! The server transactions that live (RFC 3261 §17.2): the machines, and what they act with.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -36,6 +36,9 @@ pub(super) enum Action {
 pub(super) struct Servers {
     entries: Slab<Server>,
     index: HashMap<TransactionKey, ServerId, OwnNumbers>,
+    /// INVITEs whose client is not where its Via says: it may say otherwise next time.
+    loose: HashMap<TransactionKey, ServerId, OwnNumbers>,
+    loose_keys: HashMap<ServerId, TransactionKey, OwnNumbers>,
     allowances: Allowances,
     /// Of those that have taken something of an allowance.
     untrusted: usize,
@@ -51,6 +54,8 @@ pub(super) struct Beginning {
     pub(super) is_unproven: bool,
     /// Of its source's allowance.
     pub(super) taken: Option<Taken>,
+    /// Of an INVITE whose client is not where its Via says.
+    pub(super) loose: Option<TransactionKey>,
 }
 
 #[derive(Debug)]
@@ -95,7 +100,8 @@ pub(super) struct Outcome {
 
 impl Servers {
     pub(super) fn new() -> Self {
-        Self { entries: Slab::new(), index: HashMap::default(), allowances: Allowances::default(), untrusted: 0 }
+        let (index, loose, loose_keys) = (HashMap::default(), HashMap::default(), HashMap::default());
+        Self { entries: Slab::new(), index, loose, loose_keys, allowances: Allowances::default(), untrusted: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -111,6 +117,17 @@ impl Servers {
         self.index.get(&key).copied()
     }
 
+    /// Whether [`Servers::find_loose`] may find anything.
+    pub(super) fn has_loose(&self) -> bool {
+        !self.loose.is_empty()
+    }
+
+    /// The INVITE that came from this address.
+    pub(super) fn find_loose(&self, key: TransactionKey, peer: IpAddr) -> Option<ServerId> {
+        let id = self.loose.get(&key).copied()?;
+        self.entries.get(id.0).filter(|server| server.destination.remote().ip() == peer).map(|_| id)
+    }
+
     /// Whether the source may have so much more kept.
     pub(super) fn has_room(&self, taken: Taken, bytes_max: usize) -> bool {
         self.allowances.has_room(taken, bytes_max)
@@ -118,7 +135,7 @@ impl Servers {
 
     /// `None` when there are no more ids.
     pub(super) fn start(&mut self, key: TransactionKey, beginning: Beginning) -> Option<ServerId> {
-        let Beginning { is_invite, destination, is_unproven, taken } = beginning;
+        let Beginning { is_invite, destination, is_unproven, taken, loose } = beginning;
         let machine = if is_invite {
             Machine::Invite(InviteServer::Proceeding)
         } else {
@@ -136,6 +153,10 @@ impl Servers {
         };
         let id = ServerId(self.entries.insert(server)?);
         self.index.insert(key, id);
+        if let Some(loose) = loose {
+            self.loose.insert(loose, id);
+            self.loose_keys.insert(id, loose);
+        }
         if let Some(taken) = taken {
             self.allowances.take(taken);
             self.untrusted += 1;
@@ -215,6 +236,11 @@ impl Servers {
     fn remove(&mut self, id: ServerId) {
         if let Some(server) = self.entries.remove(id.0) {
             self.index.remove(&server.key);
+            if let Some(loose) = self.loose_keys.remove(&id)
+                && self.loose.get(&loose) == Some(&id)
+            {
+                self.loose.remove(&loose);
+            }
             if let Some(taken) = server.taken {
                 self.allowances.give_back(taken);
                 self.untrusted -= 1;
@@ -299,7 +325,7 @@ mod tests {
         let source = crate::guard::Source::of([192, 0, 2, 1].into());
         let destination = Destination::Flow(super::super::test_support::flow(crate::sip::Transport::Udp));
         let taken = Some(Taken { source, bytes: 700 });
-        let beginning = Beginning { is_invite: false, destination, is_unproven: true, taken };
+        let beginning = Beginning { is_invite: false, destination, is_unproven: true, taken, loose: None };
         let key = super::super::key::Keys::new(1).server(&super::super::test_support::request("OPTIONS", "1"));
         let id = servers.start(key, beginning).unwrap();
         assert!(!servers.allowances.is_empty() && servers.untrusted() == 1);

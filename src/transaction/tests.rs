@@ -53,6 +53,13 @@ fn is_over(transactions: &mut Transactions) -> bool {
 }
 
 #[test]
+fn a_request_is_slow_when_timer_e_has_grown_to_t2() {
+    let until = |t1: u64| Settings { t1: Duration::from_millis(t1), ..settings() }.until_t2().as_millis();
+    assert_eq!([until(500), until(1000), until(3000), until(5000)], [3500, 3000, 3000, 5000]);
+    assert!(until(0) >= 1);
+}
+
+#[test]
 fn an_invite_gets_100_at_once_and_its_repetition_the_last_response() {
     let mut transactions = transactions();
     let invite = request("INVITE", "1");

@@ -1,6 +1,5 @@
 //! All connections: who may send on which, opened once for each peer, and where their messages go.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -31,8 +30,8 @@ const RUN_SHIFT: u32 = 20;
 pub struct Settings {
     pub limits: Limits,
     pub framing: FramingLimits,
-    /// Which worker a response from a peer belongs to; taken modulo their number. Requests go by the peer's address.
-    pub worker_of_response: fn(&Bytes, SocketAddr) -> usize,
+    /// Which worker a message from a peer belongs to, who is trusted or not; taken modulo their number.
+    pub worker_of: fn(&Bytes, SocketAddr, bool) -> usize,
     /// The answer to what could not be framed, sent before its connection is closed (RFC 3261 §18.3).
     pub refusal: fn(&FramingError) -> Option<Bytes>,
     pub door: Arc<dyn Door>,
@@ -260,23 +259,15 @@ impl Shared {
     /// Hands a message to its worker, waiting for room; false when the worker has ended.
     pub(super) async fn deliver(&self, inbound: Inbound) -> bool {
         let remote = inbound.flow.remote;
-        let worker = if inbound.bytes.starts_with(b"SIP/") {
-            (self.settings.worker_of_response)(&inbound.bytes, remote)
-        } else {
-            hash(remote.ip())
+        let worker = match self.inboxes.len() {
+            1 => 0,
+            _ => (self.settings.worker_of)(&inbound.bytes, remote, self.settings.door.is_trusted(remote.ip())),
         };
         match self.inboxes.get(worker % self.inboxes.len().max(1)) {
             Some(inbox) => inbox.send(Event::Received(inbound)).await.is_ok(),
             None => false,
         }
     }
-}
-
-/// The same for all connections of a peer, because an ACK or a CANCEL may come on another one than its INVITE.
-fn hash(peer: IpAddr) -> usize {
-    let mut hasher = DefaultHasher::new();
-    peer.hash(&mut hasher);
-    usize::try_from(hasher.finish() >> 32).unwrap_or_default()
 }
 
 #[expect(clippy::disallowed_methods, reason = "once, at the start; tells this run's connections from an earlier run's")]

@@ -21,6 +21,7 @@ mod sip;
 mod switch;
 mod world;
 
+mod aliases;
 mod bad_input;
 mod centrifuge;
 mod check;
@@ -57,3 +58,4 @@ mod tokens;
 mod usedesk;
 mod why;
 mod without_google;
+mod workers;

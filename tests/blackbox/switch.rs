@@ -172,6 +172,7 @@ impl Switch {
 }
 
 /// A call as the softswitch sees it.
+#[derive(Clone)]
 pub(crate) struct Call {
     pub(crate) call_id: String,
     pub(crate) link: Link,

@@ -17,8 +17,9 @@ fn hash(algorithm: &str, text: &str) -> String {
 
 /// What a challenge says of realm and nonce: the one of that algorithm, or the only one.
 fn challenge(challenge: &Message, algorithm: &str) -> (String, String) {
+    let fields = [HeaderName::WwwAuthenticate, HeaderName::ProxyAuthenticate].map(|name| challenge.fields(name));
     let all: Vec<String> =
-        challenge.fields(HeaderName::WwwAuthenticate).map(|field| text::text(challenge.slice(field.value()))).collect();
+        fields.into_iter().flatten().map(|field| text::text(challenge.slice(field.value()))).collect();
     let named = all.iter().find(|line| line.contains(&format!("algorithm={algorithm}")));
     let line = named.unwrap_or(&all[0]);
     let quoted = |name: &str| {
@@ -40,12 +41,21 @@ pub(crate) fn authorization_for(
     (user, password): (&str, &str),
     algorithm: &str,
 ) -> String {
+    format!("Authorization: {}", answer(response, ("REGISTER", uri), (user, password), algorithm))
+}
+
+/// The Proxy-Authorization line for any request.
+pub(crate) fn proxy_authorization(challenge: &Message, request: (&str, &str), account: (&str, &str)) -> String {
+    format!("Proxy-Authorization: {}", answer(challenge, request, account, "MD5"))
+}
+
+fn answer(response: &Message, (method, uri): (&str, &str), (user, password): (&str, &str), algorithm: &str) -> String {
     let (realm, nonce) = challenge(response, algorithm);
     let ha1 = hash(algorithm, &format!("{user}:{realm}:{password}"));
-    let ha2 = hash(algorithm, &format!("REGISTER:{uri}"));
+    let ha2 = hash(algorithm, &format!("{method}:{uri}"));
     let response = hash(algorithm, &format!("{ha1}:{nonce}:00000001:cn:auth:{ha2}"));
     format!(
-        "Authorization: Digest username=\"{user}\", realm=\"{realm}\", nonce=\"{nonce}\", uri=\"{uri}\", \
+        "Digest username=\"{user}\", realm=\"{realm}\", nonce=\"{nonce}\", uri=\"{uri}\", \
          response=\"{response}\", algorithm={algorithm}, cnonce=\"cn\", qop=auth, nc=00000001"
     )
 }

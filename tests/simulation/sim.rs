@@ -185,6 +185,10 @@ impl Switch {
         self.world.borrow_mut().agents[SOFTSWITCH].accepts_connections = false;
     }
 
+    pub(crate) fn takes_connections(&self) {
+        self.world.borrow_mut().agents[SOFTSWITCH].accepts_connections = true;
+    }
+
     /// Requests of a method that came.
     pub(crate) fn got(&self, method: &str) -> Vec<Message> {
         got(&self.world, SOFTSWITCH, method)
@@ -260,6 +264,11 @@ impl Phone {
         request.number = self.world.borrow().agents[self.agent].sent.len() - 1;
         self.world.borrow_mut().run_for(ms(20));
         request
+    }
+
+    /// The Contact that it registers by.
+    pub(crate) fn contact_of(&self, sim: &Sim) -> String {
+        sim.world().agents[self.agent].contact()
     }
 
     pub(crate) fn sends_register(&self, contact: Option<String>) -> Request {

@@ -40,6 +40,7 @@ pub(crate) enum Event {
         bytes: Bytes,
     },
     SendFailed(SendTag),
+    ConnectFailed(SendTag),
     Save(Ticket, Change),
     Push(Push, Outcome, Option<Pass>),
     Fetched(FetchTicket),
@@ -264,6 +265,7 @@ impl World {
             Event::ToProxy { flow, bytes } => self.reaches_proxy(flow, bytes),
             Event::ToAgent { agent, at, flow, bytes } => self.reaches_agent(agent, at, flow, bytes),
             Event::SendFailed(tag) => self.input(Input::SendFailed { tag }),
+            Event::ConnectFailed(tag) => self.input(Input::ConnectFailed { tag }),
             Event::Save(ticket, change) => {
                 let reply = self.storage.apply(ticket, change, &mut self.random);
                 self.input(Input::Saved(reply));
@@ -315,7 +317,12 @@ impl World {
         let was_asked = |event: &Event| {
             matches!(
                 event,
-                Event::Save(..) | Event::Push(..) | Event::Fetched(_) | Event::Resolved(..) | Event::SendFailed(_)
+                Event::Save(..)
+                    | Event::Push(..)
+                    | Event::Fetched(_)
+                    | Event::Resolved(..)
+                    | Event::SendFailed(_)
+                    | Event::ConnectFailed(_)
             )
         };
         self.events.retain(|_, event| !was_asked(event));
@@ -496,8 +503,11 @@ impl World {
         };
         let (transport, inward) = (destination.transport(), false);
         if transport == Transport::Tcp && !self.is_open(agent, connection) {
-            if let Some(tag) = tag {
-                self.schedule_after(Duration::from_millis(1), Event::SendFailed(tag));
+            match (tag, connection) {
+                (None, _) => {}
+                (Some(tag), Some(_)) => self.schedule_after(Duration::from_millis(1), Event::SendFailed(tag)),
+                // Something swallows the attempt.
+                (Some(tag), None) => self.schedule_after(Duration::from_secs(4), Event::ConnectFailed(tag)),
             }
             return;
         }

@@ -12,10 +12,10 @@ use sha2::Sha256;
 
 pub(super) use client::answer;
 pub(super) use guesses::Guesses;
-pub(super) use server::{Account, Nonces, Verdict};
+pub(super) use server::{Account, Nonces, Role, Verdict};
 
 use super::policy::Algorithm;
-use crate::sip::{HeaderName, Message, scan};
+use crate::sip::{Edits, HeaderName, Message, scan};
 
 /// The only quality of protection that is in use with SIP: `auth-int` fails behind everything that rewrites bodies.
 const QOP: &[u8] = b"auth";
@@ -35,6 +35,16 @@ fn hash(algorithm: Algorithm, parts: &[&[u8]]) -> String {
     match algorithm {
         Algorithm::Md5 => digest::<Md5>(parts),
         Algorithm::Sha256 => digest::<Sha256>(parts),
+    }
+}
+
+/// Takes out of a request what proves something to the proxy of this realm, and to nobody else (RFC 3261 §22.3).
+pub(super) fn remove_credentials(request: &Message, realm: &str, edits: &mut Edits) {
+    let is_ours = |value: &[u8]| Params::read(value).is_some_and(|params| *params.get("realm") == *realm.as_bytes());
+    for field in request.fields(HeaderName::ProxyAuthorization) {
+        if is_ours(request.slice(field.value())) {
+            edits.remove(field.line());
+        }
     }
 }
 

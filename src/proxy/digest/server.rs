@@ -1,4 +1,4 @@
-//! The registrar's end: nonces, challenges, and what credentials prove.
+//! The server's end, registrar or proxy: nonces, challenges, and what credentials prove.
 //!
 //! A nonce is good in one run of one worker, for the address that it was given to. So a count that was used is known for as
 //! long as its nonce lives, whatever happens to the process: a later run, another worker and another node take the nonce for
@@ -40,12 +40,43 @@ pub(in crate::proxy) struct Nonces {
     forgotten_until: u64,
 }
 
+/// What a user proves himself to (RFC 3261 §22.2, §22.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::proxy) enum Role {
+    Registrar,
+    Proxy,
+}
+
+impl Role {
+    pub(in crate::proxy) fn status(self) -> u16 {
+        match self {
+            Self::Registrar => 401,
+            Self::Proxy => 407,
+        }
+    }
+
+    fn challenge(self) -> HeaderName {
+        match self {
+            Self::Registrar => HeaderName::WwwAuthenticate,
+            Self::Proxy => HeaderName::ProxyAuthenticate,
+        }
+    }
+
+    fn credentials(self) -> HeaderName {
+        match self {
+            Self::Registrar => HeaderName::Authorization,
+            Self::Proxy => HeaderName::ProxyAuthorization,
+        }
+    }
+}
+
 /// Whose credentials are looked at: `user@realm`, and where the request came from.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::proxy) struct Account<'a> {
     pub user: &'a str,
     pub realm: &'a str,
     pub source: IpAddr,
+    pub role: Role,
 }
 
 /// What credentials prove.
@@ -133,7 +164,7 @@ impl Nonces {
         salt: u64,
         now: UnixMillis,
     ) -> Vec<u8> {
-        let Account { user, realm, source } = account;
+        let Account { user, realm, source, role } = account;
         let nonce = self.make(salt, source, now);
         let stale = if stale { ", stale=true" } else { "" };
         let mut lines = Vec::new();
@@ -141,12 +172,12 @@ impl Nonces {
             let algorithm = algorithm.name();
             let value =
                 format!("Digest realm=\"{realm}\", nonce=\"{nonce}\", algorithm={algorithm}, qop=\"auth\"{stale}");
-            header(&mut lines, "WWW-Authenticate", value.as_bytes());
+            header(&mut lines, role.challenge().as_str(), value.as_bytes());
         }
         lines
     }
 
-    /// Checks the Authorization of a request. `is_ours` says whether a digest-uri names this server.
+    /// Checks the credentials of a request. `is_ours` says whether a digest-uri names this server.
     pub(in crate::proxy) fn verify(
         &mut self,
         request: &Message,
@@ -155,7 +186,7 @@ impl Nonces {
         is_ours: impl FnOnce(&[u8]) -> bool,
         now: UnixMillis,
     ) -> Verdict {
-        let credentials = Params::each(request, HeaderName::Authorization)
+        let credentials = Params::each(request, account.role.credentials())
             .find(|params| *params.get("realm") == *account.realm.as_bytes());
         let Some(credentials) = credentials else { return Verdict::Challenge { stale: false } };
         let nonce = credentials.get("nonce");
@@ -265,7 +296,7 @@ mod tests {
     fn verify_from(nonces: &mut Nonces, user: &str, authorization: &str, source: IpAddr, now: UnixMillis) -> Verdict {
         let text = format!("REGISTER sip:example.org SIP/2.0\r\nAuthorization: {authorization}\r\n\r\n");
         let request = Message::parse(text.into(), 128).unwrap();
-        let account = Account { user, realm: "example.org", source };
+        let account = Account { user, realm: "example.org", source, role: Role::Registrar };
         nonces.verify(&request, account, &users(), |uri| uri.ends_with(b"example.org"), now)
     }
 
@@ -386,7 +417,7 @@ mod tests {
         let nonces = Nonces::new(&[9; 32], 1);
         let offered = |user: &str, order: &[Algorithm]| {
             let users = Credentials::new(accounts.clone().into(), order.into());
-            let account = Account { user, realm: "example.org", source: source() };
+            let account = Account { user, realm: "example.org", source: source(), role: Role::Registrar };
             let lines = String::from_utf8(nonces.challenges(account, &users, false, 1, NOW)).unwrap();
             let names = lines.split("algorithm=").skip(1).map(|rest| rest.split(',').next().unwrap().to_owned());
             names.collect::<Vec<_>>()

@@ -46,7 +46,7 @@ fn what_is_no_message_or_a_stray_response_gets_no_answer() {
 
 #[test]
 fn what_is_valid_is_refused_for_its_target_only() {
-    for fixture in fixtures::read("torture/valid") {
+    for fixture in ["torture/valid", "torture/repaired"].into_iter().flat_map(fixtures::read) {
         for answer in answers(fixture.bytes) {
             if let Some(status) = answer.status() {
                 // A REGISTER needs a SIP URI in To (RFC 4475 §3.3.4).

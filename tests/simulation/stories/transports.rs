@@ -57,8 +57,8 @@ fn and_by_udp_where_tcp_is_refused() {
     sim.switch().refuses_connections();
     let alice = sim.phone("alice");
     let message = alice.asks("MESSAGE", "sip:bob@example.org", large);
-    sim.run_for(s(1));
-    message.expects(&[200]);
+    sim.run_for(s(5));
+    message.expects(&[100, 200]);
     assert_eq!(transports(&sim, "MESSAGE"), [Transport::Tcp, Transport::Udp]);
 }
 
