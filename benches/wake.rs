@@ -113,12 +113,14 @@ fn main() -> ExitCode {
     let Size { phones, calls } = arguments.size;
     println!("{} seeds, each with {phones} phones and {calls} calls\n", arguments.seeds);
     println!(
-        "{:<18}{:>8}{:>12}{:>11}{:>9}{:>13}{:>10}{:>10}{:>10}{:>8}{:>7}",
+        "{:<18}{:>8}{:>12}{:>11}{:>9}{:>9}{:>9}{:>13}{:>10}{:>10}{:>10}{:>8}{:>7}",
         "POLICY",
         "CALLS",
         "DELIVERABLE",
         "DELIVERED",
         "SHARE",
+        "IPHONES",
+        "OTHERS",
         "PUSHES/CALL",
         "RING 50 %",
         "99 %",
@@ -128,14 +130,17 @@ fn main() -> ExitCode {
     );
     let mut tallies = tallies(&arguments);
     for (plan, tally) in arguments.plans.iter().zip(&mut tallies) {
+        let shares = tally.shares().map(|share| format!("{share:.2} %"));
         let rings = [50, 99].map(|percent| format!("{:.1} s", tally.rings(percent).as_secs_f64()));
         println!(
-            "{:<18}{:>8}{:>12}{:>11}{:>9}{:>13.2}{:>10}{:>10}{:>10}{:>8}{:>7}",
+            "{:<18}{:>8}{:>12}{:>11}{:>9}{:>9}{:>9}{:>13.2}{:>10}{:>10}{:>10}{:>8}{:>7}",
             plan.name,
             tally.calls,
             tally.deliverable,
             tally.delivered,
             format!("{:.2} %", tally.share()),
+            shares[0],
+            shares[1],
             tally.pushes as f64 / tally.calls.max(1) as f64,
             rings[0],
             rings[1],

@@ -77,6 +77,12 @@ impl DeviceId {
         id.copy_from_slice(bits.to_be_bytes().get(6..)?);
         Some(Self(id))
     }
+
+    /// A device's own place within a span of time, so that what is due for many together does not happen together.
+    pub fn place_in(self, span_ms: u64) -> u64 {
+        let [.., high, low] = self.0;
+        span_ms.saturating_mul(u16::from_be_bytes([high, low]).into()) / 0x1_0000
+    }
 }
 
 impl fmt::Display for DeviceId {
@@ -247,6 +253,16 @@ impl PushTarget {
     /// This one and the others, in the order in which they are tried.
     pub fn ranked(&self) -> impl Iterator<Item = &Self> {
         std::iter::once(self).chain(&*self.others)
+    }
+
+    /// The same services with one of them in front, if it is there.
+    pub fn beginning_with(self, is_first: impl Fn(&Self) -> bool) -> Self {
+        let Some(place) = self.others.iter().position(is_first) else { return self };
+        let mut rest = self.others.into_vec();
+        let mut first = rest.remove(place);
+        rest.insert(0, Self { others: Box::default(), ..self });
+        first.others = rest.into();
+        first
     }
 
     /// Takes over the keys of those subscriptions of `known` that it has itself. `anew`: also in the place of others.
@@ -569,9 +585,7 @@ impl Binding {
         }
         let (since, until) = self.known_upstream();
         let tenth = until.0.saturating_sub(since.0) / 10;
-        let [.., high, low] = self.device.0;
-        let place = u64::from(u16::from_be_bytes([high, low]));
-        Some(UnixMillis(since.0 + tenth * 8 + tenth * place / 0x1_0000))
+        Some(UnixMillis(since.0 + tenth * 8 + self.device.place_in(tenth)))
     }
 
     /// Whether nothing is left to keep: no push target and its Expires is over (design: life of a binding).

@@ -156,7 +156,7 @@ label!(
 
 label!(
     /// What a push tells.
-    PushKind { Invite = "invite", Message = "message", MissedCalls = "missed_calls", CallEnded = "call_ended", Test = "test", Text = "text", }
+    PushKind { Invite = "invite", Message = "message", MissedCalls = "missed_calls", CallEnded = "call_ended", Register = "register", Test = "test", Text = "text", }
 );
 
 label!(
@@ -244,6 +244,8 @@ pub struct Metrics {
     pub nodes: Gauge,
     /// Live events that went by a watcher, or that the stream did not take.
     pub events_lost: Gauge,
+    /// Clients that follow live events by `/connection/websocket`.
+    pub events_clients: Gauge,
     /// Sources that are shut out.
     pub bans: Gauge,
     accounts_failing: Vec<Gauge>,
@@ -331,6 +333,7 @@ impl Metrics {
             journal_entries: gauge(&mut registry, "journal_entries", "Changes that wait for the store to come back"),
             nodes: gauge(&mut registry, "nodes", "Nodes that work on the store"),
             events_lost: gauge(&mut registry, "events_lost", "Live events that a watcher or the stream missed"),
+            events_clients: gauge(&mut registry, "events_clients", "Clients of /connection/websocket"),
             bans: gauge(&mut registry, "bans", "Sources that are shut out for a while"),
             accounts_failing: accounts(
                 &mut registry,
@@ -556,6 +559,7 @@ mod tests {
             "journal_entries",
             "nodes",
             "events_lost",
+            "events_clients",
             "bans",
             "upstream_refreshes_total",
             "hep_packets_total",

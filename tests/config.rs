@@ -12,8 +12,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use sip_push_proxy::config::{
-    Admin, ApnsCredential, ApnsExpiration, Auth, CapturePassword, Config, FcmCredential, Mode, Problems, PushWhen,
-    Users, keys,
+    Admin, ApnsCredential, ApnsExpiration, Auth, CapturePassword, Config, FcmCredential, LateWake, Mode, Problems,
+    PushWhen, Users, keys,
 };
 use tempfile::TempDir;
 
@@ -47,6 +47,35 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(config.register.mode, Mode::Relay);
     assert_eq!(config.softswitch.trusted, ["192.0.2.20/32".parse().unwrap()]);
     assert_eq!(config.notes(), ["no [[push.fcm]] and no [[push.apns]]: no phone can be woken"]);
+}
+
+#[test]
+fn phones_are_reminded_to_register_where_the_operator_says_so() {
+    let config = parse(BASE).unwrap();
+    assert_eq!((config.push.refresh, config.push.refresh_before), (false, Duration::from_secs(120)));
+    let config = parse(&format!("{BASE}[push]\nrefresh = true\nrefresh_before_s = 300\n")).unwrap();
+    assert_eq!((config.push.refresh, config.push.refresh_before), (true, Duration::from_secs(300)));
+    assert!(!config.notes().iter().any(|note| note.starts_with("push.refresh")));
+    check(
+        "[push]\nrefresh_before_s = 0\n",
+        "config.toml:6:20: push.refresh_before_s: 0 is under the least of 1 s; use 1 to 86400",
+    );
+    let local =
+        "[register]\nmode = \"local\"\nauth = \"none\"\n[sip]\nadvertise = \"192.0.2.10\"\n[push]\nrefresh = true\n";
+    let note = "push.refresh has no use: register.mode is \"local\", where no softswitch forgets a phone";
+    assert!(parse(local).unwrap().notes().contains(&note));
+}
+
+#[test]
+fn what_a_late_phone_gets_depends_on_it_unless_the_operator_says_what() {
+    for (text, expected) in [
+        ("", LateWake::ByPlatform),
+        ("late_wake = \"\"\n", LateWake::ByPlatform),
+        ("late_wake = \"missed_calls\"\n", LateWake::MissedCalls),
+        ("late_wake = \"invite_cancel\"\n", LateWake::InviteCancel),
+    ] {
+        assert_eq!(parse(&format!("{BASE}[hold]\n{text}")).unwrap().hold.late_wake, expected, "{text}");
+    }
 }
 
 #[test]

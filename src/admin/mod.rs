@@ -19,6 +19,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 use crate::binding::{Aor, Binding, DeviceId, Provider};
+use crate::clock::UnixMillis;
 use crate::config::{Difference, Token, Values};
 use crate::events::Events;
 use crate::guard::Ban;
@@ -42,6 +43,10 @@ pub trait Source: Send + Sync + 'static {
     fn page(&self, after: Option<&Aor>, part: &str, limit: usize) -> Vec<Arc<Binding>>;
     /// Whether a device may be pushed, as far as its user and the other users of its token go; else why not.
     fn admits(&self, binding: &Binding) -> Result<(), Why>;
+    /// When a device is pushed so that it registers, should it not do so before; `None` where it is not.
+    fn next_reminder(&self, _binding: &Binding) -> Option<UnixMillis> {
+        None
+    }
     /// A device's push bucket, oldest first.
     fn bucket(&self, device: &DeviceId) -> Vec<Arc<BucketEntry>>;
     /// Up to `limit` calls that are held, oldest first, and how many there are.

@@ -104,6 +104,7 @@ async fn ready(Shared(state): Shared<State>) -> Response {
 
 async fn metrics(Shared(state): Shared<State>, headers: HeaderMap) -> Response {
     state.source.measure(&state.metrics);
+    state.metrics.events_clients.set(i64::try_from(state.live.clients()).unwrap_or(i64::MAX));
     exposition::answer(state.metrics.render(), &headers)
 }
 
@@ -137,7 +138,9 @@ pub(super) fn with_page(page: PageQuery, list: impl FnOnce(Page) -> Value) -> Re
 async fn bindings(Shared(state): Shared<State>, page: PageQuery) -> Response {
     with_page(page, |page| {
         let now = now();
-        let view = |found: &Arc<Binding>| BindingView::new(found, state.source.admits(found), now);
+        let view = |found: &Arc<Binding>| {
+            BindingView::new(found, state.source.admits(found), now).reminded_at(state.source.next_reminder(found))
+        };
         let views = |found: &[Arc<Binding>]| json!({ "bindings": found.iter().map(view).collect::<Vec<_>>() });
         if let Some(aor) = &page.aor {
             return views(&state.source.bindings(&parse_aor(aor)));

@@ -37,6 +37,9 @@ pub(super) struct BindingView {
     upstream_expires_at: Option<String>,
     /// Why it is not refreshed.
     upstream_refused: Option<String>,
+    /// When it is pushed so that it registers, should it not do so before (`push.refresh`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    register_push_at: Option<String>,
     instance: Option<String>,
     label: Option<String>,
     user_agent: Option<String>,
@@ -75,12 +78,19 @@ impl BindingView {
             expires_at: binding.expires_at.to_rfc3339(),
             upstream_expires_at: upstream.map(|upstream| upstream.expires_at.to_rfc3339()),
             upstream_refused: upstream.and_then(|upstream| upstream.refused.as_deref()).map(str::to_owned),
+            register_push_at: None,
             instance: binding.instance.as_deref().map(str::to_owned),
             label: binding.label.as_deref().map(str::to_owned),
             user_agent: binding.app.user_agent.as_deref().map(str::to_owned),
             locale: binding.app.locale.as_deref().map(str::to_owned),
             source: if binding.is_token_device() { "token_api" } else { "register" },
         }
+    }
+
+    /// A device that is not pushed is not reminded either.
+    pub(super) fn reminded_at(self, at: Option<UnixMillis>) -> Self {
+        let at = at.filter(|_| self.push_refused.is_none());
+        Self { register_push_at: at.map(UnixMillis::to_rfc3339), ..self }
     }
 }
 

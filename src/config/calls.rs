@@ -342,6 +342,8 @@ enum PushWhenName {
 /// What a pushed device gets that wakes when its call is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LateWake {
+    /// As below where the app knows a call again that it has been pushed, else the push.
+    ByPlatform,
     /// The missed_calls push.
     MissedCalls,
     /// An iOS device that got a VoIP push: INVITE and CANCEL, so that CallKit closes its screen.
@@ -371,8 +373,14 @@ impl Hold {
             section.choice("push_when", [("always", PushWhenName::Always), ("unreachable", PushWhenName::Unreachable)]);
         let fresh = section.seconds("fresh_s", 0, 0..=DAY_S, "");
         let probe = section.millis("probe_ms", 800, 1..=WAIT_MAX_S * 1000);
-        let late_wake = section
-            .choice("late_wake", [("missed_calls", LateWake::MissedCalls), ("invite_cancel", LateWake::InviteCancel)]);
+        let late_wake = section.choice(
+            "late_wake",
+            [
+                ("", LateWake::ByPlatform),
+                ("missed_calls", LateWake::MissedCalls),
+                ("invite_cancel", LateWake::InviteCancel),
+            ],
+        );
         Self {
             wait,
             provisional: (provisional != 0).then_some(provisional),

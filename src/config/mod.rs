@@ -144,6 +144,9 @@ impl Config {
         if self.register.refresh_from.is_some() && !self.register.upstream_refresh {
             notes.push("register.refresh_from has no use: register.upstream_refresh is false");
         }
+        if self.push.refresh && matches!(self.register.mode, Mode::Local(_)) {
+            notes.push("push.refresh has no use: register.mode is \"local\", where no softswitch forgets a phone");
+        }
         if self.register.phones_behind_trusted {
             notes.push(
                 "register.phones_behind_trusted is true: who registers from an address of softswitch.trusted is taken for a \

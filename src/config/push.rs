@@ -28,6 +28,10 @@ pub struct Push {
     pub repeat: Vec<Duration>,
     /// Whether phones that have not come are told that their call is over.
     pub call_ended: bool,
+    /// Whether sleeping phones are pushed so that they register before the softswitch forgets them.
+    pub refresh: bool,
+    /// How long before that, at the least.
+    pub refresh_before: Duration,
     /// Tokens of one account that may die in a minute before that is not believed; 0: any number.
     pub dead_per_min: usize,
     /// How many AORs a token may serve.
@@ -222,6 +226,8 @@ impl Push {
         let repeat = section.ascending("repeat_s", &[3, 8], 1..=300, 3);
         let repeat = repeat.into_iter().map(|seconds| Duration::from_secs(seconds.into())).collect();
         let call_ended = section.boolean("call_ended", false);
+        let refresh = section.boolean("refresh", false);
+        let refresh_before = section.seconds("refresh_before_s", 120, 1..=86_400, "");
         let dead_per_min = section.count("dead_per_min", 30, 0..=100_000);
         let aors_per_token_max = section.count("aors_per_token_max", 5, 1..=1000);
         let account_in_flight_max = section.count("account_in_flight_max", 1000, 1..=100_000);
@@ -282,6 +288,8 @@ impl Push {
             per_token_per_min,
             repeat,
             call_ended,
+            refresh,
+            refresh_before,
             dead_per_min,
             aors_per_token_max,
             account_in_flight_max,

@@ -40,6 +40,7 @@ pub fn push_kind(notice: NoticeKind) -> PushKind {
         NoticeKind::Message => PushKind::Message,
         NoticeKind::MissedCalls => PushKind::MissedCalls,
         NoticeKind::CallEnded => PushKind::CallEnded,
+        NoticeKind::Register => PushKind::Register,
         NoticeKind::Test => PushKind::Test,
         NoticeKind::Text => PushKind::Text,
     }

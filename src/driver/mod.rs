@@ -28,7 +28,7 @@ use label::{kind_of, store_op};
 pub use label::{push_kind, push_result, transport_drop};
 use leaving::Leaving;
 pub use owner::worker_of_message;
-pub use refresh::{Pace, is_ours_to_refresh};
+pub use refresh::{Pace, Turn, is_ours_to_refresh};
 pub use shared::{Parts, Shared, worker_of};
 use view::View;
 use warnings::Warnings;
@@ -40,7 +40,7 @@ use crate::guard::{Ban, Rules};
 use crate::metrics::{Direction, DropReason, Kind, PushResult, StoreOp};
 use crate::proxy::event::{CallStep, FetchTicket, ResolveTicket};
 use crate::proxy::{self, Effect, Input, Proxy};
-use crate::push::{self, Outcome, Pushers};
+use crate::push::{self, NoticeKind, Outcome, Pushers, TokenHash};
 use crate::sip::message::{Defect, Message, NotSip};
 use crate::sip::{Flow, HeaderName, Transport as TransportKind};
 use crate::store::{self, Change, HeldCall, LeftCall};
@@ -99,6 +99,8 @@ pub struct Worker {
     woken: Vec<Arc<Binding>>,
     /// The first worker's: when devices have their turn to be refreshed upstream.
     pace: Option<Pace>,
+    /// And when to be reminded to register.
+    reminders: Option<Pace>,
     warnings: Warnings,
     stop: watch::Receiver<Phase>,
 }
@@ -129,7 +131,8 @@ impl Worker {
     ) -> io::Result<Self> {
         let rules = Arc::clone(&guidance.borrow().rules);
         let keeps_pace = index == 0 && shared.store.table().keeps_refreshes();
-        Ok(Self {
+        let reminds = guidance.borrow().policy.push_refresh;
+        let mut worker = Self {
             index,
             proxy,
             rules,
@@ -149,10 +152,13 @@ impl Worker {
             received: Vec::new(),
             failed: Vec::new(),
             woken: Vec::new(),
-            pace: keeps_pace.then(|| Pace::new(now().instant)),
+            pace: keeps_pace.then(|| Pace::new(Turn::Refresh, now().instant)),
+            reminders: None,
             warnings: Warnings::default(),
             stop,
-        })
+        };
+        worker.pace_reminders(reminds);
+        Ok(worker)
     }
 
     /// Takes up the calls of an earlier run, and works until [`Phase::Stopped`].
@@ -168,8 +174,8 @@ impl Worker {
     async fn turn(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
         let Some(board) = shared.boards.get(self.index) else { return false };
-        let pace = self.pace.as_ref().map(Pace::poll_timeout);
-        let due = self.proxy.poll_timeout().into_iter().chain(pace).min();
+        let paces = self.pace.iter().chain(&self.reminders).map(Pace::poll_timeout);
+        let due = self.proxy.poll_timeout().into_iter().chain(paces).min();
         let sleep = async {
             match due {
                 Some(due) => tokio::time::sleep_until(due.into()).await,
@@ -197,6 +203,7 @@ impl Worker {
             () = sleep => {}
             Ok(()) = self.guidance.changed() => {
                 let Guidance { policy, rules, .. } = self.guidance.borrow_and_update().clone();
+                self.pace_reminders(policy.push_refresh);
                 self.proxy.reload(policy);
                 self.rules = rules;
             }
@@ -210,7 +217,7 @@ impl Worker {
         }
         self.take_waiting();
         self.expire();
-        self.refresh();
+        self.give_turns();
         self.flush();
         self.tell_others();
         if let Some(held) = self.shared.held.get(self.index) {
@@ -333,9 +340,11 @@ impl Worker {
     }
 
     fn push_reply(&mut self, reply: push::Reply) {
-        let (kind, result) = (push_kind(reply.notice), push_result(&reply.outcome));
-        self.shared.metrics.push(reply.provider, kind, result, reply.took);
-        self.shared.summary.pushed(reply.provider, result, reply.outcome.reason().unwrap_or_default(), now().unix);
+        for (provider, outcome, took) in reply.attempts() {
+            let (kind, result) = (push_kind(reply.notice), push_result(outcome));
+            self.shared.metrics.push(provider, kind, result, took);
+            self.shared.summary.pushed(provider, result, outcome.reason().unwrap_or_default(), now().unix);
+        }
         tracing::debug!(provider = %reply.provider, outcome = ?reply.outcome, "push");
         if reply.left_out > 0 {
             tracing::info!(
@@ -450,6 +459,10 @@ impl Worker {
 
     fn push(&mut self, push: push::Push) {
         let (ticket, provider, notice) = (push.ticket, push.target.provider, push.notice.kind());
+        let token = TokenHash::of(&push.target.prid);
+        if notice == NoticeKind::Register {
+            tracing::debug!(aor = %push.aor, %provider, ends_in_s = push.ttl.as_secs(), "pushed so that it registers");
+        }
         // Nothing is sent by the accounts of before once a reload has ended, also before this worker has heard of it.
         let pushers = self.guidance.borrow().pushers.clone();
         if pushers.submit(push, self.pushed.0.clone()).is_err() {
@@ -458,9 +471,18 @@ impl Worker {
             self.shared.metrics.push(provider, push_kind(notice), PushResult::Busy, took);
             let reason = outcome.reason().unwrap_or_default();
             self.shared.summary.pushed(provider, PushResult::Busy, reason, now().unix);
-            let (push_id, repeatable, left_out) = (None, false, 0);
-            let reply = push::Reply { ticket, provider, notice, outcome, push_id, repeatable, left_out, took };
-            self.pending.push_back(Input::Pushed(reply));
+            self.pending.push_back(Input::Pushed(push::Reply {
+                ticket,
+                provider,
+                token,
+                notice,
+                outcome,
+                push_id: None,
+                repeatable: false,
+                left_out: 0,
+                took,
+                replaced: Vec::new(),
+            }));
         }
     }
 

@@ -1,4 +1,5 @@
-//! The pace of refreshes upstream: which devices this node refreshes, when, and how many at once.
+//! The pace of refreshes upstream, and of reminders to register: which devices have their turn on this node, when, and how
+//! many at once.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,33 +11,43 @@ use crate::binding::{Binding, DeviceId, Home};
 use crate::clock::Now;
 use crate::metrics::RefreshResult;
 use crate::proxy::Input;
-use crate::store::Table;
+use crate::store::{ReminderRule, Table};
 
 /// How often devices that are due get their turn. What falls into one of these goes out together.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const LOOKS_PER_SECOND: usize = 10;
 /// How often it is looked whether there is anything at all.
 const IDLE_LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Refreshes in a second: what the smallest softswitch takes from phones that all come back at once.
+/// Turns in a second: what the smallest softswitch takes from phones that all come back at once.
 const PER_SECOND_MIN: usize = 100;
 /// Or so many that all devices could have their turn in this time, as with an Expires of ten minutes phones that are
 /// awake would: who has a million of them has a softswitch for it. One that is slow all the same is asked more slowly,
-/// see [`crate::proxy::Proxy::refresh_room`].
+/// see [`crate::proxy::Proxy::refresh_room`]; so is a push service ([`crate::proxy::Proxy::reminder_room`]).
 const ROUND_S: usize = 500;
 /// Steps in which one turn passes over devices of other nodes.
 const STEPS_MAX: usize = 16;
 
+/// What devices have their turn for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// `register.upstream_refresh`.
+    Refresh,
+    /// `push.refresh`.
+    Reminder,
+}
+
 /// Only one worker of a node has it.
 #[derive(Debug)]
 pub struct Pace {
+    turn: Turn,
     next: Instant,
     /// Whether the operator knows that the softswitch refuses.
     has_warned: bool,
 }
 
 impl Pace {
-    pub fn new(now: Instant) -> Self {
-        Self { next: now, has_warned: false }
+    pub fn new(turn: Turn, now: Instant) -> Self {
+        Self { turn, next: now, has_warned: false }
     }
 
     /// When [`Pace::take`] is to be called.
@@ -56,7 +67,11 @@ impl Pace {
         if now.instant < self.next {
             return Vec::new();
         }
-        let (count, wait) = match table.refresh_outlook() {
+        let outlook = match self.turn {
+            Turn::Refresh => table.refresh_outlook(),
+            Turn::Reminder => table.reminder_outlook(),
+        };
+        let (count, wait) = match outlook {
             Some((count, first)) => (count, first.since(now.unix)),
             None => (0, IDLE_LOOK_EVERY),
         };
@@ -65,7 +80,11 @@ impl Pace {
         let most = room.min(in_a_second / LOOKS_PER_SECOND);
         let mut ours = Vec::new();
         for _ in 0..STEPS_MAX {
-            let due = table.take_refreshes(now.unix, most.saturating_sub(ours.len()));
+            let left = most.saturating_sub(ours.len());
+            let due = match self.turn {
+                Turn::Refresh => table.take_refreshes(now.unix, left),
+                Turn::Reminder => table.take_reminders(now.unix, left),
+            };
             if due.is_empty() {
                 break;
             }
@@ -75,9 +94,9 @@ impl Pace {
     }
 }
 
-/// Whether this node, at `own`, is the one that refreshes a device: the node that has its flow, and when that is gone one of
-/// the `others`, the same for all who see the same nodes. A device that is passed over comes up again, sooner at first and
-/// at least every ten minutes.
+/// Whether this node, at `own`, is the one that refreshes or reminds a device: the node that has its flow, and when that is
+/// gone one of the `others`, the same for all who see the same nodes. A device that is passed over comes up again: to be
+/// refreshed sooner at first and at least every ten minutes, to be reminded at its next turn.
 pub fn is_ours_to_refresh(binding: &Binding, own: Option<Home>, others: &[Home]) -> bool {
     match (binding.home, own) {
         (None, _) | (_, None) => true,
@@ -93,17 +112,38 @@ pub fn is_ours_to_refresh(binding: &Binding, own: Option<Home>, others: &[Home])
 
 impl Worker {
     /// Gives the devices whose turn it is to the proxy.
-    pub(super) fn refresh(&mut self) {
-        let Some(pace) = &mut self.pace else { return };
+    pub(super) fn give_turns(&mut self) {
+        for binding in self.whose_turn(Turn::Refresh) {
+            self.handle(Input::Refresh(binding));
+        }
+        for binding in self.whose_turn(Turn::Reminder) {
+            self.handle(Input::Remind(binding));
+        }
+    }
+
+    fn whose_turn(&mut self, turn: Turn) -> Vec<Arc<Binding>> {
+        let (pace, room) = match turn {
+            Turn::Refresh => (&mut self.pace, self.proxy.refresh_room()),
+            Turn::Reminder => (&mut self.reminders, self.proxy.reminder_room()),
+        };
+        let Some(pace) = pace else { return Vec::new() };
         let now = now();
         if now.instant < pace.poll_timeout() {
-            return;
+            return Vec::new();
         }
         let own = self.guidance.borrow().policy.home;
         let others = self.shared.store.homes();
         let is_ours = |binding: &Binding| is_ours_to_refresh(binding, own, &others);
-        for binding in pace.take(self.shared.store.table(), is_ours, self.proxy.refresh_room(), now) {
-            self.handle(Input::Refresh(binding));
+        pace.take(self.shared.store.table(), is_ours, room, now)
+    }
+
+    /// The first worker keeps the pace of reminders while there are any.
+    pub(super) fn pace_reminders(&mut self, rule: Option<ReminderRule>) {
+        match rule {
+            Some(_) if self.index == 0 => {
+                self.reminders.get_or_insert_with(|| Pace::new(Turn::Reminder, now().instant));
+            }
+            Some(_) | None => self.reminders = None,
         }
     }
 

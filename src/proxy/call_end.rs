@@ -8,9 +8,9 @@ use super::event::{Contacts, Effect, Outcome};
 use super::held_call::{DeviceState, HeldCall, HeldDevice};
 use super::keep::Kept;
 use super::{BUSY_RETRY_AFTER_S, Proxy, PushPurpose, Reject, Timer};
-use crate::binding::{Aor, Home, Provider, PushTarget};
+use crate::binding::{Aor, Home, PushTarget};
 use crate::clock::Now;
-use crate::push::{EndReason, Notice, Push};
+use crate::push::{EndReason, Notice, NoticeKind, Push};
 use crate::store::{Change, Settlement};
 use crate::timeline::{Reason, Step};
 use crate::transaction::ServerId;
@@ -151,7 +151,11 @@ impl Proxy {
         if is_recorded || !settled.is_empty() {
             let call_ref = call_ref.clone();
             let change = Change::Settle { aor, id, call_ref, devices: settled, ended: true };
-            self.keep_all(Kept { change, unaware, since });
+            let kept = Kept { change, unaware, since };
+            match ending == Ending::Answered && is_recorded {
+                true => self.settle_when_acknowledged(context.request.call_id(), kept, now),
+                false => self.keep_all(kept),
+            }
         }
         self.tell_of_end(context, ending, now);
         self.effects.push_back(Effect::CallEnded { call_ref, outcome });
@@ -168,9 +172,8 @@ impl Proxy {
         };
         let waits = |held: &&HeldDevice| held.accepted_at.is_some() && held.state != DeviceState::Joined;
         for held in call.devices.iter().filter(waits) {
-            // A browser has to show something for each push (Push API, userVisibleOnly).
-            let is_quiet = |target: &PushTarget| target.provider != Provider::WebPush && self.can_be_told(target);
-            let Some(target) = held.binding.push.clone().filter(is_quiet) else { continue };
+            let can_be_told = |target: &PushTarget| self.policy.push.supports(target, NoticeKind::CallEnded).is_ok();
+            let Some(target) = held.target().filter(can_be_told) else { continue };
             let notice = Notice::CallEnded { call_ref: call.call_ref.clone(), reason };
             let push = Push::to(&held.binding, target, notice, END_TTL, now.unix);
             self.submit(PushPurpose::Ended(held.binding.device), push);

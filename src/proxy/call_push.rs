@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::bars::Finding;
+use super::bars::{Barred, Finding};
 use super::context::Context;
 use super::event::{Contacts, Effect};
 use super::held_call::{DeviceInput, DeviceState, paused, try_again};
 use super::{Proxy, PushPurpose, SavePurpose, Timer};
-use crate::binding::{Binding, DeviceId};
+use crate::binding::{Binding, DeviceId, PushTarget, Tokens};
 use crate::clock::{Now, UnixMillis};
-use crate::push::{self, Notice, Push};
+use crate::push::{self, Notice, NoticeKind, Push};
+use crate::sip::Method;
 use crate::store::{self, Applied, BucketEntry, Change, EntryState, StoreError};
 use crate::timeline::{Reason, Step, Why};
 use crate::transaction::ServerId;
@@ -116,7 +117,7 @@ impl Proxy {
             Notice::Message
         };
         let Some(held) = call.device(device) else { return };
-        let Some(target) = held.binding.push.clone() else { return };
+        let Some(target) = held.target() else { return };
         held.attempts = held.attempts.saturating_add(1);
         if held.purpose.is_over() {
             // It had joined, and its flow was lost.
@@ -127,7 +128,9 @@ impl Proxy {
         let provider = target.provider.name();
         let detail = if is_repeat { format!("{provider}, no REGISTER yet").into() } else { Cow::Borrowed(provider) };
         let push = Push { is_repeat, purpose, ..Push::to(&held.binding, target, notice, ttl, now.unix) };
-        self.step(&call_ref, step, Some(device), detail);
+        if !held.is_paused {
+            self.step(&call_ref, step, Some(device), detail);
+        }
         self.submit(PushPurpose::Call(server, device), push);
         self.begin_provisional(context, now);
     }
@@ -141,17 +144,26 @@ impl Proxy {
         contacts: &dyn Contacts,
         now: Now,
     ) {
-        self.learn_of_token(device, &reply, sent_at(&reply, now), contacts);
+        let context = self.contexts.get(&server);
+        let may_be_awake = context.is_some_and(|context| self.may_be_awake(context, device, contacts, now));
+        if let (push::Outcome::TokenDead { reason, .. }, true) = (&reply.outcome, may_be_awake) {
+            self.bar_dead(device, reason, contacts, now);
+        } else {
+            self.learn_of_token(device, &reply, sent_at(&reply, now), contacts);
+        }
         let chance = self.random.draw();
         self.with_context(server, |proxy, context| {
             let Some(call) = context.call_mut() else { return };
             let call_ref = call.call_ref.clone();
+            let is_skipped = matches!(reply.outcome, push::Outcome::Skipped { .. });
+            let was_paused = call.device(device).is_some_and(|held| std::mem::replace(&mut held.is_paused, is_skipped));
             let took = format!("{} ms", millis(reply.took));
             let (input, reason, words) = match reply.outcome {
                 push::Outcome::Accepted => {
                     let mut first = None;
                     if let Some(held) = call.device(device) {
                         held.accepted_at.get_or_insert(now.instant);
+                        held.taken_by = Some(reply.token);
                         first = held.binding.push.as_ref().map(|target| target.provider);
                     }
                     // A phone with several services may have been told by another one than the first.
@@ -179,11 +191,13 @@ impl Proxy {
                 // The device has come, or the call is over; its machine knows that already.
                 push::Outcome::Withdrawn => return,
             };
-            let why = Why::new(reason, String::from(words));
-            proxy.step_pushed(&call_ref, Step::PushRefused, device, took, reply.push_id, Some(why));
+            // It is told once, however often it is looked whether the provider works again.
+            if !(was_paused && is_skipped) {
+                let why = Why::new(reason, String::from(words));
+                proxy.step_pushed(&call_ref, Step::PushRefused, device, took, reply.push_id, Some(why));
+            }
             let is_in_vain = matches!(input, DeviceInput::Dead | DeviceInput::Refused);
-            let may_be_called = is_in_vain && proxy.may_be_awake(context, device, contacts, now);
-            let input = if may_be_called { DeviceInput::OnlyByFlow } else { input };
+            let input = if is_in_vain && may_be_awake { DeviceInput::OnlyByFlow } else { input };
             proxy.tell(context, device, input, now);
             proxy.conclude(context, contacts, now);
         });
@@ -217,6 +231,24 @@ impl Proxy {
         binding.is_some_and(|binding| binding.flow.transport.is_reliable() && self.is_reachable(binding, contacts, now))
     }
 
+    /// The token is dead, but its device has an open connection: it is called by that, and not pushed. The binding ends when
+    /// a call finds the connection gone.
+    fn bar_dead(&mut self, device: DeviceId, words: &str, contacts: &dyn Contacts, now: Now) {
+        let Some(binding) = contacts.of_device(device) else { return };
+        let words = format!("{words}; called by its open connection only, until it registers anew");
+        let (registered_at, why) = (binding.registered_at, Why::new(Reason::TokenDead, words));
+        let barred = Barred { device, registered_at, sent_at: now.unix, why };
+        self.effects.push_back(Effect::Found(Finding::Barred(barred)));
+    }
+
+    /// A device with a dead token has no connection any more.
+    pub(super) fn end_dead(&mut self, binding: &Binding, now: Now) {
+        let Some(target) = &binding.push else { return };
+        let token = NoticeKind::Invite.token(target).clone();
+        let (aor, device, sent_at) = (binding.aor.clone(), binding.device, now.unix);
+        self.keep(Change::TokenDead { aor, device, token, sent_at, dead_since: None });
+    }
+
     /// A dead token ends the binding, unless the device has registered since. An iOS device with two tokens may lose the
     /// remote one alone, when its user wants no notifications. What else is wrong with a token bars the device.
     pub(super) fn learn_of_token(
@@ -243,6 +275,20 @@ impl Proxy {
     /// Whether a device may be pushed as far as its user and the other users of its token go; else why not.
     pub(super) fn admits(&self, binding: &Binding, contacts: &dyn Contacts) -> Result<(), Why> {
         self.policy.admits(binding, |most| contacts.has_too_many_aors(binding, most))
+    }
+
+    /// Whether a device that can be told of calls can be told of such a request, by any of its services: an iOS device is told
+    /// of a message by its remote token only (VoIP pushes are for calls alone).
+    pub(super) fn can_be_told_of(&self, target: &PushTarget, method: Method) -> Result<(), Why> {
+        if method == Method::INVITE {
+            return Ok(());
+        }
+        self.policy.push.supports(target, NoticeKind::Message).map_err(|wrong| match &target.tokens {
+            Tokens::Apple { remote: None, .. } => Reason::NoRemoteToken.into(),
+            Tokens::Apple { .. } | Tokens::Single | Tokens::Subscription(_) => {
+                Why::new(Reason::PushRefused, String::from(wrong))
+            }
+        })
     }
 
     pub(super) fn retry_due(&mut self, server: ServerId, device: DeviceId, contacts: &dyn Contacts, now: Now) {

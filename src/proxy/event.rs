@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::bars::Finding;
 use crate::binding::{Aor, Binding, DeviceId, Home, Provider, PushTarget};
 pub use crate::metrics::{Outcome, RefreshResult};
-use crate::push::{self, Push};
+use crate::push::{self, NoticeKind, Push};
 use crate::sip::{Destination, Flow, Message, Transport};
 use crate::store::{self, Change};
 use crate::timeline::{Step, Why};
@@ -45,6 +45,8 @@ pub enum Input {
     TakenOver { aor: Aor, id: store::HeldCallId, by: Option<Home> },
     /// A device is due to be refreshed upstream. To be given while [`super::Proxy::refresh_room`] lasts.
     Refresh(Arc<Binding>),
+    /// A device is to be reminded to register. To be given while [`super::Proxy::reminder_room`] lasts.
+    Remind(Arc<Binding>),
 }
 
 /// Something is to be done. Effects of one input are to be performed in order.
@@ -183,9 +185,14 @@ pub trait Contacts {
     fn unwatch(&self, aor: &Aor);
 }
 
-/// Which push targets can be served, and if not, why not.
+/// Which push targets can be told of what, and if not, why not.
 pub trait PushSupport {
-    fn supports(&self, target: &PushTarget) -> Result<(), Box<str>>;
+    /// By one of its services at least.
+    fn supports(&self, target: &PushTarget, kind: NoticeKind) -> Result<(), Box<str>>;
+    /// Whether the app behind a target takes what follows a push for the same call, not for another one.
+    fn knows_calls_again(&self, _target: &PushTarget) -> bool {
+        false
+    }
     /// Providers to announce (RFC 8599 §5.6.1.2).
     fn providers(&self) -> Vec<Provider>;
     /// For which key browsers must subscribe (RFC 8599 §8.3).

@@ -27,9 +27,10 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use super::caller::Caller;
-use crate::binding::{Aor, Binding, DeviceId, Home};
+use super::event::Effect;
+use crate::binding::{Aor, Binding, DeviceId, Home, PushTarget};
 use crate::clock::Now;
-use crate::push::Purpose;
+use crate::push::{Purpose, TokenHash};
 use crate::store::HeldCallId;
 
 /// Pause before the second attempt where the provider names none; doubled with each further one.
@@ -78,8 +79,12 @@ pub(super) struct HeldDevice {
     pub attempts: u8,
     /// When the provider took the first push of this wait.
     pub accepted_at: Option<Instant>,
+    /// Of its services the one that took it: by that the phone may be on its way.
+    pub taken_by: Option<TokenHash>,
     /// How many of `push.repeat_s` are over.
     pub repeats: u8,
+    /// Whether its last push was not sent, because its provider is not asked for a moment.
+    pub is_paused: bool,
     /// Of its pushes: over when it has joined, and when the call is over.
     pub purpose: Purpose,
     /// Whether no push is for it: it is called, and not probed.
@@ -266,7 +271,9 @@ impl HeldDevice {
             state,
             attempts: 0,
             accepted_at: None,
+            taken_by: None,
             repeats: 0,
+            is_paused: false,
             purpose,
             is_only_called: false,
             has_come: false,
@@ -274,6 +281,28 @@ impl HeldDevice {
             has_entry: false,
             is_durable: false,
         }
+    }
+
+    /// Its services: that which took its last push, then the others as the phone prefers them.
+    pub(super) fn target(&self) -> Option<PushTarget> {
+        let target = self.binding.push.clone()?;
+        Some(match self.taken_by {
+            Some(token) => target.beginning_with(|service| TokenHash::of(&service.prid) == token),
+            None => target,
+        })
+    }
+
+    /// The service by which it has been told, as far as is known.
+    pub(super) fn told_by(&self) -> Option<&PushTarget> {
+        let target = self.binding.push.as_ref()?;
+        let took = |service: &&PushTarget| self.taken_by == Some(TokenHash::of(&service.prid));
+        Some(target.ranked().find(took).unwrap_or(target))
+    }
+
+    /// How long after its push was taken it has come, once.
+    pub(super) fn wake_seen(&mut self, now: Instant) -> Option<Effect> {
+        let after = now.saturating_duration_since(self.accepted_at.take()?);
+        Some(Effect::WakeSeen { provider: self.told_by()?.provider, after })
     }
 
     /// When its push is due again, if it is: after that of `repeat` which is next, counted from the first that was taken.

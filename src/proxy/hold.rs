@@ -16,8 +16,9 @@ use super::response_context::{BranchState, Hop, RecordRoute};
 use super::secret::FlowToken;
 use super::unread::is_for_nobody;
 use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, Timer, forward};
-use crate::binding::{Aor, Binding, DeviceId, PushTarget, Tokens};
+use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::Now;
+use crate::push::NoticeKind;
 use crate::sip::response::reason_phrase;
 use crate::sip::{HeaderName, Message, Method, scan};
 use crate::store::{Change, Settlement};
@@ -174,7 +175,12 @@ impl Proxy {
                 };
                 self.step(&call_ref, Step::DeviceFound, Some(device), detail);
             }
-            Reach::Never(why) => self.step_why(&call_ref, Step::DeviceSkipped, Some(device), "", why),
+            Reach::Never(why) => {
+                if why.reason == Reason::TokenDead {
+                    self.end_dead(binding, now);
+                }
+                self.step_why(&call_ref, Step::DeviceSkipped, Some(device), "", why);
+            }
         }
     }
 
@@ -202,9 +208,9 @@ impl Proxy {
         let is_pushable = self
             .policy
             .push
-            .supports(target)
+            .supports(target, NoticeKind::Invite)
             .map_err(|wrong| Why::new(Reason::ProviderOff, String::from(wrong)))
-            .and_then(|()| can_be_told(target, request.method()).map_err(Why::from))
+            .and_then(|()| self.can_be_told_of(target, request.method()))
             .and_then(|()| contacts.fits(binding))
             .and_then(|()| self.admits(binding, contacts));
         let is_tried_first = is_fresh || self.policy.hold.push_when == PushWhen::Unreachable;
@@ -356,12 +362,9 @@ impl Proxy {
             // sleep since must be pushed.
             Some(held) if held.binding.is_same_registration(binding) => return,
             Some(held) => {
+                self.effects.extend(held.wake_seen(now.instant));
                 held.binding = Arc::clone(binding);
                 held.has_come = true;
-                if let (Some(accepted_at), Some(target)) = (held.accepted_at.take(), &binding.push) {
-                    let after = now.instant.saturating_duration_since(accepted_at);
-                    self.effects.push_back(Effect::WakeSeen { provider: target.provider, after });
-                }
             }
             // A device that nobody knew when the call came (RFC 3261 §16.5: targets may be added).
             None => {
@@ -489,8 +492,12 @@ impl Proxy {
         let call_ref = call.call_ref.clone();
         let binding = call.device(device).map(|held| Arc::clone(&held.binding));
         let target = binding.as_ref().and_then(|binding| binding.push.as_ref());
-        let admitted = binding.as_ref().map_or(Ok(()), |binding| self.admits(binding, contacts));
-        let is_pushable = target.is_some_and(|target| can_be_told(target, method).is_ok()) && admitted.is_ok();
+        let admitted = binding.as_ref().map_or(Ok(()), |binding| {
+            contacts.fits(binding)?;
+            self.admits(binding, contacts)
+        });
+        let can_be_told = |target| self.can_be_told_of(target, method).is_ok();
+        let is_pushable = target.is_some_and(can_be_told) && admitted.is_ok();
         let (input, reason) = match status {
             408 => (DeviceInput::Silent, Reason::DeviceSilent),
             _ => (DeviceInput::Lost, Reason::FlowLost),
@@ -503,21 +510,15 @@ impl Proxy {
         if is_pushable {
             self.tell(context, device, input, now);
         }
-        if let (Err(why), Some(_)) = (admitted, target) {
+        if let (Err(why), Some(binding), Some(_)) = (admitted, &binding, target) {
+            if why.reason == Reason::TokenDead {
+                self.end_dead(binding, now);
+            }
             self.step_why(&call_ref, Step::DeviceSkipped, Some(device), "", why);
         }
         if let Some(binding) = binding {
             self.tell_tokens(context, &binding, input, now);
         }
-    }
-}
-
-/// Whether the target has a token for this kind of push: an iOS device is told of a message by its remote token only
-/// (VoIP pushes are for calls alone).
-fn can_be_told(target: &PushTarget, method: Method) -> Result<(), Reason> {
-    match &target.tokens {
-        Tokens::Apple { remote: None, .. } if method != Method::INVITE => Err(Reason::NoRemoteToken),
-        Tokens::Apple { .. } | Tokens::Single | Tokens::Subscription(_) => Ok(()),
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::branches::ANSWERED_ELSEWHERE;
 use super::context::Context;
@@ -61,11 +62,14 @@ impl LateCalls {
 impl Proxy {
     /// A call ends: keeps it for the devices that a VoIP push has told of it and that have not come.
     pub(super) fn keep_for_late(&mut self, context: &Context, was_answered: bool, contacts: &dyn Contacts, now: Now) {
-        if self.policy.hold.late_wake != LateWake::InviteCancel || !context.is_invite() {
+        if self.policy.hold.late_wake == LateWake::MissedCalls || !context.is_invite() {
             return;
         }
         let Some(call) = context.call() else { return };
-        for held in call.devices.iter().filter(|held| shows_a_call(held)) {
+        let may_be_late = |held: &&HeldDevice| shows_a_call(held) && self.may_be_invited_late(held);
+        let devices: SmallVec<[DeviceId; 1]> =
+            call.devices.iter().filter(may_be_late).map(|held| held.binding.device).collect();
+        for device in devices {
             let late = LateCall {
                 aor: call.aor.clone(),
                 id: call.id,
@@ -76,7 +80,6 @@ impl Proxy {
                 reason: if was_answered { ANSWERED_ELSEWHERE } else { b"" },
                 until: now.instant + MEMORY,
             };
-            let device = held.binding.device;
             if !self.late.waiting.contains_key(&device) && self.late.waiting.len() >= self.policy.held_calls_max {
                 // Its screen stays until its user or the app closes it.
                 continue;
@@ -90,6 +93,16 @@ impl Proxy {
                 contacts.unwatch(&oldest.aor);
             }
             self.timers.set(Timer::Late(device), now.instant + MEMORY);
+        }
+    }
+
+    /// Unless the operator says so, only a device whose app knows a call again: another one would take the INVITE for a second
+    /// call and ring once more.
+    fn may_be_invited_late(&self, held: &HeldDevice) -> bool {
+        match self.policy.hold.late_wake {
+            LateWake::MissedCalls => false,
+            LateWake::InviteCancel => true,
+            LateWake::ByPlatform => held.told_by().is_some_and(|target| self.policy.push.knows_calls_again(target)),
         }
     }
 
@@ -176,8 +189,7 @@ impl Proxy {
 
 /// Whether an iOS device was told of the call by a VoIP push, and has not come.
 fn shows_a_call(held: &HeldDevice) -> bool {
-    let is_voip =
-        held.binding.push.as_ref().is_some_and(|target| matches!(&target.tokens, Tokens::Apple { voip: Some(_), .. }));
+    let is_voip = held.told_by().is_some_and(|target| matches!(&target.tokens, Tokens::Apple { voip: Some(_), .. }));
     let was_pushed = held.accepted_at.is_some() || held.state == DeviceState::Pushing;
     is_voip && was_pushed && held.state != DeviceState::Joined && !held.binding.is_token_device()
 }

@@ -10,9 +10,9 @@ use std::time::Duration;
 use super::call_push::millis;
 use super::event::Contacts;
 use super::{Proxy, PushPurpose, SavePurpose, Timer};
-use crate::binding::{Aor, Binding, DeviceId, PushTarget, Tokens};
+use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::{Now, UnixMillis};
-use crate::push::{self, Notice, Outcome, Push};
+use crate::push::{self, Notice, NoticeKind, Outcome, Push};
 use crate::store::{Applied, Change, StoreError};
 use crate::timeline::Step;
 
@@ -58,16 +58,13 @@ impl Proxy {
     }
 
     fn claim(&mut self, binding: &Binding, contacts: &dyn Contacts) {
-        let can_be_told = binding.push.as_ref().is_some_and(|target| self.can_be_told(target));
+        // An iOS device without a remote token cannot be told; its entries wait for a REGISTER that brings one.
+        let can_be_told = |target| self.policy.push.supports(target, NoticeKind::MissedCalls).is_ok();
+        let can_be_told = binding.push.as_ref().is_some_and(can_be_told);
         if can_be_told && contacts.has_missed(binding.device) && self.admits(binding, contacts).is_ok() {
             let change = Change::Claim { aor: binding.aor.clone(), device: binding.device };
             self.save(change, SavePurpose::Claim(binding.device));
         }
-    }
-
-    /// An iOS device without a remote token cannot be told; its entries wait for a REGISTER that brings one.
-    pub(super) fn can_be_told(&self, target: &PushTarget) -> bool {
-        !matches!(target.tokens, Tokens::Apple { remote: None, .. }) && self.policy.push.supports(target).is_ok()
     }
 
     pub(super) fn claimed(

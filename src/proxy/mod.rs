@@ -1,6 +1,7 @@
 //! The proxy core (RFC 3261 §16, RFC 8599 §5): a pure value. A message goes in as [`Input`] with the present time,
 //! what is to be done comes out as [`Effect`]s.
 
+mod answered;
 pub mod bars;
 mod branches;
 mod call_end;
@@ -30,6 +31,7 @@ mod refresh;
 mod register;
 mod registrar;
 mod relay;
+mod remind;
 mod request;
 mod response_context;
 mod resume;
@@ -87,6 +89,8 @@ pub struct Proxy {
     fetches: HashMap<FetchTicket, ServerId>,
     missed: missed_calls::Reports,
     refreshes: refresh::Refreshes,
+    answered: answered::AnsweredCalls,
+    reminding: remind::Reminding,
     late: late_wake::LateCalls,
     given_up: given_up::GivenUp,
     early: early_dialog::EarlyDialogs,
@@ -128,8 +132,12 @@ enum Timer {
     Repeat(ServerId, DeviceId),
     /// A refused missed_calls push is due again.
     Report(DeviceId),
+    /// A reminder that could not be sent is due again.
+    Remind(DeviceId),
     /// A refused change is due again.
     Again(u64),
+    /// The ACK of an answered call has not come by.
+    Acknowledged(u64),
     /// A device that did not come is no longer told that its call is over.
     Late(DeviceId),
 }
@@ -156,6 +164,8 @@ enum PushPurpose {
     Missed(DeviceId),
     /// Nobody waits for it: it told a device that a call is over.
     Ended(DeviceId),
+    /// A device that is to register again.
+    Remind(DeviceId),
 }
 
 /// A request that we answer ourselves with a failure.
@@ -213,6 +223,8 @@ impl Proxy {
             fetches: HashMap::new(),
             missed: missed_calls::Reports::default(),
             refreshes: refresh::Refreshes::default(),
+            answered: answered::AnsweredCalls::default(),
+            reminding: remind::Reminding::default(),
             late: late_wake::LateCalls::default(),
             given_up: given_up::GivenUp::default(),
             early: early_dialog::EarlyDialogs::default(),
@@ -234,6 +246,7 @@ impl Proxy {
     /// From here on no new call is taken.
     pub fn drain(&mut self) {
         self.is_draining = true;
+        self.settle_all_answered();
     }
 
     /// Something happened.
@@ -266,6 +279,7 @@ impl Proxy {
             Input::Resume(left) => self.resume(&left, contacts, now),
             Input::TakenOver { aor, id, by } => self.taken_over(&aor, id, by, contacts, now),
             Input::Refresh(binding) => self.refresh(binding, now),
+            Input::Remind(binding) => self.remind(binding, contacts, now),
         }
         self.collect_sends();
     }
@@ -295,7 +309,9 @@ impl Proxy {
                 Timer::Retry(server, device) => self.retry_due(server, device, contacts, now),
                 Timer::Repeat(server, device) => self.repeat_due(server, device, contacts, now),
                 Timer::Report(device) => self.report_due(device, contacts),
+                Timer::Remind(device) => self.reminder_due(device, contacts, now),
                 Timer::Again(number) => self.keep_again(number),
+                Timer::Acknowledged(call) => self.settle_answered(call),
                 Timer::Late(device) => self.late_over(device, contacts, now),
             }
         }
@@ -324,6 +340,8 @@ impl Proxy {
             && self.resolutions.is_empty()
             && self.fetches.is_empty()
             && self.refreshes.is_empty()
+            && self.answered.is_empty()
+            && self.reminding.is_empty()
             && self.late.is_empty()
             && self.given_up.is_empty()
             && self.early.is_empty()
@@ -351,7 +369,7 @@ impl Proxy {
     }
 
     fn transaction_event(&mut self, event: Event, contacts: &dyn Contacts, now: Now) {
-        let Some(event) = self.refresh_event(event, now) else { return };
+        let Some(event) = self.refresh_event(event, contacts, now) else { return };
         match event {
             Event::Response { client, response } if self.given_up.has(client) => {
                 self.given_up_response(client, &response, now);
@@ -391,6 +409,7 @@ impl Proxy {
             Some(PushPurpose::Ended(device)) => {
                 self.learn_of_token(device, &reply, call_push::sent_at(&reply, now), contacts);
             }
+            Some(PushPurpose::Remind(device)) => self.reminder_pushed(device, &reply, contacts, now),
             None => {}
         }
     }

@@ -12,6 +12,7 @@ use super::event::{Contacts, PushSupport};
 use crate::binding::{Aor, Binding, Home};
 use crate::sip::flow::REFRESH_LISTENER;
 use crate::sip::{Flow, Method, Transport, Uri};
+use crate::store::ReminderRule;
 use crate::timeline::{Reason, Why};
 use crate::transaction::Standing;
 
@@ -50,6 +51,8 @@ pub struct Policy {
     pub push_repeat: Box<[Duration]>,
     /// Whether a device that was pushed and has not come is told that its call is over.
     pub push_call_ended: bool,
+    /// By what rule sleeping devices are reminded to register; `None`: they are not.
+    pub push_refresh: Option<ReminderRule>,
     pub timer_c: Duration,
     pub held_calls_max: usize,
     /// How many AORs a push token may serve: those that registered last.
@@ -273,6 +276,8 @@ impl HoldPolicy {
 /// What a device gets that wakes after its call's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LateWake {
+    /// INVITE and CANCEL as below where the app knows a call again that it has been pushed, else the push.
+    ByPlatform,
     /// The missed_calls push alone.
     MissedCalls,
     /// An iOS device that a VoIP push has told of the call gets INVITE and CANCEL, so that CallKit closes its screen.

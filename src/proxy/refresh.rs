@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::event::{Effect, RefreshResult, ResolveTicket};
+use super::event::{Contacts, Effect, RefreshResult, ResolveTicket};
 use super::policy::UpstreamContact;
 use super::relay::{Granted, SentContact, listed_expires};
 use super::secret::FlowToken;
@@ -200,7 +200,7 @@ impl Proxy {
     }
 
     /// What happened to a transaction, if that is not one of a refresh.
-    pub(super) fn refresh_event(&mut self, event: Event, now: Now) -> Option<Event> {
+    pub(super) fn refresh_event(&mut self, event: Event, contacts: &dyn Contacts, now: Now) -> Option<Event> {
         let (client, why) = match &event {
             Event::Response { client, .. } => (*client, ""),
             Event::Timeout { client } => (*client, "the softswitch does not answer"),
@@ -216,7 +216,7 @@ impl Proxy {
         self.refreshes.clients.remove(&client);
         if let Some(refresh) = self.refreshes.devices.remove(&device) {
             match &event {
-                Event::Response { response, .. } => self.refresh_answered(refresh, response, now),
+                Event::Response { response, .. } => self.refresh_answered(refresh, response, contacts, now),
                 Event::Timeout { .. }
                 | Event::SendFailed { .. }
                 | Event::ClientEnded { .. }
@@ -226,7 +226,7 @@ impl Proxy {
         None
     }
 
-    fn refresh_answered(&mut self, mut refresh: Refresh, response: &Message, now: Now) {
+    fn refresh_answered(&mut self, mut refresh: Refresh, response: &Message, contacts: &dyn Contacts, now: Now) {
         let device = refresh.binding.device;
         match verdict(response, &refresh) {
             Verdict::Granted(seconds) => {
@@ -253,8 +253,11 @@ impl Proxy {
                 let refused = reason(response);
                 let (registered_at, expires_at) = refresh.binding.known_upstream();
                 let upstream = Upstream { registered_at, expires_at, refused: Some(refused.as_ref().into()) };
+                let binding = Binding { upstream: Some(upstream.clone()), ..Binding::clone(&refresh.binding) };
                 self.save_refresh(refresh, upstream);
                 self.refreshed(device, result, refused);
+                // Its phone can do what we cannot, while there is time.
+                self.remind(Arc::new(binding), contacts, now);
             }
         }
     }

@@ -11,6 +11,7 @@ use super::policy::Mode;
 use super::{BUSY_RETRY_AFTER_S, Proxy, Reject};
 use crate::binding::{Aor, App, Binding, DeviceId, Home, Provider, PushTarget, Upstream};
 use crate::clock::Now;
+use crate::push::NoticeKind;
 use crate::sip::push_param::PushParams;
 use crate::sip::{HeaderName, Message, NameAddr, Uri, scan};
 use crate::store::{Applied, Change, Removal, StoreError};
@@ -172,12 +173,12 @@ impl Proxy {
             let vapid_key = (provider == Provider::WebPush).then(|| self.policy.push.vapid_key()).flatten();
             feature_caps.announce(provider, vapid_key.as_deref(), wants_pnsreg);
         };
-        let accept = |target: PushTarget, flaw, feature_caps: &mut FeatureCaps| match self.policy.push.supports(&target)
-        {
+        let supports = |target: &PushTarget| self.policy.push.supports(target, NoticeKind::Invite);
+        let accept = |target: PushTarget, flaw, feature_caps: &mut FeatureCaps| match supports(&target) {
             Ok(()) => {
                 for each in target.ranked() {
                     let alone = PushTarget { others: Box::default(), ..each.clone() };
-                    if self.policy.push.supports(&alone).is_ok() {
+                    if supports(&alone).is_ok() {
                         announce(alone.provider, feature_caps);
                     }
                 }

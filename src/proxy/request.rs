@@ -375,6 +375,7 @@ impl Proxy {
 
     /// The ACK of a 2xx is end-to-end and has no transaction (RFC 3261 §13.2.2.4, §17.1.1.3).
     fn forward_ack(&mut self, request: Message, flow: Flow, contacts: &dyn Contacts, now: Now) {
+        self.acknowledged(request.call_id());
         if let Err(reason) = self.try_forward_ack(request, flow, contacts, now) {
             self.effects.push_back(Effect::Dropped(reason));
         }

@@ -16,12 +16,13 @@ use super::context::{Context, Purpose};
 use super::event::{Contacts, Effect};
 use super::held_call::{DeviceInput, DeviceState, HeldCall, HeldDevice};
 use super::hold::Reach;
+use super::keep::Kept;
 use super::request::Target;
 use super::response_context::ResponseContext;
 use super::{Proxy, Timer, route, validate};
 use crate::binding::{Aor, Binding, DeviceId, Home};
 use crate::clock::Now;
-use crate::sip::{Flow, HeaderName, Message, scan};
+use crate::sip::{Flow, HeaderName, Message, response, scan};
 use crate::store::{self, Change, HeldCallId, Settlement};
 use crate::timeline::{Reason, Step};
 use crate::transaction::{Incoming, ServerId, Standing};
@@ -36,14 +37,21 @@ impl Proxy {
         let stored = &left.call;
         let flow = self.own_flow(stored.flow);
         let Ok(request) = Message::parse(stored.invite.clone(), usize::MAX) else {
-            return self.give_up(stored);
+            return self.give_up(stored, Step::Failed, Reason::NotTakenUp);
         };
         // It was let in once, and has to go on.
         let trusted = || Standing::Trusted;
         let Incoming::Request(server) = self.transactions.receive_request(&request, flow, trusted, now.instant) else {
             // The same INVITE is held under another record, or there are too many transactions.
-            return self.give_up(stored);
+            return self.give_up(stored, Step::Failed, Reason::NotTakenUp);
         };
+        if self.transactions.is_cancelled(&request) {
+            // Its caller gave up while the call was nobody's.
+            let tag = Some(&*stored.to_tag);
+            let bytes = response::build(&request, flow.remote, 487, response::reason_phrase(487), tag, |_| ());
+            self.transactions.respond(server, 487, bytes, now.instant);
+            return self.give_up(stored, Step::Cancelled, Reason::CallerGaveUp);
+        }
         self.watch(&stored.aor, contacts);
         self.waiting.entry(stored.aor.clone()).or_default().push(server);
         self.held_calls += 1;
@@ -177,7 +185,8 @@ impl Proxy {
         }
         let is_over = call.left(now.instant).is_zero();
         let (state, input, why) = match wake {
-            _ if has_it && is_reachable && was_probed => (DeviceState::Noting, Some(DeviceInput::Recorded), None),
+            // It may have gone to sleep again since it came.
+            Reach::Asleep(_) if has_it && is_reachable => (DeviceState::Noting, Some(DeviceInput::Recorded), None),
             _ if has_it && is_reachable => (DeviceState::Unwakeable, Some(DeviceInput::Woke), None),
             _ if is_over => (DeviceState::Unwakeable, None, None),
             Reach::Asleep(_) => (DeviceState::Recording, Some(DeviceInput::Recorded), None),
@@ -207,15 +216,16 @@ impl Proxy {
     }
 
     /// The caller cannot be answered; what the devices did not see they are told of.
-    fn give_up(&mut self, stored: &store::HeldCall) {
-        self.step_why(&stored.call_ref, Step::Failed, None, "", Reason::NotTakenUp);
-        self.keep(Change::Settle {
+    fn give_up(&mut self, stored: &store::HeldCall, step: Step, why: Reason) {
+        self.step_why(&stored.call_ref, step, None, "", why);
+        let change = Change::Settle {
             aor: stored.aor.clone(),
             id: stored.id,
             call_ref: stored.call_ref.clone(),
             devices: stored.devices.iter().map(|device| (*device, Settlement::Missed)).collect(),
             ended: true,
-        });
+        };
+        self.keep_all(Kept { change, unaware: stored.devices.clone(), since: stored.held_at });
     }
 }
 

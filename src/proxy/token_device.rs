@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::Proxy;
 use super::context::Context;
-use super::event::{Contacts, Effect};
+use super::event::Contacts;
 use super::held_call::{DeviceInput, DeviceState, HeldCall};
 use super::request::call_ref;
 use crate::binding::{Aor, Binding, DeviceId};
@@ -58,10 +58,8 @@ impl Proxy {
         let mut told = Vec::new();
         for held in call.devices.iter_mut().filter(|held| phone.comes_for(&held.binding)) {
             told.push(held.binding.device);
-            let accepted_at = held.accepted_at.take_if(|_| input == DeviceInput::Woke);
-            if let (Some(accepted_at), Some(target)) = (accepted_at, &held.binding.push) {
-                let after = now.instant.saturating_duration_since(accepted_at);
-                self.effects.push_back(Effect::WakeSeen { provider: target.provider, after });
+            if input == DeviceInput::Woke {
+                self.effects.extend(held.wake_seen(now.instant));
             }
         }
         self.tell_all(context, &told, input, now);

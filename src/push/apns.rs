@@ -324,13 +324,13 @@ impl Account {
         }
         let (token, push_type, topic) = match (kind, voip, remote) {
             (NoticeKind::Invite, Some(token), _) => (token, PushType::Voip, format!("{bundle}.voip")),
-            (NoticeKind::CallEnded | NoticeKind::Test, _, Some(token)) => {
+            (NoticeKind::CallEnded | NoticeKind::Register | NoticeKind::Test, _, Some(token)) => {
                 (token, PushType::Background, bundle.to_string())
             }
             (_, _, Some(token)) => (token, PushType::Alert, bundle.to_string()),
             (NoticeKind::Invite, None, None) => return Err("contact has no token".to_owned()),
             (NoticeKind::Message | NoticeKind::MissedCalls | NoticeKind::CallEnded, _, None)
-            | (NoticeKind::Test | NoticeKind::Text, _, None) => {
+            | (NoticeKind::Register | NoticeKind::Test | NoticeKind::Text, _, None) => {
                 return Err(format!("contact has no remote token, and a voip token cannot take {kind}"));
             }
         };
@@ -579,7 +579,7 @@ fn options<'a>(push: &Push, delivery: &Delivery<'_>, id: &'a str, expiration: Ex
         NoticeKind::MissedCalls => CollapseId::new(MISSED_CALLS_COLLAPSE_ID).ok(),
         NoticeKind::Invite if delivery.push_type == PushType::Alert => CollapseId::new(id).ok(),
         NoticeKind::Invite | NoticeKind::Message | NoticeKind::CallEnded => None,
-        NoticeKind::Test | NoticeKind::Text => None,
+        NoticeKind::Register | NoticeKind::Test | NoticeKind::Text => None,
     };
     // Apple wants 5 for what happens in the background.
     let is_background = delivery.push_type == PushType::Background;

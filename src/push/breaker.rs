@@ -5,7 +5,7 @@
 //!   Closed ────────────────────► Open ───────────────► one probe under way
 //!      ▲                          ▲                        │    │
 //!      └────── any success ───────┼──────── success ───────┘    │
-//!                                 └─ failure, a longer pause ───┘
+//!                                 └─ failure, another pause ──┘
 //! ```
 //!
 //! One phone must not close the account for the others: what a provider answers to its pushes opens nothing as long as
@@ -19,8 +19,11 @@ use super::TokenHash;
 
 /// Longest pause, whatever the provider asks for: until its end nobody learns that all is well again.
 const PAUSE_MAX: Duration = Duration::from_secs(300);
-/// Longest pause that doubling comes to, and the longest that the answer to a single probe can ask for.
-const DOUBLED_MAX: Duration = Duration::from_secs(60);
+/// Longest pause that the answer to a single probe can ask for.
+const WISH_MAX: Duration = Duration::from_secs(60);
+/// Longest pause that doubling comes to, if the first one is not longer. One push in this time is no load for a provider,
+/// and calls wait for the end of its trouble.
+const DOUBLED_MAX: Duration = Duration::from_secs(2);
 /// Answers to so many different tokens at least are about the provider, and not about one of them.
 const TOKENS_MIN: usize = 3;
 /// How long the token of the last failure leaves the next probe to others that wait for it.
@@ -31,7 +34,7 @@ const YIELDS: Duration = Duration::from_secs(2);
 pub struct Settings {
     /// Failures in a row: of three different tokens at least, or so many without any answer.
     pub failures: u32,
-    /// The first pause; doubled after each failed probe.
+    /// The first pause; doubled after each failed probe, up to two seconds if it is not longer itself.
     pub pause: Duration,
 }
 
@@ -161,7 +164,7 @@ impl Breaker {
             State::Open(pause) if pass.is_probe => {
                 pause.length = pause.length.saturating_mul(2).min(DOUBLED_MAX.max(pause.length));
                 let wish = match cause {
-                    Cause::Answer => after.unwrap_or_default().min(DOUBLED_MAX),
+                    Cause::Answer => after.unwrap_or_default().min(WISH_MAX),
                     Cause::Unreached => after.unwrap_or_default(),
                 };
                 pause.until = now + wish.max(pause.length).min(PAUSE_MAX);
@@ -282,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn one_probe_decides_and_pauses_grow() {
+    fn one_probe_decides() {
         let now = clock().instant;
         let mut breaker = open(now);
         assert_eq!(admit(&mut breaker, 1, now + 4 * S), Err(S));
@@ -290,10 +293,10 @@ mod tests {
         assert!(is_probe(probe));
         assert_eq!(admit(&mut breaker, 2, now + 6 * S), Err(Duration::ZERO), "only one at a time");
         breaker.failed(probe.unwrap(), Cause::Answer, None, now + 6 * S);
-        assert_eq!(admit(&mut breaker, 2, now + 15 * S), Err(S));
-        assert!(is_probe(admit(&mut breaker, 2, now + 16 * S)));
+        assert_eq!(admit(&mut breaker, 2, now + 10 * S), Err(S));
+        assert!(is_probe(admit(&mut breaker, 2, now + 11 * S)));
         breaker.succeeded();
-        assert!(!is_probe(admit(&mut breaker, 1, now + 16 * S)) && admit(&mut breaker, 1, now + 16 * S).is_ok());
+        assert!(!is_probe(admit(&mut breaker, 1, now + 11 * S)) && admit(&mut breaker, 1, now + 11 * S).is_ok());
     }
 
     #[test]
@@ -317,8 +320,8 @@ mod tests {
         assert!(is_probe(probe));
         breaker.failed(probe.unwrap(), Cause::Answer, None, now + 6 * S);
         // 9 waits since, so it is the turn of 9 before that of 1.
-        assert_eq!(admit(&mut breaker, 1, now + 6 * S), Err(12 * S));
-        assert!(is_probe(admit(&mut breaker, 9, now + 16 * S)));
+        assert_eq!(admit(&mut breaker, 1, now + 6 * S), Err(7 * S));
+        assert!(is_probe(admit(&mut breaker, 9, now + 11 * S)));
     }
 
     #[test]
@@ -377,14 +380,17 @@ mod tests {
     }
 
     #[test]
-    fn doubling_ends_at_a_minute() {
-        let mut now = clock().instant;
-        let mut breaker = open(now);
-        for pause in [5, 10, 20, 40, 60, 60] {
-            assert_eq!(admit(&mut breaker, 1, now), Err(pause * S));
-            now += pause * S;
-            let probe = admit(&mut breaker, 1, now).unwrap();
-            breaker.failed(probe, Cause::Answer, None, now);
+    fn doubling_ends_soon() {
+        for (first, pauses) in [(S / 2, [S / 2, S, 2 * S, 2 * S]), (5 * S, [5 * S; 4])] {
+            let mut now = clock().instant;
+            let mut breaker = Breaker::new(Settings { failures: 3, pause: first });
+            (0..3).for_each(|number| fail(&mut breaker, number, Cause::Answer, now));
+            for pause in pauses {
+                assert_eq!(admit(&mut breaker, 1, now), Err(pause));
+                now += pause;
+                let probe = admit(&mut breaker, 1, now).unwrap();
+                breaker.failed(probe, Cause::Answer, None, now);
+            }
         }
     }
 }

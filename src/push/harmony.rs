@@ -112,6 +112,7 @@ pub(super) fn check(kind: NoticeKind) -> Result<(), String> {
         NoticeKind::Message => Err("HarmonyOS wakes an app for calls only, so a message waits in vain".to_owned()),
         // Its service wants no call to be ended by a push.
         NoticeKind::CallEnded => Err("HarmonyOS must not be told by a push that a call is over".to_owned()),
+        NoticeKind::Register => Err("HarmonyOS wakes an app for calls only, so it is not asked to register".to_owned()),
         NoticeKind::Invite | NoticeKind::MissedCalls | NoticeKind::Test | NoticeKind::Text => Ok(()),
     }
 }
@@ -120,7 +121,7 @@ fn headers(push: &Push) -> HeaderMap {
     let push_type = match push.notice.kind() {
         NoticeKind::Invite => CALL,
         NoticeKind::MissedCalls | NoticeKind::Text => ALERT,
-        NoticeKind::Message | NoticeKind::CallEnded | NoticeKind::Test => BACKGROUND,
+        NoticeKind::Message | NoticeKind::CallEnded | NoticeKind::Register | NoticeKind::Test => BACKGROUND,
     };
     HeaderMap::from_iter([(PUSH_TYPE, push_type)])
 }

@@ -9,7 +9,8 @@ pub(super) fn of(push: &Push, token: &PushToken) -> String {
     let told = match &push.notice {
         Notice::Invite { call_ref, .. } => call_ref.to_string(),
         Notice::MissedCalls(calls) => calls.iter().map(|call| &*call.call_ref).collect::<Vec<_>>().join("\n"),
-        Notice::Message | Notice::CallEnded { .. } | Notice::Test | Notice::Text { .. } => push.date.0.to_string(),
+        Notice::Message | Notice::CallEnded { .. } | Notice::Register { .. } => push.date.0.to_string(),
+        Notice::Test | Notice::Text { .. } => push.date.0.to_string(),
     };
     payload::uuid(&[push.notice.kind().name(), token.reveal(), &told].join("\n"))
 }

@@ -132,6 +132,9 @@ pub enum Notice {
     MissedCalls(Vec<BucketEntry>),
     /// The call of an earlier push is over, and the phone has not come for it.
     CallEnded { call_ref: Box<str>, reason: EndReason },
+    /// The phone is to register again before the softswitch forgets it (RFC 8599 §5.5). `is_urgent`: it has been told
+    /// before, or has no time to sleep on.
+    Register { is_urgent: bool },
     /// Whether a push would be taken, without anything to see for the phone's user.
     Test,
     /// Words for the phone's user, already in their language and short: shown as they are.
@@ -145,6 +148,7 @@ impl Notice {
             Self::Message => NoticeKind::Message,
             Self::MissedCalls(_) => NoticeKind::MissedCalls,
             Self::CallEnded { .. } => NoticeKind::CallEnded,
+            Self::Register { .. } => NoticeKind::Register,
             Self::Test => NoticeKind::Test,
             Self::Text { .. } => NoticeKind::Text,
         }
@@ -155,13 +159,14 @@ impl Notice {
         match self {
             Self::Text { title, body } => Some((title, body)),
             Self::Invite { .. } | Self::Message | Self::MissedCalls(_) => None,
-            Self::CallEnded { .. } | Self::Test => None,
+            Self::CallEnded { .. } | Self::Register { .. } | Self::Test => None,
         }
     }
 
     fn calls(&self) -> &[BucketEntry] {
         match self {
-            Self::Invite { .. } | Self::Message | Self::CallEnded { .. } | Self::Test | Self::Text { .. } => &[],
+            Self::Invite { .. } | Self::Message | Self::CallEnded { .. } | Self::Register { .. } => &[],
+            Self::Test | Self::Text { .. } => &[],
             Self::MissedCalls(entries) => entries,
         }
     }
@@ -195,6 +200,7 @@ pub enum NoticeKind {
     Message,
     MissedCalls,
     CallEnded,
+    Register,
     Test,
     Text,
 }
@@ -205,7 +211,7 @@ impl NoticeKind {
         match (&target.tokens, self) {
             (
                 Tokens::Apple { remote: Some(remote), .. },
-                Self::MissedCalls | Self::CallEnded | Self::Message | Self::Text,
+                Self::MissedCalls | Self::CallEnded | Self::Register | Self::Message | Self::Text,
             ) => remote,
             (Tokens::Apple { .. } | Tokens::Single | Tokens::Subscription(_), _) => &target.prid,
         }
@@ -218,6 +224,7 @@ impl NoticeKind {
             Self::Message => "message",
             Self::MissedCalls => "missed_calls",
             Self::CallEnded => "call_ended",
+            Self::Register => "register",
             Self::Test => "test",
             Self::Text => "text",
         }
@@ -251,6 +258,8 @@ pub struct Ticket(pub u64);
 pub struct Reply {
     pub ticket: Ticket,
     pub provider: Provider,
+    /// Of the service that this is the answer of.
+    pub token: TokenHash,
     pub notice: NoticeKind,
     pub outcome: Outcome,
     /// What the push service calls this push, if it said so: for asking it what became of it.
@@ -259,7 +268,26 @@ pub struct Reply {
     pub repeatable: bool,
     /// The oldest calls of a missed_calls push that did not fit in and were not told to the phone.
     pub left_out: usize,
-    /// From submission to the provider's answer.
+    /// From submission to the provider's answer, with what the others took.
+    pub took: Duration,
+    /// The attempts by other services of the phone, which this one stands in for.
+    pub replaced: Vec<Replaced>,
+}
+
+impl Reply {
+    /// What came of it by each service that was asked, and how long that took; the deciding one last.
+    pub fn attempts(&self) -> impl Iterator<Item = (Provider, &Outcome, Duration)> {
+        let others = self.replaced.iter().map(|other| (other.provider, &other.outcome, other.took));
+        let took = self.replaced.iter().fold(self.took, |took, other| took.saturating_sub(other.took));
+        others.chain([(self.provider, &self.outcome, took)])
+    }
+}
+
+/// An attempt by one of several services of a phone, that did not decide what the push came to.
+#[derive(Debug)]
+pub struct Replaced {
+    pub provider: Provider,
+    pub outcome: Outcome,
     pub took: Duration,
 }
 

@@ -136,7 +136,7 @@ impl<'a> End<'a> {
                 Some(Self { call_ref: cut(call_ref, IDENTITY_BYTES_MAX), reason: reason.name() })
             }
             Notice::Invite { .. } | Notice::Message | Notice::MissedCalls(_) => None,
-            Notice::Test | Notice::Text { .. } => None,
+            Notice::Register { .. } | Notice::Test | Notice::Text { .. } => None,
         }
     }
 }
@@ -357,7 +357,8 @@ pub fn fcm_v1(push: &Push, form: impl Into<FcmForm>, token: &str, limit: usize) 
         let counted =
             "typedate".len() + kind.len() + date.len() + calls.as_ref().map_or(0, |calls| "calls".len() + calls.len());
         let ttl = fcm_ttl(push).map(|seconds| format!("{seconds}s"));
-        let android = Android { collapse_key: collapse_key(push), priority: "HIGH", ttl, direct_boot_ok };
+        let priority = if may_sleep_on(&push.notice) { "NORMAL" } else { "HIGH" };
+        let android = Android { collapse_key: collapse_key(push), priority, ttl, direct_boot_ok };
         let message = FcmMessage { token, notification: Words::of(&push.notice), data, android };
         (text(&FcmRequest { validate_only: is_test(&push.notice), message }), counted)
     })
@@ -384,7 +385,8 @@ fn fcm_data<'a>(push: &'a Push, payload: FcmPayload, kept: &[BucketEntry]) -> Fc
             (Some(identity(call_ref, display_name, sent_at)), Some(shortened(number)))
         }
         Notice::Invite { .. } | Notice::Message | Notice::MissedCalls(_) => (None, None),
-        Notice::CallEnded { .. } | Notice::Test | Notice::Text { .. } => (None, None),
+        Notice::CallEnded { .. } | Notice::Register { .. } => (None, None),
+        Notice::Test | Notice::Text { .. } => (None, None),
     };
     FcmData { content, identity, number, end: End::of(&push.notice) }
 }
@@ -415,7 +417,7 @@ pub fn fcm_legacy(push: &Push, token: &str, limit: usize) -> Body {
             dry_run: is_test(&push.notice),
             to: token,
             collapse_key: collapse_key(push),
-            priority: 10,
+            priority: if may_sleep_on(&push.notice) { 5 } else { 10 },
             notification: Words::of(&push.notice),
             data,
             time_to_live: fcm_ttl(push),
@@ -437,7 +439,8 @@ pub fn callback(push: &Push, kind: &str, token: &str, limit: usize) -> Body {
                 (Some(identity(call_ref, display_name, push.date.0)), Some(shortened(number)))
             }
             Notice::Message | Notice::MissedCalls(_) => (None, None),
-            Notice::CallEnded { .. } | Notice::Test | Notice::Text { .. } => (None, None),
+            Notice::CallEnded { .. } | Notice::Register { .. } => (None, None),
+            Notice::Test | Notice::Text { .. } => (None, None),
         };
         let end = End::of(&push.notice);
         let body = text(&CallbackRequest {
@@ -451,7 +454,7 @@ pub fn callback(push: &Push, kind: &str, token: &str, limit: usize) -> Body {
 }
 
 /// `POST /3/device/…`. With `alert`, an invite is shown by the system instead of waking the app (a token without VoIP
-/// permission). The end of a call and a test are for the app alone; the other notices are always alerts.
+/// permission). The end of a call, a reminder to register and a test are for the app alone; the other notices are always alerts.
 pub fn apns(push: &Push, form: &AppleForm, alert: bool, limit: usize) -> Body {
     fit(&push.notice, limit, |kept| {
         let body = match &push.notice {
@@ -460,7 +463,7 @@ pub fn apns(push: &Push, form: &AppleForm, alert: bool, limit: usize) -> Body {
             }
             Notice::Message => apple_message(push, form),
             Notice::Text { title, body } => apple_text(push, form, title, body),
-            Notice::CallEnded { .. } | Notice::Test => apple_background(push, form),
+            Notice::CallEnded { .. } | Notice::Register { .. } | Notice::Test => apple_background(push, form),
             Notice::MissedCalls(all) => apple_missed_calls(push, form, kept, all.len()),
         };
         let counted = body.len();
@@ -594,6 +597,12 @@ fn call(id: usize, entry: &BucketEntry, is_extended: bool) -> Call<'_> {
 /// For fields that only a test has.
 fn is_test(notice: &Notice) -> Option<bool> {
     matches!(notice, Notice::Test).then_some(true)
+}
+
+/// Whether the phone may be told when it is awake anyway. Google lowers the priority of an app whose urgent messages show
+/// nothing to its user, and with it that of its calls ("Set and manage message priority").
+fn may_sleep_on(notice: &Notice) -> bool {
+    matches!(notice, Notice::Register { is_urgent: false })
 }
 
 fn is_report(notice: &Notice) -> bool {

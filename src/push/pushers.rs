@@ -16,7 +16,7 @@ use super::deaths::{Belief, Deaths};
 use super::dial::{Hosts, HttpsProxy};
 use super::gate::{Gate, Limits};
 use super::project::Project;
-use super::ranks::Tried;
+use super::ranks::{Routed, Tried, Try};
 use super::{
     Busy, NoticeKind, Outcome, Preview, Push, Reply, Sent, SettingsError, TokenHash, apns, callback, clock, fcm,
     harmony, hms, rustore, webpush,
@@ -214,6 +214,12 @@ impl Pushers {
         self.0.first_route(target, kind).map(drop)
     }
 
+    /// Whether the app of a contact takes a second push of a call for the same call.
+    pub fn repeats_calls(&self, target: &PushTarget) -> bool {
+        let kind = NoticeKind::Invite;
+        self.0.route(target, kind).is_ok_and(|route| route.repeats(kind))
+    }
+
     /// What would be sent where; else why nothing would.
     pub fn preview(&self, push: &Push) -> Result<Preview, String> {
         let route = self.0.first_route(&push.target, push.notice.kind())?;
@@ -328,6 +334,9 @@ impl Inner {
             Provider::WebPush if kind == NoticeKind::CallEnded => {
                 Err("Web Push knows no push that its user does not see, so it ends no call".to_owned())
             }
+            Provider::WebPush if kind == NoticeKind::Register => {
+                Err("Web Push knows no push that its user does not see, so nobody is asked to register".to_owned())
+            }
             Provider::WebPush => {
                 let account = self.webpush.as_ref().ok_or_else(is_off)?;
                 let subscription = account.subscription(target)?;
@@ -356,12 +365,12 @@ impl Inner {
     async fn deliver(&self, push: Push) -> Reply {
         let submitted = clock().instant;
         let (ticket, notice) = (push.ticket, push.notice.kind());
-        let (mut tried, mut repeatable) = (Tried::default(), false);
+        let mut tried = Tried::default();
         for target in push.target.ranked() {
-            let waited = clock().instant.saturating_duration_since(submitted);
+            let begun = clock().instant;
             let attempt = Push {
                 target: PushTarget { others: Box::default(), ..target.clone() },
-                ttl: push.ttl.saturating_sub(waited),
+                ttl: push.ttl.saturating_sub(begun.saturating_duration_since(submitted)),
                 ..push.clone()
             };
             let is_first = tried.is_empty();
@@ -369,36 +378,37 @@ impl Inner {
                 break;
             }
             let provider = target.provider;
-            let (sent, repeats) = self.attempt(attempt).await;
+            let (sent, route) = self.attempt(attempt).await;
             let (token, outcome, push_id) = (TokenHash::of(&target.prid), &sent.outcome, &sent.push_id);
             tracing::debug!(ticket = ticket.0, %provider, %notice, %token, ?outcome, push_id, "push");
             if !is_first && sent.outcome == Outcome::Accepted {
                 tracing::info!(ticket = ticket.0, %provider, %token, reason = tried.reasons(), "pushed by another service");
             }
-            // Only that of the last one counts: none is tried after one that took the push.
-            repeatable = repeats;
-            if tried.add(provider, sent) {
+            let took = clock().instant.saturating_duration_since(begun);
+            if tried.add(Try { provider, token, route, took, sent }) {
                 break;
             }
         }
-        let (provider, Sent { outcome, left_out, push_id, sign: _ }) = tried.result(push.target.provider);
-        let took = clock().instant.saturating_duration_since(submitted);
+        let (decisive, replaced) = tried.result(&push.target);
+        let Try { provider, token, route, sent, took: _ } = decisive;
+        let Sent { outcome, left_out, push_id, sign: _ } = sent;
+        let (repeatable, took) = (route == Routed::Repeatable, clock().instant.saturating_duration_since(submitted));
         if left_out > 0 && outcome == Outcome::Accepted {
-            let token = TokenHash::of(&push.target.prid);
             tracing::info!(ticket = ticket.0, %token, left_out, "missed calls left out of a push that was full");
         }
-        Reply { ticket, provider, notice, outcome, push_id, repeatable, left_out, took }
+        Reply { ticket, provider, token, notice, outcome, push_id, repeatable, left_out, took, replaced }
     }
 
-    /// What came of it, and whether it may be repeated.
-    async fn attempt(&self, push: Push) -> (Sent, bool) {
+    /// What came of it.
+    async fn attempt(&self, push: Push) -> (Sent, Routed) {
         let (target, notice) = (push.target.clone(), push.notice.kind());
         match self.route(&target, notice) {
-            Err(reason) => (Sent::unsent(Outcome::refused(reason)), false),
+            Err(reason) => (Sent::unsent(Outcome::refused(reason)), Routed::Nowhere),
             Ok(route) => {
                 let sent = self.pass(push, &route).await;
                 let outcome = self.doubt(target.provider, route.gate().name(), sent.outcome);
-                (Sent { outcome, ..sent }, route.repeats(notice))
+                let routed = if route.repeats(notice) { Routed::Repeatable } else { Routed::Once };
+                (Sent { outcome, ..sent }, routed)
             }
         }
     }

@@ -1,12 +1,31 @@
 //! Several services of one phone, in the order of its preference: what came of each, and what it comes to.
 
-use super::{Outcome, Sent};
-use crate::binding::Provider;
+use std::time::Duration;
+
+use super::{Outcome, Replaced, Sent, TokenHash};
+use crate::binding::{Provider, PushTarget};
 use crate::clock::UnixMillis;
+
+/// Whether there is an account for a push, and whether the same may follow it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Routed {
+    Nowhere,
+    Once,
+    Repeatable,
+}
+
+/// An attempt by one service.
+pub(super) struct Try {
+    pub(super) provider: Provider,
+    pub(super) token: TokenHash,
+    pub(super) route: Routed,
+    pub(super) took: Duration,
+    pub(super) sent: Sent,
+}
 
 /// The services that a push was tried by.
 #[derive(Default)]
-pub(super) struct Tried(Vec<(Provider, Sent)>);
+pub(super) struct Tried(Vec<Try>);
 
 impl Tried {
     pub(super) fn is_empty(&self) -> bool {
@@ -14,32 +33,37 @@ impl Tried {
     }
 
     /// Whether the next service is not to be tried any more: the push was taken, or it is not to be sent at all.
-    pub(super) fn add(&mut self, provider: Provider, sent: Sent) -> bool {
-        let is_over = matches!(sent.outcome, Outcome::Accepted | Outcome::Withdrawn | Outcome::Limited);
-        self.0.push((provider, sent));
+    pub(super) fn add(&mut self, one: Try) -> bool {
+        let is_over = matches!(one.sent.outcome, Outcome::Accepted | Outcome::Withdrawn | Outcome::Limited);
+        self.0.push(one);
         is_over
     }
 
     /// Why each of them did not take it, in their order.
     pub(super) fn reasons(&self) -> String {
-        let reasons = self.0.iter().filter_map(|(provider, sent)| Some((provider, sent.outcome.reason()?)));
+        let reasons = self.0.iter().filter_map(|one| Some((one.provider, one.sent.outcome.reason()?)));
         reasons.map(|(provider, reason)| format!("{provider}: {reason}")).collect::<Vec<_>>().join(", ")
     }
 
-    /// What the push came to, and by which service: the outcome that leaves most to be hoped for. `first` is the service
-    /// that nothing was tried by.
-    pub(super) fn result(self, first: Provider) -> (Provider, Sent) {
+    /// What the push came to, and by which service: the outcome that leaves most to be hoped for; with what was tried by
+    /// others. `target`: whose first service it is that nothing was tried by.
+    pub(super) fn result(mut self, target: &PushTarget) -> (Try, Vec<Replaced>) {
         let reasons = (self.0.len() > 1).then(|| self.reasons());
-        let since = self.0.iter().filter_map(|(_, sent)| dead_since(&sent.outcome)).min();
+        let since = self.0.iter().filter_map(|one| dead_since(&one.sent.outcome)).min();
         // Of two that are alike the first.
-        let best = self.0.into_iter().rev().max_by_key(|(_, sent)| hope(&sent.outcome));
-        let Some((provider, mut sent)) = best else {
-            return (first, Sent::unsent(Outcome::Withdrawn));
+        let best = self.0.iter().enumerate().rev().max_by_key(|(_, one)| hope(&one.sent.outcome));
+        let Some(place) = best.map(|(place, _)| place) else {
+            let (provider, token) = (target.provider, TokenHash::of(&target.prid));
+            let (sent, took) = (Sent::unsent(Outcome::Withdrawn), Duration::ZERO);
+            return (Try { provider, token, route: Routed::Nowhere, took, sent }, Vec::new());
         };
+        let mut decisive = self.0.remove(place);
         if let Some(all) = reasons {
-            sent.outcome = in_words(sent.outcome, all.into(), since);
+            decisive.sent.outcome = in_words(decisive.sent.outcome, all.into(), since);
         }
-        (provider, sent)
+        let others = self.0.into_iter().filter(|one| one.route != Routed::Nowhere);
+        let replaced = |one: Try| Replaced { provider: one.provider, outcome: one.sent.outcome, took: one.took };
+        (decisive, others.map(replaced).collect())
     }
 }
 
@@ -80,15 +104,30 @@ fn in_words(outcome: Outcome, all: Box<str>, since: Option<UnixMillis>) -> Outco
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::binding::{PushToken, Tokens};
     use crate::push::Trouble;
 
-    fn result(outcomes: impl IntoIterator<Item = Outcome>) -> (Provider, Outcome) {
+    fn one(provider: Provider, outcome: Outcome) -> Try {
+        let (token, took) = (TokenHash::of(&PushToken::new(provider.name())), Duration::from_millis(1));
+        Try { provider, token, route: Routed::Once, took, sent: Sent::unsent(outcome) }
+    }
+
+    fn tried(outcomes: impl IntoIterator<Item = Outcome>) -> Tried {
         let mut tried = Tried::default();
         for (provider, outcome) in [Provider::RuStore, Provider::Fcm, Provider::Hms].into_iter().zip(outcomes) {
-            tried.add(provider, Sent::unsent(outcome));
+            tried.add(one(provider, outcome));
         }
-        let (provider, sent) = tried.result(Provider::RuStore);
-        (provider, sent.outcome)
+        tried
+    }
+
+    fn target() -> PushTarget {
+        let (provider, prid, tokens) = (Provider::RuStore, PushToken::new("rustore"), Tokens::Single);
+        PushTarget { provider, prid, param: "".into(), tokens, others: Box::default() }
+    }
+
+    fn result(outcomes: impl IntoIterator<Item = Outcome>) -> (Provider, Outcome) {
+        let (decisive, _) = tried(outcomes).result(&target());
+        (decisive.provider, decisive.sent.outcome)
     }
 
     fn dead(since: Option<u64>) -> Outcome {
@@ -117,11 +156,24 @@ mod tests {
     #[test]
     fn the_next_service_is_tried_until_one_takes_it() {
         let mut tried = Tried::default();
-        assert!(!tried.add(Provider::Fcm, Sent::unsent(dead(None))));
-        assert!(!tried.add(Provider::Hms, Sent::unsent(Outcome::busy())));
+        assert!(!tried.add(one(Provider::Fcm, dead(None))));
+        assert!(!tried.add(one(Provider::Hms, Outcome::busy())));
         assert_eq!(tried.reasons(), "fcm: 410, hms: too many pushes are under way");
         for over in [Outcome::Accepted, Outcome::Limited, Outcome::Withdrawn] {
-            assert!(tried.add(Provider::RuStore, Sent::unsent(over)));
+            assert!(tried.add(one(Provider::RuStore, over)));
         }
+    }
+
+    #[test]
+    fn what_others_were_asked_for_is_told_with_the_one_that_decides() {
+        let (decisive, replaced) = tried([dead(None), Outcome::Accepted]).result(&target());
+        assert_eq!((decisive.provider, decisive.token), (Provider::Fcm, TokenHash::of(&PushToken::new("fcm"))));
+        let told: Vec<_> = replaced.into_iter().map(|other| (other.provider, other.outcome)).collect();
+        assert_eq!(told, [(Provider::RuStore, dead(None))]);
+        // One that was never asked is no attempt.
+        let mut tried = Tried::default();
+        tried.add(Try { route: Routed::Nowhere, ..one(Provider::RuStore, Outcome::refused("off")) });
+        tried.add(one(Provider::Fcm, Outcome::Accepted));
+        assert!(tried.result(&target()).1.is_empty());
     }
 }

@@ -382,8 +382,8 @@ fn is_authenticated(url: &Url) -> bool {
 /// How long a service may try, and how hard.
 fn headers(push: &Push) -> Vec<(HeaderName, String)> {
     match push.notice.kind() {
-        // What is left of the wait. A test is not sent at all.
-        NoticeKind::Invite | NoticeKind::Message | NoticeKind::CallEnded | NoticeKind::Test => {
+        // What is left of the wait. The last three are not sent at all.
+        NoticeKind::Invite | NoticeKind::Message | NoticeKind::CallEnded | NoticeKind::Register | NoticeKind::Test => {
             let urgent = [(TTL, payload::seconds(push).to_string()), (URGENCY, "high".to_owned())];
             // A repetition takes the place of one that is not delivered yet. A topic has 32 characters at most.
             let topic = push.is_repeat.then(|| (TOPIC, identity::of(push, &push.target.prid).replace('-', "")));

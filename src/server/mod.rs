@@ -216,6 +216,7 @@ impl Server {
         if config.register.upstream_refresh {
             store.table().begin_refreshes();
         }
+        store.table().remind_by(policy::reminder_rule(&config), driver::now().unix);
         let policy = Arc::new(policy::policy(&config, &bound.listeners, refresh_from, loaded.secret, pushers.clone()));
         let rules = Arc::new(policy::rules(&config));
         let guard = Guard::new(Arc::clone(&rules), [random()?, random()?], driver::now().instant);

@@ -15,7 +15,7 @@ use crate::driver::{self, Guidance, Shared};
 use crate::proxy::Policy;
 use crate::proxy::bars::Finding;
 use crate::proxy::secret::Keys;
-use crate::push::{Notice, NoticeKind, Outcome, Pushers};
+use crate::push::{self, Notice, NoticeKind, Outcome, Pushers};
 use crate::sip::Uri;
 use crate::sip::push_param::PushParams;
 use crate::store::{Applied, Change, Message, MessageId, StoreError};
@@ -109,7 +109,7 @@ impl Tellers {
         let policy = self.policy();
         let aor = recipient(&policy, &wish.recipient, RECIPIENT)?;
         let (target, token) = target(&wish)?;
-        policy.push.supports(&target).map_err(|reason| Refusal::Conflict(reason.into()))?;
+        policy.push.supports(&target, NoticeKind::Invite).map_err(|reason| Refusal::Conflict(reason.into()))?;
         let device = self.keys.token_device(&token);
         let _turn = self.turn(device).await;
         self.know_device(device).await?;
@@ -165,7 +165,13 @@ impl Tellers {
     async fn tell_one(&self, pushers: &Pushers, binding: &Binding, notice: Notice) -> Pushed {
         let sent_at = driver::now().unix;
         let admitted = admits(&self.policy(), &self.shared, binding);
-        let pushed = push_one(pushers, binding, admitted, notice.clone(), sent_at, false).await;
+        let count = |reply: &push::Reply| {
+            for (provider, outcome, took) in reply.attempts() {
+                let (kind, result) = (driver::push_kind(reply.notice), driver::push_result(outcome));
+                self.shared.metrics.push(provider, kind, result, took);
+            }
+        };
+        let pushed = push_one(pushers, binding, admitted, notice.clone(), sent_at, false, count).await;
         self.learn_from(binding, &pushed, sent_at).await;
         self.keep_for_browser(binding, notice, &pushed, sent_at).await;
         pushed
@@ -234,9 +240,7 @@ impl Tellers {
 
     /// What the provider says of a token counts here as it does for a call.
     async fn learn_from(&self, binding: &Binding, pushed: &Pushed, sent_at: UnixMillis) {
-        let (Some((outcome, took)), Some(target)) = (&pushed.answer, &binding.push) else { return };
-        let (kind, result) = (driver::push_kind(pushed.notice), driver::push_result(outcome));
-        self.shared.metrics.push(target.provider, kind, result, *took);
+        let (Some((outcome, _)), Some(target)) = (&pushed.answer, &binding.push) else { return };
         if let Some(finding) = Finding::of(binding, NoticeKind::Text, outcome, sent_at) {
             self.shared.bars.write().learn(finding);
         }

@@ -107,7 +107,7 @@ fn accounts(config: &Config) -> Vec<(String, PushTarget)> {
 async fn account(pushers: &Pushers, target: PushTarget) -> Result<String, String> {
     let (nobody, now) = (Aor::new("check", "localhost"), driver::now().unix);
     let device = Binding::of_token(nobody, DeviceId([0; 10]), target, None, now);
-    let pushed = push_one(pushers, &device, Ok(()), Notice::Test, now, false).await;
+    let pushed = push_one(pushers, &device, Ok(()), Notice::Test, now, false, |_| {}).await;
     pushed.preview?;
     match pushed.answer.map(|(outcome, _)| outcome) {
         Some(Outcome::Accepted) => Ok("it takes our pushes".to_owned()),

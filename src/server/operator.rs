@@ -74,6 +74,10 @@ impl Source for Operator {
         self.shared.bars.read().check(binding)
     }
 
+    fn next_reminder(&self, binding: &Binding) -> Option<UnixMillis> {
+        self.shared.store.table().next_reminder(binding)
+    }
+
     fn bucket(&self, device: &DeviceId) -> Vec<Arc<BucketEntry>> {
         self.shared.store.table().entries(device)
     }
@@ -125,7 +129,8 @@ impl Source for Operator {
             for binding in &bindings {
                 // A device that is barred is pushed all the same: that is how the operator sees that it works again.
                 let admitted = admits(&self.guided.borrow().policy, &self.shared, binding);
-                let one = push_one(&pushers, binding, admitted, notice.clone(), driver::now().unix, is_dry).await;
+                let one =
+                    push_one(&pushers, binding, admitted, notice.clone(), driver::now().unix, is_dry, |_| {}).await;
                 if matches!(one.answer, Some((Outcome::Accepted, _))) {
                     self.shared.bars.write().lift(binding.device);
                 }
@@ -203,6 +208,7 @@ pub(super) async fn push_one(
     notice: Notice,
     date: UnixMillis,
     is_dry: bool,
+    count: impl FnOnce(&push::Reply),
 ) -> Pushed {
     let pushed = |notice, preview, answer| {
         let provider = binding.push.as_ref().map(|target| target.provider);
@@ -225,7 +231,10 @@ pub(super) async fn push_one(
     let (reply_to, mut replies) = mpsc::channel(1);
     let busy = || (Outcome::busy(), Duration::ZERO);
     let answer = match pushers.submit(push, reply_to) {
-        Ok(()) => replies.recv().await.map_or_else(busy, |reply| (reply.outcome, reply.took)),
+        Ok(()) => replies.recv().await.map_or_else(busy, |reply| {
+            count(&reply);
+            (reply.outcome, reply.took)
+        }),
         Err(push::Busy) => busy(),
     };
     pushed(kind, preview, Some(answer))

@@ -14,8 +14,9 @@ use crate::proxy::policy::{
     Algorithm, Auth, CallsFrom, Credentials, HoldPolicy, LateWake, Listener, MissedPolicy, Mode, Policy, PushWhen,
     RefreshUser, RegistrarPolicy, Secrets, Softswitch, UpstreamContact,
 };
-use crate::push::{self, Pushers};
+use crate::push::{self, NoticeKind, Pushers};
 use crate::sip::Transport;
+use crate::store::ReminderRule;
 use crate::transport;
 
 /// Time limit of a live events client for its connect command, a pong, and taking a frame.
@@ -88,6 +89,7 @@ pub(super) fn policy(
             },
             fresh: config.hold.fresh,
             late_wake: match config.hold.late_wake {
+                config::LateWake::ByPlatform => LateWake::ByPlatform,
                 config::LateWake::MissedCalls => LateWake::MissedCalls,
                 config::LateWake::InviteCancel => LateWake::InviteCancel,
             },
@@ -102,12 +104,20 @@ pub(super) fn policy(
         },
         push_repeat: config.push.repeat.clone().into(),
         push_call_ended: config.push.call_ended,
+        push_refresh: reminder_rule(config),
         timer_c: config.sip.timer_c,
         aors_per_token_max: config.push.aors_per_token_max,
         held_calls_max: (config.limits.held_calls / config.sip.workers).max(1),
         push: Arc::new(Support(pushers)),
         secret,
     }
+}
+
+/// How devices are reminded to register; `None` where none are, as in local mode, in which nothing ends upstream.
+pub(super) fn reminder_rule(config: &Config) -> Option<ReminderRule> {
+    let is_relay = matches!(config.register.mode, config::Mode::Relay);
+    let (before, are_refreshed) = (config.push.refresh_before, config.register.upstream_refresh);
+    (config.push.refresh && is_relay).then_some(ReminderRule { before, are_refreshed })
 }
 
 /// What each source may do.
@@ -362,8 +372,12 @@ fn harmony(account: &config::Harmony) -> push::harmony::Settings {
 struct Support(Pushers);
 
 impl PushSupport for Support {
-    fn supports(&self, target: &PushTarget) -> Result<(), Box<str>> {
-        self.0.supports(target).map_err(Into::into)
+    fn supports(&self, target: &PushTarget, kind: NoticeKind) -> Result<(), Box<str>> {
+        self.0.supports_notice(target, kind).map_err(Into::into)
+    }
+
+    fn knows_calls_again(&self, target: &PushTarget) -> bool {
+        self.0.repeats_calls(target)
     }
 
     fn providers(&self) -> Vec<Provider> {

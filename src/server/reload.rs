@@ -45,6 +45,7 @@ impl Server {
             tracing::warn!(%error, "the log stays as it is");
         }
         let policy = Arc::new(policy::policy(&next, &self.listeners, self.refresh_from, self.secret, pushers.clone()));
+        self.shared.store.table().remind_by(policy.push_refresh, driver::now().unix);
         let rules = Arc::new(policy::rules(&next));
         self.shared.door.guard.reload(Arc::clone(&rules));
         // Without workers there is nobody to guide.

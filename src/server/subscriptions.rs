@@ -11,6 +11,7 @@ use super::notifications::Tellers;
 use crate::admin::{self, Notifications, TokenWish};
 use crate::binding::{Aor, Binding, DeviceId, Provider, PushTarget};
 use crate::driver::{self, Guidance, Shared};
+use crate::push::NoticeKind;
 use crate::store::{Applied, Change, Message, StoreError};
 use crate::web::{Answering, Keys, Refusal, Source, TicketError};
 
@@ -56,7 +57,7 @@ impl Subscriptions {
 
     async fn bind(&self, aor: Aor, target: PushTarget, locale: Option<Box<str>>) -> Result<String, Refusal> {
         let policy = Arc::clone(&self.guided.borrow().policy);
-        policy.push.supports(&target).map_err(|reason| {
+        policy.push.supports(&target, NoticeKind::Invite).map_err(|reason| {
             tracing::debug!(%aor, %reason, "a subscription was refused");
             Refusal::Unusable("its push service or its keys are not for use here")
         })?;

@@ -12,9 +12,6 @@ const PRID_BYTES_MAX: usize = 4096;
 /// Longest `pn-param` that we keep, unescaped.
 const PARAM_BYTES_MAX: usize = 512;
 
-/// The parameters of a second and a third service have this behind their names.
-const RANKS: [&str; 2] = ["-2", "-3"];
-
 const UNKNOWN_PROVIDER: &str =
     "pn-provider is not one of fcm, apns, apns.dev, webpush, callback, rustore, hms, harmony";
 
@@ -38,41 +35,98 @@ pub enum PushParams {
     },
 }
 
-impl PushParams {
-    /// `behind` are the header parameters of the Contact, where none of them belongs.
-    pub fn read(uri: &Uri<'_>, behind: &[u8]) -> Self {
-        let value = |name: &str| uri.param(name).map(|value| text(value.unwrap_or_default()));
-        match value("pn-provider") {
-            Some(provider) => {
-                let param = value("pn-param").or_else(|| value("pn-params")).unwrap_or_default();
-                let first = Self::standard(provider, value("pn-prid"), &param);
-                let ranked = RANKS.iter().filter_map(|rank| {
-                    let value = |name: &str| value(&format!("{name}{rank}"));
-                    let param = value("pn-param").unwrap_or_default();
-                    Some(Self::standard(value("pn-provider")?, value("pn-prid"), &param))
-                });
-                first.with_others(ranked)
+/// The values of one service's parameters, as they stand in the URI.
+#[derive(Debug, Default, Clone, Copy)]
+struct Service<'a> {
+    provider: Option<&'a [u8]>,
+    prid: Option<&'a [u8]>,
+    param: Option<&'a [u8]>,
+}
+
+/// All that a URI says of push.
+#[derive(Debug, Default)]
+struct Found<'a> {
+    services: [Service<'a>; 3],
+    /// ECSS's `pn-params`.
+    params: Option<&'a [u8]>,
+    kind: Option<&'a [u8]>,
+    app_id: Option<&'a [u8]>,
+    token: Option<&'a [u8]>,
+}
+
+impl<'a> Found<'a> {
+    fn read(params: &'a [u8]) -> Self {
+        let mut found = Self::default();
+        for scan::Param { name, value } in scan::params(params) {
+            if let Some(place) = found.place(name) {
+                place.get_or_insert(value.unwrap_or_default());
             }
-            None => match value("pn-type") {
-                Some(kind) => Self::legacy(&kind, &value("app-id").unwrap_or_default(), value("pn-tok")),
-                None => Self::incomplete(uri, behind),
-            },
+        }
+        found
+    }
+
+    fn place(&mut self, name: &[u8]) -> Option<&mut Option<&'a [u8]>> {
+        if name.eq_ignore_ascii_case(b"app-id") {
+            return Some(&mut self.app_id);
+        }
+        let (start, name) = name.split_at_checked(3)?;
+        if !start.eq_ignore_ascii_case(b"pn-") {
+            return None;
+        }
+        // The parameters of a second and a third service have their rank behind their names.
+        let (name, rank) = match name {
+            [name @ .., b'-', b'2'] => (name, 1),
+            [name @ .., b'-', b'3'] => (name, 2),
+            _ => (name, 0),
+        };
+        let is = |other: &[u8]| name.eq_ignore_ascii_case(other);
+        let service = self.services.get_mut(rank)?;
+        match rank {
+            _ if is(b"provider") => Some(&mut service.provider),
+            _ if is(b"prid") => Some(&mut service.prid),
+            _ if is(b"param") => Some(&mut service.param),
+            0 if is(b"params") => Some(&mut self.params),
+            0 if is(b"type") => Some(&mut self.kind),
+            0 if is(b"tok") => Some(&mut self.token),
+            _ => None,
         }
     }
 
     /// Of a Contact that names no push service: is there anything of push?
-    fn incomplete(uri: &Uri<'_>, behind: &[u8]) -> Self {
+    fn incomplete(&self, behind: &[u8]) -> PushParams {
         let stray = |name: &str| scan::param(behind, name).is_some();
         if ["pn-provider", "pn-prid", "pn-type", "pn-tok"].into_iter().any(stray) {
             return refused("", "the push parameters stand behind the URI; they belong into it, before the \">\"");
         }
-        if uri.param("pn-prid").is_some() {
+        if self.services[0].prid.is_some() {
             return refused("", "pn-prid without pn-provider");
         }
-        if uri.param("pn-tok").is_some() {
+        if self.token.is_some() {
             return refused("", "pn-tok without pn-type");
         }
-        Self::Absent
+        PushParams::Absent
+    }
+}
+
+impl PushParams {
+    /// `behind` are the header parameters of the Contact, where none of them belongs.
+    pub fn read(uri: &Uri<'_>, behind: &[u8]) -> Self {
+        let found = Found::read(uri.params);
+        let [first, others @ ..] = found.services;
+        let first = Service { param: first.param.or(found.params), ..first };
+        match (Self::of(first), found.kind) {
+            (Some(first), _) => first.with_others(others.into_iter().filter_map(Self::of)),
+            (None, Some(kind)) => {
+                Self::legacy(&text(kind), &text(found.app_id.unwrap_or_default()), found.token.map(text))
+            }
+            (None, None) => found.incomplete(behind),
+        }
+    }
+
+    /// `None` where the service is not named.
+    fn of(service: Service<'_>) -> Option<Self> {
+        let param = text(service.param.unwrap_or_default());
+        Some(Self::standard(text(service.provider?), service.prid.map(text), &param))
     }
 
     /// Differs from RFC 8599 §4.1: one Contact may name several services, because a phone is one device with one flow,

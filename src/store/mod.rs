@@ -22,6 +22,7 @@ mod messages;
 mod owners;
 mod redis;
 mod refreshes;
+mod reminders;
 mod schema;
 mod stories;
 mod table;
@@ -38,6 +39,7 @@ pub use embedded::{Embedded, Loaded, OpenError};
 pub use memory::Memory;
 pub use messages::{MESSAGE_TTL, MESSAGES_MAX, Message, MessageId};
 pub use redis::{RedisSettings, RedisStore, RedisStories, RedisStream};
+pub use reminders::{ReminderRule, Reminders};
 pub use stories::DiskStories;
 pub use table::{Bindings, Table};
 

@@ -18,6 +18,7 @@ use super::draft::{Key, Row, Value};
 use super::messages::Messages;
 use super::owners::Owners;
 use super::refreshes::Refreshes;
+use super::reminders::{self, ReminderRule};
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::UnixMillis;
 use crate::sip::flow::Transport;
@@ -41,6 +42,7 @@ pub struct Table {
     /// Only the writer locks it.
     agenda: Mutex<Agenda>,
     refreshes: Refreshes,
+    reminders: reminders::Plan,
     entry_count: AtomicUsize,
 }
 
@@ -147,6 +149,27 @@ impl Table {
             let binding = self.by_device(device)?;
             Some((binding.refresh_due()?, binding))
         })
+    }
+
+    /// From here on devices are reminded to register by this rule; `None`: they are not.
+    pub fn remind_by(&self, rule: Option<ReminderRule>, now: UnixMillis) {
+        self.reminders.follow(rule, now, || self.devices.iter().map(|binding| Arc::clone(&binding)).collect());
+    }
+
+    /// How many devices are to be reminded, and when the first is; `None` without any.
+    pub fn reminder_outlook(&self) -> Option<(usize, UnixMillis)> {
+        self.reminders.outlook()
+    }
+
+    /// When a device is reminded, should it not register before.
+    pub fn next_reminder(&self, binding: &Binding) -> Option<UnixMillis> {
+        self.reminders.next(binding)
+    }
+
+    /// Takes up to `most` bindings whose devices are to be reminded by now, those first that were due first. None is taken
+    /// twice for the same.
+    pub fn take_reminders(&self, now: UnixMillis, most: usize) -> Vec<Arc<Binding>> {
+        self.reminders.take(now, most, |device| self.by_device(device))
     }
 
     /// A device's bucket, oldest first.
@@ -412,6 +435,7 @@ impl Table {
             self.agenda.lock().bindings.insert((binding.expires_at, binding.device));
         }
         self.refreshes.insert(binding);
+        self.reminders.insert(binding);
         self.owners.insert(binding);
     }
 
@@ -425,6 +449,7 @@ impl Table {
             self.agenda.lock().bindings.remove(&(binding.expires_at, binding.device));
         }
         self.refreshes.remove(binding);
+        self.reminders.remove(binding);
         // A token may have gone to another AOR in the same moment, and have its place.
         let has_moved = |present: Arc<Binding>| {
             present.aor != binding.aor

@@ -49,6 +49,11 @@ impl Keys {
         self.server_of(cancel, b"INVITE")
     }
 
+    /// The server transaction of an INVITE's CANCEL.
+    pub(super) fn cancel_of(&self, invite: &Message) -> TransactionKey {
+        self.server_of(invite, b"CANCEL")
+    }
+
     /// The INVITE transaction of this request without its sent-by; `None` where the branch is not unique.
     pub(super) fn loose_invite(&self, request: &Message) -> Option<TransactionKey> {
         let via = request.top_via()?;

@@ -268,6 +268,12 @@ impl Transactions {
         Incoming::Request(id)
     }
 
+    /// Whether a CANCEL has come for an INVITE that was not known here then; it is remembered for Timer J (RFC 3261
+    /// §17.2.2).
+    pub fn is_cancelled(&self, invite: &Message) -> bool {
+        self.servers.find(self.common.keys.cancel_of(invite)).is_some()
+    }
+
     /// The INVITE that a repetition, an ACK or a CANCEL is for whose client has learned its own address meanwhile, and has
     /// another sent-by now.
     ///

@@ -414,6 +414,23 @@ fn clients_are_few_and_make_room_when_they_go() {
 }
 
 #[test]
+fn connected_clients_are_counted() {
+    let listener = listener(None, patient());
+    let count = || {
+        let (_, text) = listener.ask("GET /metrics", "Host: localhost\r\n");
+        let line = text.lines().find_map(|line| line.strip_prefix("sip_push_proxy_events_clients "));
+        line.map(|number| number.parse::<u32>().unwrap())
+    };
+    assert_eq!(count(), Some(0));
+    let _stranger = Client::new(&listener);
+    let clients = [Client::connected(&listener, &json!({})), Client::connected(&listener, &json!({}))];
+    assert_eq!(count(), Some(2), "who has not shown a token is none");
+    drop(clients);
+    // The server sees that they are gone when it looks.
+    assert!((0..10_000).any(|_| count() == Some(0)));
+}
+
+#[test]
 fn strangers_make_room_for_each_other() {
     let listener = listener(None, patient());
     let mut strangers: Vec<_> = (0..33).map(|_| Client::new(&listener)).collect();

@@ -246,6 +246,30 @@ fn iphone_that_wakes_too_late_has_its_call_screen_closed() {
 }
 
 #[test]
+fn iphone_whose_app_knows_a_call_again_has_its_call_screen_closed_by_default() {
+    for knows_calls_again in [true, false] {
+        let mut world = World::with_program(Mode::Alias, Udp, "");
+        if knows_calls_again {
+            world.rewrite_config("[[push.apns]]\n", "[[push.apns]]\nrepeat = true\n");
+            assert_eq!(world.command(&["reload"]).1, Some(0));
+        }
+        let mut phone = asleep(&mut world, Push::Apns);
+        let date = missed_call(&world, &phone);
+        phone.register(&mut world);
+        if knows_calls_again {
+            let incoming = phone.invited();
+            incoming.answer(180, "Ringing");
+            incoming.cancelled();
+            assert_eq!(world.pushes(), 1);
+        } else {
+            world.pushed_missed_calls(&phone, &[date]);
+            phone.expect_nothing_more(&world);
+        }
+        world.admin.expect_bucket(&phone.aor(), &[]);
+    }
+}
+
+#[test]
 fn caller_that_requires_100rel_gets_no_provisional() {
     let mut world = World::start(Mode::Alias, Udp);
     let mut phone = asleep(&mut world, Push::Fcm);

@@ -43,6 +43,7 @@ mod redis;
 mod refresh;
 mod registration;
 mod reload;
+mod reminders;
 #[path = "../sipp/mod.rs"]
 mod sipp;
 mod sipvicious;

@@ -320,6 +320,10 @@ fn a_phone_with_two_services_is_woken_by_the_second_when_the_first_does_not_take
             steps.contains(" ms, fcm").then_some(())
         });
         is_woken(&mut world, &mut phone, &call);
+        for (provider, result) in [("rustore", "token_dead"), ("fcm", "accepted")] {
+            let sample = format!("pushes_total{{provider=\"{provider}\",type=\"invite\",result=\"{result}\"}}");
+            world.admin.expect_metric(&sample, 1.0);
+        }
 
         phone.sleep();
         double.script("of-rustore", [refusal(503, "UNAVAILABLE", ""), refusal(404, "UNREGISTERED", "")]);
@@ -333,6 +337,23 @@ fn a_phone_with_two_services_is_woken_by_the_second_when_the_first_does_not_take
         eventually("the binding to end", || world.admin.bindings(&phone.aor()).is_empty().then_some(()));
         world.stop();
     }
+}
+
+#[test]
+fn a_repetition_goes_to_the_service_that_took_the_push() {
+    let (double, _folder, config) = rustore();
+    let mut world = World::with(Mode::Alias, Udp, &format!("push.repeat_s = [1]\n{config}"));
+    let mut phone = phone(";pn-provider=rustore;pn-prid=of-rustore;pn-provider-2=fcm;pn-prid-2=of-fcm");
+    phone.register(&mut world);
+    phone.sleep();
+    double.script("of-rustore", [refusal(404, "UNREGISTERED", "")]);
+    let call = world.call(&phone);
+    world.switch.queued();
+    assert_eq!(next(world.fcm.next()).token, "of-fcm");
+    assert_eq!(next(world.fcm.next()).token, "of-fcm");
+    give_up(&world, &call, "");
+    assert_eq!(double.requests(), 1);
+    world.stop();
 }
 
 #[test]

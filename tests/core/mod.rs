@@ -123,15 +123,18 @@ impl Core {
             Effect::Save { ticket, change } => return Some((ticket, change)),
             Effect::Push(push) => {
                 let (ticket, provider) = (push.ticket, push.target.provider);
+                let token = push::TokenHash::of(&push.target.prid);
                 let reply = push::Reply {
                     ticket,
                     provider,
+                    token,
                     notice: NoticeKind::Invite,
                     outcome: Outcome::Accepted,
                     push_id: None,
                     repeatable: true,
                     left_out: 0,
                     took: Duration::ZERO,
+                    replaced: Vec::new(),
                 };
                 self.input(Input::Pushed(reply));
             }

@@ -336,7 +336,10 @@ async fn contacts_that_cannot_be_pushed_say_why() {
     assert_eq!(pushers.supports(&voip_only), Ok(()));
     let why = pushers.supports_notice(&voip_only, NoticeKind::MissedCalls).unwrap_err();
     assert_eq!(why, "contact has no remote token, and a voip token cannot take missed_calls");
-    assert_eq!(outcome(&pushers, missed_calls(voip_only, 1)).await, refused(&why));
+    assert_eq!(outcome(&pushers, missed_calls(voip_only.clone(), 1)).await, refused(&why));
+    let why = pushers.supports_notice(&voip_only, NoticeKind::Register).unwrap_err();
+    assert_eq!(why, "contact has no remote token, and a voip token cannot take register");
+    assert_eq!(pushers.supports_notice(&both, NoticeKind::Register), Ok(()));
     assert_eq!(double.requests(), 0);
 }
 

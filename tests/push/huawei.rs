@@ -90,6 +90,12 @@ async fn hms_has_forms_for_reports_texts_messages_and_tests() {
     assert_eq!(outcome(&pushers, Push { notice: Notice::Message, ..invite(target()) }).await, Outcome::Accepted);
     let push = soon(double.service.next()).await.json();
     assert_eq!(push["message"]["android"], json!({"urgency": "HIGH", "ttl": "28s"}));
+    for (is_urgent, urgency) in [(false, "NORMAL"), (true, "HIGH")] {
+        let notice = Notice::Register { is_urgent };
+        assert_eq!(outcome(&pushers, Push { notice, ..invite(target()) }).await, Outcome::Accepted);
+        let push = soon(double.service.next()).await.json();
+        assert_eq!(push["message"]["android"], json!({"urgency": urgency, "ttl": "28s"}));
+    }
     assert_eq!(outcome(&pushers, Push { notice: Notice::Test, ..invite(target()) }).await, Outcome::Accepted);
     assert_eq!(soon(double.service.next()).await.json()["validate_only"], true);
 }
@@ -187,6 +193,9 @@ async fn harmony_gets_calls_by_their_own_type_and_a_token_signed_here() {
     assert_eq!((&shown["category"], &shown["title"], &shown["body"]), (&json!("IM"), &json!("t"), &json!("b")));
     let told = outcome(&pushers, Push { notice: Notice::Message, ..invite(target()) }).await;
     assert_eq!(told, refused("HarmonyOS wakes an app for calls only, so a message waits in vain"));
+    let notice = Notice::Register { is_urgent: true };
+    let told = outcome(&pushers, Push { notice, ..invite(target()) }).await;
+    assert_eq!(told, refused("HarmonyOS wakes an app for calls only, so it is not asked to register"));
 }
 
 #[tokio::test]

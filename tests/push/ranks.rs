@@ -7,7 +7,7 @@ use sip_push_proxy::demo::apns_double::ApnsDouble;
 use sip_push_proxy::demo::fcm_double::{self, FcmDouble};
 use sip_push_proxy::demo::rustore_double::{self, PROJECT_ID, refusal};
 use sip_push_proxy::demo::service_double::{Answer, ServiceDouble};
-use sip_push_proxy::push::{BreakerSettings, Limits, Outcome, Push, Settings, rustore};
+use sip_push_proxy::push::{BreakerSettings, Limits, Outcome, Push, Settings, TokenHash, rustore};
 use tempfile::TempDir;
 
 use crate::bench::*;
@@ -57,8 +57,12 @@ async fn the_next_one_is_asked_when_a_token_is_dead_or_a_service_fails() {
         rustore.script("of-rustore", [answer.clone()]);
         let reply = send(&pushers, invite(target())).await;
         assert_eq!((reply.outcome, reply.provider), (Outcome::Accepted, Provider::Fcm), "{answer:?}");
-        let named = reply.push_id.is_some_and(|id| id.starts_with("projects/demo-project/messages/"));
+        let named = reply.push_id.as_ref().is_some_and(|id| id.starts_with("projects/demo-project/messages/"));
         assert!(named && reply.repeatable, "{answer:?}: it is the word of the one that took it");
+        assert_eq!(reply.token, TokenHash::of(&fcm_target("of-fcm").prid));
+        let replaced: Vec<_> = reply.replaced.iter().map(|other| other.provider).collect();
+        assert_eq!(replaced, [Provider::RuStore], "{answer:?}");
+        assert_ne!(reply.replaced[0].outcome, Outcome::Accepted, "{answer:?}");
         assert_eq!(soon(fcm.next()).await.token, "of-fcm");
     }
     assert_eq!(rustore.requests(), fcm.requests());

@@ -142,6 +142,9 @@ async fn test_is_not_sent_and_a_preview_hides_the_subscription() {
     let test = Push { notice: Notice::Test, ..invite(target(&uri)) };
     let reason = "Web Push knows no push that its user does not see, so it is not tested";
     assert_eq!(outcome(&pushers, test).await, refused(reason));
+    let register = Push { notice: Notice::Register { is_urgent: true }, ..invite(target(&uri)) };
+    let reason = "Web Push knows no push that its user does not see, so nobody is asked to register";
+    assert_eq!(outcome(&pushers, register).await, refused(reason));
     assert_eq!(double.requests(), 0);
     let preview = pushers.preview(&invite(target(&uri))).unwrap();
     assert_eq!(preview.url, format!("http://{}/{}", double.host(), preview.token));

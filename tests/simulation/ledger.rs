@@ -8,7 +8,7 @@ use sip_push_proxy::proxy::{CallStep, DropReason, Outcome};
 use sip_push_proxy::push::{Notice, Push};
 use sip_push_proxy::sip::{Destination, Flow, HeaderName, Message, Via};
 use sip_push_proxy::store::EntryState;
-use sip_push_proxy::timeline::Step;
+use sip_push_proxy::timeline::{Reason, Step};
 
 use crate::options::{SWITCH, socket};
 use crate::storage::Storage;
@@ -207,8 +207,9 @@ impl Ledger {
     pub(crate) fn push(&mut self, push: &Push, storage: &Storage) {
         match &push.notice {
             _ if self.is_lenient => {}
-            Notice::Invite { .. } => {
-                let (call_ref, device) = self.pushing.take().expect("a step before the push");
+            Notice::Invite { call_ref, .. } => {
+                let told = self.pushing.take().or_else(|| self.paused(call_ref));
+                let (call_ref, device) = told.expect("a step before the push");
                 assert!(!self.over.contains(&call_ref), "no push after CANCEL or answer");
                 let Some(device) = device.filter(|device| storage.table().by_device(*device).is_some()) else { return };
                 let entries = storage.table().entries(&device);
@@ -219,13 +220,20 @@ impl Ledger {
             Notice::CallEnded { call_ref, .. } => {
                 assert!(self.is_over(call_ref), "a call that goes on is not over");
             }
-            Notice::Message | Notice::Test | Notice::Text { .. } => self.pushing = None,
+            Notice::Register { .. } | Notice::Message | Notice::Test | Notice::Text { .. } => self.pushing = None,
             Notice::MissedCalls(entries) => {
                 assert!(!entries.is_empty());
                 let is_live = |call_ref: &str| !self.is_ended(call_ref);
                 assert!(!entries.iter().any(|entry| is_live(&entry.call_ref)), "no live call is reported");
             }
         }
+    }
+
+    /// The call and device of a push that its provider's pause kept back: it is asked again without a word.
+    fn paused(&self, call_ref: &str) -> Option<(String, Option<DeviceId>)> {
+        let is_paused = |step: &&CallStep| step.why.as_ref().is_some_and(|why| why.reason == Reason::ProviderPaused);
+        let paused = self.steps.iter().filter(|step| *step.call_ref == *call_ref).rfind(is_paused)?;
+        Some((call_ref.to_owned(), paused.device))
     }
 
     /// Whether the story of a call has its end.

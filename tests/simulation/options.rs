@@ -67,6 +67,7 @@ pub(crate) fn policy() -> Policy {
         missed: MissedPolicy { enabled: true, call_ref_header: "".into(), absence: Duration::ZERO },
         push_repeat: [].into(),
         push_call_ended: false,
+        push_refresh: None,
         timer_c: Duration::from_secs(185),
         held_calls_max: 1000,
         aors_per_token_max: 5,

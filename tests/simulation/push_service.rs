@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use sip_push_proxy::binding::Provider;
-use sip_push_proxy::push::{Breaker, Cause, Notice, Outcome, Pass, Push, TokenHash, Trouble};
+use sip_push_proxy::binding::{Provider, PushTarget, Tokens};
+use sip_push_proxy::push::{Breaker, Cause, Notice, NoticeKind, Outcome, Pass, Push, TokenHash, Trouble};
 
 /// What it was asked for, and what it will say.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub(crate) struct PushService {
     pub(crate) breaker: Option<Breaker>,
     /// It has trouble with every push that it gets in these times.
     pub(crate) outages: Vec<Range<Instant>>,
+    /// What it then says of when to come again.
+    pub(crate) retry_after: Option<Duration>,
     /// It has trouble with each push to these, by PRID.
     pub(crate) bad: Vec<String>,
     /// Tokens that it does not know any more, by PRID.
@@ -45,14 +47,39 @@ impl PushService {
             failures: 0,
             breaker: None,
             outages: Vec::new(),
+            retry_after: None,
             bad: Vec::new(),
             dead: BTreeSet::new(),
             reported: Vec::new(),
         }
     }
 
+    /// By the best of the phone's services that takes it; what came of it there, as [`Self::outcome`] says.
+    pub(crate) fn deliver(&mut self, push: Push, roll: usize, now: Instant) -> (Push, Outcome, Option<Pass>) {
+        let services: Vec<_> = push.target.ranked().cloned().collect();
+        let mut tried = None;
+        for target in services {
+            let push = Push { target: PushTarget { others: Box::default(), ..target }, ..push.clone() };
+            let (outcome, pass) = self.outcome(&push, roll, now);
+            self.sent.push(push.clone());
+            let is_taken = outcome == Outcome::Accepted;
+            if is_taken {
+                self.taken.push(push.clone());
+            }
+            tried = Some((push, outcome, pass));
+            if is_taken {
+                break;
+            }
+        }
+        tried.unwrap_or((push, Outcome::Withdrawn, None))
+    }
+
     /// What comes of a push, and the breaker's leave with which it was sent.
     pub(crate) fn outcome(&mut self, push: &Push, roll: usize, now: Instant) -> (Outcome, Option<Pass>) {
+        let is_for_calls_only = matches!(push.target.tokens, Tokens::Apple { remote: None, .. });
+        if is_for_calls_only && push.notice.kind() != NoticeKind::Invite {
+            return (Outcome::Refused { reason: "a voip token takes calls only".into() }, None);
+        }
         let Some(breaker) = &mut self.breaker else { return (self.answer(push, roll), None) };
         let pass = match breaker.admit(TokenHash::of(&push.target.prid), now + push.ttl, now) {
             Ok(pass) => pass,
@@ -60,7 +87,8 @@ impl PushService {
         };
         let has_trouble = self.outages.iter().any(|outage| outage.contains(&now))
             || self.bad.iter().any(|bad| bad == push.target.prid.reveal());
-        let trouble = || Outcome::TryAgain { trouble: Trouble::Failing, after: None, reason: "503".into() };
+        let after = self.retry_after;
+        let trouble = || Outcome::TryAgain { trouble: Trouble::Failing, after, reason: "503".into() };
         (if has_trouble { trouble() } else { self.answer(push, roll) }, Some(pass))
     }
 

@@ -19,11 +19,11 @@ pub(crate) use crate::request::Request;
 use crate::text::Draft;
 use crate::world::{SOFTSWITCH, World};
 
-pub(crate) fn ms(ms: u64) -> Duration {
+pub(crate) const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-pub(crate) fn s(s: u64) -> Duration {
+pub(crate) const fn s(s: u64) -> Duration {
     Duration::from_secs(s)
 }
 
@@ -123,8 +123,8 @@ impl Drop for Sim {
         if std::thread::panicking() {
             return world.tell();
         }
-        // Refreshes never end by themselves.
-        world.pace = None;
+        // Refreshes and reminders never end by themselves.
+        (world.pace, world.reminders) = (None, None);
         world.run_for(s(1200));
         let world = &mut *world;
         let mut faults = world.ledger.faults(&world.storage);

@@ -75,6 +75,11 @@ impl Storage {
         Reply { ticket, result: Ok(self.memory.apply(change)) }
     }
 
+    /// Whether this very call is still held.
+    pub(crate) fn is_held(&self, call: &HeldCall) -> bool {
+        self.table().calls().iter().any(|held| held.id == call.id && held.held_at == call.held_at)
+    }
+
     /// What a new process finds: the held calls of the one before it.
     pub(crate) fn restart(&self, now: UnixMillis) -> Vec<HeldCall> {
         self.memory.restart(now)

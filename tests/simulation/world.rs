@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sip_push_proxy::binding::{Binding, Home};
 use sip_push_proxy::clock::{Now, UnixMillis};
-use sip_push_proxy::driver::{Pace, is_ours_to_refresh};
+use sip_push_proxy::driver::{Pace, Turn, is_ours_to_refresh};
 use sip_push_proxy::proxy::bars::Bars;
 use sip_push_proxy::proxy::{Effect, FetchTicket, Input, Policy, Proxy, RefreshResult, ResolveTicket, Warning};
 use sip_push_proxy::push::{self, Outcome, Pass, Push};
 use sip_push_proxy::sip::{ConnectionId, Destination, Flow, Message, Transport};
-use sip_push_proxy::store::{Change, LeftCall, Ticket};
+use sip_push_proxy::store::{Change, HeldCall, LeftCall, Ticket};
 use sip_push_proxy::transaction::SendTag;
 
 use crate::agent::Agent;
@@ -75,6 +75,8 @@ pub(crate) struct World {
     pub(crate) softswitch_at: Vec<&'static str>,
     /// Where devices are refreshed upstream: when each has its turn.
     pub(crate) pace: Option<Pace>,
+    /// Where they are reminded to register.
+    pub(crate) reminders: Option<Pace>,
     /// Other nodes that are there.
     pub(crate) nodes: Vec<Home>,
     /// What came of it.
@@ -132,6 +134,7 @@ impl World {
             pushes: PushService::new(),
             softswitch_at: vec![SWITCH],
             pace: None,
+            reminders: None,
             nodes: Vec::new(),
             refreshed: Vec::new(),
             warnings: Vec::new(),
@@ -208,8 +211,9 @@ impl World {
         let event = self.queue.peek().map(|Reverse((at, _))| *at);
         let timer = self.proxy.poll_timeout();
         let agents = self.due.first().map(|(at, _)| *at);
-        let pace = self.pace.as_ref().map(Pace::poll_timeout);
-        let Some(next) = [event, timer, agents, pace].into_iter().flatten().min().filter(|next| *next <= end) else {
+        let paces = self.pace.iter().chain(&self.reminders).map(Pace::poll_timeout);
+        let Some(next) = [event, timer, agents].into_iter().flatten().chain(paces).min().filter(|next| *next <= end)
+        else {
             return false;
         };
         self.advance(next);
@@ -281,13 +285,15 @@ impl World {
 
     /// As the first worker of a node does.
     fn refresh(&mut self) {
-        let room = self.proxy.refresh_room();
-        let Some(pace) = &mut self.pace else { return };
         let (own, others) = (self.policy.home, &self.nodes[..]);
         let is_ours = |binding: &Binding| is_ours_to_refresh(binding, own, others);
-        for binding in pace.take(self.storage.table(), is_ours, room, self.now) {
-            self.input(Input::Refresh(binding));
-        }
+        let (table, now) = (self.storage.table(), self.now);
+        let room = self.proxy.refresh_room();
+        let due = self.pace.as_mut().map(|pace| pace.take(table, is_ours, room, now)).unwrap_or_default();
+        let room = self.proxy.reminder_room();
+        let sleeping = self.reminders.as_mut().map(|pace| pace.take(table, is_ours, room, now)).unwrap_or_default();
+        due.into_iter().for_each(|binding| self.input(Input::Refresh(binding)));
+        sleeping.into_iter().for_each(|binding| self.input(Input::Remind(binding)));
     }
 
     /// The operator's other wishes.
@@ -333,14 +339,40 @@ impl World {
         if self.pace.is_some() {
             self.begin_refreshes();
         }
+        if self.reminders.is_some() {
+            self.begin_reminders();
+        }
         for call in self.storage.restart(self.now.unix) {
             self.input(Input::Resume(Box::new(LeftCall { call, from: None })));
         }
     }
 
+    /// Another node of the same store has the address of the one that died, but not its calls yet: those are returned.
+    pub(crate) fn goes_on_elsewhere(&mut self) -> Vec<HeldCall> {
+        self.is_down = false;
+        self.storage.restart(self.now.unix)
+    }
+
+    /// `node.lease_s` is over. What was settled since is no call any more.
+    pub(crate) fn takes_over(&mut self, calls: Vec<HeldCall>) {
+        for call in calls {
+            if self.storage.is_held(&call) {
+                self.input(Input::Resume(Box::new(LeftCall { call, from: Some("node-a".into()) })));
+            }
+        }
+    }
+
     pub(crate) fn begin_refreshes(&mut self) {
         self.storage.table().begin_refreshes();
-        self.pace = Some(Pace::new(self.now.instant));
+        self.pace = Some(Pace::new(Turn::Refresh, self.now.instant));
+    }
+
+    /// By the policy's rule; as a process does at its start.
+    pub(crate) fn begin_reminders(&mut self) {
+        let table = self.storage.table();
+        table.remind_by(None, self.now.unix);
+        table.remind_by(self.policy.push_refresh, self.now.unix);
+        self.reminders = Some(Pace::new(Turn::Reminder, self.now.instant));
     }
 
     fn reaches_proxy(&mut self, flow: Flow, bytes: Bytes) {
@@ -362,14 +394,25 @@ impl World {
     fn pushed(&mut self, push: Push, outcome: Outcome, pass: Option<Pass>) {
         self.pushes.answered(&outcome, pass, self.now.instant);
         let (ticket, provider, notice) = (push.ticket, push.target.provider, push.notice.kind());
+        let token = push::TokenHash::of(&push.target.prid);
         if outcome == Outcome::Accepted {
             self.pushes.accepted(&push);
             self.wake_by(&push);
         }
         let took = self.pushes.delay;
         let repeatable = !self.pushes.not_repeatable.contains(&provider);
-        let reply = push::Reply { ticket, provider, notice, outcome, push_id: None, repeatable, left_out: 0, took };
-        self.input(Input::Pushed(reply));
+        self.input(Input::Pushed(push::Reply {
+            ticket,
+            provider,
+            token,
+            notice,
+            outcome,
+            push_id: None,
+            repeatable,
+            left_out: 0,
+            took,
+            replaced: Vec::new(),
+        }));
     }
 
     /// Performs what the proxy wants done, and sends what the agents want sent.
@@ -403,11 +446,7 @@ impl World {
                 self.note(|| format!("push {} to {}", push.notice.kind(), push.target.prid.reveal()));
                 self.ledger.push(&push, &self.storage);
                 let roll = self.random.below(1000);
-                let (outcome, pass) = self.pushes.outcome(&push, roll, self.now.instant);
-                self.pushes.sent.push(push.clone());
-                if outcome == Outcome::Accepted {
-                    self.pushes.taken.push(push.clone());
-                }
+                let (push, outcome, pass) = self.pushes.deliver(push, roll, self.now.instant);
                 self.schedule_after(self.pushes.delay, Event::Push(push, outcome, pass));
             }
             Effect::Step(step) => {

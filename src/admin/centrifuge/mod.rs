@@ -74,6 +74,11 @@ impl Live {
         Self { settings, history, places, stop: watch::Sender::new(false) }
     }
 
+    /// Clients that are connected and have authenticated.
+    pub(super) fn clients(&self) -> usize {
+        self.places.connected()
+    }
+
     /// Closes all connections with a code that lets clients reconnect.
     pub(super) async fn shut_down(&self) {
         self.stop.send_replace(true);

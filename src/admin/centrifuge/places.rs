@@ -40,6 +40,11 @@ impl Places {
         Arc::new(Self { most, taken: Mutex::default() })
     }
 
+    /// Connected clients.
+    pub(super) fn connected(&self) -> usize {
+        self.taken.lock().connected
+    }
+
     /// For a client that has not authenticated yet.
     pub(super) fn take(self: &Arc<Self>) -> Place {
         let mut taken = self.taken.lock();

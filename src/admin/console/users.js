@@ -44,7 +44,8 @@ function device(binding) {
     ["User-Agent", binding.user_agent],
     ["Push parameters", binding.push_flaw],
     ["Not refreshed upstream", binding.upstream_refused],
-  ].filter(([, value]) => value !== null);
+    ["Pushed to register at", binding.register_push_at && time(binding.register_push_at)],
+  ].filter(([, value]) => value !== null && value !== undefined);
   const state = binding.reachable ? ["awake", "good"] : ["asleep", "plain"];
   return element("li", {}, badge(state), " ", badge(wayToWake(binding)),
     element("dl", {}, ...facts.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value)))));

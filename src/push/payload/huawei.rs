@@ -118,7 +118,8 @@ pub fn hms(push: &Push, payload: FcmPayload, token: &str, limit: usize) -> Body 
     let kind = push.notice.kind();
     // HMS takes calls through at once where the app has the right for that category.
     let category = (kind == NoticeKind::Invite).then_some("VOIP");
-    let is_urgent = matches!(kind, NoticeKind::Invite | NoticeKind::Message | NoticeKind::CallEnded);
+    let is_urgent = matches!(kind, NoticeKind::Invite | NoticeKind::Message | NoticeKind::CallEnded)
+        || push.notice == Notice::Register { is_urgent: true };
     let ttl = fcm_ttl(push).map(|seconds| format!("{}s", seconds.min(HMS_TTL_MAX_S)));
     fit(&push.notice, limit, |kept| {
         let words = Words::of(&push.notice);
@@ -143,7 +144,9 @@ pub fn harmony(push: &Push, form: &HarmonyForm, token: &str, limit: usize) -> Bo
         let english = Text::english();
         let (payload, ttl) = match &push.notice {
             Notice::Invite { .. } => (HarmonyPayload::ExtraData(text(&data)), Some(seconds(push))),
-            Notice::Message | Notice::CallEnded { .. } | Notice::Test => (HarmonyPayload::ExtraData(text(&data)), None),
+            Notice::Message | Notice::CallEnded { .. } | Notice::Register { .. } | Notice::Test => {
+                (HarmonyPayload::ExtraData(text(&data)), None)
+            }
             Notice::Text { title, body } => {
                 let (title, body) = (&**title, body.to_string());
                 let words = HarmonyNotification {

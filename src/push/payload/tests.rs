@@ -411,3 +411,30 @@ fn the_end_of_a_call_is_told_to_the_app_alone() {
         r#"{"user":{"user_id":"alice"},"device":[{"device_token":"device_token","type":"SIP"}],"notification":{"type":"call_ended","date":1623753491,"call_ref":"a84b4c76e66710","reason":"answered_elsewhere","ttl":60}}"#,
     );
 }
+
+#[test]
+fn a_phone_that_is_to_register_may_sleep_on_unless_it_is_urgent() {
+    for (is_urgent, fcm, legacy) in [(false, "NORMAL", 5), (true, "HIGH", 10)] {
+        let push = push(Notice::Register { is_urgent }, 1623753491, Duration::from_secs(468));
+        check(
+            &fcm_v1(&push, FcmPayload::Extended, "device_token", BYTES_MAX),
+            &format!(
+                r#"{{"message":{{"token":"device_token","data":{{"type":"register","date":"1623753491"}},"android":{{"priority":"{fcm}","ttl":"468s"}}}}}}"#
+            ),
+        );
+        check(
+            &fcm_legacy(&push, "device_token", BYTES_MAX),
+            &format!(
+                r#"{{"to":"device_token","priority":{legacy},"data":{{"type":"register","date":1623753491}},"time_to_live":468}}"#
+            ),
+        );
+        check(
+            &apns(&push, &form(AppleProfile::Ecss), false, BYTES_MAX),
+            r#"{"aps":{"content-available":1},"acme":{"type":"register","date":1623753491}}"#,
+        );
+        check(
+            &callback(&push, "SIP", "device_token", BYTES_MAX),
+            r#"{"user":{"user_id":"alice"},"device":[{"device_token":"device_token","type":"SIP"}],"notification":{"type":"register","date":1623753491,"ttl":468}}"#,
+        );
+    }
+}

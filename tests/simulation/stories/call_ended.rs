@@ -22,7 +22,8 @@ fn told(sim: &Sim) -> Vec<(String, EndReason)> {
     let world = sim.world();
     let told = world.pushes.sent.iter().filter_map(|push| match &push.notice {
         Notice::CallEnded { reason, .. } => Some((push.target.prid.reveal().to_owned(), *reason)),
-        Notice::Invite { .. } | Notice::Message | Notice::MissedCalls(_) | Notice::Test | Notice::Text { .. } => None,
+        Notice::Invite { .. } | Notice::Message | Notice::MissedCalls(_) => None,
+        Notice::Register { .. } | Notice::Test | Notice::Text { .. } => None,
     });
     told.collect()
 }

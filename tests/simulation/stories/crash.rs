@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sip_push_proxy::proxy::policy::PushWhen;
+use sip_push_proxy::push::NoticeKind;
 use sip_push_proxy::sip::Transport;
 use sip_push_proxy::store::EntryState;
 
@@ -80,6 +81,30 @@ fn an_answer_that_nobody_heard_reaches_the_caller() {
     sim.run_for(s(10));
     assert_eq!(call.status(), Some(200));
     assert!(alice.acks() > 0);
+}
+
+/// The caller does not get the 2xx that goes back, and the process dies before the phone repeats it.
+#[test]
+fn an_answer_that_is_lost_on_its_way_reaches_the_caller() {
+    for is_pushable in [false, true] {
+        let sim = Sim::with(|policy| policy.hold.push_when = PushWhen::Unreachable);
+        let alice = awake(&sim, Transport::Udp, is_pushable);
+        let call = sim.switch().invites("alice");
+        sim.run_for(s(3));
+        alice.picks_up();
+        sim.run_for(Duration::ZERO);
+        sim.world().network.loss = 1000;
+        sim.run_for(ms(10));
+        sim.world().network.loss = 0;
+        assert_eq!(call.status(), None);
+        dies_for(&sim, s(1));
+        sim.run_for(s(5));
+        assert_eq!(call.status(), Some(200), "{is_pushable}");
+        assert!(alice.acks() > 0);
+        alice.expects_invites(1);
+        assert_eq!(sim.push().kinds().len(), 0);
+        assert_eq!(sim.world().storage.table().call_count(), 0);
+    }
 }
 
 #[test]
@@ -190,4 +215,48 @@ fn whenever_it_dies_the_phone_rings_once_and_the_caller_hears_it() {
             alice.expects_invites(1);
         }
     }
+}
+
+/// Its node is gone; another one has its address, and its calls only when `node.lease_s` is over.
+#[test]
+fn what_a_caller_cancels_while_its_call_is_nobodys_does_not_ring_later() {
+    let sim = Sim::new();
+    let alice = awake(&sim, Transport::Udp, true);
+    alice.sleeps();
+    let call = sim.switch().invites("alice");
+    sim.run_for(s(2));
+    sim.world().ledger.is_lenient = true;
+    sim.world().dies();
+    sim.run_for(s(1));
+    let left = sim.world().goes_on_elsewhere();
+    call.cancels("");
+    sim.run_for(s(2));
+    alice.registers();
+    sim.run_for(s(5));
+    assert_eq!(call.status(), None);
+    sim.world().takes_over(left);
+    sim.run_for(s(5));
+    assert_eq!(call.status(), Some(487));
+    alice.expects_invites(0);
+    assert_eq!(sim.push().kinds(), [NoticeKind::Invite, NoticeKind::MissedCalls]);
+}
+
+#[test]
+fn a_phone_that_came_and_went_to_sleep_while_nobody_had_the_call_is_pushed() {
+    let sim = Sim::new();
+    let alice = awake(&sim, Transport::Udp, true);
+    alice.sleeps();
+    let call = sim.switch().invites("alice");
+    sim.run_for(s(2));
+    sim.world().ledger.is_lenient = true;
+    sim.world().dies();
+    let left = sim.world().goes_on_elsewhere();
+    alice.registers();
+    sim.run_for(s(1));
+    alice.sleeps();
+    sim.run_for(s(8));
+    alice.wakes_on_push(s(1)).does(Answer::Answers(s(1)));
+    sim.world().takes_over(left);
+    sim.run_for(s(10));
+    assert_eq!(call.status(), Some(200));
 }

@@ -1,11 +1,14 @@
 //! A phone that comes when its call is over, with `hold.late_wake = "invite_cancel"`: its call screen is closed.
 
+use std::sync::Arc;
+
 use sip_push_proxy::proxy::policy::LateWake;
 use sip_push_proxy::push::NoticeKind;
 use sip_push_proxy::sip::{HeaderName, Transport};
 
 use crate::agent::Answer;
 use crate::sim::{Phone, Request, Sim, ms, s};
+use crate::support::Support;
 
 fn sim() -> Sim {
     Sim::with(|policy| policy.hold.late_wake = LateWake::InviteCancel)
@@ -178,6 +181,37 @@ fn only_what_a_voip_push_has_shown_is_cancelled() {
     alice.registers();
     sim.run_for(s(2));
     alice.expects_invites(0);
+}
+
+/// What `hold.late_wake` means where it is not set.
+#[test]
+fn by_default_it_is_what_suits_the_app() {
+    for (knows_calls_again, kind, invites) in
+        [(true, "iphone", 1), (false, "iphone", 0), (true, "remote only", 0), (true, "android", 0)]
+    {
+        let sim = Sim::with(|policy| {
+            policy.hold.late_wake = LateWake::ByPlatform;
+            policy.push = Arc::new(Support { knows_calls_again, ..Support::default() });
+        });
+        let mut push = sim.push();
+        let phone = if kind == "iphone" { iphone(&sim, "alice") } else { sim.device("alice", "alice", Transport::Udp) };
+        if kind == "remote only" {
+            let push = ";pn-provider=apns;pn-param=DEF123GHIJ.org.example.remote;pn-prid=bb".to_owned();
+            phone.change(|agent| agent.device.push = push);
+        }
+        phone.registers();
+        phone.sleeps();
+        let call = call(&sim);
+        call.cancels("");
+        sim.run_for(s(1));
+        push.expects(1);
+        phone.registers();
+        sim.run_for(s(2));
+        phone.expects_invites(invites);
+        assert_eq!(phone.got("CANCEL").len(), invites);
+        // Who has not had it by INVITE is told by a push.
+        push.expects(1 - invites);
+    }
 }
 
 #[test]

@@ -97,11 +97,26 @@ fn trouble_that_ends_within_the_wait_is_outlasted() {
 }
 
 #[test]
-fn a_long_outage_ends_calls_early_and_says_why() {
+fn what_still_waits_at_the_end_of_a_long_outage_is_pushed_then() {
     let sim = sim();
+    let names = sleepers(&sim, "user", 20);
+    fails_for(&sim, s(300));
+    calls(&sim, &sleepers(&sim, "early", 20));
+    sim.run_for(s(270));
+    let late = calls(&sim, &names);
+    sim.run_for(s(23));
+    assert!(late.iter().all(|call| call.status().is_none() && call.story().len() < 20), "{:?}", late[0].story());
+    sim.run_for(s(8));
+    assert_eq!(lost(&late), []);
+}
+
+/// The provider says for how long it is not to be asked.
+#[test]
+fn an_outage_beyond_the_wait_ends_calls_early_and_says_why() {
+    let sim = sim();
+    sim.world().pushes.retry_after = Some(s(60));
     fails_for(&sim, s(600));
     calls(&sim, &sleepers(&sim, "user", 50));
-    // By now it is asked once a minute.
     sim.run_for(s(120));
     let names = sleepers(&sim, "late", 100);
     let late = calls(&sim, &names);

@@ -330,7 +330,7 @@ fn a_provider_switched_off_since_the_register_leaves_nobody_to_wake() {
     sim.run_for(s(61));
     let policy = {
         let mut policy = crate::options::policy();
-        policy.push = Arc::new(Support { off: [Provider::Fcm].into() });
+        policy.push = Arc::new(Support { off: [Provider::Fcm].into(), ..Support::default() });
         Arc::new(policy)
     };
     sim.world().proxy.reload(policy);

@@ -74,7 +74,7 @@ fn unusable_push_parameters_are_555_where_the_operator_says_so() {
 
 #[test]
 fn a_provider_that_is_switched_off_is_not_announced() {
-    let sim = Sim::with(|policy| policy.push = Arc::new(Support { off: [Provider::Fcm].into() }));
+    let sim = Sim::with(|policy| policy.push = Arc::new(Support { off: [Provider::Fcm].into(), ..Support::default() }));
     assert_eq!(caps(&sim, ";pn-provider=fcm;pn-param=p;pn-prid=t", ""), [""; 0]);
     assert!(sim.bindings()[0].push.is_none());
 }

@@ -173,3 +173,26 @@ fn a_phone_that_no_push_reaches_is_called_on_its_connection() {
         }
     }
 }
+
+/// A call finds its token dead, and it goes on being called for as long as it is there.
+#[test]
+fn a_dead_token_does_not_end_a_phone_whose_connection_is_open() {
+    let sim = sim();
+    let alice = sim.device("alice", "alice", Transport::Tcp);
+    alice.registers();
+    alice.does(Answer::Answers(s(1)));
+    // It is called without a REGISTER in between.
+    sim.world().ledger.is_lenient = true;
+    sim.world().pushes.dead.insert("token-alice".into());
+    for _ in 0..3 {
+        let call = sim.switch().invites("alice");
+        sim.run_for(s(5));
+        assert_eq!((call.status(), alice.bindings()), (Some(200), 1));
+    }
+    assert_eq!(sim.push().kinds().len(), 1);
+    alice.sleeps();
+    let call = sim.switch().invites("alice");
+    sim.run_for(s(3));
+    assert_eq!((call.status(), alice.bindings()), (Some(480), 0));
+    assert_eq!(sim.push().kinds().len(), 1);
+}

@@ -33,7 +33,9 @@ fn few_are_lost(name: &str, seeds: RangeInclusive<u64>) {
     let mut tally = days(plan, seeds);
     let Tally { calls, deliverable, pushes, .. } = tally;
     assert!(deliverable > calls * 9 / 10, "{name}: {deliverable} of {calls} could be delivered");
-    assert!(tally.share() > 85.0, "{name}: {:.1} %, lost: {:?}", tally.share(), tally.lost);
+    assert!(tally.share() > 98.0, "{name}: {:.1} %, lost: {:?}", tally.share(), tally.lost);
+    let [iphones, others] = tally.shares();
+    assert!(iphones > 92.0 && others > 98.0, "{name}: {iphones:.1} % of iPhones, {others:.1} % of others");
     assert!(pushes < calls * 3, "{name}: {pushes} pushes for {calls} calls");
     let (half, most) = (tally.rings(50), tally.rings(99));
     assert!(half.as_secs() < 10 && half < most, "{name}: {half:?} to ring, at most {most:?}");

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use sip_push_proxy::binding::Provider;
 use sip_push_proxy::push::{Breaker, BreakerSettings, Notice, Push};
+use sip_push_proxy::store::HeldCall;
 use sip_push_proxy::timeline::{Reason, Step};
 
 use self::phones::{Phone, prid, push_params};
-use super::SIGNALLING;
-use super::fate::{Fate, PROMPT_MAX, PushFate, WakeFate};
-use super::plan::Plan;
+use super::fate::{Fate, PushFate, WakeFate};
+use super::plan::{Crash, Plan};
+use super::{IDEAL_EVERY, SIGNALLING, WAIT_MAX};
 use crate::agent::{Agent, Sent};
 use crate::network::Network;
 use crate::world::{SOFTSWITCH, World};
@@ -40,8 +41,8 @@ pub(crate) struct Size {
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Act {
     Call(usize),
-    /// A push at the call's first moment would be with the phone.
-    Pushable(usize),
+    /// A push of an ideal proxy, which may be its first one alone, would be with the phone.
+    Pushable(usize, Pushes),
     GivesUp(usize),
     HangsUp(usize),
     /// A push for a call reaches its phone.
@@ -55,6 +56,15 @@ enum Act {
     Sleeps(usize),
     Dies,
     Starts,
+    /// Another node takes over the calls of the one that died.
+    TakesOver,
+}
+
+/// How often an ideal proxy pushes for a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Pushes {
+    Once,
+    EachSecond,
 }
 
 /// One call, and all that is seen of it.
@@ -67,8 +77,8 @@ pub(super) struct Call {
     pub(super) at: Instant,
     pub(super) gives_up: Instant,
     wake: WakeFate,
-    /// When the phone would ring for a proxy that does all it could.
-    could_ring: Option<Instant>,
+    /// When the phone would ring for an ideal proxy that pushes once, and for one that pushes each second.
+    could_ring: [Option<Instant>; 2],
     /// When the caller cancelled.
     pub(super) cancelled: Option<Instant>,
     /// With whether they are of the phone alone.
@@ -90,6 +100,10 @@ pub(crate) struct Day {
     /// Of each process.
     breaker: BreakerSettings,
     outages: Vec<Range<Instant>>,
+    repeats_apns: bool,
+    crash: Crash,
+    /// Calls of nodes that are gone.
+    left: Vec<HeldCall>,
     pub(super) crashes: Vec<Range<Instant>>,
     acts: BinaryHeap<Reverse<(Instant, u64, Act)>>,
     planned: u64,
@@ -147,6 +161,9 @@ impl Day {
             by_ref: BTreeMap::new(),
             breaker: plan.breaker,
             outages,
+            repeats_apns: plan.repeats_apns,
+            crash: plan.crash,
+            left: Vec::new(),
             crashes,
             acts: BinaryHeap::new(),
             planned: 0,
@@ -244,7 +261,8 @@ impl Day {
                         self.calls[*call].told.push(now);
                     }
                 }
-                Notice::Message | Notice::CallEnded { .. } | Notice::Test | Notice::Text { .. } => {}
+                Notice::Message | Notice::CallEnded { .. } | Notice::Register { .. } => {}
+                Notice::Test | Notice::Text { .. } => {}
             }
         }
         self.seen_pushes = self.world.pushes.taken.len();
@@ -256,9 +274,8 @@ impl Day {
         let fate = self.fate.push(call, self.calls[call].pushes.len());
         self.calls[call].pushes.push((now, fate));
         self.note(call, &format!("the push will be {fate:?}"));
-        match fate {
-            PushFate::Prompt(after) | PushFate::Late(after) => self.plan_after(after, Act::Rouses(call)),
-            PushFate::Lost => {}
+        if let Some(transit) = fate.transit() {
+            self.plan_after(transit, Act::Rouses(call));
         }
     }
 
@@ -270,7 +287,7 @@ impl Day {
     fn happens(&mut self, act: Act) {
         match act {
             Act::Call(call) => self.call_comes(call),
-            Act::Pushable(call) => self.could_be_pushed(call),
+            Act::Pushable(call, pushes) => self.could_be_pushed(call, pushes),
             Act::GivesUp(call) => self.gives_up(call),
             Act::HangsUp(call) => self.hangs_up(call),
             Act::Rouses(call) => self.rouses(call),
@@ -297,7 +314,18 @@ impl Day {
             }
             Act::Starts => {
                 self.world.note(|| "        the process is there again".to_owned());
-                self.world.starts();
+                match self.crash {
+                    Crash::Restart => self.world.starts(),
+                    Crash::NodeLoss(lease_s) => {
+                        self.left = self.world.goes_on_elsewhere();
+                        self.plan_after(Duration::from_secs(lease_s), Act::TakesOver);
+                    }
+                }
+            }
+            Act::TakesOver => {
+                self.world.note(|| "        the process has the calls of the one that is gone".to_owned());
+                let left = std::mem::take(&mut self.left);
+                self.world.takes_over(left);
             }
         }
     }
@@ -319,7 +347,7 @@ impl Day {
             at: now,
             gives_up: now + fate.patience,
             wake: fate.wake,
-            could_ring: None,
+            could_ring: [None; 2],
             cancelled: None,
             steps: Vec::new(),
             pushes: Vec::new(),
@@ -327,12 +355,26 @@ impl Day {
         });
         self.note(call, &format!("comes, its caller waits for {:?}", fate.patience));
         self.plan(now + fate.patience, Act::GivesUp(call));
-        let taken = self.outages.iter().find(|outage| outage.contains(&now)).map_or(now, |outage| outage.end);
-        self.plan(taken + PROMPT_MAX, Act::Pushable(call));
+        for pushes in [Pushes::Once, Pushes::EachSecond] {
+            if let Some(at) = self.ideal_push(call, pushes) {
+                self.plan(at, Act::Pushable(call, pushes));
+            }
+        }
+    }
+
+    /// When the first push of an ideal proxy would be with the phone.
+    fn ideal_push(&self, number: usize, pushes: Pushes) -> Option<Instant> {
+        let call = &self.calls[number];
+        let until = call.gives_up.min(call.at + WAIT_MAX);
+        let moments = (0..).map(|round| self.takes_at(call) + IDEAL_EVERY * round).take_while(|at| *at < until);
+        let is_taken = |at: &Instant| !self.outages.iter().any(|outage| outage.contains(at));
+        let most = if pushes == Pushes::Once { 1 } else { usize::MAX };
+        let taken = moments.filter(is_taken).take(most).enumerate();
+        taken.filter_map(|(attempt, at)| Some(at + self.fate.push(number, attempt).transit()?)).min()
     }
 
     /// What an ideal proxy's push would bring.
-    fn could_be_pushed(&mut self, call: usize) {
+    fn could_be_pushed(&mut self, call: usize, pushes: Pushes) {
         let (now, wake) = (self.now(), self.calls[call].wake);
         let phone = &self.phones[self.calls[call].phone];
         let comes = match (self.world.agents[phone.agent].is_awake, phone.has_dead_token) {
@@ -344,7 +386,7 @@ impl Day {
                 Some(up + wake.settles_after())
             }
         };
-        self.calls[call].could_ring = comes.map(|comes| comes + SIGNALLING);
+        self.calls[call].could_ring[pushes as usize] = comes.map(|comes| comes + SIGNALLING);
     }
 
     fn gives_up(&mut self, call: usize) {

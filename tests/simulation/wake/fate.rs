@@ -11,9 +11,6 @@ const CALLS_PER_S: u64 = 5;
 /// The 99th percentile of a normal distribution.
 const Z99: f64 = 2.326_347_9;
 
-/// What a push that is neither lost nor late takes at most.
-pub(super) const PROMPT_MAX: Duration = Duration::from_millis(300);
-
 /// Draws of one seed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fate {
@@ -69,6 +66,16 @@ pub(super) enum PushFate {
     Lost,
 }
 
+impl PushFate {
+    /// From the push service to the phone, unless it is lost.
+    pub(super) fn transit(self) -> Option<Duration> {
+        match self {
+            Self::Prompt(after) | Self::Late(after) => Some(after),
+            Self::Lost => None,
+        }
+    }
+}
+
 impl WakeFate {
     /// From its first REGISTER to one that gets through from where it stays.
     pub(super) fn settles_after(&self) -> Duration {
@@ -97,7 +104,8 @@ impl Fate {
             is_iphone: dice.percent(50),
             is_tcp: dice.percent(40),
             closes: dice.percent(50),
-            never_sleeps: dice.percent(10),
+            // An app that runs replaces a dead token at once.
+            never_sleeps: dice.percent(10) && !has_dead_token,
             has_dead_token,
             picks_up_after: dice.between(1_000, 8_000),
         }
@@ -138,7 +146,7 @@ impl Fate {
     /// Of the push number `attempt` of a call.
     pub(super) fn push(&self, call: usize, attempt: usize) -> PushFate {
         let mut dice = self.dice(5, call, attempt);
-        let transit = dice.between(50, 300).min(PROMPT_MAX);
+        let transit = dice.between(50, 300);
         match dice.below(100) {
             0..=1 => PushFate::Lost,
             2..=6 => PushFate::Late(dice.between(5_000, 45_000)),

@@ -19,20 +19,38 @@ pub(crate) struct Plan {
     /// Whether pushes by APNs may be repeated.
     pub(super) repeats_apns: bool,
     pub(super) breaker: BreakerSettings,
+    /// What happens when the process is killed.
+    pub(super) crash: Crash,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Crash {
+    /// It is started again.
+    Restart,
+    /// Another node on the same Redis has its address then, and its calls after `node.lease_s`, in seconds.
+    NodeLoss(u64),
 }
 
 /// The defaults of `push.breaker_failures` and `push.breaker_pause_ms`.
 const BREAKER: BreakerSettings = BreakerSettings { failures: 10, pause: Duration::from_secs(1) };
 
-const DEFAULT: Plan =
-    Plan { name: "default", change: |_| {}, repeat_s: &[3, 8], repeats_apns: false, breaker: BREAKER };
+const DEFAULT: Plan = Plan {
+    name: "default",
+    change: |_| {},
+    repeat_s: &[3, 8],
+    repeats_apns: false,
+    breaker: BREAKER,
+    crash: Crash::Restart,
+};
 
 /// The defaults first.
-pub(crate) const PLANS: [Plan; 8] = [
+pub(crate) const PLANS: [Plan; 11] = [
     DEFAULT,
     Plan { name: "no_repeats", repeat_s: &[], ..DEFAULT },
     Plan { name: "breaker_off", breaker: BreakerSettings { failures: u32::MAX, ..BREAKER }, ..DEFAULT },
     Plan { name: "breaker_pause_5", breaker: BreakerSettings { pause: Duration::from_secs(5), ..BREAKER }, ..DEFAULT },
+    Plan { name: "node_loss", crash: Crash::NodeLoss(10), ..DEFAULT },
+    Plan { name: "node_loss_lease_3", crash: Crash::NodeLoss(3), ..DEFAULT },
     Plan { name: "unreachable", change: |policy| policy.hold.push_when = PushWhen::Unreachable, ..DEFAULT },
     Plan { name: "fresh_15", change: |policy| policy.hold.fresh = Duration::from_secs(15), ..DEFAULT },
     Plan { name: "wait_60", change: |policy| policy.hold.wait = Duration::from_secs(60), ..DEFAULT },
@@ -40,6 +58,13 @@ pub(crate) const PLANS: [Plan; 8] = [
         name: "extended_wait_60",
         change: |policy| policy.hold.wait = Duration::from_secs(60),
         repeats_apns: true,
+        ..DEFAULT
+    },
+    Plan {
+        name: "extended_1_3_8",
+        change: |policy| policy.hold.wait = Duration::from_secs(60),
+        repeats_apns: true,
+        repeat_s: &[1, 3, 8],
         ..DEFAULT
     },
 ];

@@ -14,6 +14,9 @@ pub(crate) struct Tally {
     pub(crate) calls: usize,
     pub(crate) deliverable: usize,
     pub(crate) delivered: usize,
+    /// Calls that could have been delivered if each push could be repeated: to iPhones, and to others.
+    reachable: [usize; 2],
+    delivered_to: [usize; 2],
     pub(crate) pushes: usize,
     /// Calls whose caller got no final response.
     pub(crate) without_final: Vec<Which>,
@@ -35,6 +38,9 @@ impl Tally {
             let verdict = day.verdict(number);
             let which = (seed, number);
             tally.deliverable += usize::from(verdict.is_deliverable);
+            let kind = usize::from(!verdict.is_iphone);
+            tally.reachable[kind] += usize::from(verdict.is_reachable);
+            tally.delivered_to[kind] += usize::from(verdict.rang_after.is_some());
             match verdict.rang_after {
                 Some(after) => {
                     tally.delivered += 1;
@@ -60,6 +66,10 @@ impl Tally {
         self.deliverable += other.deliverable;
         self.delivered += other.delivered;
         self.pushes += other.pushes;
+        for kind in 0..2 {
+            self.reachable[kind] += other.reachable[kind];
+            self.delivered_to[kind] += other.delivered_to[kind];
+        }
         self.without_final.extend(other.without_final);
         self.untold.extend(other.untold);
         self.untold_of_dead_token.extend(other.untold_of_dead_token);
@@ -73,6 +83,11 @@ impl Tally {
     /// Delivered of deliverable, in percent.
     pub(crate) fn share(&self) -> f64 {
         100.0 * self.delivered as f64 / self.deliverable.max(1) as f64
+    }
+
+    /// Delivered of reachable, in percent: to iPhones, and to others.
+    pub(crate) fn shares(&self) -> [f64; 2] {
+        [0, 1].map(|kind| 100.0 * self.delivered_to[kind] as f64 / self.reachable[kind].max(1) as f64)
     }
 
     /// From the INVITE to the phone.

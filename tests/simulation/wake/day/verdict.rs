@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use sip_push_proxy::push::Notice;
 
-use super::{Call, Day};
+use super::{Call, Day, Pushes};
 use crate::text;
 use crate::wake::WAIT_MAX;
 
@@ -12,6 +12,8 @@ use crate::wake::WAIT_MAX;
 #[derive(Debug)]
 pub(in crate::wake) struct Verdict {
     pub(in crate::wake) is_deliverable: bool,
+    pub(in crate::wake) is_reachable: bool,
+    pub(in crate::wake) is_iphone: bool,
     /// From the INVITE to the phone.
     pub(in crate::wake) rang_after: Option<Duration>,
     pub(in crate::wake) has_final: bool,
@@ -30,12 +32,16 @@ impl Day {
         let seen = self.seen_at(call);
         let rang = seen.filter(|at| call.cancelled.is_none_or(|cancelled| *at <= cancelled));
         let latest = call.gives_up.min(call.at + WAIT_MAX);
-        let could_ring = call.could_ring.is_some_and(|could_ring| could_ring <= latest);
+        let could_ring = |pushes: Pushes| call.could_ring[pushes as usize].is_some_and(|at| at <= latest);
+        let is_iphone = self.fate.phone(call.phone).is_iphone;
+        let pushes = if is_iphone && !self.repeats_apns { Pushes::Once } else { Pushes::EachSecond };
         let crashed = |at: Instant| {
             self.crashes.iter().any(|crash| at <= crash.start && crash.start <= at + Duration::from_secs(1))
         };
         Verdict {
-            is_deliverable: could_ring || rang.is_some(),
+            is_deliverable: could_ring(pushes) || rang.is_some(),
+            is_reachable: could_ring(Pushes::EachSecond) || rang.is_some(),
+            is_iphone,
             rang_after: rang.map(|rang| rang - call.at),
             has_final: !finals.is_empty(),
             is_untold: seen.is_none() && call.told.is_empty() && !self.is_unbound(number),
