@@ -847,6 +847,11 @@ fn accounts_of_rustore_and_huawei() {
              (http:// only to this machine)",
         ),
         (
+            "[[push.hms]]\nclient_id = \"a/b\"\n",
+            "config.toml:5:1: push.hms[0].client_secret_file: hms.secret has no secret: one line of it is expected\n\
+             config.toml:6:13: push.hms[0].client_id: \"a/b\" is not an OAuth client id, as shown in AppGallery Connect",
+        ),
+        (
             "[[push.harmony]]\n",
             "config.toml:5:1: push.harmony[0].service_account: harmony.json has no usable RSA key in private_key; fetch a \
              new one from AppGallery Connect",

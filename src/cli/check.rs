@@ -136,7 +136,7 @@ fn pushes(config: &Config) -> String {
     let callback = callback.map(|url| format!("callback {url}"));
     let webpush = config.push.webpush.iter().map(|webpush| format!("Web Push for key {}", webpush.public_key));
     let rustore = config.push.rustore.iter().map(|account| format!("RuStore project {}", account.project_id));
-    let hms = config.push.hms.iter().map(|account| format!("HMS project {}", account.project_id));
+    let hms = config.push.hms.iter().map(|account| format!("HMS project {}", account.id()));
     let harmony = config.push.harmony.iter().map(|account| format!("HarmonyOS project {}", account.project_id));
     let all = fcm.chain(apns).chain(callback).chain(webpush).chain(rustore).chain(hms).chain(harmony);
     list(&all.collect::<Vec<_>>()).unwrap_or_else(|| "nothing".to_owned())

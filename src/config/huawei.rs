@@ -17,7 +17,9 @@ const ENDPOINT: &str = "https://push-api.cloud.huawei.com";
 /// `[[push.hms]]`: phones with Android.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hms {
+    /// Empty: pushes go to the app of `client_id` (v1).
     pub project_id: String,
+    /// Of the project or of its app; an app's own is its app id.
     pub client_id: String,
     /// It was read and has a secret.
     pub client_secret_file: PathBuf,
@@ -58,10 +60,22 @@ impl Hms {
         if !enabled {
             return None;
         }
-        let project_id = project_id_of(section, project_id, "AppGallery Connect, under Project settings");
-        if client_id.is_none() {
-            section.wrong("client_id", "needed: the OAuth client id, as shown in AppGallery Connect");
+        let project_id = match project_id {
+            None => Some(String::new()),
+            id => project_id_of(section, id, "AppGallery Connect, under Project settings"),
+        };
+        let is_id = |id: &str| id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        match client_id {
+            None => section.wrong("client_id", "needed: the OAuth client id, as shown in AppGallery Connect"),
+            Some(id) if !is_id(id) => {
+                section.wrong(
+                    "client_id",
+                    format_args!("{id:?} is not an OAuth client id, as shown in AppGallery Connect"),
+                );
+            }
+            Some(_) => {}
         }
+        let client_id = client_id.filter(|id| is_id(id));
         let endpoint = section.parsed("endpoint", endpoint, address::service);
         let token_endpoint = section.parsed("token_endpoint", token_endpoint, address::service);
         let ca_file = ca_file.filter(|file| has_certificate(section, "ca_file", file));
@@ -80,10 +94,15 @@ impl Hms {
         })
     }
 
+    /// What `pn-param` names: the project, or the app where there is none.
+    pub fn id(&self) -> &str {
+        if self.project_id.is_empty() { &self.client_id } else { &self.project_id }
+    }
+
     pub(super) fn check_unlike(&self, others: &[Self], section: &Section<'_>) {
-        if others.iter().any(|other| other.project_id == self.project_id) {
-            let id = &self.project_id;
-            section.wrong("project_id", format_args!("project {id} has an account already; leave one out"));
+        if others.iter().any(|other| other.id() == self.id()) {
+            let (key, what) = if self.project_id.is_empty() { ("client_id", "app") } else { ("project_id", "project") };
+            section.wrong(key, format_args!("{what} {} has an account already; leave one out", self.id()));
         }
     }
 }

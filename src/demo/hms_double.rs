@@ -86,7 +86,7 @@ fn look(asked: &Asked, tokens: &Tokens) -> Result<String, Refusal> {
     if !tokens.given.lock().iter().any(|given| given == asked.bearer()) {
         return Err(refused(401, "80200003", "OAuth token expired."));
     }
-    if asked.path != format!("/v2/{PROJECT_ID}/messages:send") {
+    if ![format!("/v2/{PROJECT_ID}/messages:send"), format!("/v1/{CLIENT_ID}/messages:send")].contains(&asked.path) {
         return Err(Box::new(json_answer(404, &json!({}))));
     }
     let request = asked.json();

@@ -1,4 +1,4 @@
-//! HMS Push Kit: Huawei's phones with Android (Huawei, "Downlink message sending", v2).
+//! HMS Push Kit: Huawei's phones with Android (Huawei, "Downlink message sending": v2 by project, v1 by app).
 
 use std::path::PathBuf;
 
@@ -17,6 +17,7 @@ use crate::binding::PushToken;
 /// One project of AppGallery Connect: a `[[push.hms]]` table.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// Empty: pushes go to the app of `client_id`.
     pub project_id: String,
     /// Of the project, or of its app.
     pub client_id: String,
@@ -53,8 +54,11 @@ pub(super) struct Account {
 impl Account {
     /// `table` names the configuration table in errors.
     pub(super) fn open(settings: &Settings, table: &str, setup: &Setup) -> Result<Self, SettingsError> {
-        let id = settings.project_id.as_str();
-        let url = project::url(&format!("{table}.endpoint"), &settings.endpoint, &["v2", id, "messages:send"])?;
+        let (version, id) = match settings.project_id.as_str() {
+            "" => ("v1", settings.client_id.as_str()),
+            id => ("v2", id),
+        };
+        let url = project::url(&format!("{table}.endpoint"), &settings.endpoint, &[version, id, "messages:send"])?;
         let client = project::client(table, settings.ca_file.as_deref(), setup)?;
         let key = format!("{table}.client_secret_file");
         let file = &settings.client_secret_file;

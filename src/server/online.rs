@@ -94,7 +94,7 @@ fn accounts(config: &Config) -> Vec<(String, PushTarget)> {
         (format!("rustore project {project}"), target(Provider::RuStore, project, Tokens::Single))
     });
     let hms = config.push.hms.iter().map(|account| {
-        let project = &account.project_id;
+        let project = account.id();
         (format!("hms project {project}"), target(Provider::Hms, project, Tokens::Single))
     });
     let harmony = config.push.harmony.iter().map(|account| {

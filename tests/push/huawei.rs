@@ -68,6 +68,16 @@ async fn hms_gets_a_text_for_the_app_and_a_list_of_one_token() {
 }
 
 #[tokio::test]
+async fn hms_without_a_project_pushes_to_its_app() {
+    let double = HmsDouble::start().await.unwrap();
+    let (_folder, mut settings) = hms_settings(&double);
+    settings.hms[0].project_id.clear();
+    let pushers = open(&settings);
+    assert_eq!(outcome(&pushers, invite(of(Provider::Hms, "device_token"))).await, Outcome::Accepted);
+    assert_eq!(soon(double.service.next()).await.path, "/v1/102345678/messages:send");
+}
+
+#[tokio::test]
 async fn hms_has_forms_for_reports_texts_messages_and_tests() {
     let double = HmsDouble::start().await.unwrap();
     let (_folder, settings) = hms_settings(&double);
