@@ -29,6 +29,8 @@ use crate::transaction::{Incoming, ServerId, Standing};
 
 /// How long a call that another node has may be cancelled here: its wait, and the time that it rings.
 const TAKEN_OVER_KNOWN: Duration = Duration::from_secs(360);
+/// So long a phone that a push has woken stays awake without a call, at least.
+const STAYS_AWAKE: Duration = Duration::from_secs(5);
 /// How often memory is looked at for a device that it did not have at a start without Redis.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -173,6 +175,7 @@ impl Proxy {
         // An older call has been given up by its caller, whatever became of its phones.
         let may_ring = now.unix.since(since.unix) < self.policy.timer_c;
         let has_it = may_ring && (has_come || was_probed || matches!(first, Reach::Now));
+        let may_sleep = was_probed || now.unix.since(binding.registered_at) >= STAYS_AWAKE;
         let is_reachable = self.is_reachable(&binding, contacts, now);
         let wake = self.reach(&binding, &context.request, false, contacts, now);
 
@@ -185,8 +188,9 @@ impl Proxy {
         }
         let is_over = call.left(now.instant).is_zero();
         let (state, input, why) = match wake {
-            // It may have gone to sleep again since it came.
-            Reach::Asleep(_) if has_it && is_reachable => (DeviceState::Noting, Some(DeviceInput::Recorded), None),
+            Reach::Asleep(_) if has_it && is_reachable && may_sleep => {
+                (DeviceState::Noting, Some(DeviceInput::Recorded), None)
+            }
             _ if has_it && is_reachable => (DeviceState::Unwakeable, Some(DeviceInput::Woke), None),
             _ if is_over => (DeviceState::Unwakeable, None, None),
             Reach::Asleep(_) => (DeviceState::Recording, Some(DeviceInput::Recorded), None),
