@@ -97,9 +97,25 @@ impl Proxy {
                     (Ok(_) | Err(_), _) => {}
                 }
             }
+            devices.iter().for_each(|device| proxy.note_left(context, *device, contacts));
             proxy.tell_all(context, devices, input, now);
             proxy.conclude(context, contacts, now);
         });
+    }
+
+    /// Sees whether a device is still bound before anything is sent to it: it may have unregistered since the call came. The
+    /// call waits for it all the same, because an app may clean up its old registration before it registers.
+    pub(super) fn note_left(&mut self, context: &mut Context, device: DeviceId, contacts: &dyn Contacts) {
+        if !contacts.is_loaded() || contacts.of_device(device).is_some() {
+            return;
+        }
+        let Some(call) = context.call_mut() else { return };
+        let call_ref = call.call_ref.clone();
+        let Some(held) = call.device(device).filter(|held| !held.has_left) else { return };
+        held.has_left = true;
+        if held.state != DeviceState::Unwakeable {
+            self.step_why(&call_ref, Step::DeviceSkipped, Some(device), "", Reason::Unregistered);
+        }
     }
 
     pub(super) fn push(&mut self, context: &mut Context, device: DeviceId, now: Now) {
@@ -217,6 +233,7 @@ impl Proxy {
 
     pub(super) fn repeat_due(&mut self, server: ServerId, device: DeviceId, contacts: &dyn Contacts, now: Now) {
         self.with_context(server, |proxy, context| {
+            proxy.note_left(context, device, contacts);
             proxy.tell(context, device, DeviceInput::RepeatDue, now);
             proxy.conclude(context, contacts, now);
         });
@@ -296,6 +313,7 @@ impl Proxy {
             if context.call_mut().is_some_and(|call| call.take_unread(device)) {
                 proxy.resume_device(context, device, contacts, now);
             } else {
+                proxy.note_left(context, device, contacts);
                 proxy.tell(context, device, DeviceInput::RetryDue, now);
             }
             proxy.conclude(context, contacts, now);

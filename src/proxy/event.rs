@@ -11,7 +11,7 @@ use super::bars::Finding;
 use crate::binding::{Aor, Binding, DeviceId, Home, Provider, PushTarget};
 pub use crate::metrics::{Outcome, RefreshResult};
 use crate::push::{self, NoticeKind, Push};
-use crate::sip::{Destination, Flow, Message, Transport};
+use crate::sip::{Destination, Flow, Message, Transport, Uri};
 use crate::store::{self, Change};
 use crate::timeline::{Step, Why};
 use crate::transaction::SendTag;
@@ -146,6 +146,14 @@ pub enum Sought {
 pub trait Contacts {
     fn of_aor(&self, aor: &Aor) -> Vec<Arc<Binding>>;
     fn of_device(&self, device: DeviceId) -> Option<Arc<Binding>>;
+    /// Whether the flow that a binding names is still its device's, as far as others have registered by it since.
+    fn holds_flow(&self, _binding: &Binding) -> bool {
+        true
+    }
+    /// Whether the device has had this Contact until a moment ago, and has another one since.
+    fn has_left(&self, _device: DeviceId, _contact: &Uri<'_>) -> bool {
+        false
+    }
     /// The reachable device that registered from this very address and transport.
     fn on_flow(&self, transport: Transport, remote: SocketAddr) -> Option<DeviceId>;
     /// Whether the node that has a binding's flow, if it is not this one, is there.

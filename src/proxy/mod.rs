@@ -15,6 +15,7 @@ mod digest;
 mod early_dialog;
 pub mod event;
 mod fetch;
+mod former_contact;
 mod forward;
 mod given_up;
 mod held_call;
@@ -149,7 +150,7 @@ enum SavePurpose {
     /// The pushes of a call, to these devices.
     Hold(ServerId, SmallVec<[DeviceId; 1]>),
     /// A missed_calls push.
-    Claim(DeviceId),
+    Claim(Aor, DeviceId),
     /// What came of a refresh upstream.
     Refresh(DeviceId),
     /// Nobody, but it must not be lost.
@@ -394,7 +395,7 @@ impl Proxy {
             Some(SavePurpose::Hold(server, devices)) => {
                 self.hold_saved(server, &devices, reply.result, contacts, now);
             }
-            Some(SavePurpose::Claim(device)) => self.claimed(device, reply.result, contacts, now),
+            Some(SavePurpose::Claim(aor, device)) => self.claimed((&aor, device), reply.result, contacts, now),
             Some(SavePurpose::Refresh(device)) => self.refresh_saved(device),
             Some(SavePurpose::Keep(kept)) => self.kept(kept, &reply.result, contacts, now),
             None => {}

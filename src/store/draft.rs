@@ -199,9 +199,8 @@ impl<'t> Draft<'t> {
             }
         });
         for removal in remove.iter().filter(|removal| !self.is_bound(aor, removal.device)).collect::<Vec<_>>() {
-            match removal.heir.filter(|heir| self.is_bound(aor, *heir)) {
-                Some(heir) => self.inherit(removal.device, heir),
-                None => self.change_bucket(removal.device, |bucket| *bucket = Bucket::default()),
+            if let Some(heir) = removal.heir.filter(|heir| self.is_bound(aor, *heir)) {
+                self.inherit(removal.device, heir);
             }
             self.set_messages(removal.device, Messages::default());
         }

@@ -17,6 +17,7 @@ mod change;
 mod disk;
 mod draft;
 mod embedded;
+mod former_contacts;
 mod memory;
 mod messages;
 mod owners;

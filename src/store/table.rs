@@ -3,7 +3,9 @@
 //! Written by the store's one writer only, a whole row at a time: a reader sees an AOR's bindings, or a bucket, before
 //! or after a change and never in between.
 
+use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,12 +17,14 @@ use smallvec::SmallVec;
 use super::bucket::Bucket;
 use super::change::{BucketEntry, HeldCall, HeldCallId};
 use super::draft::{Key, Row, Value};
+use super::former_contacts::FormerContacts;
 use super::messages::Messages;
 use super::owners::Owners;
 use super::refreshes::Refreshes;
 use super::reminders::{self, ReminderRule};
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::UnixMillis;
+use crate::sip::Uri;
 use crate::sip::flow::Transport;
 
 /// The bindings of one AOR. Most users have one phone, some two.
@@ -32,6 +36,9 @@ pub struct Table {
     bindings: DashMap<Aor, Bindings>,
     devices: DashMap<DeviceId, Arc<Binding>>,
     peers: DashMap<Peer, Presence>,
+    /// Tells the ways behind a peer apart.
+    ways: RandomState,
+    former: FormerContacts,
     owners: Owners,
     buckets: DashMap<DeviceId, Bucket>,
     /// Former name of a device to its present one, while calls are settled under the former.
@@ -73,6 +80,9 @@ struct Peer {
     address: [u8; 16],
     port: u16,
     transport: Transport,
+    /// Behind another proxy: a hash of the Path, and of the address in the Contact, which that proxy may go by. 0: all that
+    /// came from the peer.
+    way: u64,
 }
 
 impl Peer {
@@ -81,7 +91,7 @@ impl Peer {
             IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
             IpAddr::V6(address) => address.octets(),
         };
-        Self { address, port: remote.port(), transport }
+        Self { address, port: remote.port(), transport, way: 0 }
     }
 }
 
@@ -91,8 +101,8 @@ struct Presence {
     bindings: u32,
     /// The latest end of their Expires.
     until: UnixMillis,
-    /// The one that came last.
-    device: DeviceId,
+    /// The one that came last; it may have gone since, and the flow is its device's still.
+    last: Arc<Binding>,
 }
 
 impl Table {
@@ -115,7 +125,32 @@ impl Table {
     /// over: tells a phone from a softswitch that shares its address.
     pub fn device_on(&self, transport: Transport, remote: SocketAddr, now: UnixMillis) -> Option<DeviceId> {
         let presence = self.peers.get(&Peer::of(transport, remote))?;
-        (now < presence.until).then_some(presence.device)
+        (now < presence.until).then_some(presence.last.device)
+    }
+
+    /// Whether the flow of a binding is its device's: nobody else has registered by it later. Behind another proxy flows
+    /// are told apart by their Path.
+    pub fn holds_flow(&self, binding: &Binding) -> bool {
+        let Some(presence) = self.peers.get(&self.way_to(binding)) else { return true };
+        let last = &presence.last;
+        last.device == binding.device
+            || last.path.is_empty() != binding.path.is_empty()
+            || binding.shares_flow_with(last)
+    }
+
+    /// Whether the device has had this Contact until a moment ago.
+    pub fn has_left(&self, device: DeviceId, contact: &Uri<'_>, now: UnixMillis) -> bool {
+        self.former.has_left(device, contact, now)
+    }
+
+    fn way_to(&self, binding: &Binding) -> Peer {
+        let peer = Peer::of(binding.flow.transport, binding.flow.remote);
+        if binding.path.is_empty() {
+            return peer;
+        }
+        let contact = Uri::parse(&binding.contact);
+        let address = contact.as_ref().map(|uri| (uri.host, uri.port)).unwrap_or_default();
+        Peer { way: self.ways.hash_one((&binding.path, address)), ..peer }
     }
 
     /// The bindings of the first `limit` AORs after `after` that have `part` in them, ordered by AOR. The last one's AOR
@@ -314,6 +349,9 @@ impl Table {
         }
         for binding in row.iter().filter(|binding| !contains(&before, binding)) {
             self.index(binding);
+            if let Some(earlier) = before.iter().find(|earlier| earlier.device == binding.device) {
+                self.former.note(earlier, binding);
+            }
         }
     }
 
@@ -421,16 +459,19 @@ impl Table {
 
     fn index(&self, binding: &Arc<Binding>) {
         self.devices.insert(binding.device, Arc::clone(binding));
-        let peer = Peer::of(binding.flow.transport, binding.flow.remote);
-        let mut presence = self.peers.entry(peer).or_insert(Presence {
-            bindings: 0,
-            until: UnixMillis::default(),
-            device: binding.device,
-        });
-        presence.bindings = presence.bindings.saturating_add(1);
-        presence.until = presence.until.max(binding.expires_at);
-        presence.device = binding.device;
-        drop(presence);
+        for peer in self.peers_of(binding) {
+            let mut presence = self.peers.entry(peer).or_insert_with(|| Presence {
+                bindings: 0,
+                until: UnixMillis::default(),
+                last: Arc::clone(binding),
+            });
+            presence.bindings = presence.bindings.saturating_add(1);
+            presence.until = presence.until.max(binding.expires_at);
+            // A row that is read, or noted in, is no registration.
+            if presence.last.registered_at <= binding.registered_at {
+                presence.last = Arc::clone(binding);
+            }
+        }
         if binding.push.is_none() {
             self.agenda.lock().bindings.insert((binding.expires_at, binding.device));
         }
@@ -439,12 +480,20 @@ impl Table {
         self.owners.insert(binding);
     }
 
-    fn unindex(&self, binding: &Binding) {
+    /// The peer, and the way behind it where there is one.
+    fn peers_of(&self, binding: &Binding) -> impl Iterator<Item = Peer> + use<> {
         let peer = Peer::of(binding.flow.transport, binding.flow.remote);
-        if let Some(mut presence) = self.peers.get_mut(&peer) {
-            presence.bindings = presence.bindings.saturating_sub(1);
+        let way = self.way_to(binding);
+        std::iter::once(peer).chain((way != peer).then_some(way))
+    }
+
+    fn unindex(&self, binding: &Binding) {
+        for peer in self.peers_of(binding) {
+            if let Some(mut presence) = self.peers.get_mut(&peer) {
+                presence.bindings = presence.bindings.saturating_sub(1);
+            }
+            self.peers.remove_if(&peer, |_, presence| presence.bindings == 0);
         }
-        self.peers.remove_if(&peer, |_, presence| presence.bindings == 0);
         if binding.push.is_none() {
             self.agenda.lock().bindings.remove(&(binding.expires_at, binding.device));
         }

@@ -84,6 +84,8 @@ reasons! {
         "";
     TakenElsewhere, "taken_elsewhere", "the call was taken elsewhere",
         "";
+    Unregistered, "unregistered", "the phone has unregistered since the call came",
+        "nothing: the call waits for it, and it is not pushed; an app that cleans up before it registers is called then";
     NotBackInTime, "not_back_in_time", "no phone came back in time",
         "a push that was taken may reach a phone late or never: battery savers, a phone without a network, an app \
          that was stopped by its user; `tune` says what a longer hold.wait_s would have brought";

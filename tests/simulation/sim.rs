@@ -364,6 +364,15 @@ impl Phone {
         entries.iter().map(|entry| (entry.call_ref.to_string(), entry.state)).collect()
     }
 
+    pub(crate) fn name(&self) -> String {
+        self.world.borrow().agents[self.agent].name.clone()
+    }
+
+    /// What it asks for.
+    pub(crate) fn expires(&self) -> Option<u32> {
+        self.world.borrow().agents[self.agent].device.expires
+    }
+
     pub(crate) fn bindings(&self) -> usize {
         let world = self.world.borrow();
         world.storage.table().lookup(&Aor::new(&world.agents[self.agent].device.user, "example.org")).len()
