@@ -172,9 +172,8 @@ impl Proxy {
         };
         // A phone that has logged out is told nothing any more.
         let is_bound = |held: &HeldDevice| !contacts.is_loaded() || contacts.of_device(held.binding.device).is_some();
-        let waits = |held: &&HeldDevice| {
-            held.accepted_at.is_some() && held.state != DeviceState::Joined && is_bound(held)
-        };
+        let waits =
+            |held: &&HeldDevice| held.accepted_at.is_some() && held.state != DeviceState::Joined && is_bound(held);
         for held in call.devices.iter().filter(waits) {
             let can_be_told = |target: &PushTarget| self.policy.push.supports(target, NoticeKind::CallEnded).is_ok();
             let Some(target) = held.target().filter(can_be_told) else { continue };
@@ -212,6 +211,9 @@ impl Proxy {
         self.timers.cancel(&Timer::Provisional(server));
         for held in &call.devices {
             held.purpose.end();
+            if let Some(connection) = held.awaits {
+                self.awaited.forget(connection, server);
+            }
             self.timers.cancel(&Timer::Probe(server, held.binding.device));
             self.timers.cancel(&Timer::Retry(server, held.binding.device));
             self.timers.cancel(&Timer::Repeat(server, held.binding.device));

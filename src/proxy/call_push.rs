@@ -186,6 +186,7 @@ impl Proxy {
                     let told = if first == Some(reply.provider) { took } else { format!("{took}, {}", reply.provider) };
                     proxy.step_pushed(&call_ref, Step::PushAccepted, device, told, reply.push_id, None);
                     proxy.tell(context, device, DeviceInput::Accepted, now);
+                    proxy.await_connection(context, device, contacts, now);
                     if reply.repeatable {
                         proxy.push_again_later(context, device, now);
                     }
@@ -241,7 +242,7 @@ impl Proxy {
 
     /// Whether a device that cannot be pushed has an open connection, and has not had the request by it. That an address can
     /// be sent to says nothing of who is there.
-    fn may_be_awake(&self, context: &Context, device: DeviceId, contacts: &dyn Contacts, now: Now) -> bool {
+    pub(super) fn may_be_awake(&self, context: &Context, device: DeviceId, contacts: &dyn Contacts, now: Now) -> bool {
         let is_tried = context.responses.branches.iter().any(|branch| branch.hop.device == Some(device));
         let held = context.call().and_then(|call| call.devices.iter().find(|held| held.binding.device == device));
         let binding = held.map(|held| &held.binding).filter(|binding| !is_tried && !binding.is_token_device());

@@ -28,6 +28,8 @@ pub enum Input {
     ConnectFailed { tag: SendTag },
     /// A connection has ended, after its last message.
     Closed { flow: Flow },
+    /// The answer to an [`Effect::Await`]: a request that is no REGISTER, or a keep-alive, came by the connection.
+    Heard { flow: Flow },
     /// The answer to an [`Effect::Save`].
     Saved(store::Reply),
     /// The answer to an [`Effect::Push`].
@@ -58,6 +60,8 @@ pub enum Effect {
     Save { ticket: store::Ticket, change: Change },
     /// Try to send, then answer with [`Input::Pushed`].
     Push(Push),
+    /// Answer with [`Input::Heard`] once, when something is sent by this connection.
+    Await { flow: Flow },
     /// Find addresses by RFC 3263 §4, then answer with [`Input::Resolved`].
     Resolve { ticket: ResolveTicket, host: Box<str>, port: Option<u16>, transport: Option<Transport> },
     /// Read what memory may not have yet, then answer with [`Input::Fetched`].

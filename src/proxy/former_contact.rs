@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::Proxy;
-use super::contact::{write_contact, write_params_without_push, write_uri_without_push};
+use super::contact::{write_contact, write_uri_without_push};
 use super::event::Contacts;
 use super::policy::{Mode, UpstreamContact};
 use super::register::{RegisterContact, Registration};
@@ -20,25 +20,18 @@ pub(super) struct FormerContact {
     /// Where its value and its URI stand in the request.
     pub value: Range<usize>,
     pub uri: Range<usize>,
-    /// Header parameters but `expires`, each with its `;`.
-    pub params: Box<[u8]>,
 }
 
 impl From<RegisterContact> for FormerContact {
     fn from(contact: RegisterContact) -> Self {
-        Self { value: contact.value, uri: contact.uri, params: contact.params }
+        Self { value: contact.value, uri: contact.uri }
     }
 }
 
 impl Proxy {
     /// Leaves one Contact of each device: the one that lives longest, of those that live as long the first. One that is
     /// taken out, and that its device has left already, is no word about where the device is.
-    pub(super) fn set_former_apart(
-        &self,
-        request: &Message,
-        registration: &mut Registration,
-        contacts: &dyn Contacts,
-    ) {
+    pub(super) fn set_former_apart(&self, request: &Message, registration: &mut Registration, contacts: &dyn Contacts) {
         let mut lasting: Vec<RegisterContact> = Vec::new();
         for contact in std::mem::take(&mut registration.contacts) {
             let Some(other) = lasting.iter_mut().find(|other| other.is_same_device(&contact)) else {
@@ -99,11 +92,9 @@ impl Proxy {
         };
         let (kept, removed): (Vec<_>, Vec<_>) = registration.former.iter().partition(|former| is_kept(former));
         for former in kept {
+            // By its address alone: registrars that go by the instance would take the present Contact out (RFC 5626 §6).
             edits.replace(former.value.clone(), |out| {
-                let mut params = Vec::new();
-                write_params_without_push(&mut params, &former.params);
-                write_contact(out, &without_push(former.uri.clone()), &params);
-                out.extend_from_slice(b";expires=0");
+                write_contact(out, &without_push(former.uri.clone()), b";expires=0")
             });
         }
         remove_values(request, &removed, edits);
@@ -167,7 +158,7 @@ mod tests {
         let message = Message::parse(text.into(), 128).unwrap();
         let former: Vec<_> = message
             .values(HeaderName::Contact)
-            .map(|value| FormerContact { value: message.span_of(value), uri: 0..0, params: Box::default() })
+            .map(|value| FormerContact { value: message.span_of(value), uri: 0..0 })
             .collect();
         let removed: Vec<_> = numbers.iter().map(|number| &former[*number]).collect();
         let mut edits = Edits::new();

@@ -31,6 +31,7 @@ use super::event::Effect;
 use crate::binding::{Aor, Binding, DeviceId, Home, PushTarget};
 use crate::clock::Now;
 use crate::push::{Purpose, TokenHash};
+use crate::sip::ConnectionId;
 use crate::store::HeldCallId;
 
 /// Pause before the second attempt where the provider names none; doubled with each further one.
@@ -89,6 +90,8 @@ pub(super) struct HeldDevice {
     pub purpose: Purpose,
     /// Whether no push is for it: it is called, and not probed.
     pub is_only_called: bool,
+    /// Of whose connection a sign of life is waited for.
+    pub awaits: Option<ConnectionId>,
     /// Whether it has registered during the call.
     pub has_come: bool,
     /// Whether it has no binding any more. It may be about to register anew, but nothing is sent to it before.
@@ -278,6 +281,7 @@ impl HeldDevice {
             is_paused: false,
             purpose,
             is_only_called: false,
+            awaits: None,
             has_come: false,
             has_left: false,
             is_noted: false,

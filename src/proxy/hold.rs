@@ -169,8 +169,10 @@ impl Proxy {
             Reach::Now | Reach::Probe => {}
             Reach::Asleep(age) => {
                 let provider = provider_of(binding);
+                let is_taken = binding.is_reachable(now.unix) && !contacts.holds_flow(binding);
                 let detail = match age {
                     Some(age) => format!("{provider}, registered {} s ago", age.as_secs()).into(),
+                    None if is_taken => format!("{provider}, another device has its flow").into(),
                     None => Cow::Borrowed(provider),
                 };
                 self.step(&call_ref, Step::DeviceFound, Some(device), detail);
@@ -264,7 +266,7 @@ impl Proxy {
     /// Gives the request to a device on its present flow. What that flow has already is not sent again, except that a
     /// silent one is reminded at once. By another flow it has the same branch, so that a phone that has it still takes it
     /// for a repetition, and one that has forgotten it for a new one.
-    fn join(&mut self, context: &mut Context, binding: &Arc<Binding>, now: Now) {
+    pub(super) fn join(&mut self, context: &mut Context, binding: &Arc<Binding>, now: Now) {
         if binding.is_token_device() {
             // The phone that came for it has the request under its own name.
             return;

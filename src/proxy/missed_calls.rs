@@ -80,7 +80,8 @@ impl Proxy {
             return;
         }
         let binding = contacts.of_device(device);
-        let Some((binding, target)) = binding.and_then(|binding| Some((Arc::clone(&binding), binding.push.clone()?))) else {
+        let Some((binding, target)) = binding.and_then(|binding| Some((Arc::clone(&binding), binding.push.clone()?)))
+        else {
             // It has unregistered since, or registered without push; its entries wait for a token.
             return self.keep(Change::Release { aor: aor.clone(), device });
         };

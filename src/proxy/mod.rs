@@ -2,6 +2,7 @@
 //! what is to be done comes out as [`Effect`]s.
 
 mod answered;
+mod awaited;
 pub mod bars;
 mod branches;
 mod call_end;
@@ -90,6 +91,7 @@ pub struct Proxy {
     missed: missed_calls::Reports,
     refreshes: refresh::Refreshes,
     answered: answered::AnsweredCalls,
+    awaited: awaited::AwaitedConnections,
     reminding: remind::Reminding,
     late: late_wake::LateCalls,
     given_up: given_up::GivenUp,
@@ -224,6 +226,7 @@ impl Proxy {
             missed: missed_calls::Reports::default(),
             refreshes: refresh::Refreshes::default(),
             answered: answered::AnsweredCalls::default(),
+            awaited: awaited::AwaitedConnections::default(),
             reminding: remind::Reminding::default(),
             late: late_wake::LateCalls::default(),
             given_up: given_up::GivenUp::default(),
@@ -263,6 +266,7 @@ impl Proxy {
                     self.send_failed(tag, contacts, now);
                 }
             }
+            Input::Heard { flow } => self.heard_on(flow, contacts, now),
             Input::Saved(reply) => self.saved(reply, contacts, now),
             Input::Pushed(reply) => self.pushed(reply, contacts, now),
             Input::Resolved { ticket, addresses } => {
@@ -341,6 +345,7 @@ impl Proxy {
             && self.fetches.is_empty()
             && self.refreshes.is_empty()
             && self.answered.is_empty()
+            && self.awaited.is_empty()
             && self.reminding.is_empty()
             && self.late.is_empty()
             && self.given_up.is_empty()

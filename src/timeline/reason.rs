@@ -74,6 +74,8 @@ reasons! {
         "a NAT or a firewall lost the way to it, or the app sleeps again; it is pushed when it can be";
     FlowLost, "flow_lost", "the device's flow is gone",
         "nothing: it is pushed when it can be";
+    AwakeByConnection, "awake_by_connection", "it answered the push by its open connection",
+        "";
     CallOver, "call_over", "the call is over",
         "the phone came too late; `tune` says what a longer hold.wait_s would have brought";
     InviteAndCancel, "invite_and_cancel", "INVITE and CANCEL",

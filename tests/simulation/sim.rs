@@ -10,7 +10,7 @@ use sip_push_proxy::proxy::secret::Keys;
 use sip_push_proxy::proxy::{Input, Policy, policy};
 use sip_push_proxy::push::{NoticeKind, Outcome};
 use sip_push_proxy::sip::push_param::PushParams;
-use sip_push_proxy::sip::{Message, Transport};
+use sip_push_proxy::sip::{ConnectionId, Flow, Message, Transport};
 use sip_push_proxy::store::{Change, EntryState, Ticket};
 
 use crate::agent::{Agent, Answer, Registrar};
@@ -306,6 +306,15 @@ impl Phone {
 
     pub(crate) fn wakes_on_push(&self, after: Duration) -> &Self {
         self.change(|agent| agent.wakes_after = Some(after))
+    }
+
+    /// Sends a line end by its connection, as apps do to keep it open.
+    pub(crate) fn keeps_alive(&self) {
+        let world = &mut *self.world.borrow_mut();
+        let agent = &world.agents[self.agent];
+        let connection = ConnectionId(agent.connection.expect("a connection"));
+        let flow = Flow { transport: Transport::Tcp, listener: 1, connection, remote: agent.address };
+        world.hears(flow);
     }
 
     pub(crate) fn moves(&self) {

@@ -29,7 +29,8 @@ fn sent_to(sim: &Sim, phone: &Phone, method: &str) -> usize {
     let world = sim.world();
     let is_to = |remote| world.addresses.get(&remote) == Some(&phone.agent);
     let of_method = |message: &sip_push_proxy::sip::Message| message.method_text() == method.as_bytes();
-    let left = world.left.iter().filter(|(to, message)| is_to(to.remote()) && message.is_request() && of_method(message));
+    let left =
+        world.left.iter().filter(|(to, message)| is_to(to.remote()) && message.is_request() && of_method(message));
     left.count()
 }
 
@@ -47,7 +48,8 @@ fn has_only(kind: &str, sim: &Sim, phone: &Phone, register: &Request) {
 
 fn is_called(sim: &Sim, phone: &Phone, by_alias: bool) {
     let (switch, before) = (sim.switch(), phone.got("INVITE").len());
-    let call = if by_alias { switch.invites("alice") } else { switch.asks("INVITE", "sip:alice@example.org", |draft| draft) };
+    let call =
+        if by_alias { switch.invites("alice") } else { switch.asks("INVITE", "sip:alice@example.org", |draft| draft) };
     sim.run_for(ms(100));
     phone.registers();
     assert_eq!(phone.got("INVITE").len(), before + 1);
@@ -160,7 +162,9 @@ fn other_devices_in_the_same_register_stay_others() {
 #[test]
 fn an_old_contact_that_is_taken_out_by_a_register_of_its_own_does_not_end_the_device() {
     for (kind, sim) in KINDS {
-        for (is_late, call_id) in [(false, "register-alice"), (false, "net-one"), (true, "register-alice"), (true, "net-one")] {
+        for (is_late, call_id) in
+            [(false, "register-alice"), (false, "net-one"), (true, "register-alice"), (true, "net-one")]
+        {
             let (sim, is_local) = (sim(), kind == "local");
             let alice = sim.phone("alice");
             alice.registers();
