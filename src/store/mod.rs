@@ -20,6 +20,7 @@ mod embedded;
 mod former_contacts;
 mod memory;
 mod messages;
+mod orphans;
 mod owners;
 mod redis;
 mod refreshes;

@@ -19,6 +19,7 @@ use super::change::{BucketEntry, HeldCall, HeldCallId};
 use super::draft::{Key, Row, Value};
 use super::former_contacts::FormerContacts;
 use super::messages::Messages;
+use super::orphans::Orphans;
 use super::owners::Owners;
 use super::refreshes::Refreshes;
 use super::reminders::{self, ReminderRule};
@@ -41,6 +42,7 @@ pub struct Table {
     former: FormerContacts,
     owners: Owners,
     buckets: DashMap<DeviceId, Bucket>,
+    orphans: Orphans,
     /// Former name of a device to its present one, while calls are settled under the former.
     heirs: DashMap<DeviceId, DeviceId>,
     calls: DashMap<HeldCallId, Held>,
@@ -345,10 +347,12 @@ impl Table {
             if !row.iter().any(|other| other.device == binding.device) {
                 // A token may have gone to another AOR meanwhile, and taken its name along.
                 self.devices.remove_if(&binding.device, |_, present| present.aor == binding.aor);
+                self.see_orphan(binding.device, &binding.aor);
             }
         }
         for binding in row.iter().filter(|binding| !contains(&before, binding)) {
             self.index(binding);
+            self.orphans.forget(binding.device);
             if let Some(earlier) = before.iter().find(|earlier| earlier.device == binding.device) {
                 self.former.note(earlier, binding);
             }
@@ -357,6 +361,9 @@ impl Table {
 
     pub(super) fn set_bucket(&self, device: DeviceId, bucket: Bucket) {
         let after = (bucket.entries().len(), bucket.oldest());
+        if bucket.is_empty() {
+            self.orphans.forget(device);
+        }
         let before = if bucket.is_empty() {
             self.buckets.remove(&device).map(|(_, before)| before)
         } else {
@@ -432,10 +439,35 @@ impl Table {
                 }
             }
         }
+        let touched: Vec<_> = buckets.keys().copied().collect();
         for (device, bucket) in buckets {
             self.set_bucket(device, bucket);
         }
         self.set_bindings(aor.clone(), bindings);
+        touched.into_iter().for_each(|device| self.see_orphan(device, aor));
+    }
+
+    /// Devices of an AOR that have a bucket and no binding.
+    pub(super) fn orphans_of(&self, aor: &Aor) -> SmallVec<[DeviceId; 1]> {
+        self.orphans.of_aor(aor)
+    }
+
+    /// Whose a device is that has a binding or a bucket.
+    pub(super) fn aor_of(&self, device: DeviceId) -> Option<Aor> {
+        self.by_device(device).map(|binding| binding.aor.clone()).or_else(|| self.orphans.aor(device))
+    }
+
+    fn see_orphan(&self, device: DeviceId, aor: &Aor) {
+        if !self.devices.contains_key(&device) && self.buckets.contains_key(&device) {
+            self.orphans.note(device, aor);
+        }
+    }
+
+    fn bucket_rows(&self, device: DeviceId, rows: &mut BTreeMap<Key, Value>) {
+        let bucket = self.bucket(&device);
+        let entries = bucket.entries().iter();
+        rows.extend(entries.map(|entry| (Key::Entry(device, entry.call_ref.clone()), Value::Entry(entry.clone()))));
+        rows.extend(bucket.open_claim().map(|claim| (Key::Claim(device), Value::Claim(claim.clone()))));
     }
 
     /// All rows of one AOR, of which these are the held calls and the former names.
@@ -443,14 +475,12 @@ impl Table {
         let mut rows = BTreeMap::new();
         for binding in self.lookup(aor) {
             let device = binding.device;
-            let bucket = self.bucket(&device);
-            let entries = bucket.entries().iter();
-            rows.extend(entries.map(|entry| (Key::Entry(device, entry.call_ref.clone()), Value::Entry(entry.clone()))));
-            rows.extend(bucket.open_claim().map(|claim| (Key::Claim(device), Value::Claim(claim.clone()))));
+            self.bucket_rows(device, &mut rows);
             let messages = Some(self.messages(&device)).filter(|messages| !messages.is_empty());
             rows.extend(messages.map(|messages| (Key::Messages(device), Value::Messages(messages))));
             rows.insert(Key::Binding(aor.clone(), device), Value::Binding(binding));
         }
+        self.orphans.of_aor(aor).into_iter().for_each(|device| self.bucket_rows(device, &mut rows));
         let heirs = names.iter().filter_map(|name| Some((Key::Heir(*name), Value::Heir(self.heir(name)?))));
         rows.extend(heirs);
         rows.extend(calls.iter().filter_map(|id| Some((Key::Call(*id), Value::Call(self.held(*id)?)))));
