@@ -73,6 +73,7 @@ impl Observer {
             Effect::Save { .. }
             | Effect::Push(_)
             | Effect::Resolve { .. }
+            | Effect::Await { .. }
             | Effect::Fetch { .. }
             | Effect::Woken(_)
             | Effect::Found(_)

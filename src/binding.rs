@@ -551,6 +551,19 @@ impl Binding {
         }
     }
 
+    /// Whether this binding may still be called by a flow that `last` has registered by after it: lines of one phone, or
+    /// accounts of one app, have the same instance or the same token. A device without push parameters could not be
+    /// reached otherwise; one that has some is asleep when its NAT has given the port to another phone.
+    pub fn shares_flow_with(&self, last: &Self) -> bool {
+        if self.push.is_none() || self.shares_token(last) {
+            return true;
+        }
+        match (&self.instance, &last.instance) {
+            (Some(own), Some(other)) => own == other,
+            (None, _) | (_, None) => last.push.is_none(),
+        }
+    }
+
     /// Whether the device may still be expected on its flow.
     pub fn is_reachable(&self, now: UnixMillis) -> bool {
         now < self.expires_at

@@ -163,6 +163,7 @@ impl Pair {
                 Effect::CallEnded { outcome, .. } => self.outcomes.push(outcome),
                 Effect::Fault(fault) => panic!("{fault}"),
                 Effect::Resolve { .. }
+                | Effect::Await { .. }
                 | Effect::Fetch { .. }
                 | Effect::Step(_)
                 | Effect::CallBegan { .. }

@@ -403,6 +403,31 @@ async fn a_ping_gets_its_pong() {
     }
 }
 
+/// For who waits for one: a request, or a line end. A REGISTER tells of itself, and a response answers something older.
+#[tokio::test]
+async fn a_sign_of_life_on_a_connection_is_told_once() {
+    let mut server = Setup::default().start();
+    let (mut phone, flow) = server.phone_with_flow().await;
+    let register = b"REGISTER sip:a SIP/2.0\r\nl: 0\r\n\r\n";
+    for sign in [&b"\r\n"[..], b"\r\n\r\n", OPTIONS] {
+        server.workers[0].connections().expect(flow.connection);
+        for message in [&register[..], b"SIP/2.0 200 OK\r\nl: 0\r\n\r\n"] {
+            phone.write_all(message).await.unwrap();
+            assert_eq!(server.receives().await.bytes, message);
+        }
+        phone.write_all(sign).await.unwrap();
+        if sign == OPTIONS {
+            assert_eq!(server.receives().await.bytes, OPTIONS);
+        }
+        assert_eq!(server.event().await, Event::Heard { flow });
+        phone.write_all(OPTIONS).await.unwrap();
+        assert_eq!(server.receives().await.bytes, OPTIONS);
+    }
+    phone.shutdown().await.unwrap();
+    assert_eq!(server.closes().await, flow);
+    server.workers[0].connections().expect(flow.connection);
+}
+
 #[tokio::test]
 async fn a_message_must_be_complete_in_time() {
     let limits = Limits { partial_timeout: SHORT, ..Limits::new(10) };
@@ -540,7 +565,7 @@ async fn a_peer_that_does_not_read_is_closed() {
         match server.event().await {
             Event::SendFailed { tag, error: SendError::NotConnected } => failed.push(tag),
             Event::Closed { flow: closed } => break assert_eq!(closed, flow),
-            event @ (Event::Received(_) | Event::SendFailed { .. }) => panic!("{event:?}"),
+            event @ (Event::Received(_) | Event::Heard { .. } | Event::SendFailed { .. }) => panic!("{event:?}"),
         }
     }
     // All that was queued is reported, in order, each once. Beside the queue there is what was being written.
@@ -810,7 +835,7 @@ fn forward_all(
                 () = transport.readable() => drop(transport.receive(&mut received)),
                 event = inbox.recv() => match event {
                     Some(Event::Received(inbound)) => received.push(inbound),
-                    Some(Event::Closed { .. } | Event::SendFailed { .. }) | None => {}
+                    Some(Event::Closed { .. } | Event::Heard { .. } | Event::SendFailed { .. }) | None => {}
                 },
                 _ = stopped.wait_for(|stop| *stop) => return,
             }

@@ -57,7 +57,7 @@ struct TokenView {
 }
 
 impl BindingView {
-    pub(super) fn new(binding: &Binding, admitted: Result<(), Why>, now: UnixMillis) -> Self {
+    pub(super) fn new(binding: &Binding, admitted: Result<(), Why>, reachable: bool) -> Self {
         let (push, upstream) = (binding.push.as_ref(), binding.upstream.as_ref());
         let (push_refused, push_flaw) = match (&binding.push, binding.push_refused.as_deref().map(str::to_owned)) {
             (None, refused) => (refused, None),
@@ -72,7 +72,7 @@ impl BindingView {
             tokens: push.map(tokens).unwrap_or_default(),
             push_flaw,
             push_refused: push_refused.or_else(|| admitted.err().map(|why| why.text().to_owned())),
-            reachable: binding.is_reachable(now),
+            reachable,
             flow: if binding.is_token_device() { String::new() } else { binding.flow.to_string() },
             registered_at: binding.registered_at.to_rfc3339(),
             expires_at: binding.expires_at.to_rfc3339(),

@@ -271,6 +271,7 @@ impl Worker {
                     self.handle(if is_unopened { Input::ConnectFailed { tag } } else { Input::SendFailed { tag } });
                 }
             }
+            Event::Heard { flow } => self.handle(Input::Heard { flow }),
             Event::Closed { flow } => {
                 tracing::trace!(%flow, "closed");
                 self.handle(Input::Closed { flow });
@@ -391,6 +392,7 @@ impl Worker {
                     }
                 }
                 Effect::Save { ticket, change } => self.save(ticket, change, now),
+                Effect::Await { flow } => self.shared.connections.expect(flow.connection),
                 Effect::Push(push) => self.push(push),
                 Effect::Resolve { ticket, host, port, transport } => self.resolve(ticket, host, port, transport),
                 Effect::Fetch { ticket, sought } => self.fetch(ticket, sought),

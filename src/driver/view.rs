@@ -9,7 +9,7 @@ use super::shared::Shared;
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::UnixMillis;
 use crate::proxy::Contacts;
-use crate::sip::Transport;
+use crate::sip::{Transport, Uri};
 use crate::store::{EntryState, Table};
 use crate::timeline::Why;
 
@@ -46,6 +46,14 @@ impl Contacts for View<'_> {
 
     fn on_flow(&self, transport: Transport, remote: SocketAddr) -> Option<DeviceId> {
         self.table().device_on(transport, remote, self.now)
+    }
+
+    fn holds_flow(&self, binding: &Binding) -> bool {
+        self.table().holds_flow(binding)
+    }
+
+    fn has_left(&self, device: DeviceId, contact: &Uri<'_>) -> bool {
+        self.table().has_left(device, contact, self.now)
     }
 
     fn has_home(&self, binding: &Binding) -> bool {

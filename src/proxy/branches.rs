@@ -233,6 +233,14 @@ impl Proxy {
                 }
                 return proxy.conclude(context, contacts, now);
             }
+            if status >= 300 && proxy.is_by_another(context, index, contacts) {
+                // Whoever has the flow now speaks for nobody else.
+                context.responses.end(index, 503);
+                if let Some(device) = context.responses.branches.get(index).and_then(|branch| branch.hop.device) {
+                    proxy.device_unreachable(context, device, 503, contacts, now);
+                }
+                return proxy.conclude(context, contacts, now);
+            }
             if status > 100 || !is_by_node {
                 proxy.device_answered(context, index, response, now);
             }
@@ -257,6 +265,16 @@ impl Proxy {
     fn is_by_node(&self, context: &Context, index: usize) -> bool {
         let branch = context.responses.branches.get(index);
         branch.and_then(|branch| branch.hop.flow).is_some_and(|(_, home)| home.is_some())
+    }
+
+    /// Whether a branch that has not rung went by a flow that is another device's by now.
+    fn is_by_another(&self, context: &Context, index: usize, contacts: &dyn Contacts) -> bool {
+        let branch = context.responses.branches.get(index).filter(|branch| branch.state == BranchState::Calling);
+        let Some((device, (flow, _))) = branch.and_then(|branch| branch.hop.device.zip(branch.hop.flow)) else {
+            return false;
+        };
+        let held = context.call().and_then(|call| call.devices.iter().find(|held| held.binding.device == device));
+        held.is_some_and(|held| held.binding.flow == flow && !contacts.holds_flow(&held.binding))
     }
 
     fn forward_response(&mut self, context: &mut Context, index: usize, response: &Message, now: Now) {

@@ -157,20 +157,23 @@ impl Proxy {
                 false => self.keep_all(kept),
             }
         }
-        self.tell_of_end(context, ending, now);
+        self.tell_of_end(context, ending, contacts, now);
         self.effects.push_back(Effect::CallEnded { call_ref, outcome });
     }
 
     /// Devices that a push has told of the call, and that have not come for it, are told that it is over
     /// (`push.call_ended`).
-    fn tell_of_end(&mut self, context: &Context, ending: Ending, now: Now) {
+    fn tell_of_end(&mut self, context: &Context, ending: Ending, contacts: &dyn Contacts, now: Now) {
         let Some(call) = context.call().filter(|_| self.policy.push_call_ended && context.is_invite()) else { return };
         let reason = match ending {
             Ending::Answered | Ending::Cancelled { seen: true } => EndReason::AnsweredElsewhere,
             Ending::Rejected | Ending::Cancelled { seen: false } => EndReason::Cancelled,
             Ending::NoReturn { .. } | Ending::Expired | Ending::PushFailed | Ending::Overload => EndReason::Timeout,
         };
-        let waits = |held: &&HeldDevice| held.accepted_at.is_some() && held.state != DeviceState::Joined;
+        // A phone that has logged out is told nothing any more.
+        let is_bound = |held: &HeldDevice| !contacts.is_loaded() || contacts.of_device(held.binding.device).is_some();
+        let waits =
+            |held: &&HeldDevice| held.accepted_at.is_some() && held.state != DeviceState::Joined && is_bound(held);
         for held in call.devices.iter().filter(waits) {
             let can_be_told = |target: &PushTarget| self.policy.push.supports(target, NoticeKind::CallEnded).is_ok();
             let Some(target) = held.target().filter(can_be_told) else { continue };
@@ -208,6 +211,9 @@ impl Proxy {
         self.timers.cancel(&Timer::Provisional(server));
         for held in &call.devices {
             held.purpose.end();
+            if let Some(connection) = held.awaits {
+                self.awaited.forget(connection, server);
+            }
             self.timers.cancel(&Timer::Probe(server, held.binding.device));
             self.timers.cancel(&Timer::Retry(server, held.binding.device));
             self.timers.cancel(&Timer::Repeat(server, held.binding.device));

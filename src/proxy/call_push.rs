@@ -97,9 +97,25 @@ impl Proxy {
                     (Ok(_) | Err(_), _) => {}
                 }
             }
+            devices.iter().for_each(|device| proxy.note_left(context, *device, contacts));
             proxy.tell_all(context, devices, input, now);
             proxy.conclude(context, contacts, now);
         });
+    }
+
+    /// Sees whether a device is still bound before anything is sent to it: it may have unregistered since the call came. The
+    /// call waits for it all the same, because an app may clean up its old registration before it registers.
+    pub(super) fn note_left(&mut self, context: &mut Context, device: DeviceId, contacts: &dyn Contacts) {
+        if !contacts.is_loaded() || contacts.of_device(device).is_some() {
+            return;
+        }
+        let Some(call) = context.call_mut() else { return };
+        let call_ref = call.call_ref.clone();
+        let Some(held) = call.device(device).filter(|held| !held.has_left) else { return };
+        held.has_left = true;
+        if held.state != DeviceState::Unwakeable {
+            self.step_why(&call_ref, Step::DeviceSkipped, Some(device), "", Reason::Unregistered);
+        }
     }
 
     pub(super) fn push(&mut self, context: &mut Context, device: DeviceId, now: Now) {
@@ -170,6 +186,7 @@ impl Proxy {
                     let told = if first == Some(reply.provider) { took } else { format!("{took}, {}", reply.provider) };
                     proxy.step_pushed(&call_ref, Step::PushAccepted, device, told, reply.push_id, None);
                     proxy.tell(context, device, DeviceInput::Accepted, now);
+                    proxy.await_connection(context, device, contacts, now);
                     if reply.repeatable {
                         proxy.push_again_later(context, device, now);
                     }
@@ -217,6 +234,7 @@ impl Proxy {
 
     pub(super) fn repeat_due(&mut self, server: ServerId, device: DeviceId, contacts: &dyn Contacts, now: Now) {
         self.with_context(server, |proxy, context| {
+            proxy.note_left(context, device, contacts);
             proxy.tell(context, device, DeviceInput::RepeatDue, now);
             proxy.conclude(context, contacts, now);
         });
@@ -224,7 +242,7 @@ impl Proxy {
 
     /// Whether a device that cannot be pushed has an open connection, and has not had the request by it. That an address can
     /// be sent to says nothing of who is there.
-    fn may_be_awake(&self, context: &Context, device: DeviceId, contacts: &dyn Contacts, now: Now) -> bool {
+    pub(super) fn may_be_awake(&self, context: &Context, device: DeviceId, contacts: &dyn Contacts, now: Now) -> bool {
         let is_tried = context.responses.branches.iter().any(|branch| branch.hop.device == Some(device));
         let held = context.call().and_then(|call| call.devices.iter().find(|held| held.binding.device == device));
         let binding = held.map(|held| &held.binding).filter(|binding| !is_tried && !binding.is_token_device());
@@ -296,6 +314,7 @@ impl Proxy {
             if context.call_mut().is_some_and(|call| call.take_unread(device)) {
                 proxy.resume_device(context, device, contacts, now);
             } else {
+                proxy.note_left(context, device, contacts);
                 proxy.tell(context, device, DeviceInput::RetryDue, now);
             }
             proxy.conclude(context, contacts, now);

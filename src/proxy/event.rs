@@ -11,7 +11,7 @@ use super::bars::Finding;
 use crate::binding::{Aor, Binding, DeviceId, Home, Provider, PushTarget};
 pub use crate::metrics::{Outcome, RefreshResult};
 use crate::push::{self, NoticeKind, Push};
-use crate::sip::{Destination, Flow, Message, Transport};
+use crate::sip::{Destination, Flow, Message, Transport, Uri};
 use crate::store::{self, Change};
 use crate::timeline::{Step, Why};
 use crate::transaction::SendTag;
@@ -28,6 +28,8 @@ pub enum Input {
     ConnectFailed { tag: SendTag },
     /// A connection has ended, after its last message.
     Closed { flow: Flow },
+    /// The answer to an [`Effect::Await`]: a request that is no REGISTER, or a keep-alive, came by the connection.
+    Heard { flow: Flow },
     /// The answer to an [`Effect::Save`].
     Saved(store::Reply),
     /// The answer to an [`Effect::Push`].
@@ -58,6 +60,8 @@ pub enum Effect {
     Save { ticket: store::Ticket, change: Change },
     /// Try to send, then answer with [`Input::Pushed`].
     Push(Push),
+    /// Answer with [`Input::Heard`] once, when something is sent by this connection.
+    Await { flow: Flow },
     /// Find addresses by RFC 3263 §4, then answer with [`Input::Resolved`].
     Resolve { ticket: ResolveTicket, host: Box<str>, port: Option<u16>, transport: Option<Transport> },
     /// Read what memory may not have yet, then answer with [`Input::Fetched`].
@@ -146,6 +150,14 @@ pub enum Sought {
 pub trait Contacts {
     fn of_aor(&self, aor: &Aor) -> Vec<Arc<Binding>>;
     fn of_device(&self, device: DeviceId) -> Option<Arc<Binding>>;
+    /// Whether the flow that a binding names is still its device's, as far as others have registered by it since.
+    fn holds_flow(&self, _binding: &Binding) -> bool {
+        true
+    }
+    /// Whether the device has had this Contact until a moment ago, and has another one since.
+    fn has_left(&self, _device: DeviceId, _contact: &Uri<'_>) -> bool {
+        false
+    }
     /// The reachable device that registered from this very address and transport.
     fn on_flow(&self, transport: Transport, remote: SocketAddr) -> Option<DeviceId>;
     /// Whether the node that has a binding's flow, if it is not this one, is there.

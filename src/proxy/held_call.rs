@@ -31,6 +31,7 @@ use super::event::Effect;
 use crate::binding::{Aor, Binding, DeviceId, Home, PushTarget};
 use crate::clock::Now;
 use crate::push::{Purpose, TokenHash};
+use crate::sip::ConnectionId;
 use crate::store::HeldCallId;
 
 /// Pause before the second attempt where the provider names none; doubled with each further one.
@@ -89,8 +90,12 @@ pub(super) struct HeldDevice {
     pub purpose: Purpose,
     /// Whether no push is for it: it is called, and not probed.
     pub is_only_called: bool,
+    /// Of whose connection a sign of life is waited for.
+    pub awaits: Option<ConnectionId>,
     /// Whether it has registered during the call.
     pub has_come: bool,
+    /// Whether it has no binding any more. It may be about to register anew, but nothing is sent to it before.
+    pub has_left: bool,
     /// Whether the store's record of the call names it, or is about to, so that a later run finds it.
     pub is_noted: bool,
     /// Whether its bucket has, or is about to have, an entry of this call that is not settled.
@@ -276,7 +281,9 @@ impl HeldDevice {
             is_paused: false,
             purpose,
             is_only_called: false,
+            awaits: None,
             has_come: false,
+            has_left: false,
             is_noted: false,
             has_entry: false,
             is_durable: false,
@@ -370,6 +377,10 @@ impl HeldCall {
         let Some(held) = self.device(device) else { return Deed::Nothing };
         let (state, deed) = next(held.state, input, held.attempts, left);
         held.state = state;
+        if held.has_left && !matches!(deed, Deed::Nothing | Deed::Conclude | Deed::Join) {
+            held.state = DeviceState::Waiting;
+            return Deed::Nothing;
+        }
         if deed == Deed::Probe && held.is_only_called {
             held.state = DeviceState::Joined;
             return Deed::Join;
@@ -378,6 +389,11 @@ impl HeldCall {
             held.purpose.end();
         }
         if deed == Deed::Record && held.is_durable {
+            if !held.has_entry {
+                // It rang, came back by another flow and is lost again: it knows of the call.
+                held.state = DeviceState::Waiting;
+                return Deed::Nothing;
+            }
             // It woke by itself before its push, and is lost again.
             held.state = DeviceState::Pushing;
             return Deed::Push;

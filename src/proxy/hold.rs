@@ -169,8 +169,10 @@ impl Proxy {
             Reach::Now | Reach::Probe => {}
             Reach::Asleep(age) => {
                 let provider = provider_of(binding);
+                let is_taken = binding.is_reachable(now.unix) && !contacts.holds_flow(binding);
                 let detail = match age {
                     Some(age) => format!("{provider}, registered {} s ago", age.as_secs()).into(),
+                    None if is_taken => format!("{provider}, another device has its flow").into(),
                     None => Cow::Borrowed(provider),
                 };
                 self.step(&call_ref, Step::DeviceFound, Some(device), detail);
@@ -262,21 +264,24 @@ impl Proxy {
     }
 
     /// Gives the request to a device on its present flow. What that flow has already is not sent again, except that a
-    /// silent one is reminded at once.
-    fn join(&mut self, context: &mut Context, binding: &Arc<Binding>, now: Now) {
+    /// silent one is reminded at once. By another flow it has the same branch, so that a phone that has it still takes it
+    /// for a repetition, and one that has forgotten it for a new one.
+    pub(super) fn join(&mut self, context: &mut Context, binding: &Arc<Binding>, now: Now) {
         if binding.is_token_device() {
             // The phone that came for it has the request under its own name.
             return;
         }
+        let hop = self.hop_to(context, binding, now);
         if let Some(index) = context.responses.branch_to(binding.device)
             && let Some(branch) = context.responses.branches.get(index)
         {
             let Some(client) = branch.client else { return };
-            if branch.state == BranchState::Ringing {
-                return;
-            }
-            if branch.hop.flow == Some((binding.flow, self.elsewhere(binding.home))) {
-                return self.transactions.resend(client, now.instant);
+            let has_it = branch.hop.flow == hop.flow && branch.hop.routes == hop.routes;
+            match branch.state {
+                BranchState::Ringing if has_it => return,
+                BranchState::Calling if has_it => return self.transactions.resend(client, now.instant),
+                // Its app was killed, or it has moved: what went to its old flow nobody hears, or nobody has to hear.
+                BranchState::Ringing | BranchState::Calling | BranchState::Ended => {}
             }
             self.drop_branch(context, index);
             context.responses.end(index, 487);
@@ -291,7 +296,6 @@ impl Proxy {
             let call_ref = call.call_ref.clone();
             self.step(&call_ref, Step::Forwarded, Some(binding.device), binding.flow.to_string());
         }
-        let hop = self.hop_to(context, binding, now);
         self.start_branch(context, hop, now);
     }
 
@@ -364,7 +368,7 @@ impl Proxy {
             Some(held) => {
                 self.effects.extend(held.wake_seen(now.instant));
                 held.binding = Arc::clone(binding);
-                held.has_come = true;
+                (held.has_come, held.has_left) = (true, false);
             }
             // A device that nobody knew when the call came (RFC 3261 §16.5: targets may be added).
             None => {
@@ -508,6 +512,7 @@ impl Proxy {
             return;
         }
         if is_pushable {
+            self.note_left(context, device, contacts);
             self.tell(context, device, input, now);
         }
         if let (Err(why), Some(binding), Some(_)) = (admitted, &binding, target) {

@@ -63,23 +63,27 @@ impl Proxy {
         let can_be_told = binding.push.as_ref().is_some_and(can_be_told);
         if can_be_told && contacts.has_missed(binding.device) && self.admits(binding, contacts).is_ok() {
             let change = Change::Claim { aor: binding.aor.clone(), device: binding.device };
-            self.save(change, SavePurpose::Claim(binding.device));
+            self.save(change, SavePurpose::Claim(binding.aor.clone(), binding.device));
         }
     }
 
     pub(super) fn claimed(
         &mut self,
-        device: DeviceId,
+        (aor, device): (&Aor, DeviceId),
         result: Result<Applied, StoreError>,
         contacts: &dyn Contacts,
         now: Now,
     ) {
         let Ok(applied) = result else { return self.retry_report(device, None, now) };
         let Applied::Claimed(entries) = applied else { return };
-        let (Some(binding), false) = (contacts.of_device(device), entries.is_empty()) else { return };
-        let Some(target) = binding.push.clone() else {
-            // It has registered without push since; its entries wait for a token.
-            return self.keep(Change::Release { aor: binding.aor.clone(), device });
+        if entries.is_empty() {
+            return;
+        }
+        let binding = contacts.of_device(device);
+        let Some((binding, target)) = binding.and_then(|binding| Some((Arc::clone(&binding), binding.push.clone()?)))
+        else {
+            // It has unregistered since, or registered without push; its entries wait for a token.
+            return self.keep(Change::Release { aor: aor.clone(), device });
         };
         let call_refs = entries.iter().map(|entry| entry.call_ref.clone()).collect();
         self.missed.claimed.insert(device, Report { aor: binding.aor.clone(), call_refs, sent_at: now.unix });

@@ -2,6 +2,7 @@
 //! what is to be done comes out as [`Effect`]s.
 
 mod answered;
+mod awaited;
 pub mod bars;
 mod branches;
 mod call_end;
@@ -15,6 +16,7 @@ mod digest;
 mod early_dialog;
 pub mod event;
 mod fetch;
+mod former_contact;
 mod forward;
 mod given_up;
 mod held_call;
@@ -90,6 +92,7 @@ pub struct Proxy {
     missed: missed_calls::Reports,
     refreshes: refresh::Refreshes,
     answered: answered::AnsweredCalls,
+    awaited: awaited::AwaitedConnections,
     reminding: remind::Reminding,
     late: late_wake::LateCalls,
     given_up: given_up::GivenUp,
@@ -150,7 +153,7 @@ enum SavePurpose {
     /// The pushes of a call, to these devices.
     Hold(ServerId, SmallVec<[DeviceId; 1]>),
     /// A missed_calls push.
-    Claim(DeviceId),
+    Claim(Aor, DeviceId),
     /// What came of a refresh upstream.
     Refresh(DeviceId),
     /// Nobody, but it must not be lost.
@@ -224,6 +227,7 @@ impl Proxy {
             missed: missed_calls::Reports::default(),
             refreshes: refresh::Refreshes::default(),
             answered: answered::AnsweredCalls::default(),
+            awaited: awaited::AwaitedConnections::default(),
             reminding: remind::Reminding::default(),
             late: late_wake::LateCalls::default(),
             given_up: given_up::GivenUp::default(),
@@ -263,6 +267,7 @@ impl Proxy {
                     self.send_failed(tag, contacts, now);
                 }
             }
+            Input::Heard { flow } => self.heard_on(flow, contacts, now),
             Input::Saved(reply) => self.saved(reply, contacts, now),
             Input::Pushed(reply) => self.pushed(reply, contacts, now),
             Input::Resolved { ticket, addresses } => {
@@ -341,6 +346,7 @@ impl Proxy {
             && self.fetches.is_empty()
             && self.refreshes.is_empty()
             && self.answered.is_empty()
+            && self.awaited.is_empty()
             && self.reminding.is_empty()
             && self.late.is_empty()
             && self.given_up.is_empty()
@@ -395,7 +401,7 @@ impl Proxy {
             Some(SavePurpose::Hold(server, devices)) => {
                 self.hold_saved(server, &devices, reply.result, contacts, now);
             }
-            Some(SavePurpose::Claim(device)) => self.claimed(device, reply.result, contacts, now),
+            Some(SavePurpose::Claim(aor, device)) => self.claimed((&aor, device), reply.result, contacts, now),
             Some(SavePurpose::Refresh(device)) => self.refresh_saved(device),
             Some(SavePurpose::Keep(kept)) => self.kept(kept, &reply.result, contacts, now),
             None => {}

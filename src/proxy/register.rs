@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::contact::{FeatureCaps, params_without_expires};
 use super::context::{Context, Purpose};
 use super::event::{Contacts, Effect, Warning};
+use super::former_contact::FormerContact;
 use super::policy::Mode;
 use super::{BUSY_RETRY_AFTER_S, Proxy, Reject};
 use crate::binding::{Aor, App, Binding, DeviceId, Home, Provider, PushTarget, Upstream};
@@ -32,7 +33,9 @@ const USER_AGENT_BYTES_MAX: usize = 256;
 #[derive(Debug)]
 pub(super) struct Registration {
     pub aor: Aor,
+    /// One of each device.
     pub contacts: Vec<RegisterContact>,
+    pub former: Vec<FormerContact>,
     /// `Contact: *`: all bindings of the AOR end.
     pub is_star: bool,
     /// Whose flow the devices are on: this node's.
@@ -103,6 +106,7 @@ impl Proxy {
         let mut registration = Registration {
             aor,
             contacts: Vec::new(),
+            former: Vec::new(),
             is_star,
             home: self.policy.home,
             feature_caps: FeatureCaps::default(),
@@ -118,6 +122,7 @@ impl Proxy {
             let contact = self.read_contact(request, value, &mut registration, &existing, is_pushed_elsewhere)?;
             registration.contacts.push(contact);
         }
+        self.set_former_apart(request, &mut registration, contacts);
         Ok(registration)
     }
 
@@ -335,7 +340,8 @@ impl Registration {
             let known = existing.iter().find(|binding| binding.device == contact.device);
             let keeps = known.is_some_and(|known| known.push.is_some() && !contact.names_device);
             if *granted == 0 && !keeps {
-                remove.push(Removal { device: contact.device, heir: None });
+                let names = std::iter::once(&contact.device).chain(&contact.replaced);
+                remove.extend(names.map(|device| Removal { device: *device, heir: None }));
                 continue;
             }
             let replaced = contact.replaced.iter();

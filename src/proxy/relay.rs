@@ -31,6 +31,7 @@ impl Proxy {
         for contact in &registration.contacts {
             self.edit_contact(&context.request, contact, &mut edits);
         }
+        self.edit_former(&context.request, &registration, &mut edits);
         if self.policy.upstream_contact == UpstreamContact::Alias {
             // The way on from us is ours to know; told of it, the softswitch would go past us.
             context.request.fields(HeaderName::Path).for_each(|field| edits.remove(field.line()));

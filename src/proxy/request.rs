@@ -16,7 +16,7 @@ use crate::binding::{Aor, Binding, DeviceId, Home};
 use crate::clock::Now;
 use crate::sip::response::header;
 use crate::sip::uri::is_dialled;
-use crate::sip::{Destination, Flow, HeaderName, Message, Method, Uri, repair};
+use crate::sip::{Destination, Flow, HeaderName, Message, Method, NameAddr, Uri, repair};
 use crate::transaction::{Incoming, ServerId};
 
 /// Methods we say in Allow: everything passes through, so everything that is in use.
@@ -273,13 +273,14 @@ impl Proxy {
         });
     }
 
-    /// Whether a device may be expected on its flow, and the flow is there: its connection, or the node that has it.
+    /// Whether a device may be expected on its flow, and the flow is there and its own: its connection, or the node that has
+    /// it, and nobody else has registered by it since.
     pub(super) fn is_reachable(&self, binding: &Binding, contacts: &dyn Contacts, now: Now) -> bool {
         let is_there = match self.elsewhere(binding.home) {
             None => contacts.has_connection(binding),
             Some(_) => contacts.has_home(binding),
         };
-        is_there && binding.is_reachable(now.unix)
+        is_there && binding.is_reachable(now.unix) && contacts.holds_flow(binding)
     }
 
     /// A flow's node, where that is another one.
@@ -347,9 +348,29 @@ impl Proxy {
         contacts: &dyn Contacts,
     ) -> Hop {
         let flow = context.flow;
-        let device = contacts.on_flow(flow.transport, flow.remote).unwrap_or(NO_DEVICE);
+        let device = self.sender(&context.request, flow, contacts);
         let record_route = keeps_dialog(&context.request).then_some(RecordRoute::FromPhone(FlowToken { device, flow }));
         Hop { uri: None, routes: [].into(), record_route, destinations, device: None, flow: None }
+    }
+
+    /// The device that sends a request: that of the user in From, where several have registered by the flow, as behind an
+    /// edge proxy; of several of one user the one whose Contact it has. Whoever lies about it names a device of its own flow.
+    fn sender(&self, request: &Message, flow: Flow, contacts: &dyn Contacts) -> DeviceId {
+        let Some(last) = contacts.on_flow(flow.transport, flow.remote) else { return NO_DEVICE };
+        let is_here = |binding: &Arc<Binding>| {
+            let known = binding.flow;
+            self.elsewhere(binding.home).is_none() && (known.transport, known.remote) == (flow.transport, flow.remote)
+        };
+        let aor = request.from().and_then(|from| self.policy.aor(&from.parse_uri().ok()?));
+        let mut own = aor.map(|aor| contacts.of_aor(&aor)).unwrap_or_default();
+        own.retain(is_here);
+        let contact = request.first(HeaderName::Contact).and_then(NameAddr::parse);
+        let is_at = |binding: &&Arc<Binding>| {
+            let contact = contact.as_ref().and_then(|contact| contact.parse_uri().ok());
+            contact.zip(Uri::parse(&binding.contact).ok()).is_some_and(|(contact, known)| contact.is_at_same(&known))
+        };
+        let found = own.iter().find(is_at).or_else(|| own.iter().max_by_key(|binding| binding.registered_at));
+        found.map_or(last, |binding| binding.device)
     }
 
     /// A request to the proxy itself: OPTIONS tells that we are alive (RFC 3261 §11), nothing else has a meaning.

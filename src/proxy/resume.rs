@@ -150,8 +150,9 @@ impl Proxy {
         let server = context.server;
         let Some(call) = context.call_mut() else { return };
         let Some(binding) = contacts.of_device(device) else {
+            // It may be there and not read yet; or it has unregistered, and is about to register anew.
+            call.unread.push(device);
             if !contacts.is_loaded() {
-                call.unread.push(device);
                 self.timers.set(Timer::Retry(server, device), now.instant + LOOK_EVERY);
             }
             return;

@@ -74,6 +74,10 @@ impl Source for Operator {
         self.shared.bars.read().check(binding)
     }
 
+    fn holds_flow(&self, binding: &Binding) -> bool {
+        self.shared.store.table().holds_flow(binding)
+    }
+
     fn next_reminder(&self, binding: &Binding) -> Option<UnixMillis> {
         self.shared.store.table().next_reminder(binding)
     }

@@ -113,6 +113,11 @@ impl<'a> Uri<'a> {
         })
     }
 
+    /// Whether both lead to the same host and port, as they are written.
+    pub fn is_at_same(&self, other: &Uri<'_>) -> bool {
+        self.host.eq_ignore_ascii_case(other.host) && self.port.unwrap_or(5060) == other.port.unwrap_or(5060)
+    }
+
     /// Equality of RFC 3261 §19.1.4.
     ///
     /// Differs from it in two ways: what is written alike is equal, even if it says a thing twice; and a URI with more

@@ -67,7 +67,8 @@ impl HeldCallId {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
     /// An accepted REGISTER. Bindings in `put` replace those of the same device; those in `remove` end, and their
-    /// bucket entries go to the device in `heir` (same phone under a new name) or, without one, away. A token device
+    /// bucket entries go to the device in `heir` (same phone under a new name) or, without one, stay for as long as they
+    /// last: an app may clean up before it registers, and comes back under the same name. A token device
     /// with a token of one in `put` ends, too: that one is its heir. What is known of device or token and no REGISTER
     /// says is kept ([`Binding::learn_from`]).
     Register { aor: Aor, put: Vec<Binding>, remove: Vec<Removal> },

@@ -199,9 +199,8 @@ impl<'t> Draft<'t> {
             }
         });
         for removal in remove.iter().filter(|removal| !self.is_bound(aor, removal.device)).collect::<Vec<_>>() {
-            match removal.heir.filter(|heir| self.is_bound(aor, *heir)) {
-                Some(heir) => self.inherit(removal.device, heir),
-                None => self.change_bucket(removal.device, |bucket| *bucket = Bucket::default()),
+            if let Some(heir) = removal.heir.filter(|heir| self.is_bound(aor, *heir)) {
+                self.inherit(removal.device, heir);
             }
             self.set_messages(removal.device, Messages::default());
         }
@@ -365,6 +364,11 @@ impl<'t> Draft<'t> {
     /// Ends what time alone ends of one AOR.
     pub(super) fn expire(&mut self, aor: &Aor, now: UnixMillis) {
         let ttl = u64::try_from(self.limits.entry_ttl.as_millis()).unwrap_or(u64::MAX);
+        if let Some(cutoff) = now.0.checked_sub(ttl).map(UnixMillis) {
+            for device in self.table.orphans_of(aor) {
+                self.change_bucket(device, |bucket| bucket.expire(cutoff));
+            }
+        }
         for binding in self.bindings(aor) {
             if let Some(cutoff) = messages::cutoff(now) {
                 self.set_messages(binding.device, messages::fresh(&self.messages(binding.device), cutoff));

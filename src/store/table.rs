@@ -3,7 +3,9 @@
 //! Written by the store's one writer only, a whole row at a time: a reader sees an AOR's bindings, or a bucket, before
 //! or after a change and never in between.
 
+use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,12 +17,15 @@ use smallvec::SmallVec;
 use super::bucket::Bucket;
 use super::change::{BucketEntry, HeldCall, HeldCallId};
 use super::draft::{Key, Row, Value};
+use super::former_contacts::FormerContacts;
 use super::messages::Messages;
+use super::orphans::Orphans;
 use super::owners::Owners;
 use super::refreshes::Refreshes;
 use super::reminders::{self, ReminderRule};
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::UnixMillis;
+use crate::sip::Uri;
 use crate::sip::flow::Transport;
 
 /// The bindings of one AOR. Most users have one phone, some two.
@@ -32,8 +37,12 @@ pub struct Table {
     bindings: DashMap<Aor, Bindings>,
     devices: DashMap<DeviceId, Arc<Binding>>,
     peers: DashMap<Peer, Presence>,
+    /// Tells the ways behind a peer apart.
+    ways: RandomState,
+    former: FormerContacts,
     owners: Owners,
     buckets: DashMap<DeviceId, Bucket>,
+    orphans: Orphans,
     /// Former name of a device to its present one, while calls are settled under the former.
     heirs: DashMap<DeviceId, DeviceId>,
     calls: DashMap<HeldCallId, Held>,
@@ -73,6 +82,9 @@ struct Peer {
     address: [u8; 16],
     port: u16,
     transport: Transport,
+    /// Behind another proxy: a hash of the Path, and of the address in the Contact, which that proxy may go by. 0: all that
+    /// came from the peer.
+    way: u64,
 }
 
 impl Peer {
@@ -81,7 +93,7 @@ impl Peer {
             IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
             IpAddr::V6(address) => address.octets(),
         };
-        Self { address, port: remote.port(), transport }
+        Self { address, port: remote.port(), transport, way: 0 }
     }
 }
 
@@ -91,8 +103,8 @@ struct Presence {
     bindings: u32,
     /// The latest end of their Expires.
     until: UnixMillis,
-    /// The one that came last.
-    device: DeviceId,
+    /// The one that came last; it may have gone since, and the flow is its device's still.
+    last: Arc<Binding>,
 }
 
 impl Table {
@@ -115,7 +127,32 @@ impl Table {
     /// over: tells a phone from a softswitch that shares its address.
     pub fn device_on(&self, transport: Transport, remote: SocketAddr, now: UnixMillis) -> Option<DeviceId> {
         let presence = self.peers.get(&Peer::of(transport, remote))?;
-        (now < presence.until).then_some(presence.device)
+        (now < presence.until).then_some(presence.last.device)
+    }
+
+    /// Whether the flow of a binding is its device's: nobody else has registered by it later. Behind another proxy flows
+    /// are told apart by their Path.
+    pub fn holds_flow(&self, binding: &Binding) -> bool {
+        let Some(presence) = self.peers.get(&self.way_to(binding)) else { return true };
+        let last = &presence.last;
+        last.device == binding.device
+            || last.path.is_empty() != binding.path.is_empty()
+            || binding.shares_flow_with(last)
+    }
+
+    /// Whether the device has had this Contact until a moment ago.
+    pub fn has_left(&self, device: DeviceId, contact: &Uri<'_>, now: UnixMillis) -> bool {
+        self.former.has_left(device, contact, now)
+    }
+
+    fn way_to(&self, binding: &Binding) -> Peer {
+        let peer = Peer::of(binding.flow.transport, binding.flow.remote);
+        if binding.path.is_empty() {
+            return peer;
+        }
+        let contact = Uri::parse(&binding.contact);
+        let address = contact.as_ref().map(|uri| (uri.host, uri.port)).unwrap_or_default();
+        Peer { way: self.ways.hash_one((&binding.path, address)), ..peer }
     }
 
     /// The bindings of the first `limit` AORs after `after` that have `part` in them, ordered by AOR. The last one's AOR
@@ -310,15 +347,23 @@ impl Table {
             if !row.iter().any(|other| other.device == binding.device) {
                 // A token may have gone to another AOR meanwhile, and taken its name along.
                 self.devices.remove_if(&binding.device, |_, present| present.aor == binding.aor);
+                self.see_orphan(binding.device, &binding.aor);
             }
         }
         for binding in row.iter().filter(|binding| !contains(&before, binding)) {
             self.index(binding);
+            self.orphans.forget(binding.device);
+            if let Some(earlier) = before.iter().find(|earlier| earlier.device == binding.device) {
+                self.former.note(earlier, binding);
+            }
         }
     }
 
     pub(super) fn set_bucket(&self, device: DeviceId, bucket: Bucket) {
         let after = (bucket.entries().len(), bucket.oldest());
+        if bucket.is_empty() {
+            self.orphans.forget(device);
+        }
         let before = if bucket.is_empty() {
             self.buckets.remove(&device).map(|(_, before)| before)
         } else {
@@ -394,10 +439,35 @@ impl Table {
                 }
             }
         }
+        let touched: Vec<_> = buckets.keys().copied().collect();
         for (device, bucket) in buckets {
             self.set_bucket(device, bucket);
         }
         self.set_bindings(aor.clone(), bindings);
+        touched.into_iter().for_each(|device| self.see_orphan(device, aor));
+    }
+
+    /// Devices of an AOR that have a bucket and no binding.
+    pub(super) fn orphans_of(&self, aor: &Aor) -> SmallVec<[DeviceId; 1]> {
+        self.orphans.of_aor(aor)
+    }
+
+    /// Whose a device is that has a binding or a bucket.
+    pub(super) fn aor_of(&self, device: DeviceId) -> Option<Aor> {
+        self.by_device(device).map(|binding| binding.aor.clone()).or_else(|| self.orphans.aor(device))
+    }
+
+    fn see_orphan(&self, device: DeviceId, aor: &Aor) {
+        if !self.devices.contains_key(&device) && self.buckets.contains_key(&device) {
+            self.orphans.note(device, aor);
+        }
+    }
+
+    fn bucket_rows(&self, device: DeviceId, rows: &mut BTreeMap<Key, Value>) {
+        let bucket = self.bucket(&device);
+        let entries = bucket.entries().iter();
+        rows.extend(entries.map(|entry| (Key::Entry(device, entry.call_ref.clone()), Value::Entry(entry.clone()))));
+        rows.extend(bucket.open_claim().map(|claim| (Key::Claim(device), Value::Claim(claim.clone()))));
     }
 
     /// All rows of one AOR, of which these are the held calls and the former names.
@@ -405,14 +475,12 @@ impl Table {
         let mut rows = BTreeMap::new();
         for binding in self.lookup(aor) {
             let device = binding.device;
-            let bucket = self.bucket(&device);
-            let entries = bucket.entries().iter();
-            rows.extend(entries.map(|entry| (Key::Entry(device, entry.call_ref.clone()), Value::Entry(entry.clone()))));
-            rows.extend(bucket.open_claim().map(|claim| (Key::Claim(device), Value::Claim(claim.clone()))));
+            self.bucket_rows(device, &mut rows);
             let messages = Some(self.messages(&device)).filter(|messages| !messages.is_empty());
             rows.extend(messages.map(|messages| (Key::Messages(device), Value::Messages(messages))));
             rows.insert(Key::Binding(aor.clone(), device), Value::Binding(binding));
         }
+        self.orphans.of_aor(aor).into_iter().for_each(|device| self.bucket_rows(device, &mut rows));
         let heirs = names.iter().filter_map(|name| Some((Key::Heir(*name), Value::Heir(self.heir(name)?))));
         rows.extend(heirs);
         rows.extend(calls.iter().filter_map(|id| Some((Key::Call(*id), Value::Call(self.held(*id)?)))));
@@ -421,16 +489,19 @@ impl Table {
 
     fn index(&self, binding: &Arc<Binding>) {
         self.devices.insert(binding.device, Arc::clone(binding));
-        let peer = Peer::of(binding.flow.transport, binding.flow.remote);
-        let mut presence = self.peers.entry(peer).or_insert(Presence {
-            bindings: 0,
-            until: UnixMillis::default(),
-            device: binding.device,
-        });
-        presence.bindings = presence.bindings.saturating_add(1);
-        presence.until = presence.until.max(binding.expires_at);
-        presence.device = binding.device;
-        drop(presence);
+        for peer in self.peers_of(binding) {
+            let mut presence = self.peers.entry(peer).or_insert_with(|| Presence {
+                bindings: 0,
+                until: UnixMillis::default(),
+                last: Arc::clone(binding),
+            });
+            presence.bindings = presence.bindings.saturating_add(1);
+            presence.until = presence.until.max(binding.expires_at);
+            // A row that is read, or noted in, is no registration.
+            if presence.last.registered_at <= binding.registered_at {
+                presence.last = Arc::clone(binding);
+            }
+        }
         if binding.push.is_none() {
             self.agenda.lock().bindings.insert((binding.expires_at, binding.device));
         }
@@ -439,12 +510,20 @@ impl Table {
         self.owners.insert(binding);
     }
 
-    fn unindex(&self, binding: &Binding) {
+    /// The peer, and the way behind it where there is one.
+    fn peers_of(&self, binding: &Binding) -> impl Iterator<Item = Peer> + use<> {
         let peer = Peer::of(binding.flow.transport, binding.flow.remote);
-        if let Some(mut presence) = self.peers.get_mut(&peer) {
-            presence.bindings = presence.bindings.saturating_sub(1);
+        let way = self.way_to(binding);
+        std::iter::once(peer).chain((way != peer).then_some(way))
+    }
+
+    fn unindex(&self, binding: &Binding) {
+        for peer in self.peers_of(binding) {
+            if let Some(mut presence) = self.peers.get_mut(&peer) {
+                presence.bindings = presence.bindings.saturating_sub(1);
+            }
+            self.peers.remove_if(&peer, |_, presence| presence.bindings == 0);
         }
-        self.peers.remove_if(&peer, |_, presence| presence.bindings == 0);
         if binding.push.is_none() {
             self.agenda.lock().bindings.remove(&(binding.expires_at, binding.device));
         }

@@ -74,6 +74,8 @@ reasons! {
         "a NAT or a firewall lost the way to it, or the app sleeps again; it is pushed when it can be";
     FlowLost, "flow_lost", "the device's flow is gone",
         "nothing: it is pushed when it can be";
+    AwakeByConnection, "awake_by_connection", "it answered the push by its open connection",
+        "";
     CallOver, "call_over", "the call is over",
         "the phone came too late; `tune` says what a longer hold.wait_s would have brought";
     InviteAndCancel, "invite_and_cancel", "INVITE and CANCEL",
@@ -84,6 +86,8 @@ reasons! {
         "";
     TakenElsewhere, "taken_elsewhere", "the call was taken elsewhere",
         "";
+    Unregistered, "unregistered", "the phone has unregistered since the call came",
+        "nothing: the call waits for it, and it is not pushed; an app that cleans up before it registers is called then";
     NotBackInTime, "not_back_in_time", "no phone came back in time",
         "a push that was taken may reach a phone late or never: battery savers, a phone without a network, an app \
          that was stopped by its user; `tune` says what a longer hold.wait_s would have brought";

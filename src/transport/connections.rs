@@ -150,6 +150,13 @@ impl Connections {
         self.0.links.contains_key(&connection)
     }
 
+    /// Has the workers told when something is sent by a connection: a request that is no REGISTER, or a keep-alive. Once.
+    pub fn expect(&self, connection: ConnectionId) {
+        if let Some(link) = self.0.links.get(&connection) {
+            link.is_expected.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Returns once all connections have ended, each having told the workers. The stop has to be given before.
     pub async fn closed(&self) {
         self.0.admission.empty().await;
@@ -247,6 +254,15 @@ impl Shared {
         let (connection, link) = Connection::new(Arc::clone(self), flow, place);
         self.links.insert(flow.connection, Arc::clone(&link));
         (connection, link)
+    }
+
+    /// Tells the workers of a sign of life that one of them waits for. Where a worker has no room the next sign has to do.
+    pub(super) fn tell_heard(&self, link: &Link) {
+        link.is_expected.store(false, Ordering::Relaxed);
+        let told = self.inboxes.iter().map(|inbox| inbox.try_send(Event::Heard { flow: link.flow }).is_ok());
+        if told.filter(|is_told| !is_told).count() > 0 {
+            link.is_expected.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Makes a connection unknown to senders.

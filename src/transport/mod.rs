@@ -45,6 +45,10 @@ pub enum Event {
     Closed {
         flow: Flow,
     },
+    /// Something was sent by a connection that was waited for ([`Connections::expect`]). Every worker hears it.
+    Heard {
+        flow: Flow,
+    },
     /// A message that was given to [`Transport::send`] with this tag did not leave (RFC 3261 §18.4).
     SendFailed {
         tag: u128,

@@ -51,6 +51,8 @@ pub(super) struct Link {
     queue: mpsc::Sender<Outgoing>,
     queued_bytes: AtomicUsize,
     queue_bytes_max: usize,
+    /// A worker waits for something to be sent by it.
+    pub(super) is_expected: AtomicBool,
     /// The peer takes nothing at the moment.
     is_blocked: AtomicBool,
     overflow: Notify,
@@ -148,6 +150,7 @@ impl Connection {
             queue: sender,
             queued_bytes: AtomicUsize::new(0),
             queue_bytes_max: limits.queue_bytes,
+            is_expected: AtomicBool::new(false),
             is_blocked: AtomicBool::new(false),
             overflow: Notify::new(),
         });
@@ -251,21 +254,33 @@ async fn read(shared: &Shared, link: &Link, reader: &mut (impl AsyncRead + Unpin
             Ok(Ok(0) | Err(_)) => return End::Closed,
             Err(_) => return End::Partial,
         }
-        let mut frames = 0;
+        let is_expected = link.is_expected.load(Ordering::Relaxed);
+        let (mut frames, mut is_sign) = (0, false);
         loop {
             match framer.next_frame() {
                 Ok(Some(Frame::Message(bytes))) => match shared.settings.door.admits(&link.flow, &bytes) {
-                    Ok(()) if shared.deliver(Inbound { flow: link.flow, bytes }).await => {}
-                    Ok(()) => return End::Stopped,
+                    Ok(()) => {
+                        is_sign |= is_expected && is_sign_of_life(&bytes);
+                        if !shared.deliver(Inbound { flow: link.flow, bytes }).await {
+                            return End::Stopped;
+                        }
+                    }
                     Err(DropReason::Banned) => return End::Banned,
                     Err(reason) => shared.drops.count(reason),
                 },
-                // A peer that does not read its pongs does without.
-                Ok(Some(Frame::Ping)) => drop(link.send(Outgoing { bytes: PONG, tag: 0, worker: 0 })),
+                Ok(Some(Frame::Ping)) => {
+                    is_sign = true;
+                    // A peer that does not read its pongs does without.
+                    let _ = link.send(Outgoing { bytes: PONG, tag: 0, worker: 0 });
+                }
                 Ok(None) => break,
                 Err(error) => return End::Refused(error),
             }
             frames += 1;
+        }
+        // A single line end is a keep-alive, too.
+        if is_expected && (is_sign || frames == 0 && !framer.is_partial()) {
+            shared.tell_heard(link);
         }
         // A message has its time from its first byte on: more bytes do not give it more.
         deadline = match (framer.is_partial(), was_partial && frames == 0) {
@@ -275,6 +290,12 @@ async fn read(shared: &Shared, link: &Link, reader: &mut (impl AsyncRead + Unpin
             (false, _) => deadline,
         };
     }
+}
+
+/// Whether whoever sent this is surely awake: a REGISTER tells of itself by what becomes of it, and a response may be one to
+/// something that was asked long ago.
+fn is_sign_of_life(message: &[u8]) -> bool {
+    !message.starts_with(b"REGISTER ") && !message.starts_with(b"SIP/")
 }
 
 async fn read_chunk(reader: &mut (impl AsyncRead + Unpin), framer: &mut Framer) -> io::Result<usize> {

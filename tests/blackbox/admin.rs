@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use serde_json::Value;
 
-use crate::peer::{DEADLINE, eventually_is};
+use crate::peer::{DEADLINE, eventually, eventually_is};
 
 /// The admin listener of a server.
 #[derive(Debug, Clone, Copy)]
@@ -95,6 +95,17 @@ impl Admin {
             if status == 200 && call["outcome"] == outcome { Ok(call) } else { Err(call) }
         });
         list(&call, "steps").iter().map(|step| step["step"].as_str().unwrap_or_default().to_owned()).collect()
+    }
+
+    /// Until the call has come as far as that.
+    #[track_caller]
+    pub(crate) fn expect_step(self, call_ref: &str, step: &str) {
+        eventually(step, || {
+            let (status, body) = self.request("GET", &format!("/api/v1/calls/{call_ref}"));
+            let call: Value = serde_json::from_str(&body).unwrap_or_default();
+            let is_so = status == 200 && list(&call, "steps").iter().any(|told| told["step"] == step);
+            is_so.then_some(())
+        });
     }
 
     /// The sample with this name and these labels, such as `sip_dropped_total{reason="not_sip"}`.

@@ -29,6 +29,7 @@ mod crash;
 mod devices;
 mod doors;
 mod events;
+mod flows;
 mod gateways;
 mod held_call;
 mod hep;

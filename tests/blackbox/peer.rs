@@ -232,6 +232,9 @@ async fn serve(stream: TcpStream, heard: mpsc::Sender<Heard>) {
 async fn read_stream(mut reader: OwnedReadHalf, link: Link, heard: mpsc::Sender<Heard>) {
     let mut buffer = Vec::new();
     loop {
+        // The answer to a ping (RFC 5626 §4.4.1).
+        let pong = buffer.iter().take_while(|byte| b"\r\n".contains(byte)).count();
+        buffer.drain(..pong);
         while let Some(length) = message_length(&buffer) {
             let message = Sip::read(&buffer[..length]);
             buffer.drain(..length);

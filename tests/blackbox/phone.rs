@@ -105,6 +105,22 @@ impl Phone {
         self.line.take().expect("a phone that is awake")
     }
 
+    /// A NAT gives it the port of another phone.
+    pub(crate) fn takes_line(&mut self, line: (Peer, Link)) {
+        self.line = Some(line);
+    }
+
+    /// Registers with these Contact lines where the registrar asks for a password. The 2xx.
+    #[track_caller]
+    pub(crate) fn register_by_password(&mut self, contacts: &str) -> Sip {
+        self.send_register_with(contacts);
+        let challenge = self.peer().response(401, "REGISTER");
+        self.answer_challenge(&challenge);
+        self.send_register_with(contacts);
+        self.credentials.clear();
+        self.peer().response(200, "REGISTER")
+    }
+
     pub(crate) fn peer(&self) -> &Peer {
         &self.line.as_ref().expect("a phone that is awake").0
     }
@@ -212,7 +228,8 @@ impl Phone {
     /// As [`Phone::answer_challenge`], by what may be the wrong password.
     pub(crate) fn answer_challenge_by(&mut self, challenge: &Sip, password: &str) {
         let value = challenge.header("WWW-Authenticate");
-        assert!(value.contains("algorithm=MD5"), "{value}");
+        // MD5 is what is meant where none is named (RFC 7616 §3.3).
+        assert!(value.contains("algorithm=MD5") || !value.contains("algorithm="), "{value}");
         let hash = |text: String| md5::Md5::digest(text).iter().map(|b| format!("{b:02x}")).collect::<String>();
         let quoted = |name: &str| {
             let start = value.find(&format!("{name}=\"")).expect("a parameter of the challenge") + name.len() + 2;

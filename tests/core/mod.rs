@@ -139,6 +139,7 @@ impl Core {
                 self.input(Input::Pushed(reply));
             }
             Effect::Resolve { .. }
+            | Effect::Await { .. }
             | Effect::Fetch { .. }
             | Effect::Woken(_)
             | Effect::Step(_)

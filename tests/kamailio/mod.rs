@@ -9,11 +9,12 @@ use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use sip_push_proxy::sip::Transport::Udp;
 
-use crate::peer::eventually;
-use crate::phone::PASSWORD;
+use crate::peer::{Heard, eventually};
+use crate::phone::{PASSWORD, Phone, Push};
 use crate::sipp::free_port;
 use crate::world::{Mode, World};
 
@@ -135,5 +136,59 @@ fn linphone_is_woken_for_a_call_of_kamailio(mode: Mode) {
         assert_eq!((world.pushes(), world.admin.bindings(aor).len()), (number, 1));
     }
     world.admin.expect_metric("calls_total{outcome=\"answered\"}", 2.0);
+    world.stop();
+}
+
+#[test]
+fn a_phone_that_changes_its_network_can_be_called_by_its_alias() {
+    a_phone_that_changes_its_network_can_be_called(Mode::Alias);
+}
+
+#[test]
+fn a_phone_that_changes_its_network_can_be_called_by_its_path() {
+    a_phone_that_changes_its_network_can_be_called(Mode::Path);
+}
+
+/// It registers its new Contact and takes the old one out in one REGISTER, in either order.
+#[track_caller]
+fn a_phone_that_changes_its_network_can_be_called(mode: Mode) {
+    let port = free_port("127.0.0.1");
+    let mut world = World::with(mode, Udp, &format!("softswitch.uri = 'sip:127.0.0.1:{port}'\n"));
+    let folder = world.folder.path().to_owned();
+    let _kamailio = kamailio(&folder, &port);
+    let mut phone = Phone::new("alice", Push::Fcm, Udp);
+    let line = |phone: &Phone, uri: &str, expires: &str| format!("Contact: <{uri}>{}{expires}\r\n", phone.instance);
+    phone.wake(&world);
+    let first = line(&phone, &phone.contact(), "");
+    eventually("Kamailio to be there", || {
+        phone.send_register_with(&first);
+        let heard = phone.peer().hear(Duration::from_millis(500));
+        heard.filter(|heard| matches!(heard, Heard::Message(answer, _) if answer.status() == 401)).map(drop)
+    });
+    for (number, is_old_first) in [(1, false), (2, true)] {
+        phone.wake(&world);
+        let old = phone.contact();
+        phone.register_by_password(&line(&phone, &old, ""));
+        phone.wake(&world);
+        let mut contacts = [line(&phone, &phone.contact(), ""), line(&phone, &old, ";expires=0")];
+        if is_old_first {
+            contacts.reverse();
+        }
+        let accepted = phone.register_by_password(&contacts.concat());
+        let (listed, address) = (accepted.headers("Contact").join(","), phone.peer().address.to_string());
+        assert!(listed.contains(&address) && !listed.contains(&old), "{listed}");
+
+        let link = world.switch.peer.link_to(format!("127.0.0.1:{port}").parse().expect("an address"));
+        let call = world.switch.call_by(link, &phone.aor(), "");
+        world.pushed_invite(&phone, 28);
+        phone.register_by_password(&line(&phone, &phone.contact(), ""));
+        let incoming = phone.invited();
+        incoming.answer(200, "OK");
+        let ok = world.switch.final_response();
+        assert_eq!((ok.status(), ok.method()), (200, "INVITE"), "{ok:?}");
+        call.confirm(&ok);
+        incoming.confirmed();
+        assert_eq!((world.pushes(), world.admin.bindings(&phone.aor()).len()), (number, 1));
+    }
     world.stop();
 }

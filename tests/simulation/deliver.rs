@@ -55,12 +55,12 @@ impl World {
     fn agent_told(&mut self, agent: usize, told: Told) {
         match told {
             Told::Response { client, response } => {
-                let Some(sent) = self.agents[agent].sent.iter().position(|sent| sent.client == client) else { return };
+                let Some(sent) = self.agents[agent].sent.iter().rposition(|sent| sent.client == client) else { return };
                 self.agents[agent].sent[sent].responses.push(response);
                 self.agent_gets_response(agent, sent);
             }
             Told::Timeout { client } | Told::SendFailed { client } => {
-                if let Some(sent) = self.agents[agent].sent.iter_mut().find(|sent| sent.client == client) {
+                if let Some(sent) = self.agents[agent].sent.iter_mut().rfind(|sent| sent.client == client) {
                     sent.failed = true;
                 }
             }
@@ -121,7 +121,7 @@ impl World {
                 who.keep(message, Some(cancel), flow, now);
                 let got = who.got.len() - 1;
                 self.agent_responds(agent, got, if invite.is_some() { 200 } else { 481 }, &[], "");
-                let invite = self.agents[agent].got.iter().position(|got| got.server == invite && invite.is_some());
+                let invite = self.agents[agent].got.iter().rposition(|got| got.server == invite && invite.is_some());
                 if let Some(invite) = invite {
                     self.agent_responds(agent, invite, 487, &[], "");
                 }

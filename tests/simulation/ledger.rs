@@ -132,6 +132,12 @@ impl Ledger {
         assert_eq!(message.number(HeaderName::MaxForwards), Some(70));
     }
 
+    /// A phone has answered its push by its connection, which is as good as a REGISTER.
+    pub(crate) fn is_awake(&mut self, phone: SocketAddr) {
+        self.count += 1;
+        self.registered.insert(phone, self.count);
+    }
+
     /// With `hold.push_when = "always"` and pushes, once for each REGISTER that was accepted after the INVITE came.
     fn phone_is_called(&mut self, phone: SocketAddr, call_id: String, came: u64, branch: String, always: bool) {
         let now = self.count;

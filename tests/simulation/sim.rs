@@ -10,7 +10,7 @@ use sip_push_proxy::proxy::secret::Keys;
 use sip_push_proxy::proxy::{Input, Policy, policy};
 use sip_push_proxy::push::{NoticeKind, Outcome};
 use sip_push_proxy::sip::push_param::PushParams;
-use sip_push_proxy::sip::{Message, Transport};
+use sip_push_proxy::sip::{ConnectionId, Flow, Message, Transport};
 use sip_push_proxy::store::{Change, EntryState, Ticket};
 
 use crate::agent::{Agent, Answer, Registrar};
@@ -308,6 +308,15 @@ impl Phone {
         self.change(|agent| agent.wakes_after = Some(after))
     }
 
+    /// Sends a line end by its connection, as apps do to keep it open.
+    pub(crate) fn keeps_alive(&self) {
+        let world = &mut *self.world.borrow_mut();
+        let agent = &world.agents[self.agent];
+        let connection = ConnectionId(agent.connection.expect("a connection"));
+        let flow = Flow { transport: Transport::Tcp, listener: 1, connection, remote: agent.address };
+        world.hears(flow);
+    }
+
     pub(crate) fn moves(&self) {
         self.world.borrow_mut().agent_moves(self.agent);
     }
@@ -362,6 +371,15 @@ impl Phone {
         let Some(binding) = bindings.iter().find(|binding| has_token(binding)) else { return Vec::new() };
         let entries = world.storage.table().entries(&binding.device);
         entries.iter().map(|entry| (entry.call_ref.to_string(), entry.state)).collect()
+    }
+
+    pub(crate) fn name(&self) -> String {
+        self.world.borrow().agents[self.agent].name.clone()
+    }
+
+    /// What it asks for.
+    pub(crate) fn expires(&self) -> Option<u32> {
+        self.world.borrow().agents[self.agent].device.expires
     }
 
     pub(crate) fn bindings(&self) -> usize {

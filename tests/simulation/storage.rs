@@ -10,7 +10,7 @@ use sip_push_proxy::binding::{Aor, Binding, DeviceId};
 use sip_push_proxy::clock::UnixMillis;
 use sip_push_proxy::proxy::Contacts;
 use sip_push_proxy::proxy::bars::Bars;
-use sip_push_proxy::sip::Transport;
+use sip_push_proxy::sip::{Transport, Uri};
 use sip_push_proxy::store::{Change, EntryState, HeldCall, Limits, Memory, Reply, StoreError, Table, Ticket};
 use sip_push_proxy::timeline::Why;
 
@@ -109,6 +109,14 @@ impl Contacts for View<'_> {
 
     fn on_flow(&self, transport: Transport, remote: SocketAddr) -> Option<DeviceId> {
         self.storage.table().device_on(transport, remote, self.now)
+    }
+
+    fn holds_flow(&self, binding: &Binding) -> bool {
+        self.storage.table().holds_flow(binding)
+    }
+
+    fn has_left(&self, device: DeviceId, contact: &Uri<'_>) -> bool {
+        self.storage.table().has_left(device, contact, self.now)
     }
 
     fn has_connection(&self, binding: &Binding) -> bool {

@@ -13,7 +13,7 @@ use sip_push_proxy::driver::{Pace, Turn, is_ours_to_refresh};
 use sip_push_proxy::proxy::bars::Bars;
 use sip_push_proxy::proxy::{Effect, FetchTicket, Input, Policy, Proxy, RefreshResult, ResolveTicket, Warning};
 use sip_push_proxy::push::{self, Outcome, Pass, Push};
-use sip_push_proxy::sip::{ConnectionId, Destination, Flow, Message, Transport};
+use sip_push_proxy::sip::{ConnectionId, Destination, Flow, Message, Method, Transport};
 use sip_push_proxy::store::{Change, HeldCall, LeftCall, Ticket};
 use sip_push_proxy::transaction::SendTag;
 
@@ -79,6 +79,8 @@ pub(crate) struct World {
     pub(crate) reminders: Option<Pace>,
     /// Other nodes that are there.
     pub(crate) nodes: Vec<Home>,
+    /// Connections on which a sign of life is waited for.
+    pub(crate) awaited: BTreeSet<ConnectionId>,
     /// What came of it.
     pub(crate) refreshed: Vec<RefreshResult>,
     /// What the operator was told.
@@ -136,6 +138,7 @@ impl World {
             pace: None,
             reminders: None,
             nodes: Vec::new(),
+            awaited: BTreeSet::new(),
             refreshed: Vec::new(),
             warnings: Vec::new(),
             auth_failures: Vec::new(),
@@ -382,7 +385,20 @@ impl World {
         let Ok(message) = Message::parse(bytes, 128) else { return };
         self.note(|| format!("{} > proxy  {}", flow, text::summary(&message)));
         self.ledger.arrived(&message, flow);
+        let is_sign = message.is_request() && message.method() != Method::REGISTER;
         self.input(Input::Received { flow, message });
+        if is_sign {
+            self.hears(flow);
+        }
+    }
+
+    /// Something came by a connection.
+    pub(crate) fn hears(&mut self, flow: Flow) {
+        if self.awaited.remove(&flow.connection) {
+            self.note(|| format!("{flow} > proxy  is awake"));
+            self.ledger.is_awake(flow.remote);
+            self.input(Input::Heard { flow });
+        }
     }
 
     pub(crate) fn input(&mut self, input: Input) {
@@ -452,6 +468,9 @@ impl World {
             Effect::Step(step) => {
                 self.note(|| format!("step {:?} {} {:?} {:?}", step.step, step.call_ref, step.device, step.why));
                 self.ledger.step(step);
+            }
+            Effect::Await { flow } => {
+                self.awaited.insert(flow.connection);
             }
             Effect::CallBegan { .. } => {}
             Effect::CallEnded { outcome, .. } => self.ledger.outcomes.push(outcome),

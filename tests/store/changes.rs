@@ -73,13 +73,16 @@ fn a_device_removed_and_put_by_one_register_stays(kind: Kind) {
     assert_eq!((phones.bound(), phones.entries(1)), (vec![1], vec![(1, Live)]));
 }
 
-fn unregistration_ends_binding_and_bucket(kind: Kind) {
+fn unregistration_ends_the_binding_and_leaves_the_bucket(kind: Kind) {
     let mut phones = Phones::with(kind, &[1, 2]);
     phones.apply(hold(1, 1, &[1, 2]));
     phones.apply(unregister(1, 1, None));
-    assert_eq!((phones.bound(), phones.entries(1), phones.entries(2)), (vec![2], vec![], vec![(1, Live)]));
+    let live = vec![(1, Live)];
+    assert_eq!((phones.bound(), phones.entries(1), phones.entries(2)), (vec![2], live.clone(), live));
     assert_eq!(phones.0.table().by_device(device(1)), None);
-    assert_eq!(phones.0.table().entry_count(), 1);
+    phones.apply(settle(1, 1, &[(1, Settlement::Missed), (2, Settlement::Seen)], true));
+    phones.apply(register(vec![binding(1, 1)]));
+    assert_eq!((phones.claims(1), phones.entries(2)), (vec![call_ref(1)], vec![]));
 }
 
 fn entries_follow_the_heir(kind: Kind) {
@@ -96,7 +99,7 @@ fn entries_do_not_follow_an_heir_who_is_not_there(kind: Kind) {
     let mut phones = Phones::with(kind, &[1]);
     phones.apply(hold(1, 1, &[1]));
     phones.apply(unregister(1, 1, Some(2)));
-    assert_eq!((phones.entries(1), phones.entries(2)), (vec![], vec![]));
+    assert_eq!((phones.entries(1), phones.entries(2)), (vec![(1, Live)], vec![]));
 }
 
 fn a_call_is_settled_under_the_name_it_was_held_for(kind: Kind) {
@@ -328,7 +331,7 @@ on_each!(Memory as memory, Embedded as embedded, Redis as redis: [
     register_puts_and_replaces_by_device,
     register_that_replaces_keeps_the_bucket,
     a_device_removed_and_put_by_one_register_stays,
-    unregistration_ends_binding_and_bucket,
+    unregistration_ends_the_binding_and_leaves_the_bucket,
     entries_follow_the_heir,
     entries_do_not_follow_an_heir_who_is_not_there,
     a_call_is_settled_under_the_name_it_was_held_for,

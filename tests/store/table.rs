@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use sip_push_proxy::binding::Binding;
+use sip_push_proxy::sip::Uri;
 use sip_push_proxy::sip::flow::{ConnectionId, Flow, Transport};
 use sip_push_proxy::store::{Change, Memory};
 
@@ -42,6 +43,80 @@ fn a_registration_may_shorten_what_its_peer_is_known_for() {
     store.apply(register(vec![binding(1, 1)]));
     store.apply(register(vec![Binding { expires_at: NOW.after(Duration::from_secs(1)), ..binding(1, 1) }]));
     assert_eq!(store.table().device_on(Transport::Udp, flow(5060).remote, NOW.after(Duration::from_secs(1))), None);
+}
+
+/// What is noted in a binding, or read from a store, is no registration.
+#[test]
+fn a_flow_is_the_devices_that_registered_by_it_last() {
+    let at = |number: u32, seconds: u64| Binding {
+        instance: Some(format!("i{number}").into()),
+        registered_at: NOW.after(Duration::from_secs(seconds)),
+        ..binding(number, number)
+    };
+    let (alice, bob) = (at(1, 1), at(2, 2));
+    for order in [[&alice, &bob], [&bob, &alice]] {
+        let store = Memory::new(LIMITS);
+        for binding in order {
+            store.apply(register(vec![binding.clone()]));
+        }
+        let holds = |binding: &Binding| store.table().holds_flow(binding);
+        assert!(!holds(&alice) && holds(&bob));
+        store.apply(register(vec![Binding { push_refused: Some("noted".into()), ..alice.clone() }]));
+        assert!(!holds(&alice) && holds(&bob));
+        store.apply(unregister(2, 2, None));
+        assert!(!holds(&alice), "it was another's");
+        store.apply(register(vec![at(1, 3)]));
+        assert!(holds(&at(1, 3)));
+    }
+}
+
+#[test]
+fn behind_another_proxy_a_flow_is_told_by_its_path_and_its_contact() {
+    let store = Memory::new(LIMITS);
+    let by = |number: u32, path: &str, contact: &str| Binding {
+        instance: Some(format!("i{number}").into()),
+        path: path.as_bytes().into(),
+        contact: contact.as_bytes().into(),
+        registered_at: NOW.after(Duration::from_secs(number.into())),
+        ..binding(number, number)
+    };
+    let first = by(1, "<sip:edge;lr>", "sip:a@10.0.0.1");
+    let apart = [
+        by(2, "<sip:other@edge;lr>", "sip:a@10.0.0.1"),
+        by(3, "<sip:edge;lr>", "sip:a@10.0.0.2"),
+        by(4, "<sip:edge;lr>", "sip:a@10.0.0.1:5070"),
+        by(5, "", "sip:a@10.0.0.1"),
+    ];
+    for binding in std::iter::once(&first).chain(&apart) {
+        store.apply(register(vec![binding.clone()]));
+    }
+    assert!(std::iter::once(&first).chain(&apart).all(|binding| store.table().holds_flow(binding)));
+    store.apply(register(vec![by(6, "<sip:edge;lr>", "sip:b@10.0.0.1")]));
+    assert!(!store.table().holds_flow(&first));
+}
+
+#[test]
+fn a_contact_is_remembered_for_a_minute_after_its_device_has_left_it() {
+    let store = Memory::new(LIMITS);
+    let at = |contact: &str, seconds: u64| Binding {
+        contact: contact.as_bytes().into(),
+        registered_at: NOW.after(Duration::from_secs(seconds)),
+        ..binding(1, 1)
+    };
+    let has_left = |contact: &str, seconds| {
+        let uri = Uri::parse(contact.as_bytes()).unwrap();
+        store.table().has_left(device(1), &uri, NOW.after(Duration::from_secs(seconds)))
+    };
+    store.apply(register(vec![at("sip:a@10.0.0.1", 0)]));
+    store.apply(register(vec![at("sip:a@10.0.0.1;pn-prid=x", 10)]));
+    assert!(!has_left("sip:a@10.0.0.1", 10));
+    store.apply(register(vec![at("sip:a@10.0.0.2", 20)]));
+    assert!(has_left("sip:other@10.0.0.1:5060;ob", 20) && has_left("sip:a@10.0.0.1", 84));
+    assert!(!has_left("sip:a@10.0.0.2", 20) && !has_left("sip:a@10.0.0.1:5070", 20));
+    assert!(!has_left("sip:a@10.0.0.1", 85));
+    // It is there again.
+    store.apply(register(vec![at("sip:a@10.0.0.1", 30)]));
+    assert!(!has_left("sip:a@10.0.0.1", 30) && has_left("sip:a@10.0.0.2", 30));
 }
 
 #[test]

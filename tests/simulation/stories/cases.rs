@@ -1,6 +1,8 @@
 //! Messages of real phones and switches that went wrong somewhere.
 
+use sip_push_proxy::proxy::CallStep;
 use sip_push_proxy::sip::{HeaderName, Transport};
+use sip_push_proxy::timeline::{Reason, Step};
 
 use crate::agent::Answer;
 use crate::sim::{Sim, ms, s};
@@ -128,4 +130,119 @@ fn an_alias_is_found_however_a_switch_decorates_it() {
         call.cancels("");
         sim.run_for(s(1));
     }
+}
+
+/// As a library sends them while iOS has yet to give the second token: three REGISTERs with Call-IDs of their own.
+#[test]
+fn three_registers_of_one_wake_bring_one_invite_and_leave_the_voip_token() {
+    let voip = "a".repeat(64);
+    let apple = |prid: &str| {
+        format!(";pn-provider=apns;pn-param=DEF123GHIJ.org.example.phone.voip&remote;pn-prid={prid};pn-silent=1")
+    };
+    let (whole, cut) = (format!("{voip}:voip&{}:remote", "b".repeat(64)), format!("{voip}:voip&"));
+    for order in [[&cut, &whole, &whole], [&whole, &cut, &whole], [&whole, &whole, &cut]] {
+        let sim = Sim::new();
+        let (alice, switch, mut push) = (sim.phone("alice"), sim.switch(), sim.push());
+        alice.does(Answer::Answers(ms(1500)));
+        alice.change(|agent| agent.device.push = apple(&whole));
+        alice.registers();
+        let call = switch.invites("alice");
+        sim.run_for(ms(100));
+        for (number, prid) in order.into_iter().enumerate() {
+            let mut world = sim.world();
+            let agent = &mut world.agents[alice.agent];
+            agent.device.push = apple(prid);
+            let contact = agent.contact();
+            let draft = Draft { call_id: format!("wake-{number}"), cseq: 20, ..agent.register(Some(contact)) };
+            world.request(alice.agent, draft);
+        }
+        sim.run_for(s(3));
+        alice.expects_invites(1);
+        call.expects(&[100, 182, 180, 200]);
+        push.expects(1);
+        let next = switch.invites("alice");
+        sim.run_for(ms(100));
+        push.expects(1);
+        let told = &sim.world().pushes.sent.last().map(|push| push.target.clone()).unwrap();
+        assert!(told.each().any(|token| token.reveal() == voip), "{order:?}");
+        next.cancels("");
+    }
+}
+
+/// Whose calls still ring there is the operator's to say (`push.aors_per_token_max`), and seen.
+#[test]
+fn a_phone_that_another_user_has_now_does_not_ring_for_the_first_one() {
+    for most in [1, 5] {
+        let sim = Sim::with(|policy| policy.aors_per_token_max = most);
+        let (alice, bob, mut push) = (sim.phone("alice"), sim.phone("bob"), sim.push());
+        alice.change(|agent| agent.device.expires = Some(60));
+        alice.registers();
+        alice.sleeps();
+        let device = sim.world().agents[alice.agent].device.clone();
+        bob.change(|agent| (agent.device.push, agent.device.instance) = (device.push, device.instance));
+        sim.run_for(s(61));
+        bob.registers();
+        let call = sim.switch().invites("alice");
+        sim.run_for(s(4));
+        push.expects(usize::from(most > 1));
+        bob.expects_invites(0);
+        let skipped = |step: &CallStep| {
+            step.step == Step::DeviceSkipped && step.why.as_ref().is_some_and(|why| why.reason == Reason::TooManyAors)
+        };
+        assert_eq!(sim.world().ledger.steps.iter().any(skipped), most == 1);
+        call.cancels("");
+        let own = sim.switch().invites("bob");
+        sim.run_for(ms(100));
+        push.expects(1);
+        own.cancels("");
+    }
+}
+
+#[test]
+fn a_desk_phone_rings_at_once_and_a_phone_whose_connection_is_gone_joins() {
+    let sim = Sim::new();
+    let desk = sim.device("alice", "desk", Transport::Udp);
+    let mobile = sim.device("alice", "mobile", Transport::Tcp);
+    desk.change(|agent| agent.device.push.clear());
+    desk.registers();
+    mobile.registers();
+    mobile.sleeps();
+    let call = sim.switch().asks("INVITE", "sip:alice@example.org", |draft| draft);
+    sim.run_for(ms(100));
+    desk.expects_invites(1);
+    sim.push().expects(1);
+    mobile.is_back();
+    mobile.does(Answer::Answers(ms(50))).registers();
+    sim.run_for(s(1));
+    assert_eq!(call.status(), Some(200));
+    let cancel = &desk.got("CANCEL")[0];
+    assert!(text::first(cancel, HeaderName::Reason).contains("cause=200"));
+    assert_eq!(mobile.bucket(), []);
+}
+
+/// The half-open connection of before ends later, and does no harm.
+#[test]
+fn a_phone_that_was_cut_off_is_reached_by_its_new_connection_only() {
+    let sim = Sim::new();
+    let (alice, switch) = (sim.device("alice", "alice", Transport::Tcp), sim.switch());
+    alice.registers();
+    let before = sim.bindings()[0].flow;
+    alice.moves();
+    alice.registers();
+    let notify = switch.sends("NOTIFY", "alice", |draft| draft);
+    sim.run_for(ms(100));
+    assert_eq!(alice.got("NOTIFY").len(), 1);
+    sim.world().input(sip_push_proxy::proxy::Input::Closed { flow: before });
+    sim.run_for(s(1));
+    notify.expects(&[200]);
+    let call = switch.invites("alice");
+    sim.run_for(ms(100));
+    alice.does(Answer::Refuses(486)).registers();
+    sim.run_for(s(1));
+    alice.expects_invites(1);
+    call.expects(&[100, 182, 486]);
+    let to_old = |(to, message): &(sip_push_proxy::sip::Destination, sip_push_proxy::sip::Message)| {
+        to.remote() == before.remote && message.is_request()
+    };
+    assert!(!sim.world().left.iter().any(to_old));
 }

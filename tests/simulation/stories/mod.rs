@@ -1,6 +1,7 @@
 //! What the proxy does, capability by capability.
 
 mod aliases;
+mod awake;
 mod call_ended;
 mod calls;
 mod cancel;
@@ -11,6 +12,7 @@ mod devices;
 mod dialogs;
 mod doors;
 mod early_dialogs;
+mod flows;
 mod forking;
 mod late_wake;
 mod limits;
@@ -18,6 +20,7 @@ mod local;
 mod manners;
 mod messages;
 mod missed_calls;
+mod moves;
 mod names;
 mod next_hop;
 mod options;

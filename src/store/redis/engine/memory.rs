@@ -34,7 +34,8 @@ impl Engine {
 
     pub(super) fn has_rows(&self, aor: &Aor) -> bool {
         let has_more = |known: &Known| !known.calls.is_empty() || !known.names.is_empty();
-        !self.table.lookup(aor).is_empty() || self.known.get(aor).is_some_and(has_more)
+        let has_bindings = !self.table.lookup(aor).is_empty() || !self.table.orphans_of(aor).is_empty();
+        has_bindings || self.known.get(aor).is_some_and(has_more)
     }
 
     pub(super) fn rows(&self, aor: &Aor) -> BTreeMap<Key, Value> {

@@ -271,8 +271,7 @@ impl Engine {
         if let Some(cutoff) = messages::cutoff(now) {
             due.extend(self.table.waited(cutoff, most));
         }
-        let bindings = due.iter().filter_map(|device| self.table.by_device(*device));
-        let aors: BTreeSet<_> = bindings.map(|binding| binding.aor.clone()).collect();
+        let aors: BTreeSet<_> = due.iter().filter_map(|device| self.table.aor_of(*device)).collect();
         for aor in &aors {
             if self.is_idle(aor) {
                 self.enqueue(aor, Op::Expire(now));
