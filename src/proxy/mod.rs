@@ -15,6 +15,7 @@ mod digest;
 mod early_dialog;
 pub mod event;
 mod fetch;
+mod former;
 mod forward;
 mod given_up;
 mod held_call;

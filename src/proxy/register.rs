@@ -39,6 +39,8 @@ pub(super) struct Registration {
     pub home: Option<Home>,
     /// RFC 8599 §5.6.1.1.
     pub feature_caps: FeatureCaps,
+    /// Contacts that it takes out at the softswitch, whose phone did not say so.
+    pub former: Vec<Box<[u8]>>,
     /// The upstream 2xx, while the change is on its way to be durable; `None` in local mode.
     pub accepted: Option<Message>,
     /// What is being saved, and for how long each device was away before.
@@ -106,6 +108,7 @@ impl Proxy {
             is_star,
             home: self.policy.home,
             feature_caps: FeatureCaps::default(),
+            former: Vec::new(),
             accepted: None,
             put: Vec::new(),
             warnings: Vec::new(),

@@ -3,6 +3,7 @@
 use super::contact::{write_contact, write_gruu_params, write_upstream_params, write_uri_without_push};
 use super::context::{Context, Purpose};
 use super::event::{Contacts, Effect, Warning};
+use super::former::{hide_former, is_listed_former, write_former};
 use super::policy::{Listener, UpstreamContact};
 use super::privacy::{Towards, strip_push};
 use super::register::{RegisterContact, Registration};
@@ -20,7 +21,7 @@ impl Proxy {
     pub(super) fn relay(
         &mut self,
         context: &mut Context,
-        registration: Registration,
+        mut registration: Registration,
         contacts: &dyn Contacts,
         now: Now,
     ) {
@@ -41,6 +42,8 @@ impl Proxy {
             let token = self.keys.write(&FlowToken { device: contact.device, flow: context.flow });
             self.insert_path(&context.request, &token, &mut edits);
         }
+        registration.former = self.former_contacts(&context.request, &registration, contacts);
+        edits.insert(context.request.headers_end(), |out| write_former(out, &registration.former));
         if !registration.feature_caps.onward.is_empty() {
             edits.insert(context.request.headers_end(), |out| out.extend_from_slice(&registration.feature_caps.onward));
         }
@@ -166,7 +169,9 @@ impl Proxy {
     pub(super) fn relayed_2xx(&self, context: &Context, response: &Message, contacts: &dyn Contacts) -> bytes::Bytes {
         let Purpose::Registration(registration) = &context.purpose else { return response.bytes().clone() };
         let mut edits = forward::response_edits(response, Towards::Phone, context.flow.transport);
-        for value in response.values(HeaderName::Contact) {
+        hide_former(response, &registration.former, &mut edits);
+        let listed = response.values(HeaderName::Contact);
+        for value in listed.filter(|value| !is_listed_former(value, &registration.former)) {
             self.restore_contact(context, registration, response, value, contacts, &mut edits);
         }
         edits.insert(response.headers_end(), |out| {

@@ -35,6 +35,7 @@ mod routing;
 mod services;
 mod shared_tokens;
 mod shown;
+mod starts;
 mod time_out;
 mod tokens;
 mod torture;
