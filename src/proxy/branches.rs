@@ -366,6 +366,7 @@ impl Proxy {
             Some(best) => {
                 self.note_credentials(context, best);
                 let (status, bytes) = self.final_response(context, best);
+                context.responses.sent = status;
                 match bytes {
                     Some(bytes) => self.transactions.respond(context.server, status, bytes, now.instant),
                     None => self.respond(context, status, crate::sip::response::reason_phrase(status), &[], now),

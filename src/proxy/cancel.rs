@@ -77,6 +77,7 @@ impl Proxy {
         }
         if context.responses.all_ended() {
             self.reject(context, &Reject::of(487), now);
+            self.fork_over(context);
         }
     }
 }

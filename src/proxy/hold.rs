@@ -65,6 +65,11 @@ impl Proxy {
         if !holds {
             return self.forward_to_reachable(context, bindings, contacts, now);
         }
+        let asked = bindings.len();
+        let (bindings, leader) = self.not_forked(&request, &aor, bindings.to_vec());
+        if let Some(leader) = leader.filter(|_| bindings.is_empty()) {
+            return self.follow(context, leader, aor, now);
+        }
         if self.is_draining || self.held_calls >= self.policy.held_calls_max {
             let call_ref = call_ref(&request, &self.policy.missed.call_ref_header);
             self.effects.push_back(Effect::CallEnded { call_ref, outcome: Outcome::Overload });
@@ -88,7 +93,10 @@ impl Proxy {
         if let Some(call) = context.call_mut() {
             call.owes_trying = is_withheld;
         }
-        for binding in bindings {
+        if asked > bindings.len() {
+            self.step_why(&call_ref, Step::DeviceSkipped, None, "", Reason::ForkMerged);
+        }
+        for binding in &bindings {
             self.take_device(context, binding, contacts, now);
         }
         if !context.call().is_some_and(HeldCall::is_to_be_recorded) {
@@ -140,6 +148,7 @@ impl Proxy {
             taken_by: None,
             store_failed: false,
             devices: SmallVec::new(),
+            forks: Vec::new(),
             unread: SmallVec::new(),
         }
     }

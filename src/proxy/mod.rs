@@ -15,6 +15,7 @@ mod digest;
 mod early_dialog;
 pub mod event;
 mod fetch;
+mod forks;
 mod former;
 mod forward;
 mod given_up;
@@ -140,6 +141,8 @@ enum Timer {
     Acknowledged(u64),
     /// A device that did not come is no longer told that its call is over.
     Late(DeviceId),
+    /// The call that a fork has waited for was cancelled, or is not known yet.
+    Fork(ServerId),
 }
 
 /// Who waits for a change to be durable.
@@ -149,6 +152,8 @@ enum SavePurpose {
     Registration(ServerId),
     /// The pushes of a call, to these devices.
     Hold(ServerId, SmallVec<[DeviceId; 1]>),
+    /// The 100 of a fork that waits for another one.
+    Fork(ServerId),
     /// A missed_calls push.
     Claim(DeviceId),
     /// What came of a refresh upstream.
@@ -313,6 +318,7 @@ impl Proxy {
                 Timer::Again(number) => self.keep_again(number),
                 Timer::Acknowledged(call) => self.settle_answered(call),
                 Timer::Late(device) => self.late_over(device, contacts, now),
+                Timer::Fork(server) => self.fork_alone(server, contacts, now),
             }
         }
         self.collect_sends();
@@ -395,6 +401,7 @@ impl Proxy {
             Some(SavePurpose::Hold(server, devices)) => {
                 self.hold_saved(server, &devices, reply.result, contacts, now);
             }
+            Some(SavePurpose::Fork(server)) => self.fork_saved(server, now),
             Some(SavePurpose::Claim(device)) => self.claimed(device, reply.result, contacts, now),
             Some(SavePurpose::Refresh(device)) => self.refresh_saved(device),
             Some(SavePurpose::Keep(kept)) => self.kept(kept, &reply.result, contacts, now),
@@ -446,6 +453,7 @@ impl Proxy {
         if !context.responses.is_final {
             self.end_call(&mut context, call_end::Ending::Cancelled { seen: false }, contacts, now);
         }
+        self.fork_over(&mut context);
         for index in 0..context.responses.branches.len() {
             self.drop_branch(&mut context, index);
         }
@@ -462,6 +470,7 @@ impl Proxy {
 
     fn reject(&mut self, context: &mut Context, reject: &Reject, now: Now) {
         context.responses.is_final = true;
+        context.responses.sent = reject.status;
         self.respond(context, reject.status, &reject.reason, &reject.headers, now);
     }
 

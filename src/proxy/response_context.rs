@@ -91,6 +91,8 @@ pub(super) struct ResponseContext {
     finals: Vec<Message>,
     /// Whether a final response went back.
     pub is_final: bool,
+    /// The status of our own or the best final response, where no 2xx was forwarded; 0 before that.
+    pub sent: u16,
     /// Whether a branch could not be sent for want of room for its transaction.
     pub is_overloaded: bool,
     /// Whether the client CANCELled, so that no branch may be started.

@@ -52,6 +52,9 @@ impl Proxy {
             self.transactions.respond(server, 487, bytes, now.instant);
             return self.give_up(stored, Step::Cancelled, Reason::CallerGaveUp);
         }
+        if stored.devices.is_empty() {
+            return self.resume_fork(server, request, flow, stored, now);
+        }
         self.watch(&stored.aor, contacts);
         self.waiting.entry(stored.aor.clone()).or_default().push(server);
         self.held_calls += 1;
@@ -119,7 +122,7 @@ impl Proxy {
         };
         let Some(server) = waiting.into_iter().find(held) else { return };
         self.timers.set(Timer::Forget(server), now.instant + TAKEN_OVER_KNOWN);
-        self.with_context(server, |proxy, context| proxy.let_go(context, by, contacts));
+        self.with_context(server, |proxy, context| proxy.let_go(context, by, contacts, now));
     }
 
     /// The call has ended at the other node by now.
@@ -251,6 +254,7 @@ fn held_call(stored: &store::HeldCall, request: &Message, now: Now) -> HeldCall 
         taken_by: None,
         store_failed: false,
         devices: SmallVec::new(),
+        forks: Vec::new(),
         unread: SmallVec::new(),
     }
 }

@@ -12,6 +12,7 @@ mod dialogs;
 mod doors;
 mod early_dialogs;
 mod forking;
+mod forks;
 mod late_wake;
 mod limits;
 mod local;
