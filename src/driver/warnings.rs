@@ -13,6 +13,7 @@ const EVERY: Duration = Duration::from_secs(60);
 pub(super) struct Warnings {
     register_from_trusted: Option<Instant>,
     contact_not_listed: Option<Instant>,
+    brief_upstream: Option<Instant>,
 }
 
 impl Warnings {
@@ -24,6 +25,16 @@ impl Warnings {
                         %source,
                         "a REGISTER from an address of softswitch.trusted is refused: trust the softswitch's own address \
                          alone, or set register.phones_behind_trusted = true where phones share it"
+                    );
+                }
+            }
+            Warning::BriefUpstream { asked, least } => {
+                if is_due(&mut self.brief_upstream, now) {
+                    tracing::warn!(
+                        asked,
+                        least,
+                        "the softswitch takes no registration for less: asked for that from now on; raise \
+                         register.expires_upstream_s"
                     );
                 }
             }

@@ -224,6 +224,9 @@ impl Proxy {
                     return proxy.conclude(context, contacts, now);
                 }
             }
+            if status == 423 && proxy.asks_for_more(context, index, response, contacts, now) {
+                return;
+            }
             let is_by_node = proxy.is_by_node(context, index);
             if is_by_node && matches!(status, 430 | 503) {
                 // That node's word, not the device's: its flow is gone, or no room.

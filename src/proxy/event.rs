@@ -95,6 +95,9 @@ pub enum Warning {
     RegisterFromTrusted { source: SocketAddr },
     /// The softswitch's 2xx to a REGISTER does not list the phone's Contact, so that nothing is bound.
     ContactNotListed { aor: Aor },
+    /// The softswitch takes no REGISTER for less than `least` seconds, and was asked for `asked`
+    /// (`register.expires_upstream_s`).
+    BriefUpstream { asked: u32, least: u32 },
     /// A phone has registered with push parameters that are wrong, in whole or, where it can be pushed all the same, in part.
     PushParameters { aor: Aor, device: DeviceId, reason: Box<str>, is_pushed: bool },
 }

@@ -98,6 +98,8 @@ pub struct Proxy {
     streams: streams::Streams,
     /// What `softswitch.uri` came to last, where it is a name; the best address first.
     next_hops: SmallVec<[SocketAddr; 2]>,
+    /// The least time that the softswitch has said it takes, where that was more than `register.expires_upstream_s`.
+    brief_upstream: u32,
     nonces: digest::Nonces,
     guesses: digest::Guesses,
     held_calls: usize,
@@ -217,6 +219,7 @@ impl Proxy {
             policy,
             streams: streams::Streams::default(),
             next_hops: SmallVec::new(),
+            brief_upstream: 0,
             contexts: HashMap::new(),
             clients: HashMap::new(),
             waiting: HashMap::new(),

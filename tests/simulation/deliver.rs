@@ -215,12 +215,16 @@ impl World {
             Registrar::Challenges => 3600,
             Registrar::Accepts(granted) => granted,
             Registrar::Wants(least)
-                if request.number(HeaderName::Expires).is_some_and(|asked| asked < least.into()) =>
+                if asked_for(request).is_some_and(|asked| asked < least.into()) =>
             {
                 let least = format!("Min-Expires: {least}");
                 return self.agent_responds(SOFTSWITCH, got, 423, &[least], "");
             }
             Registrar::Wants(least) => least,
+            Registrar::WantsMore => {
+                let more = asked_for(request).unwrap_or_default() + 1;
+                return self.agent_responds(SOFTSWITCH, got, 423, &[format!("Min-Expires: {more}")], "");
+            }
         };
         let headers = self.agents[SOFTSWITCH].keep_contacts(request, granted);
         self.agent_responds(SOFTSWITCH, got, 200, &headers, "");
@@ -269,6 +273,13 @@ impl World {
     }
 }
 
+/// With the first Contact, else for all.
+fn asked_for(request: &Message) -> Option<u64> {
+    let contact = request.values(HeaderName::Contact).next().and_then(sip_push_proxy::sip::NameAddr::parse);
+    let own = contact.and_then(|contact| contact.param("expires").flatten().and_then(sip_push_proxy::sip::scan::number));
+    own.or_else(|| request.number(HeaderName::Expires))
+}
+
 impl Agent {
     fn keep(&mut self, message: Message, server: Option<ServerId>, flow: Flow, at: std::time::Instant) -> usize {
         let tag = format!("t{}{}", self.name, self.got.len());
@@ -295,7 +306,7 @@ impl Agent {
                 row.push((uri, path.clone()));
             }
         }
-        let granted = u64::from(granted).min(asked.max(1));
+        let granted = u64::from(granted).min(asked_for(request).unwrap_or(asked).max(1));
         row.iter().map(|(uri, _)| format!("Contact: <{uri}>;expires={granted}")).collect()
     }
 }

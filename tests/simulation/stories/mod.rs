@@ -17,6 +17,7 @@ mod late_wake;
 mod limits;
 mod local;
 mod manners;
+mod long_registrations;
 mod messages;
 mod missed_calls;
 mod names;
