@@ -43,6 +43,10 @@ pub trait Source: Send + Sync + 'static {
     fn page(&self, after: Option<&Aor>, part: &str, limit: usize) -> Vec<Arc<Binding>>;
     /// Whether a device may be pushed, as far as its user and the other users of its token go; else why not.
     fn admits(&self, binding: &Binding) -> Result<(), Why>;
+    /// Whether the registration at the softswitch, by which it finds the device, has run out.
+    fn is_forgotten_upstream(&self, _binding: &Binding, _now: UnixMillis) -> bool {
+        false
+    }
     /// When a device is pushed so that it registers, should it not do so before; `None` where it is not.
     fn next_reminder(&self, _binding: &Binding) -> Option<UnixMillis> {
         None

@@ -139,7 +139,9 @@ async fn bindings(Shared(state): Shared<State>, page: PageQuery) -> Response {
     with_page(page, |page| {
         let now = now();
         let view = |found: &Arc<Binding>| {
-            BindingView::new(found, state.source.admits(found), now).reminded_at(state.source.next_reminder(found))
+            let view = BindingView::new(found, state.source.admits(found), now);
+            let view = view.forgotten(found, state.source.is_forgotten_upstream(found, now));
+            view.reminded_at(state.source.next_reminder(found))
         };
         let views = |found: &[Arc<Binding>]| json!({ "bindings": found.iter().map(view).collect::<Vec<_>>() });
         if let Some(aor) = &page.aor {

@@ -201,9 +201,15 @@ impl Table {
         calls
     }
 
-    /// Up to `most` held calls of all nodes, oldest first.
+    /// How many they are, but for forks that wait for another one and have no devices.
+    pub fn calls_with_devices(&self) -> usize {
+        self.calls.iter().filter(|held| !held.call.devices.is_empty()).count()
+    }
+
+    /// Up to `most` of those, oldest first.
     pub fn oldest_calls(&self, most: usize) -> Vec<Arc<HeldCall>> {
-        let calls = self.calls.iter().map(|held| (held.call.held_at, *held.key()));
+        let calls = self.calls.iter().filter(|held| !held.call.devices.is_empty());
+        let calls = calls.map(|held| (held.call.held_at, *held.key()));
         first(calls, most).into_iter().filter_map(|(_, id)| self.call(id)).collect()
     }
 
