@@ -14,6 +14,7 @@ pub(super) struct Warnings {
     register_from_trusted: Option<Instant>,
     contact_not_listed: Option<Instant>,
     brief_upstream: Option<Instant>,
+    strange_switch: Option<Instant>,
 }
 
 impl Warnings {
@@ -25,6 +26,16 @@ impl Warnings {
                         %source,
                         "a REGISTER from an address of softswitch.trusted is refused: trust the softswitch's own address \
                          alone, or set register.phones_behind_trusted = true where phones share it"
+                    );
+                }
+            }
+            Warning::StrangeSwitch { source, is_loop } => {
+                if is_due(&mut self.strange_switch, now) {
+                    tracing::warn!(
+                        %source,
+                        is_loop,
+                        "a call from an address that is not in softswitch.trusted is taken for a phone's and rings nobody: if the \
+                         address is the softswitch's, add it to softswitch.trusted"
                     );
                 }
             }

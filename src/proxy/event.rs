@@ -95,6 +95,9 @@ pub enum Warning {
     RegisterFromTrusted { source: SocketAddr },
     /// The softswitch's 2xx to a REGISTER does not list the phone's Contact, so that nothing is bound.
     ContactNotListed { aor: Aor },
+    /// A call from an address that is not in `softswitch.trusted` names a device as only the softswitch can; `is_loop`: it comes
+    /// back from there as it was sent to the softswitch.
+    StrangeSwitch { source: SocketAddr, is_loop: bool },
     /// The softswitch takes no REGISTER for less than `least` seconds, and was asked for `asked`
     /// (`register.expires_upstream_s`).
     BriefUpstream { asked: u32, least: u32 },
@@ -124,6 +127,8 @@ pub enum DropReason {
     Ack,
     /// A malformed request that cannot be answered.
     Request,
+    /// A call that is the softswitch's by all but its address; it goes the way of a phone's.
+    StrangeSwitch,
     /// There are too many transactions; it was answered 503.
     Overload,
     /// A request of a source that has too many others under way; it is answered.

@@ -38,6 +38,7 @@ mod response_context;
 mod resume;
 mod route;
 pub mod secret;
+mod strange_switch;
 mod streams;
 mod token_device;
 mod unread;
@@ -95,6 +96,7 @@ pub struct Proxy {
     late: late_wake::LateCalls,
     given_up: given_up::GivenUp,
     early: early_dialog::EarlyDialogs,
+    strange_calls: strange_switch::StrangeCalls,
     streams: streams::Streams,
     /// What `softswitch.uri` came to last, where it is a name; the best address first.
     next_hops: SmallVec<[SocketAddr; 2]>,
@@ -236,6 +238,7 @@ impl Proxy {
             late: late_wake::LateCalls::default(),
             given_up: given_up::GivenUp::default(),
             early: early_dialog::EarlyDialogs::default(),
+            strange_calls: strange_switch::StrangeCalls::default(),
             held_calls: 0,
             is_draining: false,
             tickets: 0,

@@ -110,7 +110,12 @@ impl Proxy {
                     request,
                 });
                 match fault {
-                    Some(reject) => self.reject(&mut context, &reject, now),
+                    Some(reject) => {
+                        if reject.status == 482 {
+                            self.note_strange_switch(&context, true, contacts, now);
+                        }
+                        self.reject(&mut context, &reject, now);
+                    }
                     None => self.route_request(&mut context, contacts, now),
                 }
                 if !context.is_invite() && !context.is_done() {
@@ -163,6 +168,9 @@ impl Proxy {
         // Only an OPTIONS comes as far as this without hops left (RFC 3261 §16.3 item 3).
         if is_far && request.number(HeaderName::MaxForwards) == Some(0) {
             return self.reject(context, &Reject::new(483, "Too Many Hops"), now);
+        }
+        if matches!(target, Ok(Target::Softswitch) | Err(Reject { status: 403, .. })) {
+            self.note_strange_switch(context, false, contacts, now);
         }
         match target {
             Ok(Target::Flow(token)) => self.forward_in_dialog(context, &token, contacts, now),
@@ -242,7 +250,7 @@ impl Proxy {
     }
 
     /// The location service (RFC 3261 §16.5): an alias names one device, an AOR all of its devices.
-    fn phones(&self, uri: &Uri<'_>, contacts: &dyn Contacts) -> Result<Target, Reject> {
+    pub(super) fn phones(&self, uri: &Uri<'_>, contacts: &dyn Contacts) -> Result<Target, Reject> {
         let own = self.policy.is_own_host(uri.host);
         let Some(user) = uri.without_user_params().user else {
             return if own { Ok(Target::Ourselves) } else { Err(Reject::of(404)) };

@@ -114,7 +114,8 @@ fn told(sim: &Sim) -> Vec<(String, bool)> {
     let world = sim.world();
     let told = world.warnings.iter().filter_map(|warning| match warning {
         Warning::PushParameters { reason, is_pushed, .. } => Some((reason.to_string(), *is_pushed)),
-        Warning::RegisterFromTrusted { .. } | Warning::ContactNotListed { .. } | Warning::BriefUpstream { .. } => None,
+        Warning::RegisterFromTrusted { .. } | Warning::ContactNotListed { .. } => None,
+        Warning::BriefUpstream { .. } | Warning::StrangeSwitch { .. } => None,
     });
     told.collect()
 }
