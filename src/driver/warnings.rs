@@ -15,6 +15,7 @@ pub(super) struct Warnings {
     contact_not_listed: Option<Instant>,
     brief_upstream: Option<Instant>,
     strange_switch: Option<Instant>,
+    ambiguous_user: Option<Instant>,
 }
 
 impl Warnings {
@@ -36,6 +37,15 @@ impl Warnings {
                         is_loop,
                         "a call from an address that is not in softswitch.trusted is taken for a phone's and rings nobody: if the \
                          address is the softswitch's, add it to softswitch.trusted"
+                    );
+                }
+            }
+            Warning::AmbiguousUser { user } => {
+                if is_due(&mut self.ambiguous_user, now) {
+                    tracing::warn!(
+                        user,
+                        "the softswitch calls a user by this server's address, and there are several of that name: name the \
+                         domain that is meant in register.domains, or have the softswitch call user@domain"
                     );
                 }
             }

@@ -19,6 +19,7 @@ use super::messages::Messages;
 use super::owners::Owners;
 use super::refreshes::Refreshes;
 use super::reminders::{self, ReminderRule};
+use super::users::Users;
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::UnixMillis;
 use crate::sip::flow::Transport;
@@ -33,6 +34,7 @@ pub struct Table {
     devices: DashMap<DeviceId, Arc<Binding>>,
     peers: DashMap<Peer, Presence>,
     owners: Owners,
+    users: Users,
     buckets: DashMap<DeviceId, Bucket>,
     /// Former name of a device to its present one, while calls are settled under the former.
     heirs: DashMap<DeviceId, DeviceId>,
@@ -124,6 +126,16 @@ impl Table {
         let aors = self.bindings.iter().map(|row| row.key().clone());
         let later = aors.filter(|aor| after.is_none_or(|after| aor > after) && aor.as_str().contains(part));
         first(later, limit).iter().flat_map(|aor| self.lookup(aor)).collect()
+    }
+
+    /// From here on AORs are found by their user parts.
+    pub fn begin_users(&self) {
+        self.users.begin(self.bindings.iter().map(|row| row.key().clone()));
+    }
+
+    /// AORs with this user part, unescaped; none before [`Table::begin_users`].
+    pub fn aors_of_user(&self, user: &str) -> SmallVec<[Aor; 1]> {
+        self.users.find(user)
     }
 
     /// From here on it is known when each device is due to be refreshed upstream. After a restart of a test's own, once
@@ -294,6 +306,7 @@ impl Table {
     pub(super) fn load_binding(&self, binding: Binding) {
         let binding = Arc::new(binding);
         self.index(&binding);
+        self.users.insert(&binding.aor);
         self.bindings.entry(binding.aor.clone()).or_default().push(binding);
     }
 
@@ -308,7 +321,9 @@ impl Table {
         let before = self.lookup(&aor);
         if row.is_empty() {
             self.bindings.remove(&aor);
+            self.users.remove(&aor);
         } else {
+            self.users.insert(&aor);
             self.bindings.insert(aor, row.clone());
         }
         for binding in before.iter().filter(|binding| !contains(&row, binding)) {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use smallvec::SmallVec;
 use sip_push_proxy::binding::{Aor, Binding, DeviceId};
 use sip_push_proxy::clock::UnixMillis;
 use sip_push_proxy::proxy::Contacts;
@@ -100,6 +101,10 @@ impl Contacts for View<'_> {
     fn of_aor(&self, aor: &Aor) -> Vec<Arc<Binding>> {
         let bindings = self.storage.table().lookup(aor).into_iter();
         bindings.filter(|binding| !self.storage.is_cold && !binding.is_over(self.now)).collect()
+    }
+
+    fn aors_of_user(&self, user: &str) -> SmallVec<[Aor; 1]> {
+        self.storage.table().aors_of_user(user)
     }
 
     fn of_device(&self, device: DeviceId) -> Option<Arc<Binding>> {
