@@ -138,7 +138,10 @@ impl Register {
         }
         let expires_upstream = section.seconds("expires_upstream_s", 0, 0..=YEAR_S, "");
         if !expires_upstream.is_zero() && matches!(mode_name, ModeName::Local) {
-            section.wrong("expires_upstream_s", "is for mode = \"relay\"; in local mode nothing is asked of a softswitch, so set it to 0");
+            section.wrong(
+                "expires_upstream_s",
+                "is for mode = \"relay\"; in local mode nothing is asked of a softswitch, so set it to 0",
+            );
         }
         let refresh_from = section.optional("refresh_from").and_then(|text| {
             section.parsed("refresh_from", text, |text| match address::listen(text)? {

@@ -28,6 +28,7 @@ impl Proxy {
             onward: None,
             flow,
             loop_hash: 0,
+            hides_server: false,
             is_fetched: true,
             responses: ResponseContext::default(),
             purpose: Purpose::Plain,

@@ -18,6 +18,8 @@ pub(super) struct Context {
     pub onward: Option<Box<Message>>,
     pub flow: Flow,
     pub loop_hash: u64,
+    /// Whether its client is not to learn which program the softswitch is.
+    pub hides_server: bool,
     /// Whether the store was asked for what memory did not have.
     pub is_fetched: bool,
     /// Tag of our own responses (RFC 3261 §8.2.6.2): the 182 and the final after it have the same.

@@ -101,8 +101,7 @@ impl Proxy {
             let entry = nobodys_entry(&name, now.unix);
             self.save(Change::Hold { call, entry }, SavePurpose::Fork(context.server));
         }
-        context.purpose =
-            Purpose::Fork(Box::new(Fork { id, aor, call_ref: name, is_recorded, is_resumed: false }));
+        context.purpose = Purpose::Fork(Box::new(Fork { id, aor, call_ref: name, is_recorded, is_resumed: false }));
     }
 
     fn joins_forks(&mut self, leader: ServerId, fork: ServerId) -> bool {
@@ -184,7 +183,14 @@ impl Proxy {
     }
 
     /// A fork of an earlier run, whose call is about to be taken up as well.
-    pub(super) fn resume_fork(&mut self, server: ServerId, request: Message, flow: Flow, stored: &store::HeldCall, now: Now) {
+    pub(super) fn resume_fork(
+        &mut self,
+        server: ServerId,
+        request: Message,
+        flow: Flow,
+        stored: &store::HeldCall,
+        now: Now,
+    ) {
         let (id, aor, call_ref) = (stored.id, stored.aor.clone(), stored.call_ref.clone());
         let fork = Fork { id, aor, call_ref, is_recorded: true, is_resumed: true };
         self.timers.set(Timer::Fork(server), now.instant + CANCELLED_TOGETHER);
@@ -193,6 +199,7 @@ impl Proxy {
             onward: None,
             flow,
             loop_hash: validate::loop_hash(&request, flow.remote, &self.policy.secret),
+            hides_server: false,
             is_fetched: true,
             to_tag: stored.to_tag.clone(),
             responses: ResponseContext::default(),

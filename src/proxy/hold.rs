@@ -395,7 +395,7 @@ impl Proxy {
 
     /// From here on the caller is told that its call waits, unless it hears a device, or is told already.
     pub(super) fn begin_provisional(&mut self, context: &mut Context, now: Now) {
-        if !context.responses.is_ringing() && !self.timers.contains(&Timer::Provisional(context.server)) {
+        if !context.responses.has_rung && !self.timers.contains(&Timer::Provisional(context.server)) {
             self.send_provisional(context, now);
         }
     }
@@ -418,10 +418,8 @@ impl Proxy {
 
     pub(super) fn repeat_provisional(&mut self, server: ServerId, now: Now) {
         self.with_context(server, |proxy, context| {
-            if context.responses.is_ringing() {
-                // The caller hears the device, which repeats its own. It may yet refuse while another one sleeps.
-                proxy.timers.set(Timer::Provisional(server), now.instant + PROVISIONAL_EVERY);
-            } else {
+            // The caller has heard a device, which repeats its own; when it refuses, the wait is over before Timer C is.
+            if !context.responses.has_rung {
                 proxy.send_provisional(context, now);
             }
         });

@@ -151,7 +151,8 @@ impl Proxy {
     /// be called while it sleeps (`register.expires_upstream_s`).
     fn expires_upstream(&self, contact: &RegisterContact) -> Option<u32> {
         let can_be_woken = contact.push.is_some() && contact.expires != Some(0);
-        (self.policy.expires_upstream > 0 && can_be_woken).then(|| self.policy.expires_upstream.max(self.brief_upstream))
+        (self.policy.expires_upstream > 0 && can_be_woken)
+            .then(|| self.policy.expires_upstream.max(self.brief_upstream))
     }
 
     /// What the phone hears then: its own time, unless the softswitch has granted less.

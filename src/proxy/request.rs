@@ -104,6 +104,7 @@ impl Proxy {
                     onward: None,
                     flow,
                     loop_hash,
+                    hides_server: false,
                     is_fetched: false,
                     responses: ResponseContext::default(),
                     purpose: Purpose::Plain,
@@ -169,6 +170,8 @@ impl Proxy {
         if is_far && request.number(HeaderName::MaxForwards) == Some(0) {
             return self.reject(context, &Reject::new(483, "Too Many Hops"), now);
         }
+        // Scanners ask everybody what they are.
+        context.hides_server = context.request.method() == Method::OPTIONS && self.is_stranger(context.flow, contacts);
         if matches!(target, Ok(Target::Softswitch) | Err(Reject { status: 403, .. })) {
             self.note_strange_switch(context, false, contacts, now);
         }

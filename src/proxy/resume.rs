@@ -65,6 +65,7 @@ impl Proxy {
             onward: None,
             flow,
             loop_hash: validate::loop_hash(&request, flow.remote, &self.policy.secret),
+            hides_server: false,
             is_fetched: true,
             to_tag: stored.to_tag.clone(),
             responses: ResponseContext::default(),
@@ -88,6 +89,9 @@ impl Proxy {
     }
 
     fn resume_devices(&mut self, context: &mut Context, stored: &store::HeldCall, contacts: &dyn Contacts, now: Now) {
+        // Who has the INVITE may have rung before.
+        let known = stored.devices.iter().filter_map(|device| contacts.of_device(*device));
+        context.responses.has_rung = known.into_iter().any(|binding| self.has_invite(context, &binding, contacts, now));
         for device in &stored.devices {
             self.resume_device(context, *device, contacts, now);
         }
@@ -160,6 +164,19 @@ impl Proxy {
         self.resume_binding(context, binding, contacts, now);
     }
 
+    /// Whether a device has had the INVITE in an earlier run, and may ring.
+    fn has_invite(&self, context: &Context, binding: &Binding, contacts: &dyn Contacts, now: Now) -> bool {
+        let Some(since) = context.call().map(|call| call.since) else { return false };
+        let has_come = binding.registered_at > since.unix;
+        let was_reachable = binding.is_reachable(since.unix);
+        let was_called = || {
+            let first = self.reach(binding, &context.request, was_reachable, contacts, since);
+            matches!(first, Reach::Now | Reach::Probe)
+        };
+        // An older call has been given up by its caller, whatever became of its phones.
+        now.unix.since(since.unix) < self.policy.timer_c && (has_come || was_called())
+    }
+
     pub(super) fn resume_binding(
         &mut self,
         context: &mut Context,
@@ -170,12 +187,7 @@ impl Proxy {
         let server = context.server;
         let Some((since, call_ref)) = context.call().map(|call| (call.since, call.call_ref.clone())) else { return };
         let has_come = binding.registered_at > since.unix;
-        let was_reachable = binding.is_reachable(since.unix);
-        let first = self.reach(&binding, &context.request, was_reachable, contacts, since);
-        let was_probed = !has_come && matches!(first, Reach::Probe);
-        // An older call has been given up by its caller, whatever became of its phones.
-        let may_ring = now.unix.since(since.unix) < self.policy.timer_c;
-        let has_it = may_ring && (has_come || was_probed || matches!(first, Reach::Now));
+        let has_it = self.has_invite(context, &binding, contacts, now);
         let is_reachable = self.is_reachable(&binding, contacts, now);
         let wake = self.reach(&binding, &context.request, false, contacts, now);
 

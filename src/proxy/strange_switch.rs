@@ -4,13 +4,13 @@
 
 use std::time::{Duration, Instant};
 
+use super::Proxy;
 use super::context::Context;
 use super::event::{Contacts, DropReason, Effect, Outcome, Warning};
 use super::policy::Mode;
 use super::request::{Target, call_ref};
 use super::route::{self, Routed};
 use super::secret::TokenRead;
-use super::Proxy;
 use crate::binding::{Aor, DeviceId};
 use crate::clock::Now;
 use crate::sip::{Flow, Message, Uri, scan};
@@ -49,7 +49,7 @@ impl Proxy {
     }
 
     /// Neither trusted nor a node, and nobody has registered by its flow.
-    fn is_stranger(&self, flow: Flow, contacts: &dyn Contacts) -> bool {
+    pub(super) fn is_stranger(&self, flow: Flow, contacts: &dyn Contacts) -> bool {
         let is_known = self.policy.is_trusted(flow.remote.ip()) || contacts.is_node(flow.remote.ip());
         !is_known && contacts.on_flow(flow.transport, flow.remote).is_none()
     }

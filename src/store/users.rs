@@ -39,7 +39,8 @@ impl Users {
     }
 
     pub(super) fn find(&self, user: &str) -> SmallVec<[Aor; 1]> {
-        let found = self.0.get().and_then(|users| users.get(user).map(|aors| aors.iter().take(AORS_MAX).cloned().collect()));
+        let found =
+            self.0.get().and_then(|users| users.get(user).map(|aors| aors.iter().take(AORS_MAX).cloned().collect()));
         found.unwrap_or_default()
     }
 }

@@ -142,6 +142,10 @@ impl World {
                 self.schedule_after(after, Event::Answer { agent, got });
             }
             (Method::INVITE, Answer::Refuses(status)) => self.agent_responds(agent, got, status, &[], ""),
+            (Method::OPTIONS, _) => {
+                let said = ["Server: Switch/1.2.3", "User-Agent: Switch/1.2.3", "Allow: INVITE"].map(String::from);
+                self.agent_responds(agent, got, 200, &said, "");
+            }
             _ => self.agent_responds(agent, got, 200, &[], ""),
         }
     }
@@ -214,9 +218,7 @@ impl World {
             }
             Registrar::Challenges => 3600,
             Registrar::Accepts(granted) => granted,
-            Registrar::Wants(least)
-                if asked_for(request).is_some_and(|asked| asked < least.into()) =>
-            {
+            Registrar::Wants(least) if asked_for(request).is_some_and(|asked| asked < least.into()) => {
                 let least = format!("Min-Expires: {least}");
                 return self.agent_responds(SOFTSWITCH, got, 423, &[least], "");
             }
@@ -276,7 +278,8 @@ impl World {
 /// With the first Contact, else for all.
 fn asked_for(request: &Message) -> Option<u64> {
     let contact = request.values(HeaderName::Contact).next().and_then(sip_push_proxy::sip::NameAddr::parse);
-    let own = contact.and_then(|contact| contact.param("expires").flatten().and_then(sip_push_proxy::sip::scan::number));
+    let own =
+        contact.and_then(|contact| contact.param("expires").flatten().and_then(sip_push_proxy::sip::scan::number));
     own.or_else(|| request.number(HeaderName::Expires))
 }
 

@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use smallvec::SmallVec;
 use sip_push_proxy::binding::{Aor, Binding, DeviceId};
 use sip_push_proxy::clock::UnixMillis;
 use sip_push_proxy::proxy::Contacts;
@@ -14,6 +13,7 @@ use sip_push_proxy::proxy::bars::Bars;
 use sip_push_proxy::sip::Transport;
 use sip_push_proxy::store::{Change, EntryState, HeldCall, Limits, Memory, Reply, StoreError, Table, Ticket};
 use sip_push_proxy::timeline::Why;
+use smallvec::SmallVec;
 
 use crate::random::Random;
 

@@ -180,12 +180,14 @@ fn legs_with_one_call_ref_are_one_call() {
 #[test]
 fn messages_of_one_conversation_are_not_forks() {
     let (sim, alice) = sim();
-    let message = |cseq| sim.switch().sends("MESSAGE", "alice", |draft| crate::text::Draft {
-        call_id: "talk".into(),
-        from: "<sip:103@example.org>;tag=f".into(),
-        cseq,
-        ..draft
-    });
+    let message = |cseq| {
+        sim.switch().sends("MESSAGE", "alice", |draft| crate::text::Draft {
+            call_id: "talk".into(),
+            from: "<sip:103@example.org>;tag=f".into(),
+            cseq,
+            ..draft
+        })
+    };
     let messages = [message(1), message(2), message(2)];
     sim.run_for(ms(200));
     sim.push().expects(2);

@@ -131,7 +131,8 @@ fn a_route_with_our_token_is_ours_whatever_address_it_names() {
             draft
         };
         let acks = alice.acks();
-        let ack = sends("ACK").write(sip_push_proxy::sip::Transport::Udp, "192.0.2.20:5060".parse().unwrap(), "z9hG4bKa");
+        let ack =
+            sends("ACK").write(sip_push_proxy::sip::Transport::Udp, "192.0.2.20:5060".parse().unwrap(), "z9hG4bKa");
         sim.world().send_raw(call.agent, ack);
         let invite = sends("INVITE");
         let invite = sim.world().request(call.agent, invite);

@@ -57,7 +57,9 @@ fn an_address_that_is_another_devices_as_well_stays() {
     let sim = by_path();
     let (one, two) = (sim.device("alice", "one", Transport::Udp), sim.device("alice", "two", Transport::Udp));
     let contact = |name: &str, at: &str| {
-        format!("<sip:alice@{at};pn-provider=fcm;pn-param=project;pn-prid=token-{name}>;+sip.instance=\"<urn:uuid:{name}>\"")
+        format!(
+            "<sip:alice@{at};pn-provider=fcm;pn-param=project;pn-prid=token-{name}>;+sip.instance=\"<urn:uuid:{name}>\""
+        )
     };
     one.registers_as(Some(contact("one", "192.168.1.2")));
     two.registers_as(Some(contact("two", "192.168.1.2")));
