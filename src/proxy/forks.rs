@@ -133,8 +133,11 @@ impl Proxy {
             let reject = match ending {
                 Ending::Answered => Reject::new(482, "Answered By Another Fork"),
                 Ending::Cancelled { .. } => Reject::of(487),
-                _ if sent >= 300 => Reject::of(sent),
-                _ => Reject::of(480),
+                Ending::Rejected
+                | Ending::NoReturn { .. }
+                | Ending::Expired
+                | Ending::PushFailed
+                | Ending::Overload => Reject::of(if sent >= 300 { sent } else { 480 }),
             };
             self.end_fork(server, &reject, now);
         }

@@ -79,11 +79,10 @@ pub(super) fn hide_former(response: &Message, former: &[Box<[u8]>], edits: &mut 
         }
         for (index, value) in values.iter().enumerate().filter(|(index, _)| is_former.get(*index) == Some(&true)) {
             let span = response.span_of(value);
-            let kept_before = is_former.iter().take(index).rposition(|is_former| !is_former);
-            let cut = match (kept_before.and(index.checked_sub(1)), values.get(index + 1)) {
-                (Some(before), _) => {
-                    values.get(before).map_or(span.start, |before| response.span_of(before).end)..span.end
-                }
+            let has_kept_before = is_former.iter().take(index).any(|is_former| !is_former);
+            let before = values.get(index.wrapping_sub(1)).filter(|_| has_kept_before);
+            let cut = match (before, values.get(index + 1)) {
+                (Some(before), _) => response.span_of(before).end..span.end,
                 (None, Some(next)) => span.start..response.span_of(next).start,
                 (None, None) => span,
             };

@@ -123,10 +123,10 @@ fn a_phone_at_the_softswitchs_own_address_is_a_phone() {
 /// What the operator is told of calls from an address that they may have forgotten.
 fn strange(sim: &Sim) -> (Vec<bool>, usize) {
     let world = sim.world();
-    let loops = world.warnings.iter().filter_map(|warning| match warning {
-        Warning::StrangeSwitch { is_loop, .. } => Some(*is_loop),
-        _ => None,
-    });
+    let is_loop = |warning: &Warning| {
+        if let Warning::StrangeSwitch { is_loop, .. } = warning { Some(*is_loop) } else { None }
+    };
+    let loops = world.warnings.iter().filter_map(is_loop);
     let counted = world.ledger.dropped.iter().filter(|reason| **reason == DropReason::StrangeSwitch).count();
     (loops.collect(), counted)
 }
