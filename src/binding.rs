@@ -587,6 +587,11 @@ impl Binding {
         }
     }
 
+    /// Whether the softswitch, which has granted it a time, does not know the device any more.
+    pub fn is_forgotten_upstream(&self, now: UnixMillis) -> bool {
+        !self.is_token_device() && self.known_upstream().1 <= now
+    }
+
     /// When the softswitch is to hear of the device again, lest it forget it: between 80 and 90 % of the time it
     /// granted, so that a device that is awake comes first; where in between is the device's own, so that those that
     /// registered together are not refreshed together. `None`: never, because nothing could wake it, because the

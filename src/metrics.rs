@@ -137,6 +137,8 @@ label!(
         PartialTimeout = "partial_timeout",
         /// A peer that did not take a single byte for too long.
         WriteTimeout = "write_timeout",
+        /// A call from an address that is not in `softswitch.trusted`, to a device as only the softswitch can name it.
+        StrangeSwitch = "strange_switch",
         /// Anything but a response at the socket of `register.refresh_from`.
         RefreshSocket = "refresh_socket",
         /// A message that cannot be parsed and is not answered.

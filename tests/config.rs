@@ -217,6 +217,15 @@ fn numbers_out_of_their_limits() {
         "config.toml:6:17: register.expires_min_s: 7200 is over expires_max_s, which is 60; use 1 to 60",
     );
     check(
+        "[register]\nexpires_upstream_s = 31536001\n",
+        "config.toml:6:22: register.expires_upstream_s: 31536001 is over the limit of 31536000 s; use 0 to 31536000",
+    );
+    check(
+        "[register]\nmode = \"local\"\nauth = \"none\"\nexpires_upstream_s = 3600\n",
+        "config.toml:8:22: register.expires_upstream_s: is for mode = \"relay\"; in local mode nothing is asked of a softswitch, so \
+         set it to 0",
+    );
+    check(
         "[register]\nexpires_max_s = 600\n",
         "config.toml:5:1: register.expires_default_s: 3600 is not between expires_min_s and expires_max_s; use 60 to 600",
     );

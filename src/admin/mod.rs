@@ -47,6 +47,10 @@ pub trait Source: Send + Sync + 'static {
     fn holds_flow(&self, _binding: &Binding) -> bool {
         true
     }
+    /// Whether the registration at the softswitch, by which it finds the device, has run out.
+    fn is_forgotten_upstream(&self, _binding: &Binding, _now: UnixMillis) -> bool {
+        false
+    }
     /// When a device is pushed so that it registers, should it not do so before; `None` where it is not.
     fn next_reminder(&self, _binding: &Binding) -> Option<UnixMillis> {
         None

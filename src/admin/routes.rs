@@ -141,6 +141,7 @@ async fn bindings(Shared(state): Shared<State>, page: PageQuery) -> Response {
         let view = |found: &Arc<Binding>| {
             let is_reachable = found.is_reachable(now) && state.source.holds_flow(found);
             let view = BindingView::new(found, state.source.admits(found), is_reachable);
+            let view = view.forgotten(found, state.source.is_forgotten_upstream(found, now));
             view.reminded_at(state.source.next_reminder(found))
         };
         let views = |found: &[Arc<Binding>]| json!({ "bindings": found.iter().map(view).collect::<Vec<_>>() });

@@ -33,10 +33,13 @@ pub(super) struct BindingView {
     flow: String,
     registered_at: String,
     expires_at: String,
-    /// When the softswitch forgets the device, where it is refreshed in its sleep.
+    /// When the softswitch forgets the device, where that is not `expires_at`.
     upstream_expires_at: Option<String>,
     /// Why it is not refreshed.
     upstream_refused: Option<String>,
+    /// Since when the softswitch does not know the device, and so sends it no call of its registrar's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream_ended_at: Option<String>,
     /// When it is pushed so that it registers, should it not do so before (`push.refresh`).
     #[serde(skip_serializing_if = "Option::is_none")]
     register_push_at: Option<String>,
@@ -78,6 +81,7 @@ impl BindingView {
             expires_at: binding.expires_at.to_rfc3339(),
             upstream_expires_at: upstream.map(|upstream| upstream.expires_at.to_rfc3339()),
             upstream_refused: upstream.and_then(|upstream| upstream.refused.as_deref()).map(str::to_owned),
+            upstream_ended_at: None,
             register_push_at: None,
             instance: binding.instance.as_deref().map(str::to_owned),
             label: binding.label.as_deref().map(str::to_owned),
@@ -85,6 +89,11 @@ impl BindingView {
             locale: binding.app.locale.as_deref().map(str::to_owned),
             source: if binding.is_token_device() { "token_api" } else { "register" },
         }
+    }
+
+    pub(super) fn forgotten(self, binding: &Binding, is_forgotten: bool) -> Self {
+        let ended_at = is_forgotten.then(|| binding.known_upstream().1.to_rfc3339());
+        Self { upstream_ended_at: ended_at, ..self }
     }
 
     /// A device that is not pushed is not reminded either.

@@ -32,12 +32,19 @@ pub(super) fn bindings(answer: &Value) -> String {
             if is_token { "token API".to_owned() } else { text(binding, "flow") },
             text(binding, "registered_at"),
             [text(binding, "push_refused"), text(binding, "push_flaw")].concat(),
-            text(binding, "upstream_refused"),
+            upstream(binding),
         ]
     });
     let head =
         ["AOR", "ID", "STATE", "PUSH", "TOKEN", "FLOW", "REGISTERED", "WHY NOT PUSHED", "WHY NOT REFRESHED UPSTREAM"];
     table(&head, rows.collect(), "no bindings")
+}
+
+/// Why the softswitch does not know a device, or is about to forget it.
+fn upstream(binding: &Value) -> String {
+    let (refused, ended) = (text(binding, "upstream_refused"), text(binding, "upstream_ended_at"));
+    let ended = if ended.is_empty() { ended } else { format!("forgotten since {ended}") };
+    [refused, ended].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
 pub(super) fn calls(answer: &Value) -> String {

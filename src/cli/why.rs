@@ -47,6 +47,14 @@ fn of_user(answer: &Value) -> String {
     for binding in bindings.iter().filter(|binding| !text(binding, "push_flaw").is_empty()) {
         told.push_str(&format!("\n{} is pushed by one token: {}.", text(binding, "id"), text(binding, "push_flaw")));
     }
+    for binding in bindings.iter().filter(|binding| !text(binding, "upstream_ended_at").is_empty()) {
+        told.push_str(&format!(
+            "\nThe softswitch has forgotten {} at {}: until the phone registers, calls come only if the softswitch routes them here \
+             without looking it up (register.expires_upstream_s, register.upstream_refresh, push.refresh).",
+            text(binding, "id"),
+            text(binding, "upstream_ended_at"),
+        ));
+    }
     if list(answer, "calls").is_empty() {
         told.push_str("\nNo call for it is among the last ones.");
     }

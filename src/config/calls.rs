@@ -28,6 +28,8 @@ pub struct Register {
     pub contact: ContactForm,
     /// Refresh the registrations of sleeping phones at the softswitch.
     pub upstream_refresh: bool,
+    /// For how long the softswitch is asked to know a phone that can be woken; zero: as long as the phone asks.
+    pub expires_upstream: Duration,
     /// What those leave by, and nothing else does.
     pub refresh_from: Option<SocketAddr>,
     /// What answers the softswitch's challenges to them.
@@ -134,6 +136,13 @@ impl Register {
                  it to false",
             );
         }
+        let expires_upstream = section.seconds("expires_upstream_s", 0, 0..=YEAR_S, "");
+        if !expires_upstream.is_zero() && matches!(mode_name, ModeName::Local) {
+            section.wrong(
+                "expires_upstream_s",
+                "is for mode = \"relay\"; in local mode nothing is asked of a softswitch, so set it to 0",
+            );
+        }
         let refresh_from = section.optional("refresh_from").and_then(|text| {
             section.parsed("refresh_from", text, |text| match address::listen(text)? {
                 Listen { transport: Transport::Udp, address } if !address.ip().is_unspecified() => Ok(address),
@@ -165,6 +174,7 @@ impl Register {
             domain_aliases,
             contact,
             upstream_refresh,
+            expires_upstream,
             refresh_from,
             refresh_account,
             phones_behind_trusted,

@@ -425,6 +425,7 @@ impl Worker {
                 Effect::Warning(warning) => self.warnings.tell(&warning, now.instant),
                 Effect::Dropped(reason) => self.shared.metrics.dropped(match reason {
                     proxy::DropReason::Response => DropReason::StrayResponse,
+                    proxy::DropReason::StrangeSwitch => DropReason::StrangeSwitch,
                     proxy::DropReason::SourceBytes => DropReason::SourceBytes,
                     proxy::DropReason::Overload => DropReason::Overload,
                     proxy::DropReason::Ack | proxy::DropReason::Request => DropReason::Unparsable,

@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use super::board::Board;
 use super::shared::Shared;
 use crate::binding::{Aor, Binding, DeviceId};
@@ -38,6 +40,10 @@ impl View<'_> {
 impl Contacts for View<'_> {
     fn of_aor(&self, aor: &Aor) -> Vec<Arc<Binding>> {
         self.table().lookup(aor).into_iter().filter(|binding| !binding.is_over(self.now)).collect()
+    }
+
+    fn aors_of_user(&self, user: &str) -> SmallVec<[Aor; 1]> {
+        self.table().aors_of_user(user)
     }
 
     fn of_device(&self, device: DeviceId) -> Option<Arc<Binding>> {

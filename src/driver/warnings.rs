@@ -13,6 +13,9 @@ const EVERY: Duration = Duration::from_secs(60);
 pub(super) struct Warnings {
     register_from_trusted: Option<Instant>,
     contact_not_listed: Option<Instant>,
+    brief_upstream: Option<Instant>,
+    strange_switch: Option<Instant>,
+    ambiguous_user: Option<Instant>,
 }
 
 impl Warnings {
@@ -24,6 +27,35 @@ impl Warnings {
                         %source,
                         "a REGISTER from an address of softswitch.trusted is refused: trust the softswitch's own address \
                          alone, or set register.phones_behind_trusted = true where phones share it"
+                    );
+                }
+            }
+            Warning::StrangeSwitch { source, is_loop } => {
+                if is_due(&mut self.strange_switch, now) {
+                    tracing::warn!(
+                        %source,
+                        is_loop,
+                        "a call from an address that is not in softswitch.trusted is taken for a phone's and rings nobody: if the \
+                         address is the softswitch's, add it to softswitch.trusted"
+                    );
+                }
+            }
+            Warning::AmbiguousUser { user } => {
+                if is_due(&mut self.ambiguous_user, now) {
+                    tracing::warn!(
+                        user,
+                        "the softswitch calls a user by this server's address, and there are several of that name: name the \
+                         domain that is meant in register.domains, or have the softswitch call user@domain"
+                    );
+                }
+            }
+            Warning::BriefUpstream { asked, least } => {
+                if is_due(&mut self.brief_upstream, now) {
+                    tracing::warn!(
+                        asked,
+                        least,
+                        "the softswitch takes no registration for less: asked for that from now on; raise \
+                         register.expires_upstream_s"
                     );
                 }
             }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::context::{Context, Purpose};
 use super::event::{Contacts, Effect, ResolveTicket};
-use super::held_call::DeviceState;
+use super::held_call::{DeviceState, HeldDevice};
 use super::policy::Policy;
 use super::privacy::Towards;
 use super::response_context::{Branch, BranchState, Hop, Reaction};
@@ -224,6 +224,9 @@ impl Proxy {
                     return proxy.conclude(context, contacts, now);
                 }
             }
+            if status == 423 && proxy.asks_for_more(context, index, response, contacts, now) {
+                return;
+            }
             let is_by_node = proxy.is_by_node(context, index);
             if is_by_node && matches!(status, 430 | 503) {
                 // That node's word, not the device's: its flow is gone, or no room.
@@ -281,7 +284,10 @@ impl Proxy {
         self.send_trying(context, now);
         let status = response.status().unwrap_or_default();
         let device = context.responses.branches.get(index).and_then(|branch| branch.hop.device);
-        let edits = forward::response_edits(response, self.back_from(device), context.flow.transport);
+        let mut edits = forward::response_edits(response, self.back_from(device), context.flow.transport);
+        if context.hides_server {
+            forward::hide_server(response, &mut edits);
+        }
         self.transactions.respond(context.server, status, edits.apply(response.bytes()), now.instant);
     }
 
@@ -384,6 +390,7 @@ impl Proxy {
             Some(best) => {
                 self.note_credentials(context, best);
                 let (status, bytes) = self.final_response(context, best);
+                context.responses.sent = status;
                 match bytes {
                     Some(bytes) => self.transactions.respond(context.server, status, bytes, now.instant),
                     None => self.respond(context, status, crate::sip::response::reason_phrase(status), &[], now),
@@ -395,13 +402,16 @@ impl Proxy {
     }
 
     /// A call that waits for nobody does not wait for branches, either, that lead to devices which have been silent and
-    /// cannot be woken.
+    /// cannot be woken, nor for those that no push is for, when the wait for the others is over.
     fn give_up_on_silent(&mut self, context: &mut Context, now: Now) {
         let Some(call) = context.call() else { return };
+        let has_waited = now.instant >= call.until && call.devices.iter().any(|held| held.binding.push.is_some());
+        let is_given_up =
+            |held: &HeldDevice| held.state == DeviceState::Unwakeable || has_waited && held.is_only_called;
         let is_pending = |branch: &&Branch| branch.state != BranchState::Ended;
         let is_hopeless = |branch: &Branch| {
             let held = call.devices.iter().find(|held| Some(held.binding.device) == branch.hop.device);
-            !branch.is_heard && held.is_some_and(|held| held.state == DeviceState::Unwakeable)
+            !branch.is_heard && held.is_some_and(is_given_up)
         };
         if context.responses.branches.iter().filter(is_pending).all(is_hopeless) {
             self.cancel_branches(context, b"", now);
@@ -458,6 +468,9 @@ impl Proxy {
         }
         let device = context.responses.branches.iter().find_map(|branch| branch.hop.device);
         let mut edits = forward::response_edits(best, self.back_from(device), context.flow.transport);
+        if context.hides_server {
+            forward::hide_server(best, &mut edits);
+        }
         if matches!(status, 401 | 407) {
             for other in context.responses.other_challenges(best) {
                 for name in [HeaderName::WwwAuthenticate, HeaderName::ProxyAuthenticate] {

@@ -158,6 +158,8 @@ impl Proxy {
             }
         }
         self.tell_of_end(context, ending, contacts, now);
+        let forks = context.call_mut().map(|call| std::mem::take(&mut call.forks)).unwrap_or_default();
+        self.end_forks(forks, ending, context.responses.sent, now);
         self.effects.push_back(Effect::CallEnded { call_ref, outcome });
     }
 
@@ -184,7 +186,7 @@ impl Proxy {
     }
 
     /// The call is no more this node's: it ends here without a word to anybody.
-    pub(super) fn let_go(&mut self, context: &mut Context, by: Option<Home>, contacts: &dyn Contacts) {
+    pub(super) fn let_go(&mut self, context: &mut Context, by: Option<Home>, contacts: &dyn Contacts, now: Now) {
         if !self.close_call(context, contacts) {
             return;
         }
@@ -192,7 +194,8 @@ impl Proxy {
         call.devices.iter_mut().for_each(|held| held.has_entry = false);
         call.unread.clear();
         (call.is_let_go, call.taken_by) = (true, by);
-        let call_ref = call.call_ref.clone();
+        let (call_ref, forks) = (call.call_ref.clone(), std::mem::take(&mut call.forks));
+        self.end_forks(forks, Ending::Answered, 0, now);
         self.step_why(&call_ref, Step::Failed, None, "", Reason::TakenOver);
     }
 

@@ -28,6 +28,7 @@ impl Proxy {
             onward: None,
             flow,
             loop_hash: 0,
+            hides_server: false,
             is_fetched: true,
             responses: ResponseContext::default(),
             purpose: Purpose::Plain,
@@ -77,6 +78,7 @@ impl Proxy {
         }
         if context.responses.all_ended() {
             self.reject(context, &Reject::of(487), now);
+            self.fork_over(context);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! One request that the proxy is responsible for until its server transaction ends.
 
+use super::forks::Fork;
 use super::held_call::HeldCall;
 use super::register::Registration;
 use super::response_context::ResponseContext;
@@ -17,6 +18,8 @@ pub(super) struct Context {
     pub onward: Option<Box<Message>>,
     pub flow: Flow,
     pub loop_hash: u64,
+    /// Whether its client is not to learn which program the softswitch is.
+    pub hides_server: bool,
     /// Whether the store was asked for what memory did not have.
     pub is_fetched: bool,
     /// Tag of our own responses (RFC 3261 §8.2.6.2): the 182 and the final after it have the same.
@@ -32,6 +35,8 @@ pub(super) enum Purpose {
     /// Another node sends it by this one, to this flow.
     ForNode(DialogToken),
     Registration(Box<Registration>),
+    /// It waits for what comes of another request.
+    Fork(Box<Fork>),
     Call(Box<HeldCall>),
 }
 
@@ -54,14 +59,14 @@ impl Context {
     pub(super) fn call(&self) -> Option<&HeldCall> {
         match &self.purpose {
             Purpose::Call(call) => Some(call),
-            Purpose::Plain | Purpose::ForNode(_) | Purpose::Registration(_) => None,
+            Purpose::Plain | Purpose::ForNode(_) | Purpose::Registration(_) | Purpose::Fork(_) => None,
         }
     }
 
     pub(super) fn call_mut(&mut self) -> Option<&mut HeldCall> {
         match &mut self.purpose {
             Purpose::Call(call) => Some(call),
-            Purpose::Plain | Purpose::ForNode(_) | Purpose::Registration(_) => None,
+            Purpose::Plain | Purpose::ForNode(_) | Purpose::Registration(_) | Purpose::Fork(_) => None,
         }
     }
 }

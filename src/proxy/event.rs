@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::bars::Finding;
 use crate::binding::{Aor, Binding, DeviceId, Home, Provider, PushTarget};
@@ -99,6 +100,14 @@ pub enum Warning {
     RegisterFromTrusted { source: SocketAddr },
     /// The softswitch's 2xx to a REGISTER does not list the phone's Contact, so that nothing is bound.
     ContactNotListed { aor: Aor },
+    /// A call from an address that is not in `softswitch.trusted` names a device as only the softswitch can; `is_loop`: it comes
+    /// back from there as it was sent to the softswitch.
+    StrangeSwitch { source: SocketAddr, is_loop: bool },
+    /// The softswitch calls a user by our address, and there are several of that name in different domains.
+    AmbiguousUser { user: Box<str> },
+    /// The softswitch takes no REGISTER for less than `least` seconds, and was asked for `asked`
+    /// (`register.expires_upstream_s`).
+    BriefUpstream { asked: u32, least: u32 },
     /// A phone has registered with push parameters that are wrong, in whole or, where it can be pushed all the same, in part.
     PushParameters { aor: Aor, device: DeviceId, reason: Box<str>, is_pushed: bool },
 }
@@ -125,6 +134,8 @@ pub enum DropReason {
     Ack,
     /// A malformed request that cannot be answered.
     Request,
+    /// A call that is the softswitch's by all but its address; it goes the way of a phone's.
+    StrangeSwitch,
     /// There are too many transactions; it was answered 503.
     Overload,
     /// A request of a source that has too many others under way; it is answered.
@@ -163,6 +174,10 @@ pub trait Contacts {
     /// Whether the node that has a binding's flow, if it is not this one, is there.
     fn has_home(&self, _binding: &Binding) -> bool {
         true
+    }
+    /// AORs that have this user part, unescaped. Asked only where no domains are known (`register.domains`).
+    fn aors_of_user(&self, _user: &str) -> SmallVec<[Aor; 1]> {
+        SmallVec::new()
     }
     /// Whether the connection that a binding of this node has come by is open.
     fn has_connection(&self, _binding: &Binding) -> bool {

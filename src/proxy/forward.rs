@@ -187,6 +187,14 @@ fn remove_top_via(response: &Message, edits: &mut Edits) {
     }
 }
 
+/// Takes out which program the softswitch is, and of which version.
+pub(super) fn hide_server(response: &Message, edits: &mut Edits) {
+    let is_it = |field: &&crate::sip::message::Field| {
+        field.name == HeaderName::UserAgent || response.slice(field.name_span()).eq_ignore_ascii_case(b"server")
+    };
+    response.all_fields().iter().filter(is_it).for_each(|field| edits.remove(field.line()));
+}
+
 /// What is always different in a response that goes back to whom the request came from, by `transport`.
 pub(super) fn response_edits(response: &Message, towards: Towards<'_>, transport: Transport) -> Edits {
     let mut edits = Edits::new();

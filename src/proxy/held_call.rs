@@ -33,6 +33,7 @@ use crate::clock::Now;
 use crate::push::{Purpose, TokenHash};
 use crate::sip::ConnectionId;
 use crate::store::HeldCallId;
+use crate::transaction::ServerId;
 
 /// Pause before the second attempt where the provider names none; doubled with each further one.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
@@ -67,6 +68,8 @@ pub(super) struct HeldCall {
     /// Whether the store refused it, so that no device could be pushed.
     pub store_failed: bool,
     pub devices: SmallVec<[HeldDevice; 1]>,
+    /// Requests that are forks of this one and wait for what comes of it.
+    pub forks: Vec<ServerId>,
     /// Devices with an entry of this call whose bindings memory does not have yet, after a start without Redis.
     pub unread: SmallVec<[DeviceId; 1]>,
 }

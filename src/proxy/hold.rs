@@ -65,6 +65,11 @@ impl Proxy {
         if !holds {
             return self.forward_to_reachable(context, bindings, contacts, now);
         }
+        let asked = bindings.len();
+        let (bindings, leader) = self.not_forked(&request, &aor, bindings.to_vec());
+        if let Some(leader) = leader.filter(|_| bindings.is_empty()) {
+            return self.follow(context, leader, aor, now);
+        }
         if self.is_draining || self.held_calls >= self.policy.held_calls_max {
             let call_ref = call_ref(&request, &self.policy.missed.call_ref_header);
             self.effects.push_back(Effect::CallEnded { call_ref, outcome: Outcome::Overload });
@@ -88,7 +93,10 @@ impl Proxy {
         if let Some(call) = context.call_mut() {
             call.owes_trying = is_withheld;
         }
-        for binding in bindings {
+        if asked > bindings.len() {
+            self.step_why(&call_ref, Step::DeviceSkipped, None, "", Reason::ForkMerged);
+        }
+        for binding in &bindings {
             self.take_device(context, binding, contacts, now);
         }
         if !context.call().is_some_and(HeldCall::is_to_be_recorded) {
@@ -140,6 +148,7 @@ impl Proxy {
             taken_by: None,
             store_failed: false,
             devices: SmallVec::new(),
+            forks: Vec::new(),
             unread: SmallVec::new(),
         }
     }
@@ -390,7 +399,7 @@ impl Proxy {
 
     /// From here on the caller is told that its call waits, unless it hears a device, or is told already.
     pub(super) fn begin_provisional(&mut self, context: &mut Context, now: Now) {
-        if !context.responses.is_ringing() && !self.timers.contains(&Timer::Provisional(context.server)) {
+        if !context.responses.has_rung && !self.timers.contains(&Timer::Provisional(context.server)) {
             self.send_provisional(context, now);
         }
     }
@@ -413,10 +422,8 @@ impl Proxy {
 
     pub(super) fn repeat_provisional(&mut self, server: ServerId, now: Now) {
         self.with_context(server, |proxy, context| {
-            if context.responses.is_ringing() {
-                // The caller hears the device, which repeats its own. It may yet refuse while another one sleeps.
-                proxy.timers.set(Timer::Provisional(server), now.instant + PROVISIONAL_EVERY);
-            } else {
+            // The caller has heard a device, which repeats its own; when it refuses, the wait is over before Timer C is.
+            if !context.responses.has_rung {
                 proxy.send_provisional(context, now);
             }
         });

@@ -26,7 +26,33 @@ impl Proxy {
         if !self.policy.serves(uri.host) {
             return Err(Reject::new(403, "Domain Not Served"));
         }
-        self.phones_of(&self.aors_of(uri), contacts)
+        match self.phones_of(&self.aors_of(uri), contacts) {
+            Err(_) if own && self.policy.domains.is_empty() => self.phones_of_user(&self.users_of(uri), contacts),
+            found => found,
+        }
+    }
+
+    /// All devices of the one AOR with the first of these user parts that any has, where we are told no domains.
+    fn phones_of_user(&self, users: &[Box<str>], contacts: &dyn Contacts) -> Result<Target, Reject> {
+        let has_devices = |aor: &Aor| self.policy.knows(aor) && !contacts.of_aor(aor).is_empty();
+        for user in users {
+            let mut aors = contacts.aors_of_user(user);
+            aors.retain(|aor| has_devices(aor));
+            match &aors[..] {
+                [] => {}
+                [_] => return self.phones_of(&aors, contacts),
+                [_, ..] => return Err(Reject::of(485)),
+            }
+        }
+        Err(Reject::of(404))
+    }
+
+    /// The user part of a Request-URI, as written, then without its parameters.
+    fn users_of(&self, uri: &Uri<'_>) -> Vec<Box<str>> {
+        let forms = [uri.aor(), uri.without_user_params().aor()];
+        let mut users: Vec<Box<str>> = forms.into_iter().flatten().map(|aor| aor.user().into()).collect();
+        users.dedup();
+        users
     }
 
     /// All devices of the first of these AORs that has any.
@@ -57,10 +83,11 @@ impl Proxy {
 
     /// All devices of whoever has a telephone number (RFC 3966). No phone is reached by another URI that is none of SIP.
     pub(super) fn phones_of_number(&self, uri: &[u8], contacts: &dyn Contacts) -> Result<Target, Reject> {
-        if tel_number(uri).is_none() {
-            return Err(Reject::of(416));
+        let Some(number) = tel_number(uri) else { return Err(Reject::of(416)) };
+        match self.policy.domains.is_empty() {
+            true => self.phones_of_user(&[number.into()], contacts),
+            false => self.phones_of(&self.aors_of_number(uri), contacts),
         }
-        self.phones_of(&self.aors_of_number(uri), contacts)
     }
 
     /// The same for a telephone number (RFC 3966), which has no domain.

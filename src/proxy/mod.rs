@@ -13,9 +13,11 @@ mod contact;
 mod context;
 mod dialog;
 mod digest;
+mod earlier;
 mod early_dialog;
 pub mod event;
 mod fetch;
+mod forks;
 mod former_contact;
 mod forward;
 mod given_up;
@@ -39,6 +41,7 @@ mod response_context;
 mod resume;
 mod route;
 pub mod secret;
+mod strange_switch;
 mod streams;
 mod token_device;
 mod unread;
@@ -97,9 +100,12 @@ pub struct Proxy {
     late: late_wake::LateCalls,
     given_up: given_up::GivenUp,
     early: early_dialog::EarlyDialogs,
+    strange_calls: strange_switch::StrangeCalls,
     streams: streams::Streams,
     /// What `softswitch.uri` came to last, where it is a name; the best address first.
     next_hops: SmallVec<[SocketAddr; 2]>,
+    /// The least time that the softswitch has said it takes, where that was more than `register.expires_upstream_s`.
+    brief_upstream: u32,
     nonces: digest::Nonces,
     guesses: digest::Guesses,
     held_calls: usize,
@@ -143,6 +149,8 @@ enum Timer {
     Acknowledged(u64),
     /// A device that did not come is no longer told that its call is over.
     Late(DeviceId),
+    /// The call that a fork has waited for was cancelled, or is not known yet.
+    Fork(ServerId),
 }
 
 /// Who waits for a change to be durable.
@@ -152,6 +160,8 @@ enum SavePurpose {
     Registration(ServerId),
     /// The pushes of a call, to these devices.
     Hold(ServerId, SmallVec<[DeviceId; 1]>),
+    /// The 100 of a fork that waits for another one.
+    Fork(ServerId),
     /// A missed_calls push.
     Claim(Aor, DeviceId),
     /// What came of a refresh upstream.
@@ -215,6 +225,7 @@ impl Proxy {
             policy,
             streams: streams::Streams::default(),
             next_hops: SmallVec::new(),
+            brief_upstream: 0,
             contexts: HashMap::new(),
             clients: HashMap::new(),
             waiting: HashMap::new(),
@@ -232,6 +243,7 @@ impl Proxy {
             late: late_wake::LateCalls::default(),
             given_up: given_up::GivenUp::default(),
             early: early_dialog::EarlyDialogs::default(),
+            strange_calls: strange_switch::StrangeCalls::default(),
             held_calls: 0,
             is_draining: false,
             tickets: 0,
@@ -318,6 +330,7 @@ impl Proxy {
                 Timer::Again(number) => self.keep_again(number),
                 Timer::Acknowledged(call) => self.settle_answered(call),
                 Timer::Late(device) => self.late_over(device, contacts, now),
+                Timer::Fork(server) => self.fork_alone(server, contacts, now),
             }
         }
         self.collect_sends();
@@ -401,6 +414,7 @@ impl Proxy {
             Some(SavePurpose::Hold(server, devices)) => {
                 self.hold_saved(server, &devices, reply.result, contacts, now);
             }
+            Some(SavePurpose::Fork(server)) => self.fork_saved(server, now),
             Some(SavePurpose::Claim(aor, device)) => self.claimed((&aor, device), reply.result, contacts, now),
             Some(SavePurpose::Refresh(device)) => self.refresh_saved(device),
             Some(SavePurpose::Keep(kept)) => self.kept(kept, &reply.result, contacts, now),
@@ -452,6 +466,7 @@ impl Proxy {
         if !context.responses.is_final {
             self.end_call(&mut context, call_end::Ending::Cancelled { seen: false }, contacts, now);
         }
+        self.fork_over(&mut context);
         for index in 0..context.responses.branches.len() {
             self.drop_branch(&mut context, index);
         }
@@ -468,6 +483,7 @@ impl Proxy {
 
     fn reject(&mut self, context: &mut Context, reject: &Reject, now: Now) {
         context.responses.is_final = true;
+        context.responses.sent = reject.status;
         self.respond(context, reject.status, &reject.reason, &reject.headers, now);
     }
 

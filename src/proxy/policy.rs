@@ -20,6 +20,8 @@ use crate::transaction::Standing;
 pub struct Policy {
     pub mode: Mode,
     pub upstream_contact: UpstreamContact,
+    /// Seconds that the softswitch is asked to know a phone for that can be woken; 0: as long as the phone asks.
+    pub expires_upstream: u32,
     /// AOR domains served, in lower case; empty: any.
     pub domains: Vec<Box<str>>,
     /// Whether a user of one of them is the same user in all of them, whose AOR is in the first.

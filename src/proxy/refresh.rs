@@ -117,7 +117,10 @@ impl Proxy {
             return;
         }
         let refresh = Refresh {
-            expires: expires_to_ask_for(&binding),
+            expires: match self.policy.expires_upstream {
+                0 => expires_to_ask_for(&binding),
+                wanted => wanted.max(self.brief_upstream),
+            },
             cseq: u32::try_from(now.unix.seconds().saturating_sub(CSEQ_EPOCH_S)).unwrap_or(u32::MAX >> 1),
             from_tag: self.random.tag(),
             has_been_brief: false,

@@ -42,6 +42,10 @@ pub(super) struct Registration {
     pub home: Option<Home>,
     /// RFC 8599 §5.6.1.1.
     pub feature_caps: FeatureCaps,
+    /// Contacts that it takes out at the softswitch, whose phone did not say so.
+    pub earlier: Vec<Box<[u8]>>,
+    /// Whether the softswitch has wanted to be asked for more, and was.
+    pub has_been_brief: bool,
     /// The upstream 2xx, while the change is on its way to be durable; `None` in local mode.
     pub accepted: Option<Message>,
     /// What is being saved, and for how long each device was away before.
@@ -68,6 +72,9 @@ pub(super) struct RegisterContact {
     pub push_refused: Option<Box<str>>,
     /// Whether it names its binding by more than an address, so that expires=0 ends that for good.
     pub names_device: bool,
+    /// What the softswitch is asked for in its place, and what it has granted (`register.expires_upstream_s`).
+    pub asked_upstream: Option<u32>,
+    pub granted_upstream: Option<u32>,
     /// Other bindings of the same device under older names.
     pub replaced: Vec<DeviceId>,
 }
@@ -110,6 +117,8 @@ impl Proxy {
             is_star,
             home: self.policy.home,
             feature_caps: FeatureCaps::default(),
+            earlier: Vec::new(),
+            has_been_brief: false,
             accepted: None,
             put: Vec::new(),
             warnings: Vec::new(),
@@ -158,6 +167,8 @@ impl Proxy {
             push,
             push_refused,
             names_device: false,
+            asked_upstream: None,
+            granted_upstream: None,
             replaced: Vec::new(),
         };
         self.identify(&mut contact, &uri, &registration.aor, existing);
@@ -420,6 +431,10 @@ fn new_binding(
         push: contact.push.clone(),
         push_refused: contact.push_refused.clone(),
         app: App { user_agent: request.first(HeaderName::UserAgent).map(user_agent), locale: None },
-        upstream: None,
+        upstream: contact.granted_upstream.map(|seconds| Upstream {
+            registered_at: now.unix,
+            expires_at: now.unix.after(Duration::from_secs(seconds.into())),
+            refused: None,
+        }),
     }
 }

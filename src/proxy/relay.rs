@@ -1,7 +1,12 @@
 //! REGISTER in relay mode: on its way to the softswitch and back (RFC 8599 §5.6.1, RFC 3327).
 
-use super::contact::{write_contact, write_gruu_params, write_upstream_params, write_uri_without_push};
+use bytes::Bytes;
+
+use super::contact::{
+    write_contact, write_gruu_params, write_params_without_push, write_upstream_params, write_uri_without_push,
+};
 use super::context::{Context, Purpose};
+use super::earlier::{hide_earlier, is_listed_earlier, write_earlier};
 use super::event::{Contacts, Effect, Warning};
 use super::policy::{Listener, UpstreamContact};
 use super::privacy::{Towards, strip_push};
@@ -20,32 +25,22 @@ impl Proxy {
     pub(super) fn relay(
         &mut self,
         context: &mut Context,
-        registration: Registration,
+        mut registration: Registration,
         contacts: &dyn Contacts,
         now: Now,
     ) {
         if let Err(reject) = self.check_count(&registration, contacts, now) {
             return self.reject(context, &reject, now);
         }
-        let mut edits = Edits::new();
-        for contact in &registration.contacts {
-            self.edit_contact(&context.request, contact, &mut edits);
+        registration.earlier = self.earlier_contacts(&context.request, &registration, contacts);
+        for contact in &mut registration.contacts {
+            contact.asked_upstream = self.expires_upstream(contact);
         }
-        self.edit_former(&context.request, &registration, &mut edits);
-        if self.policy.upstream_contact == UpstreamContact::Alias {
-            // The way on from us is ours to know; told of it, the softswitch would go past us.
-            context.request.fields(HeaderName::Path).for_each(|field| edits.remove(field.line()));
-        }
-        if let Some(contact) = registration.contacts.first()
-            && self.policy.upstream_contact == UpstreamContact::Path
-        {
-            let token = self.keys.write(&FlowToken { device: contact.device, flow: context.flow });
-            self.insert_path(&context.request, &token, &mut edits);
-        }
-        if !registration.feature_caps.onward.is_empty() {
-            edits.insert(context.request.headers_end(), |out| out.extend_from_slice(&registration.feature_caps.onward));
-        }
-        match Message::parse(edits.apply(context.request.bytes()), usize::MAX) {
+        self.send_upstream(context, registration, contacts, now);
+    }
+
+    fn send_upstream(&mut self, context: &mut Context, registration: Registration, contacts: &dyn Contacts, now: Now) {
+        match Message::parse(self.as_registered_upstream(context, &registration), usize::MAX) {
             Ok(onward) => context.onward = Some(Box::new(onward)),
             Err(_) => return self.reject(context, &Reject::of(500), now),
         }
@@ -62,16 +57,50 @@ impl Proxy {
         self.conclude(context, contacts, now);
     }
 
+    /// The REGISTER with our contacts in the place of the phone's.
+    fn as_registered_upstream(&self, context: &Context, registration: &Registration) -> Bytes {
+        let request = &context.request;
+        let mut edits = Edits::new();
+        for contact in &registration.contacts {
+            self.edit_contact(request, contact, &mut edits);
+        }
+        self.edit_former(request, registration, &mut edits);
+        if self.policy.upstream_contact == UpstreamContact::Alias {
+            // The way on from us is ours to know; told of it, the softswitch would go past us.
+            request.fields(HeaderName::Path).for_each(|field| edits.remove(field.line()));
+        }
+        if let Some(contact) = registration.contacts.first()
+            && self.policy.upstream_contact == UpstreamContact::Path
+        {
+            let token = self.keys.write(&FlowToken { device: contact.device, flow: context.flow });
+            self.insert_path(request, &token, &mut edits);
+        }
+        edits.insert(request.headers_end(), |out| {
+            write_earlier(out, &registration.earlier);
+            out.extend_from_slice(&registration.feature_caps.onward);
+        });
+        edits.apply(request.bytes())
+    }
+
     fn edit_contact(&self, request: &Message, contact: &RegisterContact, edits: &mut Edits) {
         match self.policy.upstream_contact {
             UpstreamContact::Alias => {
-                let expires = contact.expires;
+                let expires = contact.asked_upstream.or(contact.expires);
                 edits.replace(contact.value.clone(), |out| {
                     self.write_alias(out, contact.device);
                     write_upstream_params(out, &contact.params, expires);
                 });
             }
             UpstreamContact::Path => {
+                if let Some(expires) = contact.asked_upstream {
+                    return edits.replace(contact.value.clone(), |out| {
+                        let (mut uri, mut params) = (Vec::new(), Vec::new());
+                        write_uri_without_push(&mut uri, request.slice(contact.uri.clone()));
+                        write_params_without_push(&mut params, &contact.params);
+                        write_contact(out, &uri, &params);
+                        out.extend_from_slice(format!(";expires={expires}").as_bytes());
+                    });
+                }
                 let value = NameAddr::parse(request.slice(contact.value.clone()));
                 value.iter().for_each(|value| strip_push(request, value, edits));
             }
@@ -119,6 +148,54 @@ impl Proxy {
         }
     }
 
+    /// For how long the softswitch is asked to know a phone, where that is not for the phone to say: one that can be woken is to
+    /// be called while it sleeps (`register.expires_upstream_s`).
+    fn expires_upstream(&self, contact: &RegisterContact) -> Option<u32> {
+        let can_be_woken = contact.push.is_some() && contact.expires != Some(0);
+        (self.policy.expires_upstream > 0 && can_be_woken)
+            .then(|| self.policy.expires_upstream.max(self.brief_upstream))
+    }
+
+    /// What the phone hears then: its own time, unless the softswitch has granted less.
+    fn own_expires(&self, response: &Message, listed: &NameAddr<'_>, contact: &RegisterContact) -> Option<u64> {
+        contact.asked_upstream?;
+        let granted = listed.param("expires").flatten().and_then(scan::number);
+        let granted = granted.or_else(|| response.number(HeaderName::Expires));
+        let own = contact.expires.map_or(self.policy.registrar.expires_default.as_secs(), u64::from);
+        Some(granted.map_or(own, |granted| granted.min(own)))
+    }
+
+    /// Asks again where the softswitch wants to be asked for more than the operator has it asked for (RFC 3261 §10.2.8): the
+    /// phone has not asked for that, and could not mend it. All later REGISTERs ask for as much. False: there is nothing to
+    /// ask for.
+    pub(super) fn asks_for_more(
+        &mut self,
+        context: &mut Context,
+        index: usize,
+        response: &Message,
+        contacts: &dyn Contacts,
+        now: Now,
+    ) -> bool {
+        let Purpose::Registration(registration) = &mut context.purpose else { return false };
+        let asked = registration.contacts.iter().filter_map(|contact| contact.asked_upstream).max();
+        let least = response.number(HeaderName::MinExpires).and_then(|least| u32::try_from(least).ok());
+        let (Some(asked), Some(least)) = (asked, least) else { return false };
+        if response.status() != Some(423) || least <= asked || registration.has_been_brief {
+            return false;
+        }
+        registration.has_been_brief = true;
+        for contact in registration.contacts.iter_mut().filter(|contact| contact.asked_upstream.is_some()) {
+            contact.asked_upstream = Some(least);
+        }
+        self.brief_upstream = least;
+        self.effects.push_back(Effect::Warning(Warning::BriefUpstream { asked, least }));
+        context.responses.end(index, 423);
+        if let Purpose::Registration(registration) = std::mem::replace(&mut context.purpose, Purpose::Plain) {
+            self.send_upstream(context, *registration, contacts, now);
+        }
+        true
+    }
+
     /// The softswitch accepted: save first, answer then.
     pub(super) fn registration_accepted(
         &mut self,
@@ -141,11 +218,16 @@ impl Proxy {
         let default = u32::try_from(self.policy.registrar.expires_default.as_secs()).unwrap_or(u32::MAX);
         let granted: Vec<Option<u32>> = registration
             .contacts
-            .iter()
-            .map(|contact| match granted_expires(response, &request, contact) {
-                Granted::Seconds(seconds) => Some(seconds),
-                Granted::Listed => Some(contact.expires.unwrap_or(default)),
-                Granted::NotListed => None,
+            .iter_mut()
+            .map(|contact| {
+                let own = contact.expires.unwrap_or(default);
+                let seconds = match granted_expires(response, &request, contact) {
+                    Granted::Seconds(seconds) => seconds,
+                    Granted::Listed => contact.asked_upstream.unwrap_or(own),
+                    Granted::NotListed => return None,
+                };
+                contact.granted_upstream = contact.asked_upstream.map(|_| seconds);
+                Some(if contact.asked_upstream.is_some() { seconds.min(own) } else { seconds })
             })
             .collect();
         if granted.contains(&None) {
@@ -164,10 +246,12 @@ impl Proxy {
     }
 
     /// The softswitch's 2xx as the phone is to see it: its own Contact again, and which pushes it can count on.
-    pub(super) fn relayed_2xx(&self, context: &Context, response: &Message, contacts: &dyn Contacts) -> bytes::Bytes {
+    pub(super) fn relayed_2xx(&self, context: &Context, response: &Message, contacts: &dyn Contacts) -> Bytes {
         let Purpose::Registration(registration) = &context.purpose else { return response.bytes().clone() };
         let mut edits = forward::response_edits(response, Towards::Phone, context.flow.transport);
-        for value in response.values(HeaderName::Contact) {
+        hide_earlier(response, &registration.earlier, &mut edits);
+        let listed = response.values(HeaderName::Contact);
+        for value in listed.filter(|value| !is_listed_earlier(value, &registration.earlier)) {
             self.restore_contact(context, registration, response, value, contacts, &mut edits);
         }
         edits.insert(response.headers_end(), |out| {
@@ -200,7 +284,9 @@ impl Proxy {
             return edits.replace(response.span_of(value), |out| {
                 write_contact(out, own_uri, &contact.params);
                 write_gruu_params(out, listed.params, &contact.params);
-                if let Some(expires) = listed.param("expires").flatten() {
+                if let Some(own) = self.own_expires(response, &listed, contact) {
+                    out.extend_from_slice(format!(";expires={own}").as_bytes());
+                } else if let Some(expires) = listed.param("expires").flatten() {
                     out.extend_from_slice(b";expires=");
                     out.extend_from_slice(expires);
                 }

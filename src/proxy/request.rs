@@ -104,13 +104,19 @@ impl Proxy {
                     onward: None,
                     flow,
                     loop_hash,
+                    hides_server: false,
                     is_fetched: false,
                     responses: ResponseContext::default(),
                     purpose: Purpose::Plain,
                     request,
                 });
                 match fault {
-                    Some(reject) => self.reject(&mut context, &reject, now),
+                    Some(reject) => {
+                        if reject.status == 482 {
+                            self.note_strange_switch(&context, true, contacts, now);
+                        }
+                        self.reject(&mut context, &reject, now);
+                    }
                     None => self.route_request(&mut context, contacts, now),
                 }
                 if !context.is_invite() && !context.is_done() {
@@ -164,6 +170,11 @@ impl Proxy {
         if is_far && request.number(HeaderName::MaxForwards) == Some(0) {
             return self.reject(context, &Reject::new(483, "Too Many Hops"), now);
         }
+        // Scanners ask everybody what they are.
+        context.hides_server = context.request.method() == Method::OPTIONS && self.is_stranger(context.flow, contacts);
+        if matches!(target, Ok(Target::Softswitch) | Err(Reject { status: 403, .. })) {
+            self.note_strange_switch(context, false, contacts, now);
+        }
         match target {
             Ok(Target::Flow(token)) => self.forward_in_dialog(context, &token, contacts, now),
             Ok(Target::Hop(token)) => self.forward_for_node(context, &token, contacts, now),
@@ -174,7 +185,14 @@ impl Proxy {
             Ok(Target::Phones { aor, bindings, only }) => {
                 self.call_phones(context, aor, &bindings, only, contacts, now);
             }
-            Err(reject) => self.reject(context, &reject, now),
+            Err(reject) => {
+                if reject.status == 485 {
+                    let user = Uri::parse(routed.uri).ok().and_then(|uri| uri.aor());
+                    let user = user.map(|aor| aor.user().into()).unwrap_or_default();
+                    self.effects.push_back(Effect::Warning(Warning::AmbiguousUser { user }));
+                }
+                self.reject(context, &reject, now);
+            }
         }
     }
 

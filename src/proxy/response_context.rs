@@ -91,6 +91,10 @@ pub(super) struct ResponseContext {
     finals: Vec<Message>,
     /// Whether a final response went back.
     pub is_final: bool,
+    /// The status of our own or the best final response, where no 2xx was forwarded; 0 before that.
+    pub sent: u16,
+    /// Whether the client has heard a device, so that it hears nothing less of us any more.
+    pub has_rung: bool,
     /// Whether a branch could not be sent for want of room for its transaction.
     pub is_overloaded: bool,
     /// Whether the client CANCELled, so that no branch may be started.
@@ -137,6 +141,7 @@ impl ResponseContext {
             (0..=100, _) => Reaction::Wait,
             (101..=199, BranchState::Calling | BranchState::Ringing) => {
                 branch.state = BranchState::Ringing;
+                self.has_rung |= !self.is_final;
                 if self.is_final { Reaction::Wait } else { Reaction::Forward }
             }
             (101..=199, BranchState::Ended) => Reaction::Wait,

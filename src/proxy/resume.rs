@@ -54,6 +54,9 @@ impl Proxy {
             self.transactions.respond(server, 487, bytes, now.instant);
             return self.give_up(stored, Step::Cancelled, Reason::CallerGaveUp);
         }
+        if stored.devices.is_empty() {
+            return self.resume_fork(server, request, flow, stored, now);
+        }
         self.watch(&stored.aor, contacts);
         self.waiting.entry(stored.aor.clone()).or_default().push(server);
         self.held_calls += 1;
@@ -64,6 +67,7 @@ impl Proxy {
             onward: None,
             flow,
             loop_hash: validate::loop_hash(&request, flow.remote, &self.policy.secret),
+            hides_server: false,
             is_fetched: true,
             to_tag: stored.to_tag.clone(),
             responses: ResponseContext::default(),
@@ -87,6 +91,9 @@ impl Proxy {
     }
 
     fn resume_devices(&mut self, context: &mut Context, stored: &store::HeldCall, contacts: &dyn Contacts, now: Now) {
+        // Who has the INVITE may have rung before.
+        let known = stored.devices.iter().filter_map(|device| contacts.of_device(*device));
+        context.responses.has_rung = known.into_iter().any(|binding| self.has_invite(context, &binding, contacts, now));
         for device in &stored.devices {
             self.resume_device(context, *device, contacts, now);
         }
@@ -121,7 +128,7 @@ impl Proxy {
         };
         let Some(server) = waiting.into_iter().find(held) else { return };
         self.timers.set(Timer::Forget(server), now.instant + TAKEN_OVER_KNOWN);
-        self.with_context(server, |proxy, context| proxy.let_go(context, by, contacts));
+        self.with_context(server, |proxy, context| proxy.let_go(context, by, contacts, now));
     }
 
     /// The call has ended at the other node by now.
@@ -160,6 +167,19 @@ impl Proxy {
         self.resume_binding(context, binding, contacts, now);
     }
 
+    /// Whether a device has had the INVITE in an earlier run, and may ring.
+    fn has_invite(&self, context: &Context, binding: &Binding, contacts: &dyn Contacts, now: Now) -> bool {
+        let Some(since) = context.call().map(|call| call.since) else { return false };
+        let has_come = binding.registered_at > since.unix;
+        let was_reachable = binding.is_reachable(since.unix);
+        let was_called = || {
+            let first = self.reach(binding, &context.request, was_reachable, contacts, since);
+            matches!(first, Reach::Now | Reach::Probe)
+        };
+        // An older call has been given up by its caller, whatever became of its phones.
+        now.unix.since(since.unix) < self.policy.timer_c && (has_come || was_called())
+    }
+
     pub(super) fn resume_binding(
         &mut self,
         context: &mut Context,
@@ -170,13 +190,8 @@ impl Proxy {
         let server = context.server;
         let Some((since, call_ref)) = context.call().map(|call| (call.since, call.call_ref.clone())) else { return };
         let has_come = binding.registered_at > since.unix;
-        let was_reachable = binding.is_reachable(since.unix);
-        let first = self.reach(&binding, &context.request, was_reachable, contacts, since);
-        let was_probed = !has_come && matches!(first, Reach::Probe);
-        // An older call has been given up by its caller, whatever became of its phones.
-        let may_ring = now.unix.since(since.unix) < self.policy.timer_c;
-        let has_it = may_ring && (has_come || was_probed || matches!(first, Reach::Now));
-        let may_sleep = was_probed || now.unix.since(binding.registered_at) >= STAYS_AWAKE;
+        let has_it = self.has_invite(context, &binding, contacts, now);
+        let may_sleep = !has_come || now.unix.since(binding.registered_at) >= STAYS_AWAKE;
         let is_reachable = self.is_reachable(&binding, contacts, now);
         let wake = self.reach(&binding, &context.request, false, contacts, now);
 
@@ -256,6 +271,7 @@ fn held_call(stored: &store::HeldCall, request: &Message, now: Now) -> HeldCall 
         taken_by: None,
         store_failed: false,
         devices: SmallVec::new(),
+        forks: Vec::new(),
         unread: SmallVec::new(),
     }
 }

@@ -82,7 +82,7 @@ impl Proxy {
 }
 
 impl HeldCall {
-    fn has(&self, device: DeviceId) -> bool {
+    pub(super) fn has(&self, device: DeviceId) -> bool {
         self.devices.iter().any(|held| held.binding.device == device)
     }
 

@@ -216,6 +216,9 @@ impl Server {
         if config.register.upstream_refresh {
             store.table().begin_refreshes();
         }
+        if config.register.domains.is_empty() {
+            store.table().begin_users();
+        }
         store.table().remind_by(policy::reminder_rule(&config), driver::now().unix);
         let policy = Arc::new(policy::policy(&config, &bound.listeners, refresh_from, loaded.secret, pushers.clone()));
         let rules = Arc::new(policy::rules(&config));

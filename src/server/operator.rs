@@ -18,6 +18,7 @@ use crate::events::What;
 use crate::guard::{self, Ban};
 use crate::metrics::Metrics;
 use crate::proxy::Policy;
+use crate::proxy::policy::Mode;
 use crate::push::{self, Notice, NoticeKind, Outcome, Push, Pushers};
 use crate::store::{Applied, BucketEntry, Change, HeldCall};
 use crate::timeline::Why;
@@ -78,6 +79,11 @@ impl Source for Operator {
         self.shared.store.table().holds_flow(binding)
     }
 
+    fn is_forgotten_upstream(&self, binding: &Binding, now: UnixMillis) -> bool {
+        let is_relay = self.guided.borrow().policy.mode == Mode::Relay;
+        is_relay && binding.is_forgotten_upstream(now)
+    }
+
     fn next_reminder(&self, binding: &Binding) -> Option<UnixMillis> {
         self.shared.store.table().next_reminder(binding)
     }
@@ -96,7 +102,7 @@ impl Source for Operator {
                 call: Arc::clone(call),
             }
         };
-        (table.oldest_calls(limit).iter().map(held).collect(), table.call_count())
+        (table.oldest_calls(limit).iter().map(held).collect(), table.calls_with_devices())
     }
 
     fn push_services(&self) -> BTreeMap<Provider, Vec<String>> {

@@ -48,6 +48,7 @@ pub(super) fn policy(
             config::ContactForm::Alias => UpstreamContact::Alias,
             config::ContactForm::Path => UpstreamContact::Path,
         },
+        expires_upstream: u32::try_from(config.register.expires_upstream.as_secs()).unwrap_or(u32::MAX),
         domains: config.register.domains.clone(),
         domain_aliases: config.register.domain_aliases,
         softswitch: config.softswitch.uri.as_ref().map(|next_hop| Softswitch {

@@ -101,6 +101,7 @@ pub fn reason_phrase(status: u16) -> &'static str {
         481 => "Call/Transaction Does Not Exist",
         482 => "Loop Detected",
         483 => "Too Many Hops",
+        485 => "Ambiguous",
         486 => "Busy Here",
         487 => "Request Terminated",
         500 => "Server Internal Error",

@@ -28,6 +28,7 @@ mod reminders;
 mod schema;
 mod stories;
 mod table;
+mod users;
 
 use std::sync::Arc;
 use std::time::Duration;

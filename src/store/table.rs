@@ -23,6 +23,7 @@ use super::orphans::Orphans;
 use super::owners::Owners;
 use super::refreshes::Refreshes;
 use super::reminders::{self, ReminderRule};
+use super::users::Users;
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::UnixMillis;
 use crate::sip::Uri;
@@ -41,6 +42,7 @@ pub struct Table {
     ways: RandomState,
     former: FormerContacts,
     owners: Owners,
+    users: Users,
     buckets: DashMap<DeviceId, Bucket>,
     orphans: Orphans,
     /// Former name of a device to its present one, while calls are settled under the former.
@@ -163,6 +165,16 @@ impl Table {
         first(later, limit).iter().flat_map(|aor| self.lookup(aor)).collect()
     }
 
+    /// From here on AORs are found by their user parts.
+    pub fn begin_users(&self) {
+        self.users.begin(self.bindings.iter().map(|row| row.key().clone()));
+    }
+
+    /// AORs with this user part, unescaped; none before [`Table::begin_users`].
+    pub fn aors_of_user(&self, user: &str) -> SmallVec<[Aor; 1]> {
+        self.users.find(user)
+    }
+
     /// From here on it is known when each device is due to be refreshed upstream. After a restart of a test's own, once
     /// more.
     pub fn begin_refreshes(&self) {
@@ -238,9 +250,15 @@ impl Table {
         calls
     }
 
-    /// Up to `most` held calls of all nodes, oldest first.
+    /// How many they are, but for forks that wait for another one and have no devices.
+    pub fn calls_with_devices(&self) -> usize {
+        self.calls.iter().filter(|held| !held.call.devices.is_empty()).count()
+    }
+
+    /// Up to `most` of those, oldest first.
     pub fn oldest_calls(&self, most: usize) -> Vec<Arc<HeldCall>> {
-        let calls = self.calls.iter().map(|held| (held.call.held_at, *held.key()));
+        let calls = self.calls.iter().filter(|held| !held.call.devices.is_empty());
+        let calls = calls.map(|held| (held.call.held_at, *held.key()));
         first(calls, most).into_iter().filter_map(|(_, id)| self.call(id)).collect()
     }
 
@@ -325,6 +343,7 @@ impl Table {
     pub(super) fn load_binding(&self, binding: Binding) {
         let binding = Arc::new(binding);
         self.index(&binding);
+        self.users.insert(&binding.aor);
         self.bindings.entry(binding.aor.clone()).or_default().push(binding);
     }
 
@@ -339,7 +358,9 @@ impl Table {
         let before = self.lookup(&aor);
         if row.is_empty() {
             self.bindings.remove(&aor);
+            self.users.remove(&aor);
         } else {
+            self.users.insert(&aor);
             self.bindings.insert(aor, row.clone());
         }
         for binding in before.iter().filter(|binding| !contains(&row, binding)) {

@@ -80,6 +80,12 @@ reasons! {
         "the phone came too late; `tune` says what a longer hold.wait_s would have brought";
     InviteAndCancel, "invite_and_cancel", "INVITE and CANCEL",
         "";
+    SwitchNotTrusted, "switch_not_trusted", "it came from an address that is not in softswitch.trusted",
+        "add the address to softswitch.trusted if it is the softswitch's; otherwise somebody has learned a name that only the \
+         softswitch is told";
+    ForkMerged, "fork_merged", "another fork of the same call has the device",
+        "the softswitch has several contacts of one device: see what it keeps of earlier registrations; it gets what comes of the \
+         first fork, or 482 when that is answered";
     PhoneRejected, "phone_rejected", "a phone said no",
         "";
     CallerGaveUp, "caller_gave_up", "the caller gave up",

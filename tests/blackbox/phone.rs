@@ -53,7 +53,7 @@ pub(crate) struct Phone {
     call_id: String,
     cseq: u32,
     line: Option<(Peer, Link)>,
-    credentials: String,
+    pub(crate) credentials: String,
 }
 
 impl Phone {

@@ -39,6 +39,17 @@ fn refresh(world: &World, phone: &Phone, register: &Sip) -> (Sip, Link) {
     (refresh, link)
 }
 
+/// What the operator's command prints.
+fn operator_asks(world: &World, arguments: &[&str]) -> String {
+    let config = format!("[admin]\nlisten = '{}'\n", world.admin.0);
+    let file = world.folder.path().join("client.toml");
+    std::fs::write(&file, config + "[sip]\nadvertise = '127.0.0.1'\n[softswitch]\nuri = 'sip:127.0.0.1'\n")
+        .expect("written");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sip-push-proxy"));
+    let output = command.arg("--config").arg(&file).args(arguments).output();
+    String::from_utf8_lossy(&output.expect("an answer").stdout).into_owned()
+}
+
 #[track_caller]
 fn sleeping_phone_is_refreshed_and_called(mode: Mode, switch: Transport, times: u32) {
     let config = if switch == Udp { REFRESH } else { BY_PASSWORD };
@@ -147,13 +158,7 @@ fn challenge_ends_it_and_the_operator_sees_why() {
     let reason = "the softswitch asks for a password: 401 Unauthorized";
     eventually("the reason", || (world.admin.bindings(&phone.aor())[0]["upstream_refused"] == reason).then_some(()));
     world.admin.expect_metric("upstream_refreshes_total{result=\"challenged\"}", 1.0);
-    let config = format!("[admin]\nlisten = '{}'\n", world.admin.0);
-    let file = world.folder.path().join("client.toml");
-    std::fs::write(&file, config + "[sip]\nadvertise = '127.0.0.1'\n[softswitch]\nuri = 'sip:127.0.0.1'\n")
-        .expect("written");
-    let bindings =
-        Command::new(env!("CARGO_BIN_EXE_sip-push-proxy")).arg("--config").arg(&file).arg("bindings").output();
-    let table = String::from_utf8_lossy(&bindings.expect("a table").stdout).into_owned();
+    let table = operator_asks(&world, &["bindings"]);
     assert!(table.contains("WHY NOT REFRESHED UPSTREAM") && table.contains(reason), "{table}");
 
     // Its next registration begins anew.
@@ -186,4 +191,38 @@ fn softswitch_that_is_known_by_a_name_is_found() {
     let (refreshed, link) = refresh(&world, &phone, &register);
     world.switch.answer_register(&refreshed, &link, &phone.aor());
     world.admin.expect_metric("upstream_refreshes_total{result=\"granted\"}", 1.0);
+}
+
+/// Without refreshes: the phone asks for a second, the softswitch for an hour, and the operator sees when that is over.
+#[test]
+fn softswitch_is_asked_for_longer_than_the_phone_asks() {
+    let mut world = World::with_program(Mode::Path, Udp, "register.expires_upstream_s = 3600\n");
+    let mut phone = Phone::new("alice", Push::Fcm, Udp);
+    phone.expires = None;
+    phone.wake(&world);
+    let asks = |phone: &mut Phone| {
+        let contact = format!("Contact: <{}>{};expires=1\r\n", phone.contact(), phone.instance);
+        phone.send_register_with(&contact);
+    };
+    asks(&mut phone);
+    let register = world.switch.accept_register(&phone.aor());
+    assert!(register.header("Contact").ends_with(";expires=3600"), "{register:?}");
+    let ok = phone.peer().response(200, "REGISTER");
+    assert!(ok.header("Contact").ends_with(";expires=1"), "{ok:?}");
+    eventually_is("it to be asleep, and known upstream", || {
+        let binding = world.admin.bindings(&phone.aor()).remove(0);
+        let is_known = binding.get("upstream_ended_at").is_none();
+        if is_known && binding["reachable"] == false { Ok(()) } else { Err(binding) }
+    });
+    asks(&mut phone);
+    let (register, link) = world.switch.peer.request("REGISTER");
+    let contact = register.header("Contact").replace("expires=3600", "expires=1");
+    link.send(register.answer(200, "OK", &unique("r"), &format!("Contact: {contact}\r\n")));
+    phone.peer().response(200, "REGISTER");
+    eventually_is("it to be forgotten upstream", || {
+        let binding = world.admin.bindings(&phone.aor()).remove(0);
+        if binding["upstream_ended_at"].is_string() { Ok(()) } else { Err(binding) }
+    });
+    let told = operator_asks(&world, &["why", &phone.aor()]);
+    assert!(told.contains("The softswitch has forgotten") && told.contains("forgotten since"), "{told}");
 }

@@ -237,3 +237,31 @@ fn a_phones_call_by_the_softswitchs_name_is_acknowledged_and_hung_up() {
     link.send(bye.answer(200, "OK", "", ""));
     phone.peer().response(200, "BYE");
 }
+
+/// The operator has forgotten one of the softswitch's addresses.
+#[test]
+fn a_switch_that_is_not_trusted_is_named_in_the_log() {
+    let mut world = World::with_program(Mode::Alias, Udp, "");
+    let mut phone = Phone::new("alice", Push::Fcm, Udp);
+    phone.register(&mut world);
+    let (alias, _) = world.switch.way_to(&phone.aor());
+    let (peer, link) = Peer::connected(Udp, crate::phone::PHONE_IP, world.sip(Udp));
+    let call_id = unique("call-");
+    link.send(format!(
+        "INVITE {alias} SIP/2.0\r\n{}From: <sip:103@example.org>;tag=a\r\nTo: <sip:alice@example.org>\r\nCall-ID: {call_id}\r\n\
+         CSeq: 1 INVITE\r\nContact: <sip:{}>\r\nMax-Forwards: 70\r\nContent-Length: 0\r\n\r\n",
+        peer.via(),
+        peer.address,
+    ));
+    peer.response(100, "INVITE");
+    let (invite, back) = world.switch.peer.request("INVITE");
+    back.send(invite.answer(404, "Not Found", "t", ""));
+    world.admin.expect_metric("sip_dropped_total{reason=\"strange_switch\"}", 1.0);
+    world.admin.story(&call_id, "rejected");
+    let log = world.folder.path().join("log");
+    crate::peer::eventually("the line in the log", || {
+        let log = std::fs::read_to_string(&log).ok()?;
+        let source = peer.address.to_string();
+        log.lines().find(|line| line.contains("softswitch.trusted") && line.contains(&source)).map(str::to_owned)
+    });
+}

@@ -187,6 +187,16 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// The same INVITE once more, as a registrar with another contact of the device sends it, from `peer`.
+    pub(crate) fn fork(&self, peer: &Peer, link: &Link) -> Self {
+        let mut fork = self.clone();
+        (fork.link, fork.via) = (link.clone(), peer.via());
+        fork.sent_by = (peer.transport, peer.address);
+        fork.invite = self.invite.replacen(&self.via, &fork.via, 1);
+        link.send(&fork.invite);
+        fork
+    }
+
     /// Goes on by the switch's present connection.
     pub(crate) fn reconnect(&mut self, switch: &Switch) {
         self.link = switch.link().clone();

@@ -111,3 +111,25 @@ fn a_phone_cancels_from_another_port() {
         );
     }
 }
+
+#[test]
+fn forks_of_a_call_are_one_call_whichever_port_they_come_from() {
+    let mut world = World::with(Mode::Path, Udp, WORKERS);
+    let mut phone = asleep(&mut world);
+    let ports = ports(&world, IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let call = world.call(&phone);
+    world.switch.queued();
+    world.pushed_invite(&phone, 28);
+    let forks: Vec<_> = ports.iter().take(6).map(|(peer, link)| (peer, call.fork(peer, link))).collect();
+    for (peer, _) in &forks {
+        peer.response(100, "INVITE");
+    }
+    phone.register(&mut world);
+    phone.invited().answer(486, "Busy Here");
+    call.ack(&world.switch.response(486, "INVITE"));
+    for (peer, fork) in &forks {
+        fork.ack(&peer.response(486, "INVITE"));
+    }
+    assert_eq!(world.pushes(), 1);
+    world.admin.expect_metric("calls_total{outcome=\"rejected\"}", 1.0);
+}

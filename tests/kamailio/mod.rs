@@ -15,6 +15,7 @@ use sip_push_proxy::sip::Transport::Udp;
 
 use crate::peer::{Heard, eventually};
 use crate::phone::{PASSWORD, Phone, Push};
+use crate::sip::Sip;
 use crate::sipp::free_port;
 use crate::world::{Mode, World};
 
@@ -191,4 +192,49 @@ fn a_phone_that_changes_its_network_can_be_called(mode: Mode) {
         assert_eq!((world.pushes(), world.admin.bindings(&phone.aor()).len()), (number, 1));
     }
     world.stop();
+}
+
+/// Each start of the app is another port, and the phone has no instance that Kamailio would know it by.
+#[test]
+fn a_phone_that_starts_anew_is_one_contact_of_kamailio() {
+    for mode in [Mode::Path, Mode::Alias] {
+        let port = free_port("127.0.0.1");
+        let softswitch =
+            format!("softswitch.uri = 'sip:127.0.0.1:{port}'\nsip.t1_ms = 500\nregister.expires_upstream_s = 604800\n");
+        let mut world = World::with(mode, Udp, &softswitch);
+        let folder = world.folder.path().to_owned();
+        let _kamailio = kamailio(&folder, &port);
+        let mut phone = Phone::new("alice", Push::Fcm, Udp);
+        phone.instance.clear();
+        for _ in 0..4 {
+            let ok = registers_at_kamailio(&world, &mut phone);
+            assert_eq!(ok.headers("Contact").len(), 1, "{ok:?}");
+            assert!(
+                ok.header("Contact").contains("pn-prid") && ok.header("Contact").contains("expires=3600"),
+                "{ok:?}"
+            );
+        }
+        phone.sleep();
+        let link = world.switch.peer.link_to(format!("127.0.0.1:{port}").parse().expect("an address"));
+        let call = world.switch.call_by(link, &phone.aor(), "");
+        world.pushed_invite(&phone, 28);
+        registers_at_kamailio(&world, &mut phone);
+        phone.invited().answer(486, "Busy Here");
+        call.ack(&world.switch.final_response());
+        let story = world.admin.story(&call.call_id, "rejected");
+        assert!(!story.iter().any(|told| told == "device_skipped"), "{story:?}");
+        assert_eq!(world.pushes(), 1);
+        world.stop();
+    }
+}
+
+#[track_caller]
+fn registers_at_kamailio(world: &World, phone: &mut Phone) -> Sip {
+    phone.wake(world);
+    phone.credentials.clear();
+    phone.send_register();
+    let challenge = phone.peer().response(401, "REGISTER");
+    phone.answer_challenge(&challenge);
+    phone.send_register();
+    phone.peer().response(200, "REGISTER")
 }

@@ -37,6 +37,8 @@ pub(crate) enum Registrar {
     Refuses(u16),
     /// 423 to what asks for less than so many seconds.
     Wants(u32),
+    /// 423 to everything, with a second more than was asked for.
+    WantsMore,
     Silent,
 }
 

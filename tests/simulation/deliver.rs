@@ -142,6 +142,10 @@ impl World {
                 self.schedule_after(after, Event::Answer { agent, got });
             }
             (Method::INVITE, Answer::Refuses(status)) => self.agent_responds(agent, got, status, &[], ""),
+            (Method::OPTIONS, _) => {
+                let said = ["Server: Switch/1.2.3", "User-Agent: Switch/1.2.3", "Allow: INVITE"].map(String::from);
+                self.agent_responds(agent, got, 200, &said, "");
+            }
             _ => self.agent_responds(agent, got, 200, &[], ""),
         }
     }
@@ -214,13 +218,15 @@ impl World {
             }
             Registrar::Challenges => 3600,
             Registrar::Accepts(granted) => granted,
-            Registrar::Wants(least)
-                if request.number(HeaderName::Expires).is_some_and(|asked| asked < least.into()) =>
-            {
+            Registrar::Wants(least) if asked_for(request).is_some_and(|asked| asked < least.into()) => {
                 let least = format!("Min-Expires: {least}");
                 return self.agent_responds(SOFTSWITCH, got, 423, &[least], "");
             }
             Registrar::Wants(least) => least,
+            Registrar::WantsMore => {
+                let more = asked_for(request).unwrap_or_default() + 1;
+                return self.agent_responds(SOFTSWITCH, got, 423, &[format!("Min-Expires: {more}")], "");
+            }
         };
         let headers = self.agents[SOFTSWITCH].keep_contacts(request, granted);
         self.agent_responds(SOFTSWITCH, got, 200, &headers, "");
@@ -269,6 +275,14 @@ impl World {
     }
 }
 
+/// With the Contact that is to last, else for all.
+fn asked_for(request: &Message) -> Option<u64> {
+    let contacts = request.values(HeaderName::Contact).filter_map(sip_push_proxy::sip::NameAddr::parse);
+    let own =
+        contacts.filter_map(|contact| contact.param("expires").flatten().and_then(sip_push_proxy::sip::scan::number));
+    own.filter(|expires| *expires > 0).max().or_else(|| request.number(HeaderName::Expires))
+}
+
 impl Agent {
     fn keep(&mut self, message: Message, server: Option<ServerId>, flow: Flow, at: std::time::Instant) -> usize {
         let tag = format!("t{}{}", self.name, self.got.len());
@@ -295,7 +309,7 @@ impl Agent {
                 row.push((uri, path.clone()));
             }
         }
-        let granted = u64::from(granted).min(asked.max(1));
+        let granted = u64::from(granted).min(asked_for(request).unwrap_or(asked).max(1));
         row.iter().map(|(uri, _)| format!("Contact: <{uri}>;expires={granted}")).collect()
     }
 }

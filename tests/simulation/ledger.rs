@@ -161,6 +161,9 @@ impl Ledger {
         let key = (branch.clone(), method.clone(), status, text::to_tag(message));
         if let Some(came) = self.responses.get(&key) {
             let mut ours = vec![HeaderName::Via, HeaderName::WwwAuthenticate, HeaderName::ProxyAuthenticate];
+            if method == "OPTIONS" {
+                ours.extend([HeaderName::UserAgent, HeaderName::Other]);
+            }
             if method == "REGISTER" {
                 ours.extend(OURS_IN_REGISTERS);
             }

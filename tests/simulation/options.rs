@@ -32,6 +32,7 @@ pub(crate) fn policy() -> Policy {
     Policy {
         mode: Mode::Relay,
         upstream_contact: UpstreamContact::Alias,
+        expires_upstream: 0,
         domains: vec!["example.org".into()],
         domain_aliases: false,
         softswitch: Softswitch::of(&Uri::parse(b"sip:192.0.2.20:5060").unwrap()),

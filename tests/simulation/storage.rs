@@ -13,6 +13,7 @@ use sip_push_proxy::proxy::bars::Bars;
 use sip_push_proxy::sip::{Transport, Uri};
 use sip_push_proxy::store::{Change, EntryState, HeldCall, Limits, Memory, Reply, StoreError, Table, Ticket};
 use sip_push_proxy::timeline::Why;
+use smallvec::SmallVec;
 
 use crate::random::Random;
 
@@ -100,6 +101,10 @@ impl Contacts for View<'_> {
     fn of_aor(&self, aor: &Aor) -> Vec<Arc<Binding>> {
         let bindings = self.storage.table().lookup(aor).into_iter();
         bindings.filter(|binding| !self.storage.is_cold && !binding.is_over(self.now)).collect()
+    }
+
+    fn aors_of_user(&self, user: &str) -> SmallVec<[Aor; 1]> {
+        self.storage.table().aors_of_user(user)
     }
 
     fn of_device(&self, device: DeviceId) -> Option<Arc<Binding>> {

@@ -43,6 +43,7 @@ function device(binding) {
     ["Contact", binding.contact],
     ["User-Agent", binding.user_agent],
     ["Push parameters", binding.push_flaw],
+    ["Forgotten by the softswitch", binding.upstream_ended_at && time(binding.upstream_ended_at)],
     ["Not refreshed upstream", binding.upstream_refused],
     ["Pushed to register at", binding.register_push_at && time(binding.register_push_at)],
   ].filter(([, value]) => value !== null && value !== undefined);

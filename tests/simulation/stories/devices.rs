@@ -115,6 +115,7 @@ fn told(sim: &Sim) -> Vec<(String, bool)> {
     let told = world.warnings.iter().filter_map(|warning| match warning {
         Warning::PushParameters { reason, is_pushed, .. } => Some((reason.to_string(), *is_pushed)),
         Warning::RegisterFromTrusted { .. } | Warning::ContactNotListed { .. } => None,
+        Warning::BriefUpstream { .. } | Warning::StrangeSwitch { .. } | Warning::AmbiguousUser { .. } => None,
     });
     told.collect()
 }

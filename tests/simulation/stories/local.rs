@@ -29,6 +29,19 @@ fn both_algorithms_let_a_phone_in() {
     }
 }
 
+/// RFC 8760 §2.3 wants the strongest first, but older phones answer the first challenge or none: both are offered, each in a
+/// header line of its own, in the order that the operator says (`register.digest_algorithms`), and by default MD5 first.
+#[test]
+fn older_phones_find_md5_first_and_others_find_both() {
+    let sim = with_digest();
+    let challenged = sim.phone("alice").tries_to_register().response();
+    let lines: Vec<_> = challenged.fields(HeaderName::WwwAuthenticate).collect();
+    let offers = lines.iter().map(|field| text::text(challenged.slice(field.value())));
+    let algorithms: Vec<_> = offers.map(|offer| offer.split("algorithm=").nth(1).unwrap().to_owned()).collect();
+    assert!(algorithms.len() == 2 && algorithms[0].starts_with("MD5"), "{algorithms:?}");
+    assert!(algorithms[1].starts_with("SHA-256"), "{algorithms:?}");
+}
+
 #[test]
 fn a_wrong_password_and_no_password_do_not() {
     let sim = with_digest();

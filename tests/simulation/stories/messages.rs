@@ -80,3 +80,25 @@ fn other_requests_go_to_the_phone_as_it_is() {
     }
     sim.push().expects(0);
 }
+
+/// A waiting message's NOTIFY (RFC 3842) waits for its phone, where the operator says so.
+#[test]
+fn a_notify_is_held_where_it_is_among_the_methods() {
+    for is_held in [true, false] {
+        let sim = Sim::with(|policy| policy.hold.methods.extend(is_held.then(|| "NOTIFY".into())));
+        let alice = sim.phone("alice");
+        alice.registers();
+        alice.sleeps();
+        let notify = sim.switch().sends("NOTIFY", "alice", |draft| {
+            draft.header("Event: message-summary").header("Subscription-State: active")
+        });
+        sim.run_for(ms(200));
+        sim.push().expects(usize::from(is_held));
+        alice.registers();
+        sim.run_for(s(1));
+        if is_held {
+            assert_eq!((notify.status(), alice.got("NOTIFY").len()), (Some(200), 1));
+        }
+        sim.run_for(s(40));
+    }
+}

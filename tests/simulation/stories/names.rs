@@ -1,6 +1,7 @@
 //! Names and numbers: what phones dial that is no SIP URI, what trunks call, and the names of this proxy.
 
-use sip_push_proxy::sip::HeaderName;
+use sip_push_proxy::proxy::Warning;
+use sip_push_proxy::sip::{HeaderName, Transport};
 
 use crate::agent::Answer;
 use crate::sim::{Sim, ms, s};
@@ -140,4 +141,42 @@ fn further_names_of_the_proxy_are_the_proxy() {
     alive.expects(&[200]);
     assert_eq!(text::values(&switch.got("MESSAGE")[0], HeaderName::Route), [""; 0]);
     assert!(switch.got("OPTIONS").is_empty());
+}
+
+/// A trunk calls users by our address; which domain they are in nobody has told us.
+#[test]
+fn without_domains_a_user_at_our_address_is_the_one_of_that_name() {
+    let sim = Sim::with(|policy| policy.domains.clear());
+    sim.world().storage.table().begin_users();
+    let (alice, mut push) = (sim.phone("alice"), sim.push());
+    alice.registers();
+    alice.sleeps();
+    for uri in ["sip:alice@192.0.2.10:5060", "sip:alice;npdi@192.0.2.10"] {
+        let call = sim.switch().asks("INVITE", uri, |draft| draft);
+        sim.run_for(ms(100));
+        push.expects(1);
+        call.cancels("");
+        sim.run_for(s(1));
+    }
+    for uri in ["sip:bob@192.0.2.10", "tel:+79991234567", "sip:alice@elsewhere.example"] {
+        let call = sim.switch().asks("INVITE", uri, |draft| draft);
+        sim.run_for(ms(100));
+        call.expects(&[100, 404]);
+    }
+    let number = sim.phone("+79991234567");
+    number.registers();
+    number.sleeps();
+    let call = sim.switch().asks("INVITE", "tel:+7(999)123-45-67", |draft| draft);
+    sim.run_for(ms(100));
+    push.expects(1);
+    call.cancels("");
+    // Another alice, in another domain.
+    let other = sim.device("alice", "other", Transport::Udp);
+    other.change(|agent| agent.aor = "sip:alice@example.net".into());
+    other.registers();
+    let call = sim.switch().asks("INVITE", "sip:alice@192.0.2.10:5060", |draft| draft);
+    sim.run_for(ms(100));
+    call.expects(&[100, 485]);
+    assert!(sim.world().warnings.contains(&Warning::AmbiguousUser { user: "alice".into() }));
+    push.expects(0);
 }

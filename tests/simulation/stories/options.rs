@@ -74,3 +74,18 @@ fn of_a_proxy_that_is_stopping_it_is_503() {
     request.expects(&[503]);
     assert!(text::text(request.response().bytes()).contains("\r\nRetry-After: "));
 }
+
+/// What the softswitch is, and how old, is what scanners look for.
+#[test]
+fn a_stranger_does_not_learn_which_program_the_softswitch_is() {
+    let sim = Sim::new();
+    let (alice, stranger) = (sim.phone("alice"), sim.phone("stranger"));
+    alice.registers();
+    for (who, learns) in [(&alice, true), (&stranger, false)] {
+        let asked = who.asks("OPTIONS", "sip:example.org", |draft| draft);
+        sim.run_for(ms(100));
+        let answer = text::text(asked.response().bytes());
+        assert!(answer.contains("Allow: INVITE"), "{answer}");
+        assert_eq!(answer.contains("Switch/1.2.3"), learns, "{answer}");
+    }
+}

@@ -108,3 +108,41 @@ fn headers_in_a_registered_contact_are_not_put_into_a_request_uri() {
     assert!(!uri.contains('?') && uri.contains("pn-prid=token-alice"), "{uri}");
     call.cancels("");
 }
+
+/// Asterisk's `rewrite_contact` puts the address that a message came from into our Record-Route, and so into its route set: with
+/// TCP that is a port of ours that nobody listens at.
+#[test]
+fn a_route_with_our_token_is_ours_whatever_address_it_names() {
+    for rewritten in ["198.51.100.77:43210;transport=tcp", "[2001:db8::7]:43210", "nat.example", "192.0.2.20:5060"] {
+        let sim = Sim::new();
+        let (alice, switch) = (sim.phone("alice"), sim.switch());
+        alice.does(Answer::Answers(ms(100))).wakes_on_push(ms(100));
+        alice.registers();
+        let call = switch.invites("alice");
+        sim.run_for(s(2));
+        assert_eq!(call.status(), Some(200));
+        let sends = |method: &str| {
+            let world = &mut *sim.world();
+            let mut draft = world.agents[call.agent].within_sent(call.number, method);
+            for line in draft.headers.iter_mut().filter(|line| line.starts_with("Route: ")) {
+                let (token, params) = line.split_once("@192.0.2.10:5060").expect("our Record-Route");
+                *line = format!("{token}@{rewritten}{params}");
+            }
+            draft
+        };
+        let acks = alice.acks();
+        let ack =
+            sends("ACK").write(sip_push_proxy::sip::Transport::Udp, "192.0.2.20:5060".parse().unwrap(), "z9hG4bKa");
+        sim.world().send_raw(call.agent, ack);
+        let invite = sends("INVITE");
+        let invite = sim.world().request(call.agent, invite);
+        sim.run_for(s(1));
+        let bye = sends("BYE");
+        let bye = sim.world().request(call.agent, bye);
+        sim.run_for(s(1));
+        let statuses = [invite, bye].map(|sent| sim.world().agents[call.agent].sent[sent].finals());
+        assert_eq!(statuses, [vec![200], vec![200]], "{rewritten}");
+        assert!(alice.acks() > acks, "{rewritten}");
+        assert_eq!(text::values(&alice.got("BYE")[0], HeaderName::Route), [""; 0], "{rewritten}");
+    }
+}

@@ -1,7 +1,9 @@
 //! Who may do what: sources, tokens, targets.
 
-use sip_push_proxy::proxy::DropReason;
+use sip_push_proxy::proxy::policy::UpstreamContact;
+use sip_push_proxy::proxy::{DropReason, Warning};
 use sip_push_proxy::sip::HeaderName;
+use sip_push_proxy::timeline::{Reason, Step};
 
 use crate::agent::Answer;
 use crate::sim::{Sim, ms, s};
@@ -116,4 +118,88 @@ fn a_phone_at_the_softswitchs_own_address_is_a_phone() {
     push.expects(0);
     assert_eq!(sim.switch().got("INVITE").len(), 1);
     call.cancels("");
+}
+
+/// What the operator is told of calls from an address that they may have forgotten.
+fn strange(sim: &Sim) -> (Vec<bool>, usize) {
+    let world = sim.world();
+    let is_loop = |warning: &Warning| {
+        if let Warning::StrangeSwitch { is_loop, .. } = warning { Some(*is_loop) } else { None }
+    };
+    let loops = world.warnings.iter().filter_map(is_loop);
+    let counted = world.ledger.dropped.iter().filter(|reason| **reason == DropReason::StrangeSwitch).count();
+    (loops.collect(), counted)
+}
+
+#[test]
+fn a_call_to_an_alias_from_an_address_that_is_not_trusted_is_told_of() {
+    let sim = Sim::new();
+    let (alice, other) = (sim.phone("alice"), sim.phone("other"));
+    alice.registers();
+    let alias = sim.switch().contacts("alice")[0].0.clone();
+    let call = other.asks("INVITE", &alias, |draft| draft);
+    sim.run_for(ms(100));
+    assert_eq!(strange(&sim), (vec![false], 1));
+    let steps = call.story();
+    assert_eq!(steps, [Step::Received, Step::Rejected]);
+    let why = sim.world().ledger.steps.last().and_then(|step| step.why.clone()).unwrap();
+    assert_eq!((why.reason, why.text().contains("198.51.100.2")), (Reason::SwitchNotTrusted, true));
+    // The next one is counted, but has no story of its own.
+    let again = other.asks("INVITE", &alias, |draft| draft);
+    sim.run_for(ms(100));
+    assert_eq!((strange(&sim).1, again.story().len()), (2, 0));
+    call.cancels("");
+    again.cancels("");
+}
+
+#[test]
+fn so_is_one_by_a_path_and_one_to_a_user_in_local_mode() {
+    let sim = Sim::with(|policy| policy.upstream_contact = UpstreamContact::Path);
+    let (alice, other) = (sim.phone("alice"), sim.phone("other"));
+    alice.registers();
+    let (uri, path) = sim.switch().contacts("alice")[0].clone();
+    let call = other.asks("INVITE", &uri, |draft| draft.header(format!("Route: {}", path.unwrap())));
+    sim.run_for(ms(100));
+    assert_eq!(strange(&sim), (vec![false], 1));
+    call.cancels("");
+
+    let sim = Sim::local(|_| {});
+    let (alice, other) = (sim.phone("alice"), sim.phone("other"));
+    alice.registers();
+    let call = other.calls("alice");
+    sim.run_for(ms(100));
+    call.expects(&[100, 403]);
+    assert_eq!((strange(&sim), call.story().len()), ((vec![false], 1), 2));
+}
+
+#[test]
+fn a_call_that_comes_back_from_an_address_that_is_not_trusted_is_told_of() {
+    let sim = Sim::new();
+    let (other, switch) = (sim.phone("other"), sim.switch());
+    let call = other.calls("bob");
+    sim.run_for(s(1));
+    let forwarded = text::text(switch.got("INVITE")[0].bytes());
+    let via = "Via: SIP/2.0/UDP 198.51.100.1:40001;rport;branch=z9hG4bKagain\r\nVia: ";
+    sim.world().send_raw(other.agent, forwarded.replacen("Via: ", via, 1).into());
+    sim.run_for(s(1));
+    assert_eq!((strange(&sim), call.story()), ((vec![true], 1), vec![]), "nobody here is called bob");
+    call.cancels("");
+}
+
+#[test]
+fn what_phones_do_is_nothing_strange() {
+    let sim = Sim::new();
+    let (alice, bob, stranger) = (sim.phone("alice"), sim.phone("bob"), sim.phone("stranger"));
+    alice.registers();
+    bob.registers();
+    let alias = sim.switch().contacts("bob")[0].0.clone();
+    let calls = [
+        alice.calls("bob"),
+        alice.asks("INVITE", &alias, |draft| draft),
+        stranger.calls("bob"),
+        stranger.asks("INVITE", "sip:aaaaaaaaaaaaaaaa@192.0.2.10", |draft| draft),
+    ];
+    sim.run_for(ms(100));
+    assert_eq!(strange(&sim), (vec![], 0));
+    calls.iter().for_each(|call| call.cancels(""));
 }
