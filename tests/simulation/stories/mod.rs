@@ -18,6 +18,7 @@ mod local;
 mod manners;
 mod messages;
 mod missed_calls;
+mod moving;
 mod names;
 mod next_hop;
 mod options;
