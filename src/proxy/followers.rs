@@ -242,9 +242,12 @@ impl Proxy {
 
     fn response_follows(&mut self, server: ServerId, binding: &Binding, contacts: &dyn Contacts) {
         let Some(flow) = self.contexts.get(&server).map(|context| context.flow) else { return };
-        self.followers.remove_response(binding.device, server);
+        let before = self.transactions.reply_destination(server);
         self.aim(server, binding.device, flow, contacts);
-        self.transactions.repeat_response(server);
+        if self.transactions.reply_destination(server) != before {
+            self.followers.remove_response(binding.device, server);
+            self.transactions.repeat_response(server);
+        }
     }
 
     /// At the end of a turn: from here on this worker hears of the devices that are followed, and not of others. Who

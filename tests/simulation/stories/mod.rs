@@ -1,6 +1,7 @@
 //! What the proxy does, capability by capability.
 
 mod aliases;
+mod asleep_in_dialog;
 mod call_ended;
 mod calls;
 mod cancel;
