@@ -220,7 +220,6 @@ impl Proxy {
                 proxy.timers.set(Timer::C(server, index), due);
             } else if status >= 200 {
                 proxy.timers.cancel(&Timer::C(server, index));
-                proxy.ends_dialog(context, index, now);
                 // A server that is overloaded or gone: its other addresses may serve (RFC 3263 §4.3).
                 let has_more =
                     context.responses.branches.get(index).is_some_and(|branch| !branch.hop.destinations.is_empty());
@@ -237,6 +236,9 @@ impl Proxy {
                     proxy.device_unreachable(context, device, 503, contacts, now);
                 }
                 return proxy.conclude(context, contacts, now);
+            }
+            if status >= 200 {
+                proxy.ends_dialog(context, index, now);
             }
             if status > 100 || !is_by_node {
                 proxy.device_answered(context, index, response, now);

@@ -39,6 +39,13 @@ pub(super) struct DialogWait {
     purpose: push::Purpose,
 }
 
+impl DialogWait {
+    fn new(binding: Arc<Binding>, until: Instant) -> Self {
+        let (device, purpose) = (binding.device, push::Purpose::default());
+        Self { device, binding, until, is_open: false, attempts: 0, purpose }
+    }
+}
+
 impl Proxy {
     /// The device of a request within a dialog cannot be reached: it is waited for, if that can be. Else nothing changes.
     pub(super) fn wait_in_dialog(
@@ -54,29 +61,24 @@ impl Proxy {
             return;
         }
         let Some(binding) = contacts.of_device(device) else { return };
-        let until = match &mut context.purpose {
-            Purpose::InDialog(wait) => wait.until,
-            _ if self.is_draining => return,
-            _ if self.has_no_room_to_wait(device) => {
+        if context.dialog_wait().is_none() {
+            if self.is_draining {
+                return;
+            }
+            if self.has_no_room_to_wait(device) {
                 return self.reject(context, &Reject::busy(BUSY_RETRY_AFTER_S), now);
             }
-            purpose => {
-                let until = now.instant + patience(&context.request, self.policy.hold.wait);
-                let push = push::Purpose::default();
-                let binding = Arc::clone(&binding);
-                let wait = DialogWait { device, binding, until, is_open: false, attempts: 0, purpose: push };
-                *purpose = Purpose::InDialog(Box::new(wait));
-                until
-            }
-        };
+            let until = now.instant + patience(&context.request, self.policy.hold.wait);
+            context.purpose = Purpose::InDialog(Box::new(DialogWait::new(Arc::clone(&binding), until)));
+        }
+        let Purpose::InDialog(wait) = &mut context.purpose else { return };
+        let until = wait.until;
         if until <= now.instant {
             return;
         }
-        if let Purpose::InDialog(wait) = &mut context.purpose {
-            self.dialog_waits += usize::from(!wait.is_open);
-            wait.is_open = true;
-            wait.binding = Arc::clone(&binding);
-        }
+        self.dialog_waits += usize::from(!wait.is_open);
+        wait.is_open = true;
+        wait.binding = Arc::clone(&binding);
         self.timers.set(Timer::InDialog(context.server), until);
         self.push_in_dialog(context, &binding, contacts, now);
         self.followers.add_request(device, context.server);
@@ -126,7 +128,9 @@ impl Proxy {
         let after = match &reply.outcome {
             push::Outcome::TryAgain { after, .. } => *after,
             push::Outcome::Skipped { after, .. } => Some(*after),
-            _ => return,
+            push::Outcome::Accepted | push::Outcome::Limited | push::Outcome::Withdrawn => return,
+            push::Outcome::TokenDead { .. } | push::Outcome::Refused { .. } | push::Outcome::Locked { .. } => return,
+            push::Outcome::Misfit { .. } | push::Outcome::Doubted { .. } => return,
         };
         let chance = self.random.draw();
         let Some(wait) = self.contexts.get(&server).and_then(|context| context.dialog_wait()) else { return };
@@ -249,7 +253,7 @@ fn patience(request: &Message, hold: Duration) -> Duration {
     match request.method() {
         Method::INVITE => hold,
         Method::BYE => BYE_WAIT,
-        _ => hold.min(NON_INVITE_WAIT_MAX),
+        Method::Known(_) | Method::Extension => hold.min(NON_INVITE_WAIT_MAX),
     }
 }
 
