@@ -256,19 +256,22 @@ fn a_connection_that_ends_with_the_request_in_it_is_waited_for() {
 }
 
 #[test]
-fn over_a_bad_network_it_ends_well() {
+fn over_a_bad_network_most_of_it_comes_and_all_of_it_ends() {
+    let mut delivered = 0;
     for seed in 0..40 {
         for transport in BOTH {
             let sim = Sim::of(crate::options::policy(), 10_000, seed);
             let (alice, call) = asleep(&sim, transport);
             alice.wakes_on_push(s(1)).change(|agent| agent.moves_when_waking = true);
             sim.world().network.loss = 200;
-            let requests = ["INFO", "BYE"].map(|method| call.sends(method));
-            sim.run_for(s(40));
-            for request in requests {
-                let is_known = matches!(request.status(), Some(200 | 430 | 481) | None);
-                assert!(is_known, "{seed} {transport:?} {:?}", request.statuses());
+            let [info, bye] = ["INFO", "BYE"].map(|method| call.sends(method));
+            sim.run_for(s(60));
+            for request in [&info, &bye] {
+                let is_over = request.status().is_some() || request.sent().failed;
+                assert!(is_over, "{seed} {transport:?} {:?}", request.statuses());
             }
+            delivered += usize::from(!alice.got("INFO").is_empty());
         }
     }
+    assert!(delivered > 60, "{delivered} of 80");
 }
