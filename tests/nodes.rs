@@ -386,6 +386,46 @@ fn caller_that_gives_up_is_heard_at_the_other_node() {
 }
 
 #[test]
+fn phone_that_rings_and_moves_to_another_node_is_cancelled_there() {
+    for [first, then] in [[HOLDER, OTHER], [OTHER, HOLDER]] {
+        let mut pair = Pair::new();
+        pair.hold();
+        pair.register(first, 2);
+        let invite = pair.invited_by(first);
+        pair.answer(first, &invite, 180);
+        pair.register(then, 3);
+        pair.cancel();
+        let (by, _, cancel) = pair.at_phones.pop_front().expect("a CANCEL");
+        assert_eq!((by, cancel.method_text()), (then, &b"CANCEL"[..]));
+        assert_eq!(cancel.first(HeaderName::Via), invite.first(HeaderName::Via));
+        assert!(cancel.values(HeaderName::Route).next().is_none(), "{cancel:?}");
+        pair.answer(then, &cancel, 200);
+        pair.answer(first, &invite, 487);
+        assert_eq!(pair.statuses(), [180, 200, 487]);
+        pair.at_phones.clear();
+        pair.end();
+    }
+}
+
+#[test]
+fn phone_that_rings_and_moves_after_the_cancel_gets_it_where_it_is() {
+    let mut pair = Pair::new();
+    pair.hold();
+    pair.register(HOLDER, 2);
+    let invite = pair.invited_by(HOLDER);
+    pair.answer(HOLDER, &invite, 180);
+    pair.cancel();
+    pair.at_phones.clear();
+    pair.register(OTHER, 3);
+    let (by, _, cancel) = pair.at_phones.pop_front().expect("a CANCEL");
+    assert_eq!((by, cancel.method_text()), (OTHER, &b"CANCEL"[..]));
+    pair.answer(HOLDER, &invite, 487);
+    assert_eq!(pair.statuses(), [180, 200, 487]);
+    pair.at_phones.clear();
+    pair.end();
+}
+
+#[test]
 fn phone_of_a_node_that_is_gone_is_pushed() {
     let mut pair = Pair::new();
     pair.register(OTHER, 2);

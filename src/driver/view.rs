@@ -11,7 +11,7 @@ use super::shared::Shared;
 use crate::binding::{Aor, Binding, DeviceId};
 use crate::clock::UnixMillis;
 use crate::proxy::Contacts;
-use crate::sip::{Transport, Uri};
+use crate::sip::{Flow, Transport, Uri};
 use crate::store::{EntryState, Table};
 use crate::timeline::Why;
 
@@ -69,8 +69,7 @@ impl Contacts for View<'_> {
         self.shared.store.knows_node(home).unwrap_or_else(is_new)
     }
 
-    fn has_connection(&self, binding: &Binding) -> bool {
-        let flow = binding.flow;
+    fn is_open(&self, flow: Flow) -> bool {
         !flow.transport.is_reliable() || self.shared.connections.is_open(flow.connection)
     }
 

@@ -210,6 +210,10 @@ impl Proxy {
         let Some((server, index)) = self.clients.get(&client).copied() else { return };
         self.note_stream(client);
         self.with_context(server, |proxy, context| {
+            proxy.aim_responses(context, contacts);
+            if let Purpose::InDialog(_) = context.purpose {
+                proxy.stop_waiting(context);
+            }
             let status = response.status().unwrap_or_default();
             if status > 100 && status < 200 {
                 let due = now.instant + proxy.policy.timer_c;
@@ -244,6 +248,9 @@ impl Proxy {
                 }
                 return proxy.conclude(context, contacts, now);
             }
+            if status >= 200 {
+                proxy.ends_dialog(context, index, now);
+            }
             if status > 100 || !is_by_node {
                 proxy.device_answered(context, index, response, now);
             }
@@ -255,10 +262,10 @@ impl Proxy {
                         return proxy.registration_accepted(context, response, contacts, now);
                     }
                     proxy.forward_response(context, index, response, now);
-                    proxy.cancel_branches(context, ANSWERED_ELSEWHERE, now);
+                    proxy.cancel_branches(context, ANSWERED_ELSEWHERE, contacts, now);
                     proxy.call_answered(context, contacts, now);
                 }
-                Reaction::CancelOthers => proxy.cancel_branches(context, b"", now),
+                Reaction::CancelOthers => proxy.cancel_branches(context, b"", contacts, now),
             }
             proxy.conclude(context, contacts, now);
         });
@@ -336,10 +343,12 @@ impl Proxy {
     pub(super) fn timer_c(&mut self, server: ServerId, index: usize, contacts: &dyn Contacts, now: Now) {
         self.with_context(server, |proxy, context| {
             let Some(branch) = context.responses.branches.get_mut(index) else { return };
-            let Some(client) = branch.client else { return };
+            if branch.client.is_none() {
+                return;
+            }
             match branch.state {
-                BranchState::Ringing => proxy.transactions.cancel(client, b"", now.instant),
-                BranchState::Calling if branch.is_heard => proxy.transactions.cancel(client, b"", now.instant),
+                BranchState::Ringing => proxy.cancel_branch(context, index, b"", contacts, now),
+                BranchState::Calling if branch.is_heard => proxy.cancel_branch(context, index, b"", contacts, now),
                 BranchState::Calling => {
                     proxy.drop_branch(context, index);
                     context.responses.end(index, 408);
@@ -351,14 +360,14 @@ impl Proxy {
     }
 
     /// CANCELs all pending branches (RFC 3261 §16.7 step 10).
-    pub(super) fn cancel_branches(&mut self, context: &mut Context, reason: &[u8], now: Now) {
+    pub(super) fn cancel_branches(&mut self, context: &mut Context, reason: &[u8], contacts: &dyn Contacts, now: Now) {
         let is_invite = context.is_invite();
         for index in 0..context.responses.branches.len() {
             let Some(branch) = context.responses.branches.get_mut(index) else { continue };
             match (branch.state, branch.client) {
                 (BranchState::Ended, _) => {}
                 (BranchState::Calling | BranchState::Ringing, Some(_)) if is_invite => {
-                    self.cancel_branch(context, index, reason, now);
+                    self.cancel_branch(context, index, reason, contacts, now);
                 }
                 (BranchState::Calling | BranchState::Ringing, Some(_)) => {}
                 (BranchState::Calling | BranchState::Ringing, None) => branch.state = BranchState::Ended,
@@ -371,6 +380,7 @@ impl Proxy {
         self.timers.cancel(&Timer::C(context.server, index));
         if let Some(client) = context.responses.branches.get_mut(index).and_then(|branch| branch.client.take()) {
             self.transactions.abandon(client);
+            self.followers.remove_cancel(client);
             self.clients.remove(&client);
         }
     }
@@ -378,14 +388,16 @@ impl Proxy {
     /// Sends the final response if nothing better can come any more (RFC 3261 §16.7 step 5).
     pub(super) fn conclude(&mut self, context: &mut Context, contacts: &dyn Contacts, now: Now) {
         let waits = context.call().is_some_and(|call| call.is_waiting(now.instant));
+        let waits = waits || context.dialog_wait().is_some_and(|wait| wait.is_open);
         let may_wait = waits && !context.responses.has_declined() && !context.responses.is_cancelled;
         if !may_wait {
-            self.give_up_on_silent(context, now);
+            self.give_up_on_silent(context, contacts, now);
         }
         if context.responses.is_final || !context.responses.all_ended() || may_wait {
             return;
         }
         context.responses.is_final = true;
+        self.aim_responses(context, contacts);
         match context.responses.best() {
             Some(best) => {
                 self.note_credentials(context, best);
@@ -403,7 +415,7 @@ impl Proxy {
 
     /// A call that waits for nobody does not wait for branches, either, that lead to devices which have been silent and
     /// cannot be woken, nor for those that no push is for, when the wait for the others is over.
-    fn give_up_on_silent(&mut self, context: &mut Context, now: Now) {
+    fn give_up_on_silent(&mut self, context: &mut Context, contacts: &dyn Contacts, now: Now) {
         let Some(call) = context.call() else { return };
         let has_waited = now.instant >= call.until && call.devices.iter().any(|held| held.binding.push.is_some());
         let is_given_up =
@@ -414,7 +426,7 @@ impl Proxy {
             !branch.is_heard && held.is_some_and(is_given_up)
         };
         if context.responses.branches.iter().filter(is_pending).all(is_hopeless) {
-            self.cancel_branches(context, b"", now);
+            self.cancel_branches(context, b"", contacts, now);
         }
     }
 
@@ -440,7 +452,7 @@ impl Proxy {
         }
         let branches = &context.responses.branches;
         let timed_out = branches.iter().any(|branch| branch.failure == Some(408));
-        let to_phone = branches.iter().any(|branch| branch.hop.device.is_some());
+        let to_phone = branches.iter().any(|branch| branch.hop.device.is_some()) || context.dialog_wait().is_some();
         let in_dialog = context.request.to_tag().is_some();
         match (timed_out, context.is_invite()) {
             (true, true) => self.reject(context, &Reject::of(408), now),

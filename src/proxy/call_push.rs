@@ -313,6 +313,8 @@ impl Proxy {
         self.with_context(server, |proxy, context| {
             if context.call_mut().is_some_and(|call| call.take_unread(device)) {
                 proxy.resume_device(context, device, contacts, now);
+            } else if context.dialog_wait().is_some() {
+                proxy.dialog_push_due(context, contacts, now);
             } else {
                 proxy.note_left(context, device, contacts);
                 proxy.tell(context, device, DeviceInput::RetryDue, now);

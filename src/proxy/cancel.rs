@@ -3,9 +3,10 @@
 use super::context::{Context, Purpose};
 use super::event::Contacts;
 use super::response_context::ResponseContext;
-use super::{Proxy, Reject, call_end};
+use super::secret::TokenRead;
+use super::{Proxy, Reject, call_end, forward, route};
 use crate::clock::Now;
-use crate::sip::{Flow, HeaderName, Message, scan};
+use crate::sip::{Destination, Edits, Flow, HeaderName, Message, scan};
 use crate::transaction::ServerId;
 
 impl Proxy {
@@ -31,6 +32,7 @@ impl Proxy {
             hides_server: false,
             is_fetched: true,
             responses: ResponseContext::default(),
+            sender: None,
             purpose: Purpose::Plain,
             request,
         });
@@ -46,9 +48,25 @@ impl Proxy {
                     proxy.cancel(invite, &reasons, seen, contacts, now);
                 });
             }
+            None if self.pass_cancel_for_node(&context.request, now) => {
+                context.responses.is_final = true;
+                self.respond(&context, 200, "OK", &[], now);
+            }
             None => self.reject(&mut context, &Reject::of(481), now),
         }
         self.put_back(context);
+    }
+
+    /// A device has the INVITE from another node, and is on a flow of this one by now: the CANCEL goes on as that node wrote
+    /// it, so that the device knows its branch (RFC 3261 §9.2).
+    fn pass_cancel_for_node(&mut self, cancel: &Message, now: Now) -> bool {
+        let routed = route::preprocess(cancel, &self.policy, &self.keys);
+        let TokenRead::Hop(token) = routed.token else { return false };
+        let mut edits = Edits::new();
+        forward::remove_values(cancel, HeaderName::Route, &routed.removed, &mut edits);
+        let bytes = edits.apply(cancel.bytes());
+        self.transactions.pass_cancel(cancel, bytes, Destination::Flow(token.flow), now.instant);
+        true
     }
 
     /// The caller leaves the early dialog that we began (RFC 3261 §15): as good as a CANCEL, unless a phone rings by now,
@@ -72,7 +90,8 @@ impl Proxy {
             return;
         }
         context.responses.is_cancelled = true;
-        self.cancel_branches(context, reasons, now);
+        self.stop_waiting(context);
+        self.cancel_branches(context, reasons, contacts, now);
         if context.call().is_some() {
             self.end_call(context, call_end::Ending::Cancelled { seen }, contacts, now);
         }

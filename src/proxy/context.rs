@@ -1,10 +1,12 @@
 //! One request that the proxy is responsible for until its server transaction ends.
 
+use super::dialog_wait::DialogWait;
 use super::forks::Fork;
 use super::held_call::HeldCall;
 use super::register::Registration;
 use super::response_context::ResponseContext;
 use super::secret::DialogToken;
+use crate::binding::DeviceId;
 use crate::sip::{Flow, Message, Method};
 use crate::transaction::ServerId;
 
@@ -25,6 +27,8 @@ pub(super) struct Context {
     /// Tag of our own responses (RFC 3261 §8.2.6.2): the 182 and the final after it have the same.
     pub to_tag: Box<str>,
     pub responses: ResponseContext,
+    /// The device that had registered by `flow` when it sent this to the softswitch.
+    pub sender: Option<DeviceId>,
     pub purpose: Purpose,
 }
 
@@ -38,6 +42,8 @@ pub(super) enum Purpose {
     /// It waits for what comes of another request.
     Fork(Box<Fork>),
     Call(Box<HeldCall>),
+    /// It waits, or has waited, for the device that its dialog is with.
+    InDialog(Box<DialogWait>),
 }
 
 impl Context {
@@ -59,14 +65,31 @@ impl Context {
     pub(super) fn call(&self) -> Option<&HeldCall> {
         match &self.purpose {
             Purpose::Call(call) => Some(call),
-            Purpose::Plain | Purpose::ForNode(_) | Purpose::Registration(_) | Purpose::Fork(_) => None,
+            Purpose::Plain
+            | Purpose::ForNode(_)
+            | Purpose::Registration(_)
+            | Purpose::Fork(_)
+            | Purpose::InDialog(_) => None,
         }
     }
 
     pub(super) fn call_mut(&mut self) -> Option<&mut HeldCall> {
         match &mut self.purpose {
             Purpose::Call(call) => Some(call),
-            Purpose::Plain | Purpose::ForNode(_) | Purpose::Registration(_) | Purpose::Fork(_) => None,
+            Purpose::Plain
+            | Purpose::ForNode(_)
+            | Purpose::Registration(_)
+            | Purpose::Fork(_)
+            | Purpose::InDialog(_) => None,
+        }
+    }
+
+    pub(super) fn dialog_wait(&self) -> Option<&DialogWait> {
+        match &self.purpose {
+            Purpose::InDialog(wait) => Some(wait),
+            Purpose::Plain | Purpose::ForNode(_) | Purpose::Registration(_) | Purpose::Fork(_) | Purpose::Call(_) => {
+                None
+            }
         }
     }
 }

@@ -4,20 +4,22 @@
 //! other dialog, and it serves a phone only on the phone's own flow.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use super::Proxy;
 use super::context::Context;
 use super::event::Contacts;
 use super::policy::transport_param;
-use super::request::{Way, keeps_dialog};
+use super::request::{Target, Way, keeps_dialog};
 use super::response_context::{Hop, RecordRoute};
 use super::secret::{DialogToken, FlowToken, OtherSide};
+use super::{Proxy, Reject, Timer, route};
 use crate::clock::Now;
-use crate::sip::{Destination, Flow, HeaderName, Message, NameAddr, Transport};
+use crate::sip::{Destination, Flow, HeaderName, Message, Method, NameAddr, Transport};
 use crate::transaction::reply_destination;
 
 impl Proxy {
-    /// To a phone: its present flow where it has registered since, else the one of the dialog's start.
+    /// To a phone, on the flow that it registered by last; where nothing is known of it, on that of the dialog's start. One
+    /// that is asleep is waited for.
     pub(super) fn forward_in_dialog(
         &mut self,
         context: &mut Context,
@@ -25,7 +27,19 @@ impl Proxy {
         contacts: &dyn Contacts,
         now: Now,
     ) {
-        let way = self.way_in_dialog(&context.request, context.flow, token, contacts, now);
+        let binding = contacts.of_device(token.device).filter(|binding| !binding.is_token_device());
+        if binding.as_ref().is_some_and(|binding| !self.is_there(binding, contacts)) {
+            self.wait_in_dialog(context, token.device, contacts, now);
+            if context.dialog_wait().is_none() && !context.responses.is_final {
+                return self.reject(context, &Reject::of(430), now);
+            }
+            return self.conclude(context, contacts, now);
+        }
+        let way = self.way_in_dialog(&context.request, context.flow, token, contacts);
+        if binding.is_some_and(|binding| binding.push.is_some()) && is_datagram(&way) {
+            let due = now.instant + self.policy.hold.probe;
+            self.timers.set(Timer::Probe(context.server, token.device), due);
+        }
         let mut destinations = vec![way.destination];
         self.prefer_stream(&context.request, &mut destinations, now);
         let record_route = keeps_dialog(&context.request)
@@ -48,13 +62,32 @@ impl Proxy {
         source: Flow,
         token: &FlowToken,
         contacts: &dyn Contacts,
-        now: Now,
     ) -> Way {
-        match contacts.of_device(token.device) {
-            Some(binding) if self.is_reachable(&binding, contacts, now) => {
-                self.way_to(request, source, binding.device, (binding.flow, binding.home))
-            }
-            Some(_) | None => self.way_to(request, source, token.device, (token.flow, None)),
+        match contacts.of_device(token.device).filter(|binding| !binding.is_token_device()) {
+            Some(binding) => self.way_to(request, source, binding.device, (binding.flow, binding.home)),
+            None => self.way_to(request, source, token.device, (token.flow, None)),
+        }
+    }
+
+    /// A request within a dialog whose device was away, and has come.
+    pub(super) fn forward_again(&mut self, context: &mut Context, contacts: &dyn Contacts, now: Now) {
+        let policy = Arc::clone(&self.policy);
+        let request = context.request.clone();
+        let routed = route::preprocess(&request, &policy, &self.keys);
+        match self.target(&request, &routed, context.flow, contacts) {
+            Ok(Target::Flow(token)) => self.forward_in_dialog(context, &token, contacts, now),
+            Ok(Target::Phones { bindings, .. }) => self.forward_to_reachable(context, &bindings, contacts, now),
+            Ok(Target::Hop(_) | Target::OtherSide(_) | Target::Softswitch | Target::SoftswitchFor(_))
+            | Ok(Target::Ourselves)
+            | Err(_) => self.conclude(context, contacts, now),
+        }
+    }
+
+    /// A BYE to a device has its final response.
+    pub(super) fn ends_dialog(&mut self, context: &Context, index: usize, now: Now) {
+        let device = context.responses.branches.get(index).and_then(|branch| branch.hop.device);
+        if let Some(device) = device.filter(|_| context.request.method() == Method::BYE) {
+            self.dialog_is_over(&context.request, device, now);
         }
     }
 
@@ -66,6 +99,9 @@ impl Proxy {
         contacts: &dyn Contacts,
         now: Now,
     ) {
+        if context.request.method() == Method::BYE {
+            self.dialog_is_over(&context.request, token.device, now);
+        }
         let mut destinations = self.ways_to_other_side(token);
         self.prefer_stream_upstream(&context.request, &mut destinations, now);
         let hop = self.hop_from_phone(context, destinations, contacts);
@@ -119,6 +155,11 @@ impl Proxy {
 pub(super) fn is_of_phone(token: &DialogToken, flow: Flow, contacts: &dyn Contacts) -> bool {
     let is_flow = |known: Flow| (known.transport, known.remote) == (flow.transport, flow.remote);
     is_flow(token.flow) || contacts.of_device(token.device).is_some_and(|binding| is_flow(binding.flow))
+}
+
+/// Whether a way leads to a device by what may be lost without a word.
+fn is_datagram(way: &Way) -> bool {
+    way.is_direct() && !way.destination.transport().is_reliable()
 }
 
 /// Transport and port of the sender's Contact, where that is surely its own word: no other has passed the request on

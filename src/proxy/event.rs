@@ -179,9 +179,13 @@ pub trait Contacts {
     fn aors_of_user(&self, _user: &str) -> SmallVec<[Aor; 1]> {
         SmallVec::new()
     }
-    /// Whether the connection that a binding of this node has come by is open.
-    fn has_connection(&self, _binding: &Binding) -> bool {
+    /// Whether a flow of this node is there: its connection is open, or it needs none.
+    fn is_open(&self, _flow: Flow) -> bool {
         true
+    }
+    /// The same of the flow that a binding of this node has come by.
+    fn has_connection(&self, binding: &Binding) -> bool {
+        self.is_open(binding.flow)
     }
     /// Whether another node of the same store sends from there.
     fn is_node(&self, _peer: IpAddr) -> bool {

@@ -206,6 +206,7 @@ impl Proxy {
             is_fetched: true,
             to_tag: stored.to_tag.clone(),
             responses: ResponseContext::default(),
+            sender: None,
             purpose: Purpose::Fork(Box::new(fork)),
             request,
         }));

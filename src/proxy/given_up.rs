@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::context::Context;
+use super::event::Contacts;
 use super::{Proxy, forward};
 use crate::binding::{Aor, DeviceId};
 use crate::clock::Now;
@@ -60,6 +61,13 @@ impl GivenUp {
         self.invites.insert(client, invite);
     }
 
+    /// The device has come by another flow of this node, by which it is told what follows.
+    pub(super) fn moved(&mut self, client: ClientId, destination: Option<Destination>) {
+        if let Some((invite, destination)) = self.invites.get_mut(&client).zip(destination) {
+            (invite.destination, invite.routes) = (destination, Box::default());
+        }
+    }
+
     /// The device gave no answer, or its answer has been dealt with.
     pub(super) fn end(&mut self, client: ClientId) {
         self.invites.remove(&client);
@@ -73,17 +81,30 @@ impl GivenUp {
 }
 
 impl Proxy {
-    /// Cancels a branch of an INVITE. One that nobody has heard of is over with that, and what comes of it yet is dealt with
-    /// here; the others end by their final response.
-    pub(super) fn cancel_branch(&mut self, context: &mut Context, index: usize, reason: &[u8], now: Now) {
+    /// Cancels a branch of an INVITE, where its device is by now. One that nobody has heard of, and one whose device has lost
+    /// its connection and is not back yet, is over with that, and what comes of it yet is dealt with here; the others end by
+    /// their final response.
+    pub(super) fn cancel_branch(
+        &mut self,
+        context: &mut Context,
+        index: usize,
+        reason: &[u8],
+        contacts: &dyn Contacts,
+        now: Now,
+    ) {
         let Some(branch) = context.responses.branches.get(index) else { return };
         let Some(client) = branch.client else { return };
-        let device = branch.hop.device;
-        if !self.transactions.give_up(client, reason, now.instant) {
+        let (device, flow) = (branch.hop.device, branch.hop.flow);
+        let lines = match (device, flow) {
+            (Some(device), Some((flow, None))) => self.follow_cancel(context, (client, device), flow, reason, contacts),
+            _ => reason.to_vec(),
+        };
+        let waits = self.transactions.give_up(client, &lines, now.instant);
+        let Some(destination) = self.transactions.destination(client) else { return };
+        let is_gone = matches!(destination, Destination::Flow(flow) if !contacts.is_open(flow));
+        if !waits && !is_gone {
             return;
         }
-        let Some(destination) = self.transactions.destination(client) else { return };
-        let flow = branch.hop.flow;
         let way = device.zip(flow).map(|(device, flow)| self.way_to(&context.request, context.flow, device, flow));
         let routes = way.map(|way| way.routes).unwrap_or_default();
         let told = context.call().zip(device).map(|(call, device)| Told {

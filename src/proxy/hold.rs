@@ -234,7 +234,7 @@ impl Proxy {
     }
 
     /// Requests that are not held go to devices whose registration has not expired.
-    fn forward_to_reachable(
+    pub(super) fn forward_to_reachable(
         &mut self,
         context: &mut Context,
         bindings: &[Arc<Binding>],
@@ -242,6 +242,13 @@ impl Proxy {
         now: Now,
     ) {
         let reachable: Vec<_> = bindings.iter().filter(|binding| self.is_reachable(binding, contacts, now)).collect();
+        if let ([], [only], true) = (&*reachable, bindings, context.request.to_tag().is_some()) {
+            self.wait_in_dialog(context, only.device, contacts, now);
+            if context.dialog_wait().is_none() && !context.responses.is_final {
+                return self.reject(context, &Reject::of(480), now);
+            }
+            return self.conclude(context, contacts, now);
+        }
         if reachable.is_empty() {
             return self.reject(context, &Reject::of(480), now);
         }
@@ -342,6 +349,9 @@ impl Proxy {
 
     pub(super) fn probe_over(&mut self, server: ServerId, device: DeviceId, contacts: &dyn Contacts, now: Now) {
         self.with_context(server, |proxy, context| {
+            if context.call().is_none() {
+                proxy.silent_in_dialog(context, device, contacts, now);
+            }
             proxy.tell(context, device, DeviceInput::Silent, now);
             proxy.conclude(context, contacts, now);
         });
@@ -353,6 +363,7 @@ impl Proxy {
             // News of another node, but nobody has come.
             return;
         }
+        self.followed(binding, contacts, now);
         self.wake_late(binding, contacts, now);
         let mut waiting = self.waiting.get(&binding.aor).cloned().unwrap_or_default();
         for other in self.policy.other_names(&binding.aor) {
@@ -499,6 +510,9 @@ impl Proxy {
         now: Now,
     ) {
         let method = context.request.method();
+        if context.call().is_none() && status == 503 {
+            return self.wait_in_dialog(context, device, contacts, now);
+        }
         let Some(call) = context.call_mut() else { return };
         let call_ref = call.call_ref.clone();
         let binding = call.device(device).map(|held| Arc::clone(&held.binding));

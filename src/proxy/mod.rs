@@ -12,11 +12,13 @@ mod cancel;
 mod contact;
 mod context;
 mod dialog;
+mod dialog_wait;
 mod digest;
 mod earlier;
 mod early_dialog;
 pub mod event;
 mod fetch;
+mod followers;
 mod forks;
 mod former_contact;
 mod forward;
@@ -101,6 +103,9 @@ pub struct Proxy {
     given_up: given_up::GivenUp,
     early: early_dialog::EarlyDialogs,
     strange_calls: strange_switch::StrangeCalls,
+    followers: followers::Followers,
+    /// Requests within dialogs that wait for devices.
+    dialog_waits: usize,
     streams: streams::Streams,
     /// What `softswitch.uri` came to last, where it is a name; the best address first.
     next_hops: SmallVec<[SocketAddr; 2]>,
@@ -133,6 +138,8 @@ enum Timer {
     Forget(ServerId),
     /// The client of a request that is no INVITE repeats it rarely by now (RFC 4320 §4.1).
     Slow(ServerId),
+    /// A request within a dialog has waited long enough for its device.
+    InDialog(ServerId),
     /// A request of another node waits for the 2xx of the device's REGISTER.
     AfterRegister(ServerId),
     /// A refused push of a call is due again.
@@ -174,6 +181,7 @@ enum SavePurpose {
 #[derive(Debug)]
 enum PushPurpose {
     Call(ServerId, DeviceId),
+    InDialog(ServerId, DeviceId),
     Missed(DeviceId),
     /// Nobody waits for it: it told a device that a call is over.
     Ended(DeviceId),
@@ -244,6 +252,8 @@ impl Proxy {
             given_up: given_up::GivenUp::default(),
             early: early_dialog::EarlyDialogs::default(),
             strange_calls: strange_switch::StrangeCalls::default(),
+            followers: followers::Followers::default(),
+            dialog_waits: 0,
             held_calls: 0,
             is_draining: false,
             tickets: 0,
@@ -298,6 +308,7 @@ impl Proxy {
             Input::Refresh(binding) => self.refresh(binding, now),
             Input::Remind(binding) => self.remind(binding, contacts, now),
         }
+        self.settle_followers(contacts, now);
         self.collect_sends();
     }
 
@@ -321,6 +332,7 @@ impl Proxy {
                 Timer::Provisional(server) => self.repeat_provisional(server, now),
                 Timer::Probe(server, device) => self.probe_over(server, device, contacts, now),
                 Timer::Forget(server) => self.forget_taken_over(server),
+                Timer::InDialog(server) => self.dialog_wait_over(server, contacts, now),
                 Timer::Slow(server) => self.answer_slow(server, now),
                 Timer::AfterRegister(server) => self.registered_for_node(server, contacts, now),
                 Timer::Retry(server, device) => self.retry_due(server, device, contacts, now),
@@ -333,6 +345,7 @@ impl Proxy {
                 Timer::Fork(server) => self.fork_alone(server, contacts, now),
             }
         }
+        self.settle_followers(contacts, now);
         self.collect_sends();
     }
 
@@ -364,6 +377,8 @@ impl Proxy {
             && self.late.is_empty()
             && self.given_up.is_empty()
             && self.early.is_empty()
+            && self.followers.is_empty()
+            && self.dialog_waits == 0
             && self.effects.is_empty()
             && self.poll_timeout().is_none()
     }
@@ -382,6 +397,9 @@ impl Proxy {
     }
 
     fn send_failed(&mut self, tag: SendTag, contacts: &dyn Contacts, now: Now) {
+        if self.response_lost(tag, contacts) {
+            return;
+        }
         if let Some(event) = self.transactions.send_failed(tag, now.instant) {
             self.transaction_event(event, contacts, now);
         }
@@ -389,6 +407,9 @@ impl Proxy {
 
     fn transaction_event(&mut self, event: Event, contacts: &dyn Contacts, now: Now) {
         let Some(event) = self.refresh_event(event, contacts, now) else { return };
+        if let Some(client) = ended_client(&event) {
+            self.followers.remove_cancel(client);
+        }
         match event {
             Event::Response { client, response } if self.given_up.has(client) => {
                 self.given_up_response(client, &response, now);
@@ -425,6 +446,7 @@ impl Proxy {
     fn pushed(&mut self, reply: push::Reply, contacts: &dyn Contacts, now: Now) {
         match self.pushes.remove(&reply.ticket) {
             Some(PushPurpose::Call(server, device)) => self.call_pushed(server, device, reply, contacts, now),
+            Some(PushPurpose::InDialog(server, device)) => self.dialog_pushed(server, device, &reply, contacts, now),
             Some(PushPurpose::Missed(device)) => self.report_pushed(device, reply, contacts, now),
             Some(PushPurpose::Ended(device)) => {
                 self.learn_of_token(device, &reply, call_push::sent_at(&reply, now), contacts);
@@ -463,6 +485,10 @@ impl Proxy {
     fn forget(&mut self, server: ServerId, contacts: &dyn Contacts, now: Now) {
         let Some(mut context) = self.contexts.remove(&server) else { return };
         self.early.end(&context.to_tag);
+        self.stop_waiting(&mut context);
+        if let Some(device) = context.sender {
+            self.followers.remove_response(device, server);
+        }
         if !context.responses.is_final {
             self.end_call(&mut context, call_end::Ending::Cancelled { seen: false }, contacts, now);
         }
@@ -584,6 +610,15 @@ impl Proxy {
             }
             None => self.transactions.new_branch(context.loop_hash),
         }
+    }
+}
+
+/// The client transaction that has its final response, or gets none.
+fn ended_client(event: &Event) -> Option<ClientId> {
+    match event {
+        Event::Response { client, response } if response.status() >= Some(200) => Some(*client),
+        Event::Timeout { client } | Event::SendFailed { client } | Event::ClientEnded { client } => Some(*client),
+        Event::Response { .. } | Event::ServerEnded { .. } => None,
     }
 }
 

@@ -94,7 +94,7 @@ impl Proxy {
                 self.effects.push_back(Effect::Dropped(DropReason::Overload));
                 self.respond_stateless(&request, flow, &Reject::busy(BUSY_RETRY_AFTER_S));
             }
-            Incoming::Ack => self.forward_ack(request, flow, contacts, now),
+            Incoming::Ack => self.forward_ack(request, flow, contacts),
             Incoming::Cancel { cancel, invite } => self.receive_cancel(request, flow, cancel, invite, contacts, now),
             Incoming::Request(server) => {
                 let (request, loop_hash, fault) = self.checked(request, flow);
@@ -107,6 +107,7 @@ impl Proxy {
                     hides_server: false,
                     is_fetched: false,
                     responses: ResponseContext::default(),
+                    sender: None,
                     purpose: Purpose::Plain,
                     request,
                 });
@@ -294,11 +295,16 @@ impl Proxy {
     /// Whether a device may be expected on its flow, and the flow is there and its own: its connection, or the node that has
     /// it, and nobody else has registered by it since.
     pub(super) fn is_reachable(&self, binding: &Binding, contacts: &dyn Contacts, now: Now) -> bool {
-        let is_there = match self.elsewhere(binding.home) {
+        self.is_there(binding, contacts) && binding.is_reachable(now.unix)
+    }
+
+    /// The same of its last flow, be its registration over or not.
+    pub(super) fn is_there(&self, binding: &Binding, contacts: &dyn Contacts) -> bool {
+        let is_open = match self.elsewhere(binding.home) {
             None => contacts.has_connection(binding),
             Some(_) => contacts.has_home(binding),
         };
-        is_there && binding.is_reachable(now.unix) && contacts.holds_flow(binding)
+        is_open && contacts.holds_flow(binding)
     }
 
     /// A flow's node, where that is another one.
@@ -358,15 +364,16 @@ impl Proxy {
         self.conclude(context, contacts, now);
     }
 
-    /// The way of a phone's request.
+    /// The way of a phone's request. Its responses will go where the device is that sends it.
     pub(super) fn hop_from_phone(
         &self,
-        context: &Context,
+        context: &mut Context,
         destinations: Vec<Destination>,
         contacts: &dyn Contacts,
     ) -> Hop {
         let flow = context.flow;
         let device = self.sender(&context.request, flow, contacts);
+        context.sender = Some(device).filter(|device| *device != NO_DEVICE);
         let record_route = keeps_dialog(&context.request).then_some(RecordRoute::FromPhone(FlowToken { device, flow }));
         Hop { uri: None, routes: [].into(), record_route, destinations, device: None, flow: None }
     }
@@ -413,20 +420,14 @@ impl Proxy {
     }
 
     /// The ACK of a 2xx is end-to-end and has no transaction (RFC 3261 §13.2.2.4, §17.1.1.3).
-    fn forward_ack(&mut self, request: Message, flow: Flow, contacts: &dyn Contacts, now: Now) {
+    fn forward_ack(&mut self, request: Message, flow: Flow, contacts: &dyn Contacts) {
         self.acknowledged(request.call_id());
-        if let Err(reason) = self.try_forward_ack(request, flow, contacts, now) {
+        if let Err(reason) = self.try_forward_ack(request, flow, contacts) {
             self.effects.push_back(Effect::Dropped(reason));
         }
     }
 
-    fn try_forward_ack(
-        &mut self,
-        request: Message,
-        flow: Flow,
-        contacts: &dyn Contacts,
-        now: Now,
-    ) -> Result<(), DropReason> {
+    fn try_forward_ack(&mut self, request: Message, flow: Flow, contacts: &dyn Contacts) -> Result<(), DropReason> {
         let policy = Arc::clone(&self.policy);
         let (request, loop_hash, fault) = self.checked(request, flow);
         if fault.is_some() {
@@ -436,7 +437,7 @@ impl Proxy {
         let routed = route::preprocess(request, &policy, &self.keys);
         let (device, destination, routes): (_, _, Box<[u8]>) = match self.target(request, &routed, flow, contacts) {
             Ok(Target::Flow(token)) => {
-                let way = self.way_in_dialog(request, flow, &token, contacts, now);
+                let way = self.way_in_dialog(request, flow, &token, contacts);
                 (Some(token.device), way.destination, way.routes)
             }
             Ok(Target::Hop(token)) => (Some(token.device), Destination::Flow(token.flow), [].into()),

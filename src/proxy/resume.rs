@@ -71,6 +71,7 @@ impl Proxy {
             is_fetched: true,
             to_tag: stored.to_tag.clone(),
             responses: ResponseContext::default(),
+            sender: None,
             purpose: Purpose::Call(Box::new(call)),
             request,
         });

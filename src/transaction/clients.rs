@@ -135,9 +135,7 @@ impl Clients {
             is_own_cancel: request.is_own_cancel,
         })?);
         self.index.insert(key, id);
-        if request.destination.transport().is_reliable() {
-            self.by_connection.entry(request.destination.remote()).or_default().push(id);
-        }
+        self.note_connection(id, request.destination);
         self.perform(id, actions, None, common, now);
         Some(id)
     }
@@ -174,6 +172,53 @@ impl Clients {
         waits
     }
 
+    /// From here on what the transaction sends goes there.
+    pub(super) fn redirect(&mut self, id: ClientId, destination: Destination) {
+        let Some(client) = self.entries.get_mut(id.0) else { return };
+        let before = std::mem::replace(&mut client.destination, destination);
+        self.leave_connection(id, before);
+        self.note_connection(id, destination);
+    }
+
+    /// The CANCEL that has been sent once more, to where the transaction goes by now. False where there is none, or where
+    /// its INVITE has its final response.
+    pub(super) fn cancel_again(&mut self, id: ClientId, lines: &[u8], common: &mut Common, now: Instant) -> bool {
+        let Some(client) = self.entries.get_mut(id.0).filter(|client| client.machine.is_being_cancelled()) else {
+            return false;
+        };
+        client.cancel_lines = lines.into();
+        let Some((key, cancel)) = client.cancel(common) else { return false };
+        if let Some(before) = self.find(key) {
+            self.remove(before, common);
+        }
+        self.start(key, cancel, common, now);
+        true
+    }
+
+    /// The request once more, if no response has come at all.
+    pub(super) fn send_again(&mut self, id: ClientId, common: &mut Common) {
+        if let Some(client) = self.entries.get(id.0).filter(|client| client.machine.is_unheard()) {
+            client.send(id, common);
+        }
+    }
+
+    fn note_connection(&mut self, id: ClientId, destination: Destination) {
+        if destination.transport().is_reliable() {
+            self.by_connection.entry(destination.remote()).or_default().push(id);
+        }
+    }
+
+    fn leave_connection(&mut self, id: ClientId, destination: Destination) {
+        if destination.transport().is_reliable()
+            && let Entry::Occupied(mut entry) = self.by_connection.entry(destination.remote())
+        {
+            entry.get_mut().retain(|other| *other != id);
+            if entry.get().is_empty() {
+                entry.remove();
+            }
+        }
+    }
+
     pub(super) fn resend(&mut self, id: ClientId, common: &mut Common, now: Instant) {
         // A stream has delivered the first copy, or is gone and would not deliver a second either.
         if self.entries.get(id.0).is_some_and(|client| !client.is_reliable()) {
@@ -187,14 +232,7 @@ impl Clients {
         if self.index.get(&client.key) == Some(&id) {
             self.index.remove(&client.key);
         }
-        if client.is_reliable()
-            && let Entry::Occupied(mut entry) = self.by_connection.entry(client.destination.remote())
-        {
-            entry.get_mut().retain(|other| *other != id);
-            if entry.get().is_empty() {
-                entry.remove();
-            }
-        }
+        self.leave_connection(id, client.destination);
         for timer in client.machine.timers() {
             common.stop(Owner::Client(id), *timer);
         }
@@ -312,6 +350,13 @@ impl Machine {
             Self::Invite(machine) => machine.state == invite_client::State::Calling,
             Self::NonInvite(machine) => *machine == NonInviteClient::Trying,
         }
+    }
+
+    fn is_being_cancelled(&self) -> bool {
+        let is_sent = |machine: &InviteClient| {
+            machine.cancellation == Cancellation::Sent && machine.state == invite_client::State::Proceeding
+        };
+        matches!(self, Self::Invite(machine) if is_sent(machine))
     }
 
     fn wants_cancel(&self) -> bool {

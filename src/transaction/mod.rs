@@ -406,9 +406,62 @@ impl Transactions {
         self.clients.cancel(id, clients::Input::GiveUp, extra, &mut self.common, now)
     }
 
+    /// Whoever has the request of a client transaction is there by now: what follows it (repetitions, a CANCEL, the ACK of
+    /// 300-699) goes to `destination`.
+    pub fn redirect(&mut self, id: ClientId, destination: Destination) {
+        self.clients.redirect(id, destination);
+    }
+
+    /// A CANCEL that was sent before [`Transactions::redirect`] once more, with these header lines; false where none was, or
+    /// none is needed any more.
+    pub fn cancel_again(&mut self, id: ClientId, extra: &[u8], now: Instant) -> bool {
+        self.clients.cancel_again(id, extra, &mut self.common, now)
+    }
+
+    /// A request that had no response at all once more, at once.
+    pub fn send_again(&mut self, id: ClientId) {
+        self.clients.send_again(id, &mut self.common);
+    }
+
+    /// Sends the CANCEL of another node's INVITE, with that node's Via on top. Nobody is told what comes of it.
+    pub fn pass_cancel(&mut self, cancel: &Message, bytes: Bytes, destination: Destination, now: Instant) {
+        let Some(key) =
+            cancel.top_via().and_then(|via| via.branch()).map(|branch| self.common.keys.client(branch, b"CANCEL"))
+        else {
+            return;
+        };
+        if self.len() < self.common.settings.transactions_max && self.clients.find(key).is_none() {
+            let request = clients::Request { is_invite: false, is_own_cancel: true, bytes, destination };
+            self.clients.start(key, request, &mut self.common, now);
+        }
+    }
+
+    /// Whoever waits for the responses of a server transaction is there by now.
+    pub fn redirect_responses(&mut self, id: ServerId, destination: Destination) {
+        self.servers.redirect(id, destination);
+    }
+
+    /// Sends its last response once more, if there is one.
+    pub fn repeat_response(&mut self, id: ServerId) {
+        self.servers.repeat(id, &mut self.common);
+    }
+
+    /// Where the responses of a server transaction go.
+    pub fn reply_destination(&self, id: ServerId) -> Option<Destination> {
+        self.servers.destination(id)
+    }
+
     /// Where a client transaction's request goes.
     pub fn destination(&self, id: ClientId) -> Option<Destination> {
         self.clients.destination(id)
+    }
+
+    /// The server transaction whose response has this tag.
+    pub fn server_of(tag: SendTag) -> Option<ServerId> {
+        match tag.0 {
+            Sender::Server { id, .. } => Some(id),
+            Sender::Client { .. } => None,
+        }
     }
 
     /// Where the request with this tag goes; `None` of a response, or when its transaction is gone.

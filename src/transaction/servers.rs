@@ -216,6 +216,24 @@ impl Servers {
         self.receive(id, Input::TransportError, Bytes::new(), common, now).event
     }
 
+    /// From here on its responses go there.
+    pub(super) fn redirect(&mut self, id: ServerId, destination: Destination) {
+        if let Some(server) = self.entries.get_mut(id.0) {
+            (server.destination, server.fell_back) = (destination, false);
+        }
+    }
+
+    pub(super) fn destination(&self, id: ServerId) -> Option<Destination> {
+        self.entries.get(id.0).map(|server| server.destination)
+    }
+
+    /// The last response once more, if there is one.
+    pub(super) fn repeat(&self, id: ServerId, common: &mut Common) {
+        if let Some(server) = self.entries.get(id.0).filter(|server| !server.response.is_empty()) {
+            server.repeat(id, common);
+        }
+    }
+
     /// Whether an INVITE has its final response.
     pub(super) fn is_answered(&self, id: ServerId) -> bool {
         let machine = self.entries.get(id.0).map(|server| &server.machine);

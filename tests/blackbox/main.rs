@@ -37,6 +37,7 @@ mod hep;
 mod kamailio;
 mod load;
 mod logs;
+mod moving;
 mod nodes;
 mod openapi;
 mod provider_answers;

@@ -243,7 +243,8 @@ impl Call {
         }
     }
 
-    fn within(&self, method: &str, cseq: u32, ok: &Sip) {
+    /// Any request in the dialog.
+    pub(crate) fn within(&self, method: &str, cseq: u32, ok: &Sip) {
         let mut routes = String::new();
         for route in ok.headers("Record-Route").into_iter().rev() {
             routes.push_str(&format!("Route: {route}\r\n"));

@@ -292,7 +292,9 @@ impl Phone {
         let address = world.agents[self.agent].address;
         let bindings = world.storage.bindings();
         let flow = bindings.iter().map(|binding| binding.flow).find(|flow| flow.remote == address);
-        world.input(Input::Closed { flow: flow.expect("it has registered") });
+        let flow = flow.expect("it has registered");
+        world.storage.closed.insert(flow.connection.0);
+        world.input(Input::Closed { flow });
     }
 
     /// Comes up again without saying so.

@@ -1,7 +1,7 @@
 //! The memory store behind delays and failures, and the contact table as the core reads it.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use sip_push_proxy::binding::{Aor, Binding, DeviceId};
 use sip_push_proxy::clock::UnixMillis;
 use sip_push_proxy::proxy::Contacts;
 use sip_push_proxy::proxy::bars::Bars;
-use sip_push_proxy::sip::{Transport, Uri};
+use sip_push_proxy::sip::{Flow, Transport, Uri};
 use sip_push_proxy::store::{Change, EntryState, HeldCall, Limits, Memory, Reply, StoreError, Table, Ticket};
 use sip_push_proxy::timeline::Why;
 use smallvec::SmallVec;
@@ -35,6 +35,8 @@ pub(crate) struct Storage {
     pub(crate) bars: Bars,
     /// Connections up to this number went with an earlier process.
     pub(crate) gone_connections: u64,
+    /// Those of which the proxy has heard that they have ended.
+    pub(crate) closed: BTreeSet<u64>,
     pub(crate) watched: RefCell<BTreeMap<Aor, usize>>,
     /// Changes are applied in the order of their submission.
     last: Option<Instant>,
@@ -52,6 +54,7 @@ impl Storage {
             is_away: false,
             bars: Bars::default(),
             gone_connections: 0,
+            closed: BTreeSet::new(),
             watched: RefCell::default(),
             last: None,
         }
@@ -124,9 +127,10 @@ impl Contacts for View<'_> {
         self.storage.table().has_left(device, contact, self.now)
     }
 
-    fn has_connection(&self, binding: &Binding) -> bool {
-        let flow = binding.flow;
-        !flow.transport.is_reliable() || flow.connection.0 > self.storage.gone_connections
+    fn is_open(&self, flow: Flow) -> bool {
+        let connection = flow.connection.0;
+        let is_gone = connection <= self.storage.gone_connections || self.storage.closed.contains(&connection);
+        !flow.transport.is_reliable() || !is_gone
     }
 
     fn has_too_many_aors(&self, binding: &Binding, most: usize) -> bool {

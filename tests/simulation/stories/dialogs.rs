@@ -55,9 +55,11 @@ fn a_phone_that_moved_is_found_where_it_is() {
 }
 
 #[test]
-fn a_connection_that_is_gone_is_430() {
+fn a_device_that_nobody_knows_any_more_is_430() {
     let sim = Sim::new();
     let (alice, call) = answered(&sim, Transport::Tcp);
+    let contact = format!("{};expires=0", alice.contact_of(&sim));
+    assert_eq!(alice.registers_as(Some(contact)).status(), Some(200));
     alice.sleeps();
     let bye = call.sends("BYE");
     sim.run_for(s(1));

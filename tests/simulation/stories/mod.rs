@@ -1,6 +1,7 @@
 //! What the proxy does, capability by capability.
 
 mod aliases;
+mod asleep_in_dialog;
 mod awake;
 mod call_ended;
 mod calls;
@@ -23,6 +24,7 @@ mod manners;
 mod messages;
 mod missed_calls;
 mod moves;
+mod moving;
 mod names;
 mod next_hop;
 mod options;
