@@ -260,3 +260,22 @@ fn a_phone_that_came_and_went_to_sleep_while_nobody_had_the_call_is_pushed() {
     sim.run_for(s(10));
     assert_eq!(call.status(), Some(200));
 }
+
+#[test]
+fn a_phone_that_came_while_nobody_had_the_call_and_is_awake_is_not_pushed_again() {
+    let sim = Sim::new();
+    let alice = awake(&sim, Transport::Udp, true);
+    alice.sleeps();
+    let call = sim.switch().invites("alice");
+    sim.run_for(s(2));
+    sim.world().ledger.is_lenient = true;
+    sim.world().dies();
+    let left = sim.world().goes_on_elsewhere();
+    alice.registers();
+    alice.does(Answer::Answers(s(2)));
+    sim.run_for(s(8));
+    sim.world().takes_over(left);
+    sim.run_for(s(5));
+    assert_eq!(call.status(), Some(200));
+    assert_eq!(sim.push().kinds(), [NoticeKind::Invite]);
+}
