@@ -118,7 +118,7 @@ fn holds(config: &Config) -> String {
     let provisional = hold.provisional.unwrap_or(100);
     let when = match hold.push_when {
         PushWhen::Always => "always pushes".to_owned(),
-        PushWhen::Unreachable { probe } => format!("pushes after {} ms of silence", probe.as_millis()),
+        PushWhen::Unreachable => format!("pushes after {} ms of silence", config.hold.probe.as_millis()),
     };
     let methods = hold.methods.join(", ");
     format!("{methods} for {} s with {provisional}, then {}; {when}", hold.wait.as_secs(), hold.no_return_status)

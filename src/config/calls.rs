@@ -327,6 +327,8 @@ pub struct Hold {
     /// The final when no phone woke.
     pub no_return_status: u16,
     pub push_when: PushWhen,
+    /// Silence after which a device that may be awake is taken as asleep.
+    pub probe: Duration,
     /// A device that registered so recently is taken as awake.
     pub fresh: Duration,
     pub late_wake: LateWake,
@@ -339,13 +341,7 @@ pub struct Hold {
 pub enum PushWhen {
     /// Each with a push target, whatever its flow (ECSS).
     Always,
-    /// Those without a live flow, or silent on it for `probe`.
-    Unreachable { probe: Duration },
-}
-
-#[derive(Clone, Copy)]
-enum PushWhenName {
-    Always,
+    /// Those without a live flow, or silent on it.
     Unreachable,
 }
 
@@ -380,7 +376,7 @@ impl Hold {
             "no failure response (RFC 3261 §7.2); use 400 to 699",
         );
         let push_when =
-            section.choice("push_when", [("always", PushWhenName::Always), ("unreachable", PushWhenName::Unreachable)]);
+            section.choice("push_when", [("always", PushWhen::Always), ("unreachable", PushWhen::Unreachable)]);
         let fresh = section.seconds("fresh_s", 0, 0..=DAY_S, "");
         let probe = section.millis("probe_ms", 800, 1..=WAIT_MAX_S * 1000);
         let late_wake = section.choice(
@@ -395,10 +391,8 @@ impl Hold {
             wait,
             provisional: (provisional != 0).then_some(provisional),
             no_return_status,
-            push_when: match push_when {
-                PushWhenName::Always => PushWhen::Always,
-                PushWhenName::Unreachable => PushWhen::Unreachable { probe },
-            },
+            push_when,
+            probe,
             fresh,
             late_wake,
             methods: read_methods(section),

@@ -38,10 +38,6 @@ pub(super) fn policy(
         }
         config::Mode::Local(config::Auth::None { open_networks }) => (Mode::Local, Auth::None(open_networks.clone())),
     };
-    let probe = match config.hold.push_when {
-        config::PushWhen::Always => Duration::ZERO,
-        config::PushWhen::Unreachable { probe } => probe,
-    };
     Policy {
         mode,
         upstream_contact: match config.register.contact {
@@ -86,7 +82,7 @@ pub(super) fn policy(
             no_return_status: config.hold.no_return_status,
             push_when: match config.hold.push_when {
                 config::PushWhen::Always => PushWhen::Always,
-                config::PushWhen::Unreachable { .. } => PushWhen::Unreachable,
+                config::PushWhen::Unreachable => PushWhen::Unreachable,
             },
             fresh: config.hold.fresh,
             late_wake: match config.hold.late_wake {
@@ -94,7 +90,7 @@ pub(super) fn policy(
                 config::LateWake::MissedCalls => LateWake::MissedCalls,
                 config::LateWake::InviteCancel => LateWake::InviteCancel,
             },
-            probe,
+            probe: config.hold.probe,
             methods: config.hold.methods.clone(),
             holds_invite: config.hold.methods.iter().any(|method| &**method == "INVITE"),
         },

@@ -262,6 +262,25 @@ fn phone_that_came_before_its_call_was_taken_over_gets_it() {
     assert_eq!(world.pushes(), 1);
 }
 
+/// It may have gone to sleep again in the time in which nobody had the call, so it is probed.
+#[test]
+fn phone_that_came_long_before_its_call_was_taken_over_gets_it() {
+    let mut world = World::with_program_on(
+        Store::Redis,
+        Mode::Open,
+        Udp,
+        "node.lease_s = 8\nhold.wait_s = 60\nhold.probe_ms = 30000\n",
+    );
+    let other = world.another_node("");
+    let mut held = held(&mut world, 1);
+    let (phone, call) = &mut held[0];
+    world.program().kill();
+    world.phones_go_to(&other);
+    phone.register(&mut world);
+    answered(&world, phone, call);
+    assert_eq!(world.pushes(), 1);
+}
+
 #[test]
 fn calls_of_a_node_that_is_stopped_go_on_at_the_other() {
     let mut world = World::with_program_on(
