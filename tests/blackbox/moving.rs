@@ -32,6 +32,11 @@ fn a_cancel_follows_a_phone_that_has_moved() {
         world.switch.response(180, "INVITE");
         // From another port; its former socket closes.
         phone.register(&mut world);
+        // A repetition, unless the app was killed meanwhile; its transaction answers it again (RFC 3261 §17.2.1).
+        let again = phone.invited();
+        assert_eq!(again.invite.header("Via"), invite.header("Via"));
+        phone.link().send(invite.answer(180, "Ringing", "uas", ""));
+        world.switch.response(180, "INVITE");
         call.cancel("");
         world.switch.response(200, "CANCEL");
         let (cancel, link) = phone.peer().request("CANCEL");
