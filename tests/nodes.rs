@@ -394,13 +394,15 @@ fn phone_that_rings_and_moves_to_another_node_is_cancelled_there() {
         let invite = pair.invited_by(first);
         pair.answer(first, &invite, 180);
         pair.register(then, 3);
+        let again = pair.invited_by(then);
+        pair.answer(then, &again, 180);
         pair.cancel();
         let (by, _, cancel) = pair.at_phones.pop_front().expect("a CANCEL");
         assert_eq!((by, cancel.method_text()), (then, &b"CANCEL"[..]));
-        assert_eq!(cancel.first(HeaderName::Via), invite.first(HeaderName::Via));
+        assert_eq!(cancel.first(HeaderName::Via), again.first(HeaderName::Via));
         assert!(cancel.values(HeaderName::Route).next().is_none(), "{cancel:?}");
         pair.answer(then, &cancel, 200);
-        pair.answer(first, &invite, 487);
+        pair.answer(then, &again, 487);
         assert_eq!(pair.statuses(), [180, 200, 487]);
         pair.at_phones.clear();
         pair.end();
