@@ -18,13 +18,13 @@ fn a_phone_that_answers_its_push_by_its_open_connection_is_called_by_it() {
             world.switch.queued();
             world.pushed_invite(&phone, 28);
             world.admin.expect_step(&call.call_id, "push_accepted");
-            if sign == "OPTIONS" {
+            let incoming = if sign == "OPTIONS" {
                 phone.link().send(options(phone.peer(), world.sip(Tcp)));
-                phone.peer().response(200, "OPTIONS");
+                phone.invited_and_heard("OPTIONS")
             } else {
                 phone.link().send(sign);
-            }
-            let incoming = phone.invited();
+                phone.invited()
+            };
             incoming.answer(200, "OK");
             call.confirm(&world.switch.response(200, "INVITE"));
             incoming.confirmed();

@@ -265,6 +265,19 @@ impl Phone {
         Incoming { phone: self, invite, link, tag: unique("uas") }
     }
 
+    /// The INVITE, and the 200 to a request of its own, in either order: workers do not wait for each other.
+    #[track_caller]
+    pub(crate) fn invited_and_heard(&self, method: &str) -> Incoming<'_> {
+        let (requests, responses): (Vec<_>, Vec<_>) =
+            [self.peer().receive(), self.peer().receive()].into_iter().partition(|(message, _)| message.status() == 0);
+        for (response, _) in responses {
+            assert_eq!((response.status(), response.method()), (200, method), "{response:?}");
+        }
+        let (invite, link) = requests.into_iter().next().expect("the INVITE");
+        assert_eq!(invite.method(), "INVITE");
+        Incoming { phone: self, invite, link, tag: unique("uas") }
+    }
+
     #[track_caller]
     pub(crate) fn expect_nothing_more(&self, world: &World) {
         self.peer().expect_nothing_more(self.link(), world.sip(self.transport));
