@@ -1,8 +1,7 @@
 //! CANCEL (RFC 3261 §9.2, §16.10).
 
-use super::context::{Context, Purpose};
+use super::context::Context;
 use super::event::Contacts;
-use super::response_context::ResponseContext;
 use super::secret::TokenRead;
 use super::{Proxy, Reject, call_end, forward, route};
 use crate::clock::Now;
@@ -23,19 +22,8 @@ impl Proxy {
         contacts: &dyn Contacts,
         now: Now,
     ) {
-        let mut context = Box::new(Context {
-            server: cancel,
-            to_tag: self.random.tag(),
-            onward: None,
-            flow,
-            loop_hash: 0,
-            hides_server: false,
-            is_fetched: true,
-            responses: ResponseContext::default(),
-            sender: None,
-            purpose: Purpose::Plain,
-            request,
-        });
+        let mut context =
+            Box::new(Context { is_fetched: true, ..Context::new(cancel, request, flow, 0, self.random.tag()) });
         match invite.filter(|invite| self.contexts.contains_key(invite)) {
             Some(invite) => {
                 context.responses.is_final = true;

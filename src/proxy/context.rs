@@ -47,6 +47,23 @@ pub(super) enum Purpose {
 }
 
 impl Context {
+    /// A request that nothing is known of yet; `to_tag` is for our own responses.
+    pub(super) fn new(server: ServerId, request: Message, flow: Flow, loop_hash: u64, to_tag: Box<str>) -> Self {
+        Self {
+            server,
+            request,
+            onward: None,
+            flow,
+            loop_hash,
+            hides_server: false,
+            is_fetched: false,
+            to_tag,
+            responses: ResponseContext::default(),
+            sender: None,
+            purpose: Purpose::Plain,
+        }
+    }
+
     pub(super) fn is_invite(&self) -> bool {
         self.request.method() == Method::INVITE
     }

@@ -9,6 +9,7 @@ use super::call_push::sent_at;
 use super::context::{Context, Purpose};
 use super::event::Contacts;
 use super::held_call::retry_pause;
+use super::hold::NON_INVITE_WAIT_MAX;
 use super::unread::is_for_nobody;
 use super::{BUSY_RETRY_AFTER_S, Proxy, PushPurpose, Reject, Timer};
 use crate::binding::{Binding, DeviceId};
@@ -17,8 +18,6 @@ use crate::push::{self, Notice, NoticeKind, Push};
 use crate::sip::{Destination, Message, Method};
 use crate::transaction::ServerId;
 
-/// A non-INVITE must be answered before its client gives up after 64*T1 (RFC 8599 §5.6.2).
-const NON_INVITE_WAIT_MAX: Duration = Duration::from_secs(25);
 /// Nobody is woken to hear that a call is over.
 const BYE_WAIT: Duration = Duration::from_secs(8);
 /// Requests that wait for one device.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::Proxy;
 use super::contact::{write_contact, write_uri_without_push};
 use super::event::Contacts;
+use super::forward::cut_values;
 use super::policy::UpstreamContact;
 use super::register::{RegisterContact, Registration};
 use crate::binding::Binding;
@@ -69,27 +70,8 @@ pub(super) fn write_earlier(out: &mut Vec<u8>, earlier: &[Box<[u8]>]) {
 
 /// Takes earlier Contacts out of a 2xx whose registrar lists them all the same.
 pub(super) fn hide_earlier(response: &Message, earlier: &[Box<[u8]>], edits: &mut Edits) {
-    if earlier.is_empty() {
-        return;
-    }
-    for field in response.fields(HeaderName::Contact) {
-        let values: Vec<&[u8]> = crate::sip::scan::values(response.slice(field.value())).collect();
-        let is_earlier: Vec<bool> = values.iter().map(|value| is_listed_earlier(value, earlier)).collect();
-        if is_earlier.iter().all(|is_earlier| *is_earlier) {
-            edits.remove(field.line());
-            continue;
-        }
-        for (index, value) in values.iter().enumerate().filter(|(index, _)| is_earlier.get(*index) == Some(&true)) {
-            let span = response.span_of(value);
-            let has_kept_before = is_earlier.iter().take(index).any(|is_earlier| !is_earlier);
-            let before = values.get(index.wrapping_sub(1)).filter(|_| has_kept_before);
-            let cut = match (before, values.get(index + 1)) {
-                (Some(before), _) => response.span_of(before).end..span.end,
-                (None, Some(next)) => span.start..response.span_of(next).start,
-                (None, None) => span,
-            };
-            edits.remove(cut);
-        }
+    if !earlier.is_empty() {
+        cut_values(response, HeaderName::Contact, |value| is_listed_earlier(value, earlier), edits);
     }
 }
 

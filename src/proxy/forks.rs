@@ -10,10 +10,8 @@ use std::time::Duration;
 use super::call_end::Ending;
 use super::context::{Context, Purpose};
 use super::event::Contacts;
-use super::keep::Kept;
 use super::request::call_ref;
-use super::response_context::ResponseContext;
-use super::{Proxy, Reject, SavePurpose, Timer, validate};
+use super::{Proxy, Reject, SavePurpose, Timer};
 use crate::binding::{Aor, Binding};
 use crate::clock::{Now, UnixMillis};
 use crate::sip::{Flow, Message};
@@ -157,8 +155,7 @@ impl Proxy {
         let Purpose::Fork(fork) = &mut context.purpose else { return };
         if std::mem::take(&mut fork.is_recorded) {
             let (aor, id, call_ref) = (fork.aor.clone(), fork.id, fork.call_ref.clone());
-            let change = Change::Settle { aor, id, call_ref, devices: Vec::new(), ended: true };
-            self.keep_all(Kept { change, unaware: Vec::new(), since: UnixMillis::default() });
+            self.keep(Change::Settle { aor, id, call_ref, devices: Vec::new(), ended: true });
         }
         self.timers.cancel(&Timer::Fork(context.server));
     }
@@ -198,17 +195,8 @@ impl Proxy {
         let fork = Fork { id, aor, call_ref, is_recorded: true, is_resumed: true };
         self.timers.set(Timer::Fork(server), now.instant + CANCELLED_TOGETHER);
         self.put_back(Box::new(Context {
-            server,
-            onward: None,
-            flow,
-            loop_hash: validate::loop_hash(&request, flow.remote, &self.policy.secret),
-            hides_server: false,
-            is_fetched: true,
-            to_tag: stored.to_tag.clone(),
-            responses: ResponseContext::default(),
-            sender: None,
             purpose: Purpose::Fork(Box::new(fork)),
-            request,
+            ..self.left_context(server, request, flow, stored)
         }));
     }
 }

@@ -9,10 +9,11 @@ use std::ops::Range;
 use super::Proxy;
 use super::contact::{write_contact, write_uri_without_push};
 use super::event::Contacts;
+use super::forward::cut_values;
 use super::policy::{Mode, UpstreamContact};
 use super::register::{RegisterContact, Registration};
 use crate::binding::PushTarget;
-use crate::sip::{Edits, HeaderName, Message, Uri, scan};
+use crate::sip::{Edits, HeaderName, Message, Uri};
 
 /// A Contact of a REGISTER that another one has taken the place of: it binds nothing, and ends nothing.
 #[derive(Debug)]
@@ -97,7 +98,10 @@ impl Proxy {
                 write_contact(out, &without_push(former.uri.clone()), b";expires=0")
             });
         }
-        remove_values(request, &removed, edits);
+        if !removed.is_empty() {
+            let is_removed = |value: &[u8]| removed.iter().any(|former| former.value == request.span_of(value));
+            cut_values(request, HeaderName::Contact, is_removed, edits);
+        }
     }
 }
 
@@ -126,59 +130,4 @@ impl RegisterContact {
 
 fn is_same_uri(uri: &[u8], other: &[u8]) -> bool {
     uri == other || Uri::parse(uri).is_ok_and(|uri| Uri::parse(other).is_ok_and(|other| uri.is_same(&other)))
-}
-
-/// Takes values out of Contact lines; a line that has no other goes.
-fn remove_values(request: &Message, removed: &[&FormerContact], edits: &mut Edits) {
-    for field in request.fields(HeaderName::Contact).filter(|_| !removed.is_empty()) {
-        let values: Vec<_> = scan::values(request.slice(field.value())).map(|value| request.span_of(value)).collect();
-        let is_removed = |value: &Range<usize>| removed.iter().any(|former| former.value == *value);
-        let Some(first_kept) = values.iter().position(|value| !is_removed(value)) else {
-            edits.remove(field.line());
-            continue;
-        };
-        for (value, next) in values.iter().zip(values.iter().skip(1)).take(first_kept) {
-            edits.remove(value.start..next.start);
-        }
-        for (before, value) in values.iter().zip(values.iter().skip(1)).skip(first_kept) {
-            if is_removed(value) {
-                edits.remove(before.end..value.end);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The Contact lines without the values whose numbers are given.
-    fn without(contacts: &str, numbers: &[usize]) -> String {
-        let text = format!("REGISTER sip:h SIP/2.0\r\nTo: a\r\n{contacts}X: y\r\n\r\n");
-        let message = Message::parse(text.into(), 128).unwrap();
-        let former: Vec<_> = message
-            .values(HeaderName::Contact)
-            .map(|value| FormerContact { value: message.span_of(value), uri: 0..0 })
-            .collect();
-        let removed: Vec<_> = numbers.iter().map(|number| &former[*number]).collect();
-        let mut edits = Edits::new();
-        remove_values(&message, &removed, &mut edits);
-        let text = String::from_utf8(edits.apply(message.bytes()).to_vec()).unwrap();
-        text.trim_start_matches("REGISTER sip:h SIP/2.0\r\nTo: a\r\n").trim_end_matches("X: y\r\n\r\n").into()
-    }
-
-    #[test]
-    fn values_go_with_their_commas_and_lines_with_their_last_value() {
-        let line = "Contact: <sip:a>, <sip:b;x=1>,<sip:c>\r\n";
-        assert_eq!(without(line, &[0]), "Contact: <sip:b;x=1>,<sip:c>\r\n");
-        assert_eq!(without(line, &[1]), "Contact: <sip:a>,<sip:c>\r\n");
-        assert_eq!(without(line, &[2]), "Contact: <sip:a>, <sip:b;x=1>\r\n");
-        assert_eq!(without(line, &[0, 1]), "Contact: <sip:c>\r\n");
-        assert_eq!(without(line, &[0, 2]), "Contact: <sip:b;x=1>\r\n");
-        assert_eq!(without(line, &[1, 2]), "Contact: <sip:a>\r\n");
-        assert_eq!(without(line, &[0, 1, 2]), "");
-        assert_eq!(without("Contact: <sip:a>\r\nm: <sip:b>\r\n", &[0]), "m: <sip:b>\r\n");
-        assert_eq!(without("Contact: <sip:a>\r\nm: <sip:b>, <sip:c>\r\n", &[0, 2]), "m: <sip:b>\r\n");
-        assert_eq!(without(line, &[]), line);
-    }
 }

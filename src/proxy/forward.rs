@@ -179,6 +179,24 @@ pub(super) fn remove_values(message: &Message, name: HeaderName, removed: &[Rang
     }
 }
 
+/// The same where values that stay are edited, too: only what goes is cut out.
+pub(super) fn cut_values(message: &Message, name: HeaderName, is_removed: impl Fn(&[u8]) -> bool, edits: &mut Edits) {
+    for field in message.fields(name) {
+        let values: Vec<&[u8]> = scan::values(message.slice(field.value())).collect();
+        let Some(first_kept) = values.iter().position(|value| !is_removed(value)) else {
+            edits.remove(field.line());
+            continue;
+        };
+        let pairs = values.iter().zip(values.iter().skip(1));
+        for (value, next) in pairs.clone().take(first_kept) {
+            edits.remove(message.span_of(value).start..message.span_of(next).start);
+        }
+        for (before, value) in pairs.skip(first_kept).filter(|(_, value)| is_removed(value)) {
+            edits.remove(message.span_of(before).end..message.span_of(value).end);
+        }
+    }
+}
+
 /// Takes our own Via off a response (RFC 3261 §16.7 step 3).
 fn remove_top_via(response: &Message, edits: &mut Edits) {
     if let Some(top) = response.values(HeaderName::Via).next() {
@@ -202,4 +220,40 @@ pub(super) fn response_edits(response: &Message, towards: Towards<'_>, transport
     hide(response, towards, &mut edits);
     complete_length(response, transport, &mut edits);
     edits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The Contact lines without the values whose numbers are given.
+    fn without(contacts: &str, numbers: &[usize]) -> String {
+        let text = format!("REGISTER sip:h SIP/2.0\r\nTo: a\r\n{contacts}X: y\r\n\r\n");
+        let message = Message::parse(text.into(), 128).unwrap();
+        let values: Vec<_> = message.values(HeaderName::Contact).collect();
+        let mut edits = Edits::new();
+        cut_values(
+            &message,
+            HeaderName::Contact,
+            |value| numbers.iter().any(|number| values[*number] == value),
+            &mut edits,
+        );
+        let text = String::from_utf8(edits.apply(message.bytes()).to_vec()).unwrap();
+        text.trim_start_matches("REGISTER sip:h SIP/2.0\r\nTo: a\r\n").trim_end_matches("X: y\r\n\r\n").into()
+    }
+
+    #[test]
+    fn values_go_with_their_commas_and_lines_with_their_last_value() {
+        let line = "Contact: <sip:a>, <sip:b;x=1>,<sip:c>\r\n";
+        assert_eq!(without(line, &[0]), "Contact: <sip:b;x=1>,<sip:c>\r\n");
+        assert_eq!(without(line, &[1]), "Contact: <sip:a>,<sip:c>\r\n");
+        assert_eq!(without(line, &[2]), "Contact: <sip:a>, <sip:b;x=1>\r\n");
+        assert_eq!(without(line, &[0, 1]), "Contact: <sip:c>\r\n");
+        assert_eq!(without(line, &[0, 2]), "Contact: <sip:b;x=1>\r\n");
+        assert_eq!(without(line, &[1, 2]), "Contact: <sip:a>\r\n");
+        assert_eq!(without(line, &[0, 1, 2]), "");
+        assert_eq!(without("Contact: <sip:a>\r\nm: <sip:b>\r\n", &[0]), "m: <sip:b>\r\n");
+        assert_eq!(without("Contact: <sip:a>\r\nm: <sip:b>, <sip:c>\r\n", &[0, 2]), "m: <sip:b>\r\n");
+        assert_eq!(without(line, &[]), line);
+    }
 }

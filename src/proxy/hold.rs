@@ -26,7 +26,7 @@ use crate::timeline::{Reason, Step, Why};
 use crate::transaction::ServerId;
 
 /// A non-INVITE must be answered before its client gives up after 64*T1 (RFC 8599 §5.6.2).
-const NON_INVITE_WAIT_MAX: Duration = Duration::from_secs(25);
+pub(super) const NON_INVITE_WAIT_MAX: Duration = Duration::from_secs(25);
 /// Other proxies' Timer C is kept from firing (RFC 3261 §13.3.1.1).
 const PROVISIONAL_EVERY: Duration = Duration::from_secs(60);
 
@@ -186,13 +186,16 @@ impl Proxy {
                 };
                 self.step(&call_ref, Step::DeviceFound, Some(device), detail);
             }
-            Reach::Never(why) => {
-                if why.reason == Reason::TokenDead {
-                    self.end_dead(binding, now);
-                }
-                self.step_why(&call_ref, Step::DeviceSkipped, Some(device), "", why);
-            }
+            Reach::Never(why) => self.skip(&call_ref, binding, why, now),
         }
+    }
+
+    /// A device can neither be reached nor woken. One whose token is dead has kept its binding for its connection alone.
+    fn skip(&mut self, call_ref: &str, binding: &Binding, why: Why, now: Now) {
+        if why.reason == Reason::TokenDead {
+            self.end_dead(binding, now);
+        }
+        self.step_why(call_ref, Step::DeviceSkipped, Some(binding.device), "", why);
     }
 
     /// How a request that comes at `now` gets to a device.
@@ -537,10 +540,7 @@ impl Proxy {
             self.tell(context, device, input, now);
         }
         if let (Err(why), Some(binding), Some(_)) = (admitted, &binding, target) {
-            if why.reason == Reason::TokenDead {
-                self.end_dead(binding, now);
-            }
-            self.step_why(&call_ref, Step::DeviceSkipped, Some(device), "", why);
+            self.skip(&call_ref, binding, why, now);
         }
         if let Some(binding) = binding {
             self.tell_tokens(context, &binding, input, now);

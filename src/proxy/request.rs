@@ -8,7 +8,7 @@ use super::context::{Context, Purpose};
 use super::dialog::is_of_phone;
 use super::event::{Contacts, DropReason, Effect, Warning};
 use super::policy::{CallsFrom, Mode};
-use super::response_context::{Hop, RecordRoute, ResponseContext};
+use super::response_context::{Hop, RecordRoute};
 use super::route::{self, Routed};
 use super::secret::{DialogToken, FlowToken, TokenRead};
 use super::{BUSY_RETRY_AFTER_S, Proxy, Reject, Timer, forward, validate};
@@ -98,19 +98,7 @@ impl Proxy {
             Incoming::Cancel { cancel, invite } => self.receive_cancel(request, flow, cancel, invite, contacts, now),
             Incoming::Request(server) => {
                 let (request, loop_hash, fault) = self.checked(request, flow);
-                let mut context = Box::new(Context {
-                    server,
-                    to_tag: self.random.tag(),
-                    onward: None,
-                    flow,
-                    loop_hash,
-                    hides_server: false,
-                    is_fetched: false,
-                    responses: ResponseContext::default(),
-                    sender: None,
-                    purpose: Purpose::Plain,
-                    request,
-                });
+                let mut context = Box::new(Context::new(server, request, flow, loop_hash, self.random.tag()));
                 match fault {
                     Some(reject) => {
                         if reject.status == 482 {

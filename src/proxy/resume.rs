@@ -18,7 +18,6 @@ use super::held_call::{DeviceInput, DeviceState, HeldCall, HeldDevice};
 use super::hold::Reach;
 use super::keep::Kept;
 use super::request::Target;
-use super::response_context::ResponseContext;
 use super::{Proxy, Timer, route, validate};
 use crate::binding::{Aor, Binding, DeviceId, Home};
 use crate::clock::Now;
@@ -63,17 +62,8 @@ impl Proxy {
         let call = HeldCall { only: self.only(&request, flow, contacts), ..held_call(stored, &request, now) };
         self.timers.set(Timer::Hold(server), call.until);
         let mut context = Box::new(Context {
-            server,
-            onward: None,
-            flow,
-            loop_hash: validate::loop_hash(&request, flow.remote, &self.policy.secret),
-            hides_server: false,
-            is_fetched: true,
-            to_tag: stored.to_tag.clone(),
-            responses: ResponseContext::default(),
-            sender: None,
             purpose: Purpose::Call(Box::new(call)),
-            request,
+            ..self.left_context(server, request, flow, stored)
         });
         let detail = match &left.from {
             None => "taken up after a restart".into(),
@@ -89,6 +79,19 @@ impl Proxy {
         self.resume_devices(&mut context, stored, contacts, now);
         self.conclude(&mut context, contacts, now);
         self.put_back(context);
+    }
+
+    /// Of a request of an earlier run.
+    pub(super) fn left_context(
+        &self,
+        server: ServerId,
+        request: Message,
+        flow: Flow,
+        stored: &store::HeldCall,
+    ) -> Context {
+        let loop_hash = validate::loop_hash(&request, flow.remote, &self.policy.secret);
+        let context = Context::new(server, request, flow, loop_hash, stored.to_tag.clone());
+        Context { is_fetched: true, ..context }
     }
 
     fn resume_devices(&mut self, context: &mut Context, stored: &store::HeldCall, contacts: &dyn Contacts, now: Now) {
