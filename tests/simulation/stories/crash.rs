@@ -5,9 +5,10 @@ use std::time::Duration;
 use sip_push_proxy::proxy::policy::PushWhen;
 use sip_push_proxy::push::NoticeKind;
 use sip_push_proxy::sip::Transport;
-use sip_push_proxy::store::EntryState;
+use sip_push_proxy::store::{EntryState, HeldCall};
 
 use crate::agent::Answer;
+use crate::request::Request;
 use crate::sim::{Phone, Sim, ms, s};
 
 /// Alice, who is awake; a phone without push parameters is called at once.
@@ -217,18 +218,24 @@ fn whenever_it_dies_the_phone_rings_once_and_the_caller_hears_it() {
     }
 }
 
-/// Its node is gone; another one has its address, and its calls only when `node.lease_s` is over.
-#[test]
-fn what_a_caller_cancels_while_its_call_is_nobodys_does_not_ring_later() {
-    let sim = Sim::new();
-    let alice = awake(&sim, Transport::Udp, true);
+/// Alice sleeps and is called, and the node is gone that held her call; another one has its address after that time, and
+/// its calls only when `node.lease_s` is over.
+fn nobodys_call(sim: &Sim, gap: Duration) -> (Phone, Request, Vec<HeldCall>) {
+    let alice = awake(sim, Transport::Udp, true);
     alice.sleeps();
     let call = sim.switch().invites("alice");
     sim.run_for(s(2));
     sim.world().ledger.is_lenient = true;
     sim.world().dies();
-    sim.run_for(s(1));
+    sim.run_for(gap);
     let left = sim.world().goes_on_elsewhere();
+    (alice, call, left)
+}
+
+#[test]
+fn what_a_caller_cancels_while_its_call_is_nobodys_does_not_ring_later() {
+    let sim = Sim::new();
+    let (alice, call, left) = nobodys_call(&sim, s(1));
     call.cancels("");
     sim.run_for(s(2));
     alice.registers();
@@ -244,13 +251,7 @@ fn what_a_caller_cancels_while_its_call_is_nobodys_does_not_ring_later() {
 #[test]
 fn a_phone_that_came_and_went_to_sleep_while_nobody_had_the_call_is_pushed() {
     let sim = Sim::new();
-    let alice = awake(&sim, Transport::Udp, true);
-    alice.sleeps();
-    let call = sim.switch().invites("alice");
-    sim.run_for(s(2));
-    sim.world().ledger.is_lenient = true;
-    sim.world().dies();
-    let left = sim.world().goes_on_elsewhere();
+    let (alice, call, left) = nobodys_call(&sim, Duration::ZERO);
     alice.registers();
     sim.run_for(s(1));
     alice.sleeps();
@@ -264,13 +265,7 @@ fn a_phone_that_came_and_went_to_sleep_while_nobody_had_the_call_is_pushed() {
 #[test]
 fn a_phone_that_came_while_nobody_had_the_call_and_is_awake_is_not_pushed_again() {
     let sim = Sim::new();
-    let alice = awake(&sim, Transport::Udp, true);
-    alice.sleeps();
-    let call = sim.switch().invites("alice");
-    sim.run_for(s(2));
-    sim.world().ledger.is_lenient = true;
-    sim.world().dies();
-    let left = sim.world().goes_on_elsewhere();
+    let (alice, call, left) = nobodys_call(&sim, Duration::ZERO);
     alice.registers();
     alice.does(Answer::Answers(s(2)));
     sim.run_for(s(8));
